@@ -1,0 +1,225 @@
+import {
+  type DmaBackend,
+  type DmaCounters,
+  type DmaDirection,
+  DmaError,
+  type DmaLimits,
+  type DmaMappings,
+  type DmaRegion,
+  type DmaStatus,
+  type DmaTraits,
+  DMA_EXHAUSTED,
+  DMA_OK,
+  DMA_TOO_LONG,
+  DMA_UNMAPPABLE,
+  FROM_DEVICE,
+  newDmaCounters,
+  TO_DEVICE,
+} from '@guestdma/dma'
+import { clear, copy, type GuestMemory, hex } from '@guestdma/memory'
+import { ADDRESS_MASK, type BouncePool, type BounceUser, SLOT_BYTES } from './bounce-pool.ts'
+
+/**
+ * What happens to bytes that a slot held before, so that a device that overstates what it wrote cannot have them delivered.
+ * `on-lend`: lent bytes are cleared first (default). `on-return`: slots are cleared when they come back, so that nothing stays in the pool
+ * either. `never`: opt-in, and shown in `traits.residue`.
+ */
+export type ClearPolicy = 'on-lend' | 'on-return' | 'never'
+
+export interface BounceBackendOptions {
+  /** The scheme's id. */
+  readonly name: string
+  readonly memory: GuestMemory
+  readonly pool: BouncePool
+  readonly clear?: ClearPolicy
+  /** Do other devices use the pool too? Only matters for what `never` leaves behind. */
+  readonly exclusive?: boolean
+}
+
+/** Counters of a bounce backend: those of every backend and its pool's. */
+export interface BounceCounters extends DmaCounters {
+  readonly slots: number
+  readonly slotsInUse: number
+  readonly slotsHighWater: number
+  readonly stalls: number
+}
+
+/**
+ * Copies each lent buffer into a slot that the device can see, and back: only as many bytes as the device wrote, which the virtqueue knows
+ * and Linux's swiotlb does not. One mechanism for a pool in host memory and for a region on the device; they differ in how the region is
+ * found and in what an access costs.
+ */
+export class BounceBackend implements DmaBackend {
+  readonly name: string
+  readonly traits: DmaTraits
+  readonly limits: DmaLimits
+
+  private readonly memory: GuestMemory
+  private readonly pool: BouncePool
+  private readonly user: BounceUser
+  private readonly clearOnLend: boolean
+  private readonly clearOnReturn: boolean
+  private readonly totals = newDmaCounters()
+  private readonly regions = new Set<DmaRegion>()
+
+  constructor({ name, memory, pool, clear: policy = 'on-lend', exclusive = true }: BounceBackendOptions) {
+    this.name = name
+    this.memory = memory
+    this.pool = pool
+    this.user = pool.attach()
+    this.clearOnLend = policy === 'on-lend'
+    this.clearOnReturn = policy === 'on-return'
+    this.traits = {
+      streaming: 'copied',
+      payload: 'plain',
+      home: pool.home,
+      reach: 'pool',
+      revocation: 'strict',
+      enforcedBy: 'trusted-code',
+      residue: policy !== 'never' ? 'none' : exclusive ? 'own' : 'other-devices',
+    }
+    this.limits = {
+      granule: 1,
+      maxMappingLength: pool.maxMappingLength,
+      maxLiveMappings: pool.slots,
+      maxDeviceAddress: pool.device + pool.slots * SLOT_BYTES - 1,
+      overhead: 0,
+      syncGranule: 1,
+      staleEntries: 0,
+      staleNs: 0,
+    }
+  }
+
+  get counters(): Readonly<BounceCounters> {
+    const { slots, inUse, highWater, stalls } = this.pool
+    return { ...this.totals, slots, slotsInUse: inUse, slotsHighWater: highWater, stalls }
+  }
+
+  alloc(length: number, align: number, direction: DmaDirection, _use: 'ring' | 'payload'): DmaRegion {
+    const region = this.pool.alloc(length, align, direction)
+    this.regions.add(region)
+    this.totals.allocatedBytes += length
+    return region
+  }
+
+  free(region: DmaRegion): void {
+    if (!this.regions.delete(region)) throw new DmaError('DMA_FREE', this.name, `the region at ${hex(region.device)} is not allocated here`, { device: region.device })
+    this.totals.allocatedBytes -= region.length
+    this.pool.free(region)
+  }
+
+  map(m: DmaMappings, row: number): DmaStatus {
+    const { memory, pool, totals } = this
+    const length = m.length[row]
+    if (memory.locate(m.guest, row, length) !== length) {
+      totals.unmappable++
+      return DMA_UNMAPPABLE
+    }
+    const lead = m.guest[row] & ADDRESS_MASK
+    const count = slotsFor(length + lead)
+    if (count > pool.maxRun) {
+      totals.tooLong++
+      return DMA_TOO_LONG
+    }
+    const slot = pool.take(this.user, count, m.standing)
+    if (slot < 0) {
+      totals.exhausted++
+      return DMA_EXHAUSTED
+    }
+    const into = slot * SLOT_BYTES + lead
+    const region = pool.region
+    region.refresh()
+    if ((m.direction[row] & TO_DEVICE) !== 0) {
+      memory.region.refresh()
+      copy(region, pool.offset + into, memory.region, memory.offset, length)
+      totals.bytesCopiedToDevice += length
+    } else if (this.clearOnLend) {
+      clear(region, pool.offset + into, length)
+      totals.bytesCleared += length
+    }
+    m.device[row] = pool.device + into
+    m.deviceLength[row] = length
+    m.token[row] = slot
+    totals.maps++
+    totals.live++
+    return DMA_OK
+  }
+
+  unmap(m: DmaMappings, row: number, written: number): DmaStatus {
+    const { pool, totals } = this
+    const length = m.length[row]
+    const lead = m.guest[row] & ADDRESS_MASK
+    const slot = m.token[row]
+    const back = written < length ? written : length
+    if (back > 0 && (m.direction[row] & FROM_DEVICE) !== 0) this.copyBack(m, row, 0, back)
+    const count = slotsFor(length + lead)
+    if (this.clearOnReturn) {
+      pool.region.refresh()
+      clear(pool.region, pool.offset + slot * SLOT_BYTES + lead, length)
+      totals.bytesCleared += length
+    }
+    pool.give(this.user, slot, count, m.standing)
+    m.token[row] = -1
+    totals.unmaps++
+    totals.live--
+    return DMA_OK
+  }
+
+  syncForDevice(m: DmaMappings, row: number, offset: number, length: number): DmaStatus {
+    const { memory, pool, totals } = this
+    totals.syncs++
+    // Bytes that only the device writes must not be overwritten with older ones of the guest's.
+    if ((m.direction[row] & TO_DEVICE) === 0) return DMA_OK
+    if (!inside(m, row, offset, length)) return DMA_UNMAPPABLE
+    memory.locate(m.guest, row, m.length[row])
+    memory.region.refresh()
+    pool.region.refresh()
+    copy(pool.region, this.slotOffset(m, row) + offset, memory.region, memory.offset + offset, length)
+    totals.bytesCopiedToDevice += length
+    return DMA_OK
+  }
+
+  syncForCpu(m: DmaMappings, row: number, offset: number, length: number): DmaStatus {
+    this.totals.syncs++
+    if ((m.direction[row] & FROM_DEVICE) === 0) return DMA_OK
+    if (!inside(m, row, offset, length)) return DMA_UNMAPPABLE
+    this.copyBack(m, row, offset, length)
+    return DMA_OK
+  }
+
+  commitMaps(): DmaStatus {
+    this.totals.commitMaps++
+    return DMA_OK
+  }
+
+  commitUnmaps(): DmaStatus {
+    this.totals.commitUnmaps++
+    return DMA_OK
+  }
+
+  dispose(): void {
+    for (const region of [...this.regions]) this.free(region)
+    this.pool.detach(this.user)
+  }
+
+  private copyBack(m: DmaMappings, row: number, offset: number, length: number): void {
+    const { memory, pool } = this
+    memory.locate(m.guest, row, m.length[row])
+    memory.region.refresh()
+    pool.region.refresh()
+    copy(memory.region, memory.offset + offset, pool.region, this.slotOffset(m, row) + offset, length)
+    this.totals.bytesCopiedFromDevice += length
+  }
+
+  private slotOffset(m: DmaMappings, row: number): number {
+    return this.pool.offset + m.token[row] * SLOT_BYTES + (m.guest[row] & ADDRESS_MASK)
+  }
+}
+
+function slotsFor(bytes: number): number {
+  return bytes <= SLOT_BYTES ? 1 : Math.ceil(bytes / SLOT_BYTES)
+}
+
+function inside(m: DmaMappings, row: number, offset: number, length: number): boolean {
+  return offset >= 0 && length >= 0 && offset + length <= m.length[row]
+}

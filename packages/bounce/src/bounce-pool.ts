@@ -1,0 +1,170 @@
+import { type DmaDirection, DmaError, type DmaRegion, type PoolFact } from '@guestdma/dma'
+import { type DeviceAddress, hex, type Region } from '@guestdma/memory'
+import { SlotMap } from './slot-map.ts'
+
+/** Bytes of a slot: what most packets fit into, and what Linux's swiotlb uses. */
+export const SLOT_BYTES = 2048
+/** The longest run of slots for one mapping: 256 KiB, as in Linux's swiotlb. */
+export const MAX_RUN = 128
+/** A mapping keeps its address modulo 8, so that the copy in and out of a slot moves whole words. */
+export const ADDRESS_MASK = 7
+
+export interface BouncePoolOptions {
+  readonly name: string
+  /** Memory that the device can see. Offset and device address are multiples of 8. */
+  readonly pool: PoolFact
+  /**
+   * Slots that neither rings nor posted receive buffers may hold, so that one request of this size can always go on. It bounds one mapping.
+   * Default: an eighth of the pool, from 1 to 128.
+   */
+  readonly reserve?: number
+}
+
+/** Who uses a pool: one per backend. */
+export interface BounceUser {
+  /** Slots that this user's posted receive buffers hold. */
+  standing: number
+}
+
+/**
+ * A region cut into slots of 2 KiB, shared by the backends that attach to it.
+ *
+ * Two zones keep the promise that every queue can go on: rings and posted receive buffers come from the general zone only, and posted receive
+ * buffers hold at most half of the pool, divided evenly among its users; requests may use both zones.
+ *
+ * @throws DmaError `BOUNCE_POOL_SIZE`, `BOUNCE_POOL_ALIGN`, `BOUNCE_RESERVE`
+ */
+export class BouncePool {
+  readonly name: string
+  readonly region: Region
+  readonly home: PoolFact['home']
+  /** Byte offset of slot 0 in {@link region}. */
+  readonly offset: number
+  /** Device address of slot 0. */
+  readonly device: DeviceAddress
+  readonly slots: number
+  /** Bytes of one mapping that can always be had. */
+  readonly maxMappingLength: number
+  readonly maxRun: number
+
+  inUse = 0
+  highWater = 0
+  /** Mappings that found no room. */
+  stalls = 0
+
+  private readonly general: SlotMap
+  private readonly reserved: SlotMap
+  private readonly users = new Set<BounceUser>()
+  private allocated = 0
+  private standingLimit = 0
+
+  constructor({ name, pool, reserve }: BouncePoolOptions) {
+    const { window, device, home } = pool
+    const slots = Math.floor(window.length / SLOT_BYTES)
+    if (slots < 1) throw new DmaError('BOUNCE_POOL_SIZE', name, `a pool of ${window.length} bytes holds no slot of ${SLOT_BYTES}`, { length: window.length })
+    if (window.offset % 8 !== 0 || device % 8 !== 0) {
+      throw new DmaError('BOUNCE_POOL_ALIGN', name, `offset ${window.offset} and device address ${hex(device)} must be multiples of 8`, { offset: window.offset, device })
+    }
+    const reservedSlots = reserve ?? Math.min(MAX_RUN, Math.max(1, slots >>> 3))
+    if (!Number.isInteger(reservedSlots) || reservedSlots < 1 || reservedSlots > Math.min(MAX_RUN, slots)) {
+      throw new DmaError('BOUNCE_RESERVE', name, `a reserve of ${reservedSlots} slots must be 1 to ${Math.min(MAX_RUN, slots)}`, { reserve: reservedSlots, slots })
+    }
+    this.name = name
+    this.region = window.region
+    this.home = home
+    this.offset = window.offset
+    this.device = device
+    this.slots = slots
+    this.maxRun = reservedSlots
+    this.maxMappingLength = reservedSlots * SLOT_BYTES - ADDRESS_MASK
+    this.general = new SlotMap(slots - reservedSlots)
+    this.reserved = new SlotMap(reservedSlots)
+    this.divide()
+  }
+
+  /** Registers a user; receive buffers are shared out evenly among users. */
+  attach(): BounceUser {
+    const user: BounceUser = { standing: 0 }
+    this.users.add(user)
+    this.divide()
+    return user
+  }
+
+  detach(user: BounceUser): void {
+    this.users.delete(user)
+    this.divide()
+  }
+
+  /** How many users share the pool. */
+  get sharedBy(): number {
+    return this.users.size
+  }
+
+  /** Takes `count` adjacent slots for a mapping and returns the first, or -1. */
+  take(user: BounceUser, count: number, standing: boolean): number {
+    let slot: number
+    if (standing) {
+      slot = user.standing + count > this.standingLimit ? -1 : count === 1 ? this.general.takeLowest() : this.general.takeRunLowest(count)
+      if (slot >= 0) user.standing += count
+    } else {
+      slot = count === 1 ? this.general.takeHighest() : this.general.takeRunHighest(count)
+      if (slot < 0) {
+        slot = count === 1 ? this.reserved.takeHighest() : this.reserved.takeRunHighest(count)
+        if (slot >= 0) slot += this.general.size
+      }
+    }
+    if (slot < 0) {
+      this.stalls++
+      return -1
+    }
+    this.inUse += count
+    if (this.inUse > this.highWater) this.highWater = this.inUse
+    return slot
+  }
+
+  /** Gives the slots of a mapping back. */
+  give(user: BounceUser, slot: number, count: number, standing: boolean): void {
+    if (standing) user.standing -= count
+    this.inUse -= count
+    const split = this.general.size
+    for (let i = slot; i < slot + count; i++) {
+      if (i < split) this.general.give(i)
+      else this.reserved.give(i - split)
+    }
+  }
+
+  /** Zeroed memory for rings and buffer pools, from the general zone. Throws `DMA_ALLOC`. */
+  alloc(length: number, align: number, direction: DmaDirection): DmaRegion {
+    const count = Math.ceil(length / SLOT_BYTES)
+    const step = Math.max(1, align / SLOT_BYTES)
+    const misfit = (this.device / SLOT_BYTES) % step
+    const slot = this.device % Math.min(align, SLOT_BYTES) === 0 && Number.isInteger(misfit) ? this.general.takeRunLowest(count, step, (step - misfit) % step) : -1
+    if (slot < 0) {
+      throw new DmaError('DMA_ALLOC', this.name, `no ${count} adjacent slots for ${length} bytes (${this.general.free} of ${this.slots} free); make the pool larger`, {
+        length,
+        align,
+        free: this.general.free,
+        slots: this.slots,
+      })
+    }
+    this.allocated += count
+    this.divide()
+    const offset = this.offset + slot * SLOT_BYTES
+    this.region.refresh()
+    this.region.u8.fill(0, offset, offset + count * SLOT_BYTES)
+    return { device: (this.device + slot * SLOT_BYTES) as DeviceAddress, region: this.region, offset, length, direction }
+  }
+
+  free(region: DmaRegion): void {
+    const count = Math.ceil(region.length / SLOT_BYTES)
+    const slot = (region.device - this.device) / SLOT_BYTES
+    for (let i = 0; i < count; i++) this.general.give(slot + i)
+    this.allocated -= count
+    this.divide()
+  }
+
+  private divide(): void {
+    const share = Math.min(this.general.size - this.allocated, Math.ceil((this.slots - this.allocated) / 2))
+    this.standingLimit = Math.floor(share / Math.max(1, this.users.size))
+  }
+}

@@ -1,0 +1,12 @@
+/**
+ * Bounce buffering: slots over a region that the device can see.
+ *
+ * @example
+ * const scheme = sharedPoolScheme({ size: 1 << 20 })
+ *
+ * @packageDocumentation
+ */
+export { BounceBackend, type BounceBackendOptions, type BounceCounters, type ClearPolicy } from './bounce-backend.ts'
+export { BouncePool, type BouncePoolOptions, type BounceUser, MAX_RUN, SLOT_BYTES } from './bounce-pool.ts'
+export { bouncePoolFact, type SharedPoolOptions, sharedPoolScheme } from './shared-pool.ts'
+export { SlotMap } from './slot-map.ts'

@@ -1,0 +1,71 @@
+import { type DmaBackend, type DmaProvider, type DmaScheme, type FactKey, factKey, type PlatformBuilder, type PlatformOffer, type PoolFact, type Suitability } from '@guestdma/dma'
+import type { BusPort, DeviceAddress } from '@guestdma/memory'
+import { FeatureSet, VIRTIO_F_ACCESS_PLATFORM } from '@guestdma/spec'
+import { BounceBackend, type ClearPolicy } from './bounce-backend.ts'
+import { BouncePool } from './bounce-pool.ts'
+
+/** Where a platform keeps the slots of a pool: several devices' backends share one set of slots. */
+export const bouncePoolFact: FactKey<BouncePool> = factKey<BouncePool>('bounce pool')
+
+export interface SharedPoolOptions {
+  /** Bytes of the pool. Default 4 MiB. */
+  readonly size?: number
+  /** One pool for all devices of the machine, or one for each (default). */
+  readonly per?: 'device' | 'machine'
+  /** See {@link ClearPolicy}. */
+  readonly clear?: ClearPolicy
+  /** See `BouncePoolOptions.reserve`. */
+  readonly reserve?: number
+}
+
+/**
+ * The `shared-pool` scheme: a `restricted-dma-pool` in host memory. The platform sets a span of guest RAM aside, the device's port reaches
+ * that span and nothing else, and everything that crosses is copied into and out of it.
+ */
+export function sharedPoolScheme(options: SharedPoolOptions = {}): DmaScheme {
+  const { size = 4 << 20, per = 'device', clear = 'on-lend', reserve } = options
+  const key = factKey<{ fact: PoolFact; pool: BouncePool }>('shared pool')
+  return {
+    id: ID,
+    provider: sharedPoolProvider(clear, per === 'device'),
+    install(platform: PlatformBuilder): BusPort {
+      const make = (): { fact: PoolFact; pool: BouncePool } => {
+        const { guest, window } = platform.reserve(size, PAGE)
+        // A pool in guest RAM appears on the bus where the guest sees it.
+        const fact: PoolFact = { window, device: guest as number as DeviceAddress, home: 'guest-ram' }
+        const name = per === 'device' ? `${platform.device} pool` : 'default pool'
+        return { fact, pool: new BouncePool({ name, pool: fact, ...(reserve === undefined ? {} : { reserve }) }) }
+      }
+      const { fact, pool } = per === 'device' ? make() : platform.shared(key, make)
+      platform.declareRam(false)
+      platform.declarePool(fact)
+      platform.declareFact(bouncePoolFact, pool)
+      return platform.window(fact.device, fact.window)
+    },
+  }
+}
+
+const ID = 'shared-pool'
+const PAGE = 4096
+
+function sharedPoolProvider(clear: ClearPolicy, exclusive: boolean): DmaProvider {
+  return {
+    id: ID,
+    reach: 'pool',
+    assess(offer: PlatformOffer): Suitability {
+      const accessPlatform = offer.offered.has(VIRTIO_F_ACCESS_PLATFORM)
+      const listed = offer.listed.has(ID)
+      if (offer.pool === undefined) return { fit: 'unusable', why: 'the platform has no pool for this device' }
+      if (accessPlatform && offer.iommu !== undefined) return { fit: 'unusable', why: 'the endpoint is behind an IOMMU' }
+      if (!accessPlatform && offer.ramReachable && !listed) {
+        return { fit: 'unusable', why: 'the device does not offer ACCESS_PLATFORM and can reach guest RAM; list the pool to use it' }
+      }
+      const why = listed ? 'listed by the caller' : accessPlatform ? 'the platform has a pool for this device' : 'devices reach the pool and not guest RAM'
+      return { fit: 'usable', accept: FeatureSet.of(VIRTIO_F_ACCESS_PLATFORM), why }
+    },
+    create(offer: PlatformOffer): DmaBackend {
+      const pool = offer.fact(bouncePoolFact) ?? new BouncePool({ name: `${offer.device} pool`, pool: offer.pool as PoolFact })
+      return new BounceBackend({ name: ID, memory: offer.memory, pool, clear, exclusive })
+    },
+  }
+}

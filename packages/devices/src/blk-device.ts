@@ -1,0 +1,411 @@
+import { observe, Region } from '@guestdma/memory'
+import {
+  BLK_CONFIG_CAPACITY,
+  BLK_CONFIG_WRITEBACK,
+  BLK_ID_BYTES,
+  BLK_REQUEST_HEADER_SIZE,
+  BLK_REQUEST_SECTOR,
+  BLK_REQUEST_TYPE,
+  BLK_S_IOERR,
+  BLK_S_OK,
+  BLK_S_UNSUPP,
+  BLK_T_FLUSH,
+  BLK_T_GET_ID,
+  BLK_T_IN,
+  BLK_T_OUT,
+  DEVICE_ID_BLOCK,
+  SECTOR_SIZE,
+  VIRTIO_BLK_F_CONFIG_WCE,
+  VIRTIO_BLK_F_FLUSH,
+  VIRTIO_BLK_F_RO,
+} from '@guestdma/spec'
+import { type BlkOptions, blkConfig, blkFeatures, checkBlkOptions, checkCapacity, idBytes } from './blk-config.ts'
+import { BlkSlot, longestData, type SlotPhase, stagingSize } from './blk-slot.ts'
+import type { BlockStatus, BlockStore } from './block-store.ts'
+import type { DeviceQueue } from './device-queue.ts'
+import { NO_CHAIN } from './split-ring-walker.ts'
+import { VirtioDevice } from './virtio-device.ts'
+
+// Scratch: the request header, then GET_ID's answer, then the status byte.
+const SCRATCH_ID = BLK_REQUEST_HEADER_SIZE
+const SCRATCH_STATUS = SCRATCH_ID + BLK_ID_BYTES
+const SCRATCH_BYTES = 40
+
+/**
+ * A block device: virtio 1.4 §5.2. IN, OUT, FLUSH and GET_ID; everything else is UNSUPP.
+ *
+ * Framing is arbitrary (§2.7.4): the first 16 device-readable bytes are the header and the rest is OUT data, the last device-writable byte is the
+ * status and what stands before it is IN data. A failed request fills its IN data with zeros, so that the used length can cover the status byte
+ * truthfully. A chain without a device-writable byte cannot be answered: it is not executed, and used with length 0.
+ *
+ * A store that ends its requests at once is served within the poll. One that takes its time is completed by a later poll: its data is then copied
+ * through the port under the permissions of that moment. After a reset the store keeps what it was given, but its answers are dropped, and the
+ * device takes nothing new until they all came, so that a late write cannot overtake a new one.
+ *
+ * @throws DeviceError `DEVICE_OPTION`, `STORE_CAPACITY`, and what `VirtioDevice` throws
+ */
+export class BlkDevice extends VirtioDevice {
+  readonly store: BlockStore
+  /** What the device did since it was made. */
+  readonly counters: { reads: number; writes: number; flushes: number; failed: number; unsupported: number }
+
+  private readonly slots: BlkSlot[]
+  private readonly finishedSlots: BlkSlot[] = []
+  private readonly scratch: Region
+  private readonly initialWriteback: boolean
+  private readonly stagingLimit: number
+  private readonly longest: number
+  private readonly onWork: (() => void) | null
+  private starting: BlkSlot | null = null
+  private busy = 0
+  private orphans = 0
+  private stagingUsed = 0
+  private writeThrough = false
+
+  constructor(options: BlkOptions) {
+    checkBlkOptions(options)
+    const queueSize = options.queueSize ?? 256
+    super(options, {
+      deviceId: DEVICE_ID_BLOCK,
+      features: blkFeatures(options),
+      // §5.2.5.2 ties CONFIG_WCE to FLUSH for the offer only; a driver may accept it alone.
+      config: blkConfig(options),
+      queueSizes: new Array<number>(options.queues ?? 1).fill(queueSize),
+    })
+    this.store = options.store
+    this.counters = { reads: 0, writes: 0, flushes: 0, failed: 0, unsupported: 0 }
+    this.initialWriteback = options.writeback ?? true
+    this.stagingLimit = options.stagingBytes ?? 16 << 20
+    this.longest = longestData(this.stagingLimit)
+    this.onWork = options.onWork ?? null
+    this.scratch = new Region(new ArrayBuffer(SCRATCH_BYTES), 'block header')
+    this.scratch.u8.set(idBytes(options.id ?? options.name), SCRATCH_ID)
+    const finished = (slot: BlkSlot): void => this.finished(slot)
+    this.slots = Array.from({ length: options.maxInFlight ?? 64 }, () => new BlkSlot(finished))
+  }
+
+  override get inFlight(): number {
+    return this.busy + this.orphans
+  }
+
+  /** Reads the store's capacity again and tells the driver if it changed (§5.2.6.2). Throws `STORE_CAPACITY`. */
+  capacityChanged(): void {
+    checkCapacity(this.name, this.store)
+    const sectors = this.store.capacity / SECTOR_SIZE
+    const { config } = this
+    const old = config.read(BLK_CONFIG_CAPACITY, 4) + 2 ** 32 * config.read(BLK_CONFIG_CAPACITY + 4, 4)
+    if (sectors !== old) this.changeConfig(() => config.write64(BLK_CONFIG_CAPACITY, sectors))
+  }
+
+  /** The driver chooses the cache mode: virtio 1.4 §5.2.5, §5.2.6.1. */
+  override writeConfig(offset: number, width: 1 | 2 | 4, value: number): boolean {
+    if (offset !== BLK_CONFIG_WRITEBACK || width !== 1 || !this.negotiated.has(VIRTIO_BLK_F_CONFIG_WCE)) return false
+    this.config.write(BLK_CONFIG_WRITEBACK, 1, value & 1)
+    return true
+  }
+
+  protected override onNegotiated(): void {
+    const wce = this.negotiated.has(VIRTIO_BLK_F_CONFIG_WCE)
+    const flush = this.negotiated.has(VIRTIO_BLK_F_FLUSH)
+    // §5.2.5.2: with CONFIG_WCE but without FLUSH the mode starts as write-through.
+    this.config.write(BLK_CONFIG_WRITEBACK, 1, wce && flush && this.initialWriteback ? 1 : 0)
+    // §5.2.6.2, case 1: a driver that negotiated neither may count on every completed write.
+    this.writeThrough = !wce && !flush
+  }
+
+  protected override onRestored(): void {
+    this.capacityChanged()
+  }
+
+  protected override onReset(): void {
+    this.disown(-1)
+  }
+
+  protected override onQueueReset(queue: DeviceQueue): void {
+    this.disown(queue.index)
+  }
+
+  protected override work(budget: number): number {
+    let done = this.completeFinished()
+    for (const queue of this.queues) {
+      if (!queue.started) continue
+      if (queue.marked && done < budget) done += this.serve(queue, budget - done)
+      if (this.checkQueue(queue)) this.publish(queue)
+    }
+    return done
+  }
+
+  private serve(queue: DeviceQueue, budget: number): number {
+    const { walker, generation } = queue
+    let done = 0
+    walker.update()
+    while (done < budget && this.orphans === 0 && this.busy < this.slots.length) {
+      if (walker.take() === NO_CHAIN) {
+        if (walker.rearm()) continue
+        queue.marked = false
+        break
+      }
+      if (!this.request(queue)) {
+        walker.untake(1)
+        break
+      }
+      // The store may have run code that reset the queue.
+      if (queue.generation !== generation) break
+      done++
+    }
+    return done
+  }
+
+  // Executes the chain in row 0. False: there is no room for it now.
+  private request(queue: DeviceQueue): boolean {
+    const { walker } = queue
+    const { chains } = walker
+    const head = chains.heads[0]
+    const writable = chains.writable[0]
+    const readable = chains.readable[0]
+    if (writable === 0) {
+      this.badRequest(queue, 'no-status', head, 0)
+      this.counters.failed++
+      walker.complete(head, chains.positions[0], 0, true)
+      return true
+    }
+    if (readable < BLK_REQUEST_HEADER_SIZE) {
+      this.badRequest(queue, 'short-header', head, readable)
+      return this.answerNow(queue, BLK_S_IOERR)
+    }
+    chains.gather(0, 0, this.scratch, 0, BLK_REQUEST_HEADER_SIZE)
+    const header = this.scratch.u32
+    const type = header[BLK_REQUEST_TYPE / 4]
+    const sector = header[BLK_REQUEST_SECTOR / 4] + 2 ** 32 * header[BLK_REQUEST_SECTOR / 4 + 1]
+    switch (type) {
+      case BLK_T_IN:
+        return this.transfer(queue, 'read', sector, writable - 1)
+      case BLK_T_OUT:
+        if (this.offered.has(VIRTIO_BLK_F_RO)) return this.answerNow(queue, BLK_S_IOERR)
+        return this.transfer(queue, 'write', sector, readable - BLK_REQUEST_HEADER_SIZE)
+      case BLK_T_FLUSH:
+        if (!this.negotiated.has(VIRTIO_BLK_F_FLUSH)) return this.answerNow(queue, BLK_S_UNSUPP)
+        return this.start(queue, 'flush', 0, 0)
+      case BLK_T_GET_ID:
+        // §5.2.6.1: the length must be 20.
+        if (writable !== BLK_ID_BYTES + 1) return this.answerNow(queue, BLK_S_IOERR)
+        chains.scatter(0, 0, this.scratch, SCRATCH_ID, BLK_ID_BYTES)
+        this.putStatus(queue, BLK_S_OK, BLK_ID_BYTES, head, chains.positions[0])
+        return true
+      default:
+        return this.answerNow(queue, BLK_S_UNSUPP)
+    }
+  }
+
+  private transfer(queue: DeviceQueue, phase: 'read' | 'write', sector: number, bytes: number): boolean {
+    const inside = sector * SECTOR_SIZE + bytes <= this.store.capacity
+    if (bytes % SECTOR_SIZE !== 0 || !inside) return this.answerNow(queue, BLK_S_IOERR)
+    // Nothing to do is no error: 0 is a multiple of 512.
+    if (bytes === 0) return this.answerNow(queue, BLK_S_OK)
+    if (bytes > this.longest) {
+      this.badRequest(queue, 'too-large', queue.walker.chains.heads[0], bytes)
+      return this.answerNow(queue, BLK_S_IOERR)
+    }
+    return this.start(queue, phase, sector, bytes)
+  }
+
+  private start(queue: DeviceQueue, phase: SlotPhase, sector: number, bytes: number): boolean {
+    const { chains } = queue.walker
+    const slot = this.freeSlot(bytes)
+    if (slot === null) return false
+    const first = phase === 'read' ? chains.writes[0] : chains.firsts[0]
+    // Data begins at the head of the first device-writable segment, or usually in the segment behind the header.
+    const behind = phase === 'read' ? 0 : chains.lengths[first] === BLK_REQUEST_HEADER_SIZE ? 1 : 0
+    slot.stage(bytes, chains.offsets[first + behind] + (phase === 'write' && behind === 0 ? BLK_REQUEST_HEADER_SIZE : 0))
+    if (bytes > 0) this.stagingUsed += slot.held
+    slot.sector = sector
+    slot.phase = phase
+    slot.queue = queue.index
+    slot.head = chains.heads[0]
+    slot.position = chains.positions[0]
+    slot.through = phase === 'write' && this.isWriteThrough()
+    slot.state = 'pending'
+    this.busy++
+    if (phase === 'write') chains.gather(0, BLK_REQUEST_HEADER_SIZE, slot.staging as Region, slot.stagingOffset, bytes)
+    this.run(slot, queue, true)
+    return true
+  }
+
+  // Asks the store, and again for the flush that a write-through write needs. `row`: the chain still stands in row 0 of the walker.
+  private run(slot: BlkSlot, queue: DeviceQueue, row: boolean): void {
+    const { port } = this
+    const epoch = port.epoch
+    if (row) this.remember(slot, queue)
+    for (;;) {
+      this.ask(slot)
+      // Still pending, or reset away meanwhile.
+      if (slot.state !== 'done') return
+      if (!this.needsFlush(slot)) break
+    }
+    this.answer(slot, queue, row && port.epoch === epoch)
+  }
+
+  private ask(slot: BlkSlot): void {
+    const { store } = this
+    this.starting = slot
+    try {
+      if (slot.phase === 'read') store.read(slot)
+      else if (slot.phase === 'write') store.write(slot)
+      else store.flush(slot)
+    } catch (error) {
+      // A store that throws fails its request; the error itself surfaces in a microtask.
+      slot.done(BLK_S_IOERR)
+      observe(rethrow, error)
+    }
+    this.starting = null
+  }
+
+  // Turns a completed write into the flush that must follow it, if it must.
+  private needsFlush(slot: BlkSlot): boolean {
+    if (slot.phase !== 'write' || !slot.through || slot.status !== BLK_S_OK) return false
+    slot.phase = 'flush-after-write'
+    slot.state = 'pending'
+    return true
+  }
+
+  // Called by BlkSlot.done, at any time.
+  private finished(slot: BlkSlot): void {
+    if (slot.state === 'orphan') {
+      this.orphans--
+      this.release(slot)
+      return
+    }
+    slot.state = 'done'
+    if (this.starting === slot) return
+    this.finishedSlots.push(slot)
+    if (!this.polling) this.onWork?.()
+  }
+
+  private completeFinished(): number {
+    const { finishedSlots } = this
+    let done = 0
+    // Only what is there now: a store may finish more while it is asked for a flush.
+    for (let left = finishedSlots.length; left > 0 && this.live; left--) {
+      const slot = finishedSlots.shift() as BlkSlot
+      if (slot.state !== 'done') continue
+      const queue = this.queues[slot.queue]
+      if (this.needsFlush(slot)) this.run(slot, queue, false)
+      else this.answer(slot, queue, false)
+      done++
+    }
+    return done
+  }
+
+  private answer(slot: BlkSlot, queue: DeviceQueue, row: boolean): void {
+    const { walker } = queue
+    const { chains } = walker
+    const { status, head, position, phase, staging, stagingOffset } = slot
+    if (!row && !walker.reresolve(slot.addresses, slot.lengths, slot.spans, head)) {
+      this.checkQueue(queue)
+      if (slot.state === 'done') this.free(slot)
+      return
+    }
+    const dataBytes = chains.writable[0] - 1
+    if (status !== BLK_S_OK) this.counters.failed++
+    else if (phase === 'read') this.counters.reads++
+    else if (phase === 'flush') this.counters.flushes++
+    else this.counters.writes++
+    if (status === BLK_S_OK && phase === 'read') chains.scatter(0, 0, staging as Region, stagingOffset, dataBytes)
+    else this.zero(queue, dataBytes)
+    this.putStatus(queue, status, dataBytes, head, position)
+    this.free(slot)
+  }
+
+  private answerNow(queue: DeviceQueue, status: BlockStatus): true {
+    const { chains } = queue.walker
+    if (status === BLK_S_UNSUPP) this.counters.unsupported++
+    else if (status !== BLK_S_OK) this.counters.failed++
+    const dataBytes = chains.writable[0] - 1
+    this.zero(queue, dataBytes)
+    this.putStatus(queue, status, dataBytes, chains.heads[0], chains.positions[0])
+    return true
+  }
+
+  // Data that a failed request did not deliver. Beyond the longest request there is no point in writing gigabytes: the used length is then 0.
+  private zero(queue: DeviceQueue, dataBytes: number): void {
+    if (dataBytes > 0 && dataBytes <= this.longest) queue.walker.chains.scatterZeros(0, 0, dataBytes)
+  }
+
+  private putStatus(queue: DeviceQueue, status: BlockStatus, dataBytes: number, head: number, position: number): void {
+    const { walker } = queue
+    this.scratch.u8[SCRATCH_STATUS] = status
+    walker.chains.scatter(0, dataBytes, this.scratch, SCRATCH_STATUS, 1)
+    const written = dataBytes > this.longest ? 0 : dataBytes + 1
+    walker.complete(head, position, written, written > 0)
+  }
+
+  private remember(slot: BlkSlot, queue: DeviceQueue): void {
+    const { chains } = queue.walker
+    slot.remember(chains.addresses, chains.lengths, chains.writes[0], chains.ends[0])
+  }
+
+  private isWriteThrough(): boolean {
+    if (this.writeThrough) return true
+    return this.negotiated.has(VIRTIO_BLK_F_CONFIG_WCE) && this.config.read(BLK_CONFIG_WRITEBACK, 1) === 0
+  }
+
+  // A slot whose staging can hold `bytes` within the limit; null while there is none.
+  private freeSlot(bytes: number): BlkSlot | null {
+    const needed = bytes === 0 ? 0 : stagingSize(bytes)
+    let found: BlkSlot | null = null
+    for (const slot of this.slots) {
+      if (slot.state !== 'free') continue
+      if (found === null) found = slot
+      if (slot.held >= needed) {
+        found = slot
+        break
+      }
+    }
+    if (found === null) return null
+    if (needed > 0 && this.stagingUsed + Math.max(needed, found.held) > this.stagingLimit) {
+      if (found.held <= needed || this.stagingUsed + needed > this.stagingLimit) return null
+      found.drop()
+    }
+    if (found.held < needed) this.trim(needed)
+    return found
+  }
+
+  // Buffers that are kept for later may not take more than the limit either.
+  private trim(needed: number): void {
+    let kept = needed
+    for (const slot of this.slots) {
+      if (slot.state !== 'free') continue
+      kept += slot.held
+      if (kept > this.stagingLimit) {
+        kept -= slot.held
+        slot.drop()
+      }
+    }
+  }
+
+  private free(slot: BlkSlot): void {
+    this.busy--
+    this.release(slot)
+  }
+
+  private release(slot: BlkSlot): void {
+    slot.state = 'free'
+    if (slot.data.length > 0) this.stagingUsed -= slot.held
+  }
+
+  // Requests of one queue (or all, -1) are void: what the store still holds becomes an orphan.
+  private disown(queue: number): void {
+    for (const slot of this.slots) {
+      if (queue >= 0 && slot.queue !== queue) continue
+      if (slot.state === 'pending') {
+        slot.state = 'orphan'
+        this.busy--
+        this.orphans++
+      } else if (slot.state === 'done') this.free(slot)
+    }
+  }
+}
+
+function rethrow(error: unknown): void {
+  throw error
+}

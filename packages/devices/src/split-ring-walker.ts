@@ -1,0 +1,480 @@
+import { ACCESS_READ, ACCESS_WRITE, ADDRESS_HIGH_LIMIT, type BusPort, Region } from '@guestdma/memory'
+import {
+  AVAILABLE_F_NO_INTERRUPT,
+  AVAILABLE_RING_ALIGN,
+  availableRingBytes,
+  DESCRIPTOR_F_INDIRECT,
+  DESCRIPTOR_F_NEXT,
+  DESCRIPTOR_F_WRITE,
+  DESCRIPTOR_SIZE,
+  DESCRIPTOR_TABLE_ALIGN,
+  descriptorTableBytes,
+  MAX_CHAIN_BYTES,
+  MAX_QUEUE_SIZE,
+  USED_RING_ALIGN,
+  usedRingBytes,
+} from '@guestdma/spec'
+import { ChainTable } from './chain-table.ts'
+import type { QueueFaultReason } from './faults.ts'
+
+/** What `take` returns when there is no chain: none available, or the queue is broken. */
+export const NO_CHAIN = -1
+
+/** `next` has 16 bits, so a longer indirect table holds entries that nothing can name. */
+const MAX_INDIRECT_BYTES = 65536 * DESCRIPTOR_SIZE
+
+const TWO_32 = 2 ** 32
+
+/** How the negotiated features and the driver's registers shape a ring. */
+export interface RingSetup {
+  readonly size: number
+  /** Device addresses as halves: descriptor low, high, driver low, high, device low, high. */
+  readonly areas: Uint32Array
+  readonly indirect: boolean
+  readonly eventIndex: boolean
+  readonly inOrder: boolean
+  /** With `inOrder`: one used element for a run of buffers that were used completely (§2.7.9). */
+  readonly batchUsed: boolean
+}
+
+/**
+ * The device's side of one split virtqueue (virtio 1.4 §2.7): takes available chains, pushes used ones.
+ *
+ * Nothing in the ring is trusted. Every shared field is loaded once per decision; a chain's descriptors are copied into the private columns of
+ * {@link ChainTable} and each buffer is resolved through the port before `take` returns, so a device acts on a whole chain or on none. What is
+ * malformed sets `broken`: from then on nothing is taken and nothing is published. Nothing here throws, and every loop is bounded by the queue size.
+ *
+ * A zero-length element is legal (§2.7 forbids none, and §2.7.4.1 forbids assumptions about framing): it counts towards the chain's
+ * length, its address is not looked at, and it yields no segment.
+ *
+ * Use: `update`, then `take` and `push` until `NO_CHAIN`, then `flush`, then `rearm`.
+ */
+export class SplitRingWalker {
+  readonly chains: ChainTable
+  broken: QueueFaultReason | null = null
+  /** With `broken`: the head of the chain at fault or -1, the offending number, and its bound. */
+  brokenHead = -1
+  brokenValue = 0
+  brokenLimit = 0
+
+  private port: BusPort
+  private size = 1
+  private indirect = false
+  private eventIndex = false
+  private inOrder = false
+  private batchUsed = false
+
+  // Free-running 16-bit indices. published <= used <= next <= available.
+  private available = 0
+  private next = 0
+  private used = 0
+  private published = 0
+  // Where the last used element stands; later ones of the same batch may take its place.
+  private slot = 0
+  private replaceable = false
+
+  // The three areas, as elements of the views of their regions.
+  private table: Region
+  private tableWord = 0
+  private driver: Region
+  private driverHalf = 0
+  private device: Region
+  private deviceHalf = 0
+  private deviceWord = 0
+
+  // In order: completions by available position, held until all earlier ones came. -1: still outstanding.
+  private heldWritten = new Float64Array(0)
+  private heldHead = new Int32Array(0)
+
+  constructor(maxSize: number, port: BusPort) {
+    this.port = port
+    const nowhere = new Region(new ArrayBuffer(0), 'no ring')
+    this.chains = new ChainTable(maxSize, nowhere)
+    this.table = nowhere
+    this.driver = nowhere
+    this.device = nowhere
+  }
+
+  /** Chains that were taken and not yet published. */
+  get outstanding(): number {
+    return (this.next - this.published) & 0xffff
+  }
+
+  /** Whether `flush` has something to publish. */
+  get unpublished(): boolean {
+    return this.used !== this.published
+  }
+
+  /** A queue that was just enabled: all indices are 0 (virtio 1.4 §2.6.1). False: `broken` says why. */
+  start(setup: RingSetup, maxSize: number): boolean {
+    const { size } = setup
+    this.available = this.next = this.used = this.published = this.slot = 0
+    this.replaceable = false
+    this.broken = null
+    this.chains.rows = this.chains.segments = 0
+    if (size < 1 || size > maxSize || size > MAX_QUEUE_SIZE || (size & (size - 1)) !== 0) {
+      this.fail('queue-size', -1, size, maxSize)
+      return false
+    }
+    this.size = size
+    this.indirect = setup.indirect
+    this.eventIndex = setup.eventIndex
+    this.inOrder = setup.inOrder
+    this.batchUsed = setup.inOrder && setup.batchUsed
+    this.heldHead = new Int32Array(setup.inOrder ? size : 0)
+    this.heldWritten = new Float64Array(setup.inOrder ? size : 0).fill(-1)
+    return this.attach(setup)
+  }
+
+  /** A queue that was reset or disabled: nothing is left to take or to publish. */
+  stop(): void {
+    this.available = this.next = this.used = this.published = 0
+    this.chains.rows = this.chains.segments = 0
+  }
+
+  /** Resolves the three areas; again whenever the port's epoch changed. False: `broken` says why. */
+  attach({ areas, size }: RingSetup): boolean {
+    const desc = this.area(areas[0], areas[1], descriptorTableBytes(size), DESCRIPTOR_TABLE_ALIGN, 4, ACCESS_READ)
+    if (desc < 0) return false
+    this.table = this.port.region
+    this.tableWord = desc / 4
+    const driver = this.area(areas[2], areas[3], availableRingBytes(size), AVAILABLE_RING_ALIGN, 2, ACCESS_READ)
+    if (driver < 0) return false
+    this.driver = this.port.region
+    this.driverHalf = driver / 2
+    const device = this.area(areas[4], areas[5], usedRingBytes(size), USED_RING_ALIGN, 4, ACCESS_WRITE)
+    if (device < 0) return false
+    this.device = this.port.region
+    this.deviceHalf = device / 2
+    this.deviceWord = device / 4 + 1
+    return true
+  }
+
+  /** Loads the available index, once. Returns how many chains can be taken. */
+  update(): number {
+    if (this.broken !== null) return 0
+    const driver = this.driver
+    if (driver.u16.length === 0) driver.refresh()
+    const index = driver.u16[this.driverHalf + 1]
+    if (driver.meter !== null) driver.meter.load(2, 1)
+    const size = this.size
+    // At most `size` chains may be outstanding as the driver sees it, and the index never goes back (§2.7.6.1).
+    const outstanding = (index - this.published) & 0xffff
+    const fresh = (index - this.next) & 0xffff
+    if (outstanding > size || fresh > size) {
+      this.fail('available-index', -1, index, size)
+      return 0
+    }
+    this.available = index
+    return fresh
+  }
+
+  /** Forgets the rows of `chains` and takes the next chain into row 0. Returns 0 or {@link NO_CHAIN}. */
+  take(): number {
+    const chains = this.chains
+    chains.rows = 0
+    chains.segments = 0
+    return this.takeMore()
+  }
+
+  /** Takes the next chain into a further row and returns it, or {@link NO_CHAIN}. */
+  takeMore(): number {
+    const next = this.next
+    if (next === this.available || this.broken !== null) return NO_CHAIN
+    const driver = this.driver
+    if (driver.u16.length === 0) driver.refresh()
+    const head = driver.u16[this.driverHalf + 2 + (next & (this.size - 1))]
+    if (driver.meter !== null) driver.meter.load(2, 1)
+    const row = this.walk(head)
+    if (row >= 0) {
+      this.chains.positions[row] = next
+      this.next = (next + 1) & 0xffff
+      if (this.inOrder) this.heldWritten[next & (this.size - 1)] = -1
+    }
+    return row
+  }
+
+  /** Gives the last `rows` chains back, untouched: the next `take` finds them again. */
+  untake(rows: number): void {
+    this.next = (this.next - rows) & 0xffff
+  }
+
+  /**
+   * Marks a chain used, in memory but not yet for the driver to see. `written` counts from the first device-writable byte on. `whole`: all of
+   * the writable part was written, or there is none; only such an element may be left out of an in-order batch.
+   */
+  push(head: number, written: number, whole: boolean): void {
+    const used = this.used
+    const device = this.device
+    if (device.u32.length === 0) device.refresh()
+    const words = device.u32
+    if (!this.replaceable) this.slot = used
+    const word = this.deviceWord + ((this.slot & (this.size - 1)) << 1)
+    words[word] = head
+    words[word + 1] = written
+    if (device.meter !== null) device.meter.store(4, 2)
+    this.used = (used + 1) & 0xffff
+    this.replaceable = whole && this.batchUsed
+  }
+
+  /** As `push`, for chains that are completed in any order. In order, it is held until all chains taken before it are completed (§2.7.9). */
+  complete(head: number, position: number, written: number, whole: boolean): void {
+    if (!this.inOrder) {
+      this.push(head, written, whole)
+      return
+    }
+    const mask = this.size - 1
+    this.heldHead[position & mask] = head
+    this.heldWritten[position & mask] = written
+    while (this.used !== this.next) {
+      const slot = this.used & mask
+      if (this.heldWritten[slot] < 0) return
+      this.push(this.heldHead[slot], this.heldWritten[slot], false)
+      this.heldWritten[slot] = -1
+    }
+  }
+
+  /** Publishes what was pushed with one index store. Returns whether the driver wants a notification (§2.7.7.2). */
+  flush(): boolean {
+    const used = this.used
+    const old = this.published
+    if (used === old || this.broken !== null) return false
+    const { device, driver, size } = this
+    if (device.u16.length === 0) device.refresh()
+    if (driver.u16.length === 0) driver.refresh()
+    device.u16[this.deviceHalf + 1] = used
+    this.published = used
+    this.replaceable = false
+    if (device.meter !== null) device.meter.store(2, 1)
+    if (device.onDeviceWrite !== null) this.reportUsed(old, used)
+    if (driver.meter !== null) driver.meter.load(2, 1)
+    if (!this.eventIndex) return (driver.u16[this.driverHalf] & AVAILABLE_F_NO_INTERRUPT) === 0
+    const event = driver.u16[this.driverHalf + 2 + size]
+    // One of the elements old .. used - 1 was written at index `event`, modulo 2^16.
+    return ((used - event - 1) & 0xffff) < ((used - old) & 0xffff)
+  }
+
+  /** Before waiting: asks for a notification at the next available chain (§2.7.10). Returns whether one came in the meantime. */
+  rearm(): boolean {
+    if (this.broken !== null) return false
+    // Without the event index the used ring's flags stay 0, as the driver initialised them: it always notifies.
+    if (!this.eventIndex) return false
+    const device = this.device
+    if (device.u16.length === 0) device.refresh()
+    const half = this.deviceHalf + 2 + 4 * this.size
+    device.u16[half] = this.next
+    if (device.meter !== null) device.meter.store(2, 1)
+    if (device.onDeviceWrite !== null) device.onDeviceWrite(half * 2, 2)
+    return this.update() > 0
+  }
+
+  /** The indices as plain numbers; nothing may be outstanding except what only waits for `flush`. */
+  save(): { next: number; used: number; published: number } {
+    this.replaceable = false
+    return { next: this.next, used: this.used, published: this.published }
+  }
+
+  /** Continues where `save` stood; after `start`. */
+  restore(state: { readonly next: number; readonly used: number; readonly published: number }): void {
+    this.available = this.next = state.next & 0xffff
+    this.used = state.used & 0xffff
+    this.published = state.published & 0xffff
+  }
+
+  /** Breaks the queue from outside, for what only the device type can judge. Returns {@link NO_CHAIN}. */
+  fail(reason: QueueFaultReason, head: number, value: number, limit: number): number {
+    if (this.broken === null) {
+      this.broken = reason
+      this.brokenHead = head
+      this.brokenValue = value
+      this.brokenLimit = limit
+    }
+    return NO_CHAIN
+  }
+
+  /**
+   * Replaces all rows by one that consists of `count` device-writable spans, resolved as the port grants them now. For a completion that comes
+   * long after its chain was taken. False: the port refused, and `broken` is set.
+   */
+  reresolve(addresses: Float64Array, lengths: Uint32Array, count: number, head: number): boolean {
+    const chains = this.chains
+    chains.rows = 0
+    let segment = 0
+    let writable = 0
+    for (let i = 0; i < count; i++) {
+      this.port.request[0] = addresses[i]
+      segment = this.pieces(segment, lengths[i], this.port.resolve(lengths[i], ACCESS_WRITE), ACCESS_WRITE, head)
+      if (segment < 0) return false
+      writable += lengths[i]
+    }
+    chains.heads[0] = head
+    chains.firsts[0] = chains.writes[0] = 0
+    chains.ends[0] = chains.segments = segment
+    chains.readable[0] = 0
+    chains.writable[0] = writable
+    chains.rows = 1
+    return true
+  }
+
+  // Copies one chain into a row: virtio 1.4 §2.7.5 and §2.7.5.3.
+  private walk(head: number): number {
+    const size = this.size
+    if (head >= size) return this.fail('head', head, head, size)
+    const chains = this.chains
+    const port = this.port
+    const request = port.request
+    const first = chains.segments
+    let table = this.table
+    if (table.u32.length === 0) table.refresh()
+    let base = this.tableWord
+    let unaligned = -1
+    let entries = size
+    let index = head
+    let elements = 0
+    let total = 0
+    let readable = 0
+    let segment = first
+    let writeFrom = -1
+    let inTable = false
+    for (;;) {
+      let low: number
+      let high: number
+      let length: number
+      let flagsAndNext: number
+      if (unaligned < 0) {
+        const words = table.u32
+        const word = base + (index << 2)
+        low = words[word]
+        high = words[word + 1]
+        length = words[word + 2]
+        flagsAndNext = words[word + 3]
+      } else {
+        const view = table.view
+        const at = unaligned + DESCRIPTOR_SIZE * index
+        low = view.getUint32(at, true)
+        high = view.getUint32(at + 4, true)
+        length = view.getUint32(at + 8, true)
+        flagsAndNext = view.getUint32(at + 12, true)
+      }
+      if (table.meter !== null) table.meter.load(4, 4)
+      if ((flagsAndNext & DESCRIPTOR_F_INDIRECT) !== 0) {
+        if (inTable) return this.fail('indirect-nested', head, index, 0)
+        if (!this.indirect) return this.fail('indirect-feature', head, index, 0)
+        if ((flagsAndNext & DESCRIPTOR_F_NEXT) !== 0) return this.fail('indirect-next', head, index, 0)
+        if (length === 0 || (length & 15) !== 0 || length > MAX_INDIRECT_BYTES) {
+          return this.fail('indirect-length', head, length, MAX_INDIRECT_BYTES)
+        }
+        // The WRITE flag of this descriptor is ignored (§2.7.5.3.2). The spec aligns no indirect table.
+        const offset = this.contiguous(low, high, length, ACCESS_READ)
+        if (offset < 0) return this.fail('indirect-unreachable', head, length, 0)
+        table = port.region
+        unaligned = (offset & 3) === 0 ? -1 : offset
+        base = offset / 4
+        entries = length / DESCRIPTOR_SIZE
+        index = 0
+        inTable = true
+        continue
+      }
+      if (++elements > size) return this.fail('chain-length', head, elements, size)
+      total += length
+      if (total > MAX_CHAIN_BYTES) return this.fail('chain-bytes', head, total, MAX_CHAIN_BYTES)
+      let access: 1 | 2 = ACCESS_READ
+      if ((flagsAndNext & DESCRIPTOR_F_WRITE) !== 0) {
+        access = ACCESS_WRITE
+        if (writeFrom < 0) {
+          writeFrom = segment
+          readable = total - length
+        }
+      } else if (writeFrom >= 0) return this.fail('order', head, index, 0)
+      if (length !== 0) {
+        if (high >= ADDRESS_HIGH_LIMIT) {
+          port.outOfReach?.(high, low, length, access)
+          return this.fail('buffer-unreachable', head, index, 0)
+        }
+        request[0] = high * TWO_32 + low
+        const granted = port.resolve(length, access)
+        if (granted === length && segment < chains.offsets.length) {
+          if (chains.regions[segment] !== port.region) chains.regions[segment] = port.region
+          chains.offsets[segment] = port.offset
+          chains.lengths[segment] = length
+          chains.addresses[segment] = request[0]
+          segment++
+        } else {
+          segment = this.pieces(segment, length, granted, access, head)
+          if (segment < 0) return NO_CHAIN
+        }
+      }
+      if ((flagsAndNext & DESCRIPTOR_F_NEXT) === 0) break
+      index = flagsAndNext >>> 16
+      if (index >= entries) return this.fail('next', head, index, entries)
+    }
+    const row = chains.rows++
+    chains.heads[row] = head
+    chains.firsts[row] = first
+    chains.writes[row] = writeFrom < 0 ? segment : writeFrom
+    chains.ends[row] = segment
+    chains.readable[row] = writeFrom < 0 ? total : readable
+    chains.writable[row] = writeFrom < 0 ? 0 : total - readable
+    chains.segments = segment
+    return row
+  }
+
+  // A buffer that the port grants in several pieces, or that needs more room. `request[0]` and `granted` stand at its beginning.
+  private pieces(segment: number, length: number, granted: number, access: 1 | 2, head: number): number {
+    const { chains, port } = this
+    for (;;) {
+      if (granted <= 0) return this.fail('buffer-unreachable', head, length, 0)
+      if (segment >= chains.offsets.length && !chains.grow()) return this.fail('segments', head, segment, segment)
+      chains.regions[segment] = port.region
+      chains.offsets[segment] = port.offset
+      chains.lengths[segment] = granted
+      chains.addresses[segment] = port.request[0]
+      segment++
+      length -= granted
+      if (length <= 0) return segment
+      port.request[0] += granted
+      granted = port.resolve(length, access)
+    }
+  }
+
+  private area(low: number, high: number, bytes: number, align: number, needs: number, access: 1 | 2): number {
+    if (low % align !== 0) return this.fail('ring-alignment', -1, low, align)
+    const offset = this.contiguous(low, high, bytes, access)
+    if (offset < 0) return this.fail('ring-unreachable', -1, bytes, 0)
+    if (offset % needs !== 0) return this.fail('ring-alignment', -1, offset, needs)
+    return offset
+  }
+
+  // Resolves a span that has to be one piece, though the port may grant it step by step. The port's region tells where; -1: it is not.
+  private contiguous(low: number, high: number, length: number, access: 1 | 2): number {
+    const port = this.port
+    if (high >= ADDRESS_HIGH_LIMIT) {
+      port.outOfReach?.(high, low, length, access)
+      return -1
+    }
+    port.request[0] = high * TWO_32 + low
+    let granted = port.resolve(length, access)
+    if (granted <= 0) return -1
+    const region = port.region
+    const offset = port.offset
+    let have = granted
+    while (have < length) {
+      port.request[0] += granted
+      granted = port.resolve(length - have, access)
+      if (granted <= 0 || port.region !== region || port.offset !== offset + have) return -1
+      have += granted
+    }
+    return offset
+  }
+
+  private reportUsed(from: number, to: number): void {
+    const { device, size } = this
+    const first = from & (size - 1)
+    const count = (to - from) & 0xffff
+    const straight = Math.min(count, size - first)
+    const ring = this.deviceWord * 4
+    device.onDeviceWrite?.(ring + 8 * first, 8 * straight)
+    if (count > straight) device.onDeviceWrite?.(ring, 8 * (count - straight))
+    device.onDeviceWrite?.(this.deviceHalf * 2 + 2, 2)
+  }
+}

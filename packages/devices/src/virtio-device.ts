@@ -1,0 +1,425 @@
+import { type BusPort, FaultLog } from '@guestdma/memory'
+import {
+  FeatureSet,
+  STATUS_ACKNOWLEDGE,
+  STATUS_DEVICE_NEEDS_RESET,
+  STATUS_DRIVER,
+  STATUS_DRIVER_OK,
+  STATUS_FAILED,
+  STATUS_FEATURES_OK,
+  VIRTIO_F_EVENT_IDX,
+  VIRTIO_F_IN_ORDER,
+  VIRTIO_F_INDIRECT_DESC,
+  VIRTIO_F_RING_RESET,
+} from '@guestdma/spec'
+import type { ConfigSpace } from './config-space.ts'
+import { DeviceQueue } from './device-queue.ts'
+import type { DeviceState, QueueState } from './device-state.ts'
+import { DeviceError } from './errors.ts'
+import type { DeviceFault, RequestFaultReason } from './faults.ts'
+import { type FeatureDependency, type FeatureOptions, Negotiation } from './negotiation.ts'
+
+const DRIVER_STATUS = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_DRIVER_OK | STATUS_FEATURES_OK | STATUS_FAILED
+const FEATURE_WORDS = 4
+
+/** How a device tells its transport what happened. The transport keeps the interrupt state; a device has none. */
+export interface DeviceTransport {
+  /** A queue wants a used buffer notification. */
+  usedBuffers(queue: number): void
+  /** The configuration changed, or DEVICE_NEEDS_RESET was set. */
+  configurationChanged(): void
+  /** A poll ends: the only moment at which interrupts may be raised. */
+  settle(): void
+  /** The device was reset: nothing is pending any more. */
+  reset(): void
+}
+
+/** Options of every device. */
+export interface DeviceOptions extends FeatureOptions {
+  /** Names the device in errors and faults. */
+  readonly name: string
+  /** What the device can reach. Every access to memory goes through it. */
+  readonly port: BusPort
+  /** With IN_ORDER offered and accepted: one used element for a run of buffers (§2.7.9). Default: one for each. */
+  readonly inOrderBatches?: boolean
+  /** Called for each fault that the device records of its driver. It may throw: that surfaces in a microtask. */
+  readonly observer?: (fault: DeviceFault) => void
+}
+
+/** What a device type brings along. */
+export interface DeviceKind {
+  readonly deviceId: number
+  readonly features: FeatureSet
+  readonly dependencies?: readonly FeatureDependency[]
+  readonly config: ConfigSpace
+  /** The largest size of each queue. */
+  readonly queueSizes: readonly number[]
+}
+
+/**
+ * A virtio device without its transport: status, feature negotiation, configuration, queues (virtio 1.4 §2, §3). A register file
+ * (`MmioRegisters`) drives it; {@link poll} is the only place where it works.
+ *
+ * Nothing that a guest writes throws. What a driver does wrong goes to {@link faults}; a ring that cannot be trusted any more sets
+ * DEVICE_NEEDS_RESET, and the device then stays away from memory until it is reset.
+ */
+export abstract class VirtioDevice {
+  readonly name: string
+  readonly port: BusPort
+  readonly deviceId: number
+  readonly queues: readonly DeviceQueue[]
+  readonly config: ConfigSpace
+  readonly faults: FaultLog<DeviceFault> = new FaultLog<DeviceFault>()
+
+  protected polling = false
+  private readonly negotiation: Negotiation
+  private readonly inOrderBatches: boolean
+  private readonly driverWords = new Uint32Array(FEATURE_WORDS)
+  private beyondFeatures = false
+  private accepted: FeatureSet = FeatureSet.empty
+  private statusBits = 0
+  private alive = false
+  private epoch: number
+  private transport: DeviceTransport | null = null
+
+  /** @throws DeviceError `DEVICE_FEATURE`, `DEVICE_QUEUE_SIZE` */
+  constructor(options: DeviceOptions, kind: DeviceKind) {
+    this.name = options.name
+    this.port = options.port
+    this.deviceId = kind.deviceId
+    this.config = kind.config
+    this.negotiation = new Negotiation(options.name, kind.features, kind.dependencies ?? [], options)
+    this.inOrderBatches = options.inOrderBatches ?? false
+    this.queues = kind.queueSizes.map((size, i) => new DeviceQueue(i, size, options.port, options.name))
+    this.epoch = options.port.epoch
+    if (options.observer !== undefined) this.faults.observer = options.observer
+  }
+
+  /** The features that the device offers. */
+  get offered(): FeatureSet {
+    return this.negotiation.offered
+  }
+
+  /** The features that were agreed on at FEATURES_OK; empty before. */
+  get negotiated(): FeatureSet {
+    return this.accepted
+  }
+
+  /** The device status field: virtio 1.4 §2.1. */
+  get status(): number {
+    return this.statusBits
+  }
+
+  /** Whether the driver set the device going and nothing stopped it since. */
+  get live(): boolean {
+    return this.alive
+  }
+
+  /** For the transport that stands before the device. One device has one transport. */
+  attachTransport(transport: DeviceTransport): void {
+    if (this.transport !== null) {
+      throw new DeviceError('DEVICE_OPTION', this.name, 'already has a transport; make one device per register file')
+    }
+    this.transport = transport
+  }
+
+  /** Sets 32 of the driver's feature bits. Ignored once FEATURES_OK is set. */
+  writeDriverFeatures(index: number, value: number): boolean {
+    if ((this.statusBits & STATUS_FEATURES_OK) !== 0) return false
+    if (index < FEATURE_WORDS) this.driverWords[index] = value
+    else if (value !== 0) this.beyondFeatures = true
+    return true
+  }
+
+  /** A write to the device status field: virtio 1.4 §2.1, §3.1. Returns false if a part of it was not for a driver to write. */
+  writeStatus(value: number): boolean {
+    if (value === 0) {
+      this.reset()
+      return true
+    }
+    const before = this.statusBits
+    // A driver never clears a bit (§2.1.1), and NEEDS_RESET is the device's.
+    let proper = (before & ~value & DRIVER_STATUS) === 0 && (value & ~(DRIVER_STATUS | before)) === 0
+    const set = value & DRIVER_STATUS & ~before
+    this.statusBits |= set & ~(STATUS_FEATURES_OK | STATUS_DRIVER_OK)
+    if ((set & STATUS_FEATURES_OK) !== 0) this.negotiate()
+    if ((set & STATUS_DRIVER_OK) !== 0) {
+      if ((this.statusBits & STATUS_FEATURES_OK) === 0) proper = false
+      else this.goLive()
+    }
+    if ((this.statusBits & STATUS_FAILED) !== 0) this.alive = false
+    return proper
+  }
+
+  /** Resets the device: virtio 1.4 §2.4. Nothing that was in flight touches memory afterwards. */
+  reset(): void {
+    this.statusBits = 0
+    this.alive = false
+    this.accepted = FeatureSet.empty
+    this.driverWords.fill(0)
+    this.beyondFeatures = false
+    for (const queue of this.queues) queue.reset()
+    this.onReset()
+    this.transport?.reset()
+  }
+
+  /** Makes a queue ready, once its registers are set. Returns false before FEATURES_OK, when it is ignored. A bad ring sets NEEDS_RESET. */
+  enableQueue(queue: DeviceQueue): boolean {
+    if ((this.statusBits & STATUS_FEATURES_OK) === 0) return false
+    if (queue.ready) return true
+    queue.ready = true
+    this.port.refresh()
+    this.startQueue(queue)
+    return true
+  }
+
+  /** Stops a queue: from here on its memory is not accessed, and what is in flight is dropped. */
+  disableQueue(queue: DeviceQueue): void {
+    queue.disable()
+    this.onQueueReset(queue)
+  }
+
+  /** Resets one queue (virtio 1.4 §2.6.1); complete on return. Returns false where RING_RESET was not negotiated. */
+  resetQueue(queue: DeviceQueue): boolean {
+    if (!this.accepted.has(VIRTIO_F_RING_RESET)) return false
+    queue.reset()
+    this.onQueueReset(queue)
+    return true
+  }
+
+  /** An available buffer notification: marks the queue for the next poll. Returns false before DRIVER_OK. */
+  notify(queue: DeviceQueue): boolean {
+    if (!this.alive) return (this.statusBits & STATUS_DRIVER_OK) !== 0
+    queue.marked = true
+    return true
+  }
+
+  /** A driver's write to a field of the configuration space that it may write, after FEATURES_OK. Returns false where it has no effect. */
+  writeConfig(_offset: number, _width: 1 | 2 | 4, _value: number): boolean {
+    return false
+  }
+
+  /** Whether the driver may write to its configuration space now. */
+  get configWritable(): boolean {
+    return (this.statusBits & STATUS_FEATURES_OK) !== 0
+  }
+
+  /**
+   * Does the device's work, and nothing else does: takes up to about `budget` chains, completes what came back, publishes once per
+   * queue, raises interrupts last. Returns how many chains or frames it moved; 0 means that there is nothing to do at present.
+   * `poll(0)` completes and publishes but takes nothing new.
+   */
+  poll(budget: number): number {
+    if (this.polling) return 0
+    let done = 0
+    if (this.alive) {
+      this.polling = true
+      try {
+        this.checkPort()
+        done = this.work(budget)
+      } finally {
+        this.polling = false
+      }
+    }
+    this.transport?.settle()
+    return done
+  }
+
+  /** For a platform or a device type: an error that only a reset cures (virtio 1.4 §2.1.2). Stops all work and notifies the driver. */
+  needsReset(reason: string): void {
+    this.faults.record({ kind: 'needs-reset', device: this.name, reason })
+    this.stopForReset()
+  }
+
+  /** The device as plain data. Throws `DEVICE_BUSY` while requests are in flight: poll(0) until {@link inFlight} is 0, then save. */
+  save(): DeviceState {
+    if (this.inFlight > 0 || this.polling) {
+      const message = `${this.inFlight} requests are in flight; call poll(0) until they are completed, then save`
+      throw new DeviceError('DEVICE_BUSY', this.name, message, { inFlight: this.inFlight })
+    }
+    return {
+      format: 'guestdma-device-1',
+      deviceId: this.deviceId,
+      status: this.statusBits,
+      driverFeatures: [...this.driverWords],
+      config: [...this.config.bytes],
+      generation: this.config.generation,
+      queues: this.queues.map((queue): QueueState => {
+        const { size, ready, marked, areas, walker } = queue
+        return { size, ready, marked, areas: [...areas], ...walker.save() }
+      }),
+    }
+  }
+
+  /**
+   * Puts a device that was made with the same options where another one was saved. Guest memory must be restored by the caller. What this
+   * device was doing before is dropped as by a reset. Throws `DEVICE_STATE` where the state does not fit, and then changes nothing.
+   */
+  restore(state: DeviceState): void {
+    this.checkState(state)
+    this.reset()
+    this.driverWords.set(state.driverFeatures)
+    this.statusBits = state.status
+    if ((state.status & STATUS_FEATURES_OK) !== 0) this.accepted = FeatureSet.fromWords(state.driverFeatures)
+    this.onNegotiated()
+    this.config.bytes.set(state.config)
+    this.config.generation = state.generation
+    this.port.refresh()
+    state.queues.forEach((saved, i) => {
+      const queue = this.queues[i]
+      queue.size = saved.size
+      queue.areas.set(saved.areas)
+      queue.ready = saved.ready
+      if (saved.ready && (state.status & STATUS_DEVICE_NEEDS_RESET) === 0) {
+        this.startQueue(queue)
+        queue.walker.restore(saved)
+      }
+      queue.marked = saved.marked
+    })
+    this.alive = this.runs()
+    this.onRestored()
+  }
+
+  /** Requests that the device took and has not completed. */
+  get inFlight(): number {
+    return 0
+  }
+
+  /** Does the work of a poll; the port is fresh. Only called while live. */
+  protected abstract work(budget: number): number
+
+  /** Called when features were agreed on (and on restore). */
+  protected onNegotiated(): void {}
+
+  /** Called on reset: forget or disown whatever was in flight. */
+  protected onReset(): void {}
+
+  /** Called after `restore` set status, configuration and queues. */
+  protected onRestored(): void {}
+
+  /** Called when one queue was stopped or reset. */
+  protected onQueueReset(_queue: DeviceQueue): void {}
+
+  /** The head of a batch: fresh views, and rings resolved anew if the port's answers may have changed. */
+  protected checkPort(): void {
+    this.port.refresh()
+    const epoch = this.port.epoch
+    if (epoch === this.epoch) return
+    this.epoch = epoch
+    for (const queue of this.queues) {
+      if (!queue.started || queue.walker.broken !== null) continue
+      if (!queue.walker.attach(queue.setup(this.ringFeatures()))) this.checkQueue(queue)
+    }
+  }
+
+  /** Publishes a queue's used chains and passes the notification on. */
+  protected publish(queue: DeviceQueue): void {
+    if (queue.walker.flush()) this.transport?.usedBuffers(queue.index)
+  }
+
+  /** Looks whether the walker broke, and if so sets NEEDS_RESET. Returns whether the queue is sound. */
+  protected checkQueue(queue: DeviceQueue): boolean {
+    const { walker } = queue
+    if (walker.broken === null) return true
+    if (!queue.started) return false
+    queue.started = false
+    this.faults.record({
+      kind: 'queue',
+      device: this.name,
+      queue: queue.index,
+      reason: walker.broken,
+      head: walker.brokenHead,
+      value: walker.brokenValue,
+      limit: walker.brokenLimit,
+    })
+    this.stopForReset()
+    return false
+  }
+
+  /** Records a request that is not one. */
+  protected badRequest(queue: DeviceQueue, reason: RequestFaultReason, head: number, value: number): void {
+    this.faults.record({ kind: 'request', device: this.name, queue: queue.index, reason, head, value })
+  }
+
+  /** Changes the configuration and tells the driver. */
+  protected changeConfig(change: () => void): void {
+    change()
+    this.config.generation = (this.config.generation + 1) >>> 0
+    if ((this.statusBits & STATUS_DRIVER_OK) !== 0) this.transport?.configurationChanged()
+  }
+
+  private negotiate(): void {
+    const accepted = FeatureSet.fromWords(this.driverWords)
+    const fault = this.beyondFeatures
+      ? ({ kind: 'features', device: this.name, reason: 'not-offered', bits: [] } as const)
+      : this.negotiation.judge(accepted)
+    if (fault !== null) {
+      this.faults.record(fault)
+      return
+    }
+    this.accepted = accepted
+    this.statusBits |= STATUS_FEATURES_OK
+    this.onNegotiated()
+  }
+
+  private goLive(): void {
+    this.statusBits |= STATUS_DRIVER_OK
+    this.alive = this.runs()
+    // The driver may have filled queues before it was allowed to notify (§3.1.1, steps 7 and 8).
+    for (const queue of this.queues) queue.marked = queue.ready
+    // It was too early to say so when it happened.
+    if ((this.statusBits & STATUS_DEVICE_NEEDS_RESET) !== 0) this.transport?.configurationChanged()
+  }
+
+  private runs(): boolean {
+    return (this.statusBits & (STATUS_DRIVER_OK | STATUS_DEVICE_NEEDS_RESET | STATUS_FAILED)) === STATUS_DRIVER_OK
+  }
+
+  private startQueue(queue: DeviceQueue): void {
+    queue.started = true
+    queue.marked = this.alive
+    queue.walker.start(queue.setup(this.ringFeatures()), queue.maxSize)
+    this.checkQueue(queue)
+  }
+
+  private stopForReset(): void {
+    this.alive = false
+    if ((this.statusBits & STATUS_DEVICE_NEEDS_RESET) !== 0) return
+    this.statusBits |= STATUS_DEVICE_NEEDS_RESET
+    if ((this.statusBits & STATUS_DRIVER_OK) !== 0) this.transport?.configurationChanged()
+  }
+
+  private ringFeatures(): { indirect: boolean; eventIndex: boolean; inOrder: boolean; batchUsed: boolean } {
+    return {
+      indirect: this.accepted.has(VIRTIO_F_INDIRECT_DESC),
+      eventIndex: this.accepted.has(VIRTIO_F_EVENT_IDX),
+      inOrder: this.accepted.has(VIRTIO_F_IN_ORDER),
+      batchUsed: this.inOrderBatches,
+    }
+  }
+
+  private checkState(state: DeviceState): void {
+    const wrong = (message: string, details: Readonly<Record<string, unknown>>): never => {
+      throw new DeviceError('DEVICE_STATE', this.name, message, details)
+    }
+    if (state.format !== 'guestdma-device-1') wrong(`format ${String(state.format)} is not guestdma-device-1`, { format: state.format })
+    if (state.deviceId !== this.deviceId) {
+      wrong(`was saved from device type ${state.deviceId}, this one is ${this.deviceId}`, { deviceId: state.deviceId })
+    }
+    if (state.queues.length !== this.queues.length || state.config.length !== this.config.bytes.length) {
+      wrong('has another number of queues or configuration bytes; make the device with the same options', {
+        queues: state.queues.length,
+        config: state.config.length,
+      })
+    }
+    const features = FeatureSet.fromWords(state.driverFeatures)
+    if ((state.status & STATUS_FEATURES_OK) !== 0 && this.negotiation.judge(features) !== null) {
+      wrong(`negotiated ${features}, which this device does not accept; it offers ${this.offered}`, { features: features.bits() })
+    }
+    state.queues.forEach(({ size, areas }, i) => {
+      if (areas.length !== 6 || size > this.queues[i].maxSize) {
+        wrong(`queue ${i} has size ${size}, above ${this.queues[i].maxSize}`, { queue: i, size })
+      }
+    })
+  }
+}

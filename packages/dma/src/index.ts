@@ -1,0 +1,38 @@
+/**
+ * The DMA contract: what a backend is, how a scheme is described and chosen, and the simplest backend.
+ *
+ * @example
+ * const { ladder } = select(offer, [directScheme().provider], 'auto')
+ *
+ * @packageDocumentation
+ */
+export { type DmaBackend, type DmaCounters, type DmaLimits, type DmaRegion, type DmaTraits, newDmaCounters } from './backend.ts'
+export { BufferPool } from './buffer-pool.ts'
+export { DirectBackend, directScheme } from './direct.ts'
+export { type CandidateReport, DmaConflictError, DmaError, DowngradeRefusedError, NoUsableBackendError, UnknownSchemeError } from './errors.ts'
+export { DmaMappings } from './mappings.ts'
+export {
+  type DmaProvider,
+  type DmaScheme,
+  type FactKey,
+  factKey,
+  type PlatformBuilder,
+  type PlatformOffer,
+  type PoolFact,
+  type Suitability,
+} from './offer.ts'
+export { type Candidate, DMA_FEATURES, type DmaChoice, listedIds, type Selection, select } from './select.ts'
+export {
+  BIDIRECTIONAL,
+  DMA_CORRUPT,
+  DMA_EXHAUSTED,
+  DMA_FAILED,
+  DMA_OK,
+  DMA_TOO_LONG,
+  DMA_UNMAPPABLE,
+  type DmaDirection,
+  type DmaStatus,
+  describeStatus,
+  FROM_DEVICE,
+  TO_DEVICE,
+} from './status.ts'

@@ -1,0 +1,39 @@
+/**
+ * The mappings of one queue: a table with a row per descriptor, as typed-array columns. An address that is passed as an argument or kept in
+ * an object's field is a heap number from 2^30 or 2^31 on, so it travels by row. Rows are made once and reused.
+ *
+ * The queue fills `guest`, `length` and `direction`; the backend's `map` fills `device`, `deviceLength` and, for its own use, `token`.
+ */
+export class DmaMappings {
+  /** Guest address of the lent bytes. */
+  readonly guest: Float64Array
+  /** Device address that stands for them, valid from `map` to `unmap`. */
+  readonly device: Float64Array
+  /** Bytes lent. */
+  readonly length: Uint32Array
+  /** Bytes that the device sees: more than `length` where a backend adds something. */
+  readonly deviceLength: Uint32Array
+  /** A {@link DmaDirection}. */
+  readonly direction: Uint8Array
+  /** The backend's own: which slot or table entry this row holds. */
+  readonly token: Int32Array
+  /**
+   * True for buffers that wait for the outside world (posted receive buffers) rather than for a request of ours. A backend with limited space
+   * lets them hold only a share of it, so that requests can always go on.
+   */
+  readonly standing: boolean
+
+  constructor(rows: number, standing = false) {
+    this.guest = new Float64Array(rows)
+    this.device = new Float64Array(rows)
+    this.length = new Uint32Array(rows)
+    this.deviceLength = new Uint32Array(rows)
+    this.direction = new Uint8Array(rows)
+    this.token = new Int32Array(rows).fill(-1)
+    this.standing = standing
+  }
+
+  get rows(): number {
+    return this.guest.length
+  }
+}

@@ -1,0 +1,425 @@
+import { DMA_EXHAUSTED } from '@guestdma/dma'
+import { type GuestAddress, guestAddress, observe } from '@guestdma/memory'
+import {
+  BLK_CONFIG_BLK_SIZE,
+  BLK_CONFIG_CAPACITY,
+  BLK_CONFIG_SIZE_MAX,
+  BLK_ID_BYTES,
+  BLK_S_IOERR,
+  BLK_S_OK,
+  BLK_S_UNSUPP,
+  BLK_T_FLUSH,
+  BLK_T_GET_ID,
+  BLK_T_IN,
+  BLK_T_OUT,
+  FeatureSet,
+  INTERRUPT_CONFIGURATION,
+  SECTOR_SIZE,
+  VIRTIO_BLK_F_BLK_SIZE,
+  VIRTIO_BLK_F_FLUSH,
+  VIRTIO_BLK_F_RO,
+  VIRTIO_BLK_F_SEG_MAX,
+  VIRTIO_BLK_F_SIZE_MAX,
+} from '@guestdma/spec'
+import { QUEUE_FULL } from '@guestdma/virtqueue'
+import { BlkQueue, BLK_S_SHORT, BLK_S_UNWRITTEN, type CompletedRequests, RequestBatch } from './blk-queue.ts'
+import { DeviceBrokenError, DriverError } from './errors.ts'
+import { NO_BUFFER } from './frames.ts'
+import type { BufferMode } from './net-driver.ts'
+import { type DeviceSession, QUEUE_FEATURES } from './session.ts'
+
+/** What {@link BlkDriver} understands. Bits that decide the DMA backend are added when it is chosen. */
+export const BLK_FEATURES: FeatureSet = FeatureSet.of(
+  ...QUEUE_FEATURES,
+  VIRTIO_BLK_F_SIZE_MAX,
+  VIRTIO_BLK_F_SEG_MAX,
+  VIRTIO_BLK_F_RO,
+  VIRTIO_BLK_F_BLK_SIZE,
+  VIRTIO_BLK_F_FLUSH,
+)
+
+export interface BlkObserver {
+  /** The device broke the rules or asked for a reset; everything in flight failed. */
+  broken?(error: DeviceBrokenError): void
+}
+
+export interface BlkOptions {
+  readonly mode?: BufferMode
+  /** Entries wanted for the queue; the device may allow fewer. Default 128. */
+  readonly queueSize?: number
+  readonly observer?: BlkObserver
+}
+
+/** Running totals. */
+export interface BlkCounters {
+  requests: number
+  sectorsRead: number
+  sectorsWritten: number
+  failed: number
+}
+
+// A request of the user's is cut into requests of at most this size, so that one of them cannot fill a device's staging memory.
+const MAX_REQUEST = 1 << 20
+const POOL_BUFFER = 64 << 10
+
+/** One request of the user's: cut into device requests, settled when the last of them is back. */
+interface Transfer {
+  readonly type: number
+  readonly sector: number
+  readonly address: number
+  readonly length: number
+  /** Bytes handed to the device so far; for a request without data, 1 once it was. */
+  submitted: number
+  inFlight: number
+  error: DriverError | null
+  readonly resolve: () => void
+  readonly reject: (error: DriverError) => void
+}
+
+/**
+ * virtio-blk (virtio 1.4 §5.2) over whatever DMA backend was negotiated: promises for users over the synchronous {@link BlkQueue}. Data lies in
+ * guest memory; sectors are 512 bytes. Any number of requests may be in flight; they are submitted together at the end of the current
+ * task or at the next `poll`, whichever comes first.
+ *
+ * A promise that rejects with `DRIVER_DEVICE_BROKEN` leaves its memory lent until the device was reset.
+ *
+ * @example
+ * await disk.read(0, address, 4096)
+ */
+export class BlkDriver {
+  readonly name: string
+  readonly session: DeviceSession
+  readonly queue: BlkQueue
+  /** Sectors of 512 bytes. */
+  readonly capacity: number
+  readonly readOnly: boolean
+  /** The device's preferred unit, in bytes. */
+  readonly blockSize: number
+  /** Bytes of the largest request to the device; longer ones are cut. */
+  readonly maxRequest: number
+  readonly counters: BlkCounters = { requests: 0, sectorsRead: 0, sectorsWritten: 0, failed: 0 }
+  broken: DeviceBrokenError | null = null
+
+  private readonly observer: BlkObserver
+  private readonly canFlush: boolean
+  private readonly pooled: boolean
+  private readonly batch: RequestBatch
+  private readonly batchOwner: Transfer[] = []
+  private readonly waiting: Transfer[] = []
+  // By token: who the device request belongs to, and what of it.
+  private readonly owner: (Transfer | null)[]
+  private readonly chunk: { readonly at: Float64Array; readonly length: Uint32Array; readonly buffer: Int32Array }
+  private readonly freeTokens: number[]
+  private interrupted = false
+  private scheduled = false
+
+  /**
+   * Sets the device up and starts it. On an error the caller closes the session.
+   *
+   * @throws DriverError `BLK_CAPACITY`, `BLK_SIZE_MAX`, `DRIVER_NO_QUEUE`; QueueTooSmallError; DmaError `DMA_ALLOC`
+   */
+  constructor(session: DeviceSession, { mode = 'map', queueSize = 128, observer = {} }: BlkOptions = {}) {
+    const { features, backend, transport } = session
+    this.session = session
+    this.name = session.name
+    this.observer = observer
+    this.pooled = mode === 'pool'
+    this.readOnly = features.has(VIRTIO_BLK_F_RO)
+    this.canFlush = features.has(VIRTIO_BLK_F_FLUSH)
+    const config = transport.readConfig((fields) => ({
+      low: fields.read32(BLK_CONFIG_CAPACITY),
+      high: fields.read32(BLK_CONFIG_CAPACITY + 4),
+      sizeMax: features.has(VIRTIO_BLK_F_SIZE_MAX) ? fields.read32(BLK_CONFIG_SIZE_MAX) : MAX_REQUEST,
+      blockSize: features.has(VIRTIO_BLK_F_BLK_SIZE) ? fields.read32(BLK_CONFIG_BLK_SIZE) : SECTOR_SIZE,
+    }))
+    this.capacity = config.high * 2 ** 32 + config.low
+    if (this.capacity > Number.MAX_SAFE_INTEGER / SECTOR_SIZE) {
+      throw new DriverError('BLK_CAPACITY', this.name, `a capacity of ${this.capacity} sectors is more than ${Math.floor(Number.MAX_SAFE_INTEGER / SECTOR_SIZE)}`, config)
+    }
+    this.blockSize = config.blockSize
+    const bounds = [MAX_REQUEST, config.sizeMax, this.pooled ? POOL_BUFFER : backend.limits.maxMappingLength]
+    this.maxRequest = Math.floor(Math.min(...bounds) / SECTOR_SIZE) * SECTOR_SIZE
+    if (this.maxRequest < SECTOR_SIZE) {
+      throw new DriverError('BLK_SIZE_MAX', this.name, `segments of at most ${Math.min(...bounds)} bytes cannot hold a sector of ${SECTOR_SIZE}`, { bounds })
+    }
+    this.queue = new BlkQueue(session, { mode, queueSize, bufferBytes: Math.min(POOL_BUFFER, this.maxRequest), completed: (batch) => this.settle(batch) })
+    const size = this.queue.queue.size
+    this.batch = new RequestBatch(size)
+    this.owner = new Array<Transfer | null>(size).fill(null)
+    this.chunk = { at: new Float64Array(size), length: new Uint32Array(size), buffer: new Int32Array(size) }
+    this.freeTokens = Array.from({ length: size }, (_, i) => size - 1 - i)
+    session.start()
+  }
+
+  /** Reads `length` bytes from `sector` on into guest memory. Rejects: `BLK_RANGE`, `BLK_LENGTH`, `BLK_IOERR`, `BLK_DMA`, `DRIVER_DEVICE_BROKEN`, `DRIVER_CLOSED`. */
+  read(sector: number, address: GuestAddress, length: number): Promise<void> {
+    return this.checkRange(sector, length) ?? this.enqueue(BLK_T_IN, sector, address, length)
+  }
+
+  /** Writes `length` bytes of guest memory to `sector` on. Rejects as {@link read} does, and with `BLK_READ_ONLY`. */
+  write(sector: number, address: GuestAddress, length: number): Promise<void> {
+    if (this.readOnly) return Promise.reject(new DriverError('BLK_READ_ONLY', this.name, 'the device is read-only', { sector, length }))
+    return this.checkRange(sector, length) ?? this.enqueue(BLK_T_OUT, sector, address, length)
+  }
+
+  /** Makes completed writes durable. A device without FLUSH writes through: nothing to do (virtio 1.4 §5.2.6.2). */
+  flush(): Promise<void> {
+    return this.canFlush ? this.enqueue(BLK_T_FLUSH, 0, 0, 0) : Promise.resolve()
+  }
+
+  /** The device's identification string, at most 20 characters. Rejects with `BLK_UNSUPPORTED` where the device has none. */
+  async id(): Promise<string> {
+    const bytes = await this.withMemory(BLK_ID_BYTES, (address) => this.enqueue(BLK_T_GET_ID, 0, address, BLK_ID_BYTES))
+    const end = bytes.indexOf(0)
+    return String.fromCharCode(...bytes.subarray(0, end < 0 ? BLK_ID_BYTES : end))
+  }
+
+  /** Reads sectors through guest memory of the driver's into fresh bytes. For convenience. */
+  readBytes(sector: number, length: number): Promise<Uint8Array<ArrayBuffer>> {
+    return this.checkRange(sector, length) ?? this.withMemory(length, (address) => this.read(sector, address, length))
+  }
+
+  /** Writes bytes through guest memory of the driver's. For convenience. */
+  async writeBytes(sector: number, bytes: Uint8Array): Promise<void> {
+    await (this.checkRange(sector, bytes.length) ??
+      this.withMemory(bytes.length, (address) => {
+        this.session.memory.write(address, bytes)
+        return this.write(sector, address, bytes.length)
+      }))
+  }
+
+  /** Told by the machine that the device interrupts. Only sets a word; `poll` does the work. */
+  interrupt(): void {
+    this.interrupted = true
+  }
+
+  /** Submits what waits and settles what completed, at most `budget` device requests. Returns how many completed. */
+  poll(budget: number): number {
+    if (this.broken !== null || this.session.closed) return 0
+    if (this.interrupted) {
+      this.interrupted = false
+      const cause = this.session.transport.takeInterrupts()
+      if ((cause & INTERRUPT_CONFIGURATION) !== 0 && this.session.needsReset()) {
+        this.break('the device set DEVICE_NEEDS_RESET')
+        return 0
+      }
+    }
+    this.advance()
+    const n = this.queue.poll(budget)
+    if (n > 0) this.advance()
+    const { queue } = this.queue
+    if (queue.broken !== null) this.break(queue.broken.message, queue.broken.details)
+    else if (n < budget && queue.arm()) this.interrupted = true
+    return n
+  }
+
+  /** Resets the device and gives all memory back. What is in flight rejects with `DRIVER_CLOSED`. */
+  async close(): Promise<void> {
+    try {
+      await this.session.close()
+    } finally {
+      this.failAll(() => new DriverError('DRIVER_CLOSED', this.name, 'the device was reset while the request was in flight'))
+    }
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+
+  private checkRange(sector: number, length: number): Promise<never> | null {
+    if (!Number.isInteger(length) || length < SECTOR_SIZE || length % SECTOR_SIZE !== 0) {
+      return Promise.reject(new DriverError('BLK_LENGTH', this.name, `${length} bytes: must be a positive multiple of ${SECTOR_SIZE}`, { length }))
+    }
+    if (!Number.isInteger(sector) || sector < 0 || sector + length / SECTOR_SIZE > this.capacity) {
+      return Promise.reject(
+        new DriverError('BLK_RANGE', this.name, `sectors ${sector} to ${sector + length / SECTOR_SIZE} lie beyond the capacity of ${this.capacity}`, {
+          sector,
+          length,
+          capacity: this.capacity,
+        }),
+      )
+    }
+    return null
+  }
+
+  private enqueue(type: number, sector: number, address: number, length: number): Promise<void> {
+    if (this.session.closed) return Promise.reject(new DriverError('DRIVER_CLOSED', this.name, 'the device was closed'))
+    if (this.broken !== null) return Promise.reject(this.broken)
+    this.counters.requests++
+    return new Promise((resolve, reject) => {
+      this.waiting.push({ type, sector, address, length, submitted: 0, inFlight: 0, error: null, resolve, reject })
+      if (this.scheduled) return
+      this.scheduled = true
+      queueMicrotask(() => {
+        this.scheduled = false
+        this.advance()
+      })
+    })
+  }
+
+  // Cuts waiting transfers into device requests and submits as many as there is room for.
+  private advance(): void {
+    while (this.waiting.length > 0 && this.broken === null && !this.session.closed) {
+      const planned = this.plan()
+      if (planned === 0) return
+      this.batch.count = planned
+      const taken = this.queue.submit(this.batch)
+      for (let i = 0; i < planned; i++) this.account(i, i < taken)
+      while (this.waiting.length > 0 && isSubmitted(this.waiting[0])) this.waiting.shift()
+      if (taken === planned) continue
+      const status = this.queue.submitStatus
+      if (status === QUEUE_FULL || status === DMA_EXHAUSTED) return
+      if (this.queue.queue.broken !== null) {
+        this.break(this.queue.queue.broken.message, this.queue.queue.broken.details)
+        return
+      }
+      const transfer = this.batchOwner[taken]
+      this.fail(transfer, new DriverError('BLK_DMA', this.name, `the data at ${transfer.address} could not be lent to the device (status ${status})`, { ...plain(transfer), status }))
+    }
+  }
+
+  private plan(): number {
+    const { batch, freeTokens } = this
+    const { buffers } = this.queue
+    let rows = 0
+    for (const transfer of this.waiting) {
+      let at = transfer.submitted
+      do {
+        if (freeTokens.length === 0 || rows === batch.capacity) return rows
+        const length = Math.min(this.maxRequest, transfer.length - at)
+        const buffer = buffers === null || length === 0 ? NO_BUFFER : buffers.acquire()
+        if (buffers !== null && length > 0 && buffer < 0) return rows
+        const token = freeTokens.pop() as number
+        batch.type[rows] = transfer.type
+        batch.sector[rows] = transfer.sector + at / SECTOR_SIZE
+        batch.address[rows] = transfer.address + at
+        batch.buffer[rows] = buffer
+        batch.length[rows] = length
+        batch.token[rows] = token
+        this.chunk.at[token] = at
+        this.chunk.length[token] = length
+        this.chunk.buffer[token] = buffer
+        if (buffer >= 0 && transfer.type === BLK_T_OUT) this.copyPool(transfer, token, true)
+        this.batchOwner[rows++] = transfer
+        at += length
+      } while (at < transfer.length)
+    }
+    return rows
+  }
+
+  private account(row: number, taken: boolean): void {
+    const transfer = this.batchOwner[row]
+    const token = this.batch.token[row]
+    if (!taken) {
+      this.giveBack(token)
+      return
+    }
+    this.owner[token] = transfer
+    transfer.submitted += Math.max(1, this.batch.length[row])
+    transfer.inFlight++
+  }
+
+  private settle(done: CompletedRequests): void {
+    for (let i = 0; i < done.count; i++) {
+      const token = done.token[i]
+      const transfer = this.owner[token]
+      if (transfer === null) continue
+      this.owner[token] = null
+      const status = done.status[i]
+      if (status !== BLK_S_OK) transfer.error ??= this.statusError(status, transfer)
+      else if (transfer.type === BLK_T_IN) {
+        if (this.chunk.buffer[token] >= 0) this.copyPool(transfer, token, false)
+        this.counters.sectorsRead += this.chunk.length[token] / SECTOR_SIZE
+      } else if (transfer.type === BLK_T_OUT) this.counters.sectorsWritten += this.chunk.length[token] / SECTOR_SIZE
+      else if (transfer.type === BLK_T_GET_ID && this.chunk.buffer[token] >= 0) this.copyPool(transfer, token, false)
+      this.giveBack(token)
+      transfer.inFlight--
+      if (transfer.error !== null) this.fail(transfer, transfer.error)
+      else if (transfer.inFlight === 0 && isSubmitted(transfer)) transfer.resolve()
+    }
+  }
+
+  // Rejects once nothing of the transfer is with the device any more; the rest of it is not submitted.
+  private fail(transfer: Transfer, error: DriverError): void {
+    transfer.error ??= error
+    const at = this.waiting.indexOf(transfer)
+    if (at >= 0) this.waiting.splice(at, 1)
+    if (transfer.inFlight > 0) return
+    this.counters.failed++
+    transfer.reject(transfer.error)
+  }
+
+  private failAll(reason: () => DriverError): void {
+    const all = new Set([...this.waiting, ...this.owner.filter((transfer) => transfer !== null)])
+    this.waiting.length = 0
+    this.owner.fill(null)
+    for (const transfer of all) {
+      this.counters.failed++
+      transfer.reject(transfer.error ?? reason())
+    }
+  }
+
+  private break(why: string, details: Readonly<Record<string, unknown>> = {}): void {
+    if (this.broken !== null) return
+    const error = new DeviceBrokenError(this.name, why, details)
+    this.broken = error
+    this.failAll(() => error)
+    observe(() => this.observer.broken?.(error), undefined)
+  }
+
+  private giveBack(token: number): void {
+    const buffer = this.chunk.buffer[token]
+    if (buffer >= 0) this.queue.buffers?.release(buffer)
+    this.freeTokens.push(token)
+  }
+
+  // Pool mode: between the user's guest memory and the buffer that the device sees.
+  private copyPool(transfer: Transfer, token: number, toDevice: boolean): void {
+    const buffers = this.queue.buffers
+    if (buffers === null) return
+    const { at, length, buffer } = this.chunk
+    const offset = buffers.offset[buffer[token]]
+    const address = guestAddress(transfer.address + at[token])
+    const bytes = length[token]
+    buffers.region.refresh()
+    if (toDevice) buffers.region.u8.set(this.session.memory.read(address, bytes), offset)
+    else this.session.memory.write(address, buffers.region.u8.subarray(offset, offset + bytes))
+  }
+
+  private async withMemory(length: number, use: (address: GuestAddress) => Promise<void>): Promise<Uint8Array<ArrayBuffer>> {
+    const { memory, ram } = this.session
+    const address = ram.allocate(length, SECTOR_SIZE)
+    try {
+      await use(address)
+      return memory.read(address, length)
+    } finally {
+      // After a break the device still knows the address: it goes back with the session.
+      if (this.broken === null) ram.release(address)
+      else this.session.onRelease(() => ram.release(address))
+    }
+  }
+
+  private statusError(status: number, transfer: Transfer): DriverError {
+    const details = { ...plain(transfer), status }
+    switch (status) {
+      case BLK_S_IOERR:
+        return new DriverError('BLK_IOERR', this.name, `the device reports an I/O error at sector ${transfer.sector}`, details)
+      case BLK_S_UNSUPP:
+        return new DriverError('BLK_UNSUPPORTED', this.name, `the device does not support request type ${transfer.type}`, details)
+      case BLK_S_UNWRITTEN:
+        return new DriverError('BLK_NO_STATUS', this.name, 'the device completed the request without writing its status', details)
+      case BLK_S_SHORT:
+        return new DriverError('BLK_SHORT', this.name, `the device claims success but did not deliver ${transfer.length} bytes`, details)
+      default:
+        return new DriverError('BLK_STATUS', this.name, `the device wrote the unknown status ${status}`, details)
+    }
+  }
+}
+
+function isSubmitted(transfer: Transfer): boolean {
+  return transfer.submitted >= Math.max(1, transfer.length)
+}
+
+function plain({ type, sector, address, length }: Transfer): { type: number; sector: number; address: number; length: number } {
+  return { type, sector, address, length }
+}

@@ -1,0 +1,48 @@
+import type { Region } from '@guestdma/memory'
+
+/** In {@link FrameBatch.buffer}: the frame lies at `address`, in the caller's own memory. */
+export const NO_BUFFER = -1
+
+/** A batch of frames on its way out: rows 0 to count - 1. Make one and reuse it. */
+export class FrameBatch {
+  readonly capacity: number
+  /** Guest address of the frame, where `buffer` is `NO_BUFFER`. */
+  readonly address: Float64Array
+  /** A buffer of the driver's that holds the frame (`NetDriver.acquire`), or `NO_BUFFER`. */
+  readonly buffer: Int32Array
+  /** Bytes, from the Ethernet header on. */
+  readonly length: Uint32Array
+  /** The caller's own number for the frame; handed back once it was sent. */
+  readonly token: Uint32Array
+  count = 0
+
+  constructor(capacity: number) {
+    this.capacity = capacity
+    this.address = new Float64Array(capacity)
+    this.buffer = new Int32Array(capacity).fill(NO_BUFFER)
+    this.length = new Uint32Array(capacity)
+    this.token = new Uint32Array(capacity)
+  }
+}
+
+/** A batch of received frames: rows 0 to count - 1. Valid only until the observer returns; then the buffers are posted again. */
+export class ReceivedFrames {
+  /** The frames' bytes are here. */
+  readonly region: Region
+  /** Where each frame begins in {@link region}. */
+  readonly offset: Float64Array
+  /** Bytes, from the Ethernet header on. */
+  readonly length: Uint32Array
+  count = 0
+
+  constructor(region: Region, capacity: number) {
+    this.region = region
+    this.offset = new Float64Array(capacity)
+    this.length = new Uint32Array(capacity)
+  }
+
+  /** A copy of frame `i`, which stays valid. */
+  copy(i: number): Uint8Array<ArrayBuffer> {
+    return new Uint8Array(this.region.u8.subarray(this.offset[i], this.offset[i] + this.length[i]))
+  }
+}

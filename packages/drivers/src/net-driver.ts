@@ -1,0 +1,458 @@
+import { BufferPool, DMA_EXHAUSTED, DMA_OK, type DmaDirection, FROM_DEVICE, TO_DEVICE } from '@guestdma/dma'
+import { observe } from '@guestdma/memory'
+import {
+  ETHERNET_HEADER_SIZE,
+  ETHERNET_MTU,
+  FeatureSet,
+  INTERRUPT_CONFIGURATION,
+  NET_CONFIG_MAC,
+  NET_CONFIG_MTU,
+  NET_CONFIG_STATUS,
+  NET_HEADER_SIZE,
+  NET_MTU_MIN,
+  NET_RECEIVE_QUEUE,
+  NET_S_LINK_UP,
+  NET_TRANSMIT_QUEUE,
+  VIRTIO_NET_F_MAC,
+  VIRTIO_NET_F_MTU,
+  VIRTIO_NET_F_STATUS,
+} from '@guestdma/spec'
+import { type CellArea, QUEUE_FULL, SEGMENT_DEVICE, SEGMENT_GUEST, type Virtqueue } from '@guestdma/virtqueue'
+import { DeviceBrokenError, DriverError } from './errors.ts'
+import { FrameBatch, NO_BUFFER, ReceivedFrames } from './frames.ts'
+import { type Buffers, RamBuffers } from './ram-buffers.ts'
+import { type DeviceSession, QUEUE_FEATURES } from './session.ts'
+
+/** What {@link NetDriver} understands. Bits that decide the DMA backend are added when it is chosen. */
+export const NET_FEATURES: FeatureSet = FeatureSet.of(...QUEUE_FEATURES, VIRTIO_NET_F_MAC, VIRTIO_NET_F_STATUS, VIRTIO_NET_F_MTU)
+
+/** `map`: frames lie in guest RAM and each is lent for one transfer. `pool`: frames lie in memory that the device always sees. */
+export type BufferMode = 'map' | 'pool'
+
+/** What a driver tells its user. Called from `poll` only; what a listener throws surfaces in a microtask. */
+export interface NetObserver {
+  /** Frames arrived. They are valid until this returns. */
+  frames?(batch: ReceivedFrames): void
+  /** Frames were sent: the tokens of the first `count` rows. Their memory is the caller's again. */
+  sent?(tokens: Uint32Array, count: number): void
+  /** After `send` took less than it was given: there is room again. */
+  drain?(): void
+  link?(up: boolean): void
+  /** The device broke the rules or asked for a reset. Nothing more will happen until it is reset. */
+  broken?(error: DeviceBrokenError): void
+}
+
+export interface NetOptions {
+  readonly mode?: BufferMode
+  /** Entries wanted for each queue; the device may allow fewer. Default 256. */
+  readonly queueSize?: number
+  /** Ask for interrupts. Default true; a driver that is polled anyway saves them. */
+  readonly interrupts?: boolean
+  readonly observer?: NetObserver
+}
+
+/** Running totals. Bytes count frames, without the virtio header. */
+export interface NetCounters {
+  framesSent: number
+  bytesSent: number
+  framesReceived: number
+  bytesReceived: number
+  /** Received buffers that held no valid frame: shorter than the header, an offload nobody agreed on, nothing delivered. */
+  malformed: number
+}
+
+// Where in a pool buffer the frame begins: the virtio header sits right before it, and the frame is aligned.
+const HEADROOM = 16
+
+// A posted buffer costs memory for as long as the link is silent; large MTUs get fewer of them.
+const MAX_RECEIVE_BYTES = 4 << 20
+
+/**
+ * virtio-net (virtio 1.4 §5.1) over whatever DMA backend was negotiated, with one pair of queues and no offloads.
+ *
+ * @example
+ * const net = new NetDriver(session, { observer: { frames: (batch) => console.log(batch.count) } })
+ * net.sendCopy(frame)
+ * net.poll(64)
+ */
+export class NetDriver {
+  readonly name: string
+  readonly session: DeviceSession
+  readonly mode: BufferMode
+  /** The device's address, or `null` where it offers none. */
+  readonly mac: Uint8Array | null
+  /** The largest payload of a frame, Ethernet header not counted. */
+  readonly mtu: number
+  /** Bytes of the largest frame. */
+  readonly maxFrame: number
+  readonly counters: NetCounters = { framesSent: 0, bytesSent: 0, framesReceived: 0, bytesReceived: 0, malformed: 0 }
+  linkUp = true
+  /** Why the last `send` took less than it was given: `QUEUE_FULL`, `DMA_EXHAUSTED` (both pass), or a permanent status. */
+  sendStatus: number = DMA_OK
+  broken: DeviceBrokenError | null = null
+
+  private readonly observer: NetObserver
+  private readonly interrupts: boolean
+  private readonly hasStatus: boolean
+  private interrupted = false
+  private blocked = false
+  private readonly single = new FrameBatch(1)
+
+  private readonly transmit: Virtqueue
+  private readonly transmitBuffers: Buffers
+  private readonly transmitBase: Float64Array
+  private readonly sentBuffer: Int32Array
+  private readonly sentLength: Uint32Array
+  private readonly sentToken: Uint32Array
+  private readonly tokens: Uint32Array
+
+  private readonly receive: Virtqueue
+  private readonly receiveBuffers: Buffers
+  private readonly receiveBase: Float64Array
+  private readonly receiveHeaders: CellArea | null
+  private readonly postedBuffer: Uint32Array
+  private readonly received: ReceivedFrames
+
+  /**
+   * Sets the device up and starts it. On an error the caller closes the session.
+   *
+   * @throws DriverError `NET_MTU`, `DRIVER_NO_QUEUE`; QueueTooSmallError; DmaError `DMA_ALLOC`; MemoryError `MEMORY_EXHAUSTED`
+   */
+  constructor(session: DeviceSession, { mode = 'map', queueSize = 256, interrupts = true, observer = {} }: NetOptions = {}) {
+    const { features, backend, transport } = session
+    this.session = session
+    this.name = session.name
+    this.mode = mode
+    this.observer = observer
+    this.interrupts = interrupts
+    this.hasStatus = features.has(VIRTIO_NET_F_STATUS)
+    const { mac, mtu, linkUp } = transport.readConfig((config) => ({
+      mac: features.has(VIRTIO_NET_F_MAC) ? Uint8Array.from({ length: 6 }, (_, i) => config.read8(NET_CONFIG_MAC + i)) : null,
+      mtu: features.has(VIRTIO_NET_F_MTU) ? config.read16(NET_CONFIG_MTU) : ETHERNET_MTU,
+      linkUp: this.hasStatus ? (config.read16(NET_CONFIG_STATUS) & NET_S_LINK_UP) !== 0 : true,
+    }))
+    if (mtu < NET_MTU_MIN) throw new DriverError('NET_MTU', this.name, `the device's MTU of ${mtu} is below ${NET_MTU_MIN} (virtio 1.4 §5.1.4.1)`, { mtu })
+    this.mac = mac
+    this.mtu = mtu
+    this.linkUp = linkUp
+    this.maxFrame = mtu + ETHERNET_HEADER_SIZE
+
+    const pool = mode === 'pool'
+    const longestChain = pool ? 1 : 2
+    const request = { size: queueSize, longestChain }
+    this.receive = session.openQueue({ ...request, index: NET_RECEIVE_QUEUE, label: 'receive', standing: true })
+    this.transmit = session.openQueue({ ...request, index: NET_TRANSMIT_QUEUE, label: 'transmit' })
+
+    const bytes = HEADROOM + this.receiveCapacity
+    const makeBuffers = (label: string, count: number, direction: DmaDirection): [buffers: Buffers, base: Float64Array] => {
+      if (pool) {
+        const buffers = new BufferPool(backend, { name: `${this.name} ${label}`, count, bytes, direction })
+        return [buffers, buffers.device]
+      }
+      const buffers = new RamBuffers(session.memory, session.ram, count, bytes)
+      session.onRelease(() => buffers.dispose())
+      return [buffers, buffers.guest]
+    }
+    const posted = Math.max(1, Math.min(this.receive.size / longestChain, Math.floor(MAX_RECEIVE_BYTES / bytes)))
+    ;[this.receiveBuffers, this.receiveBase] = makeBuffers('receive', posted, FROM_DEVICE)
+    ;[this.transmitBuffers, this.transmitBase] = makeBuffers('transmit', this.transmit.size, TO_DEVICE)
+
+    this.sentBuffer = new Int32Array(this.transmit.size)
+    this.sentLength = new Uint32Array(this.transmit.size)
+    this.sentToken = new Uint32Array(this.transmit.size)
+    this.tokens = new Uint32Array(this.transmit.size)
+    this.postedBuffer = new Uint32Array(this.receive.size)
+    this.received = new ReceivedFrames(this.receiveBuffers.region, this.receive.size)
+    this.receiveHeaders = pool ? null : this.receive.cells(NET_HEADER_SIZE, FROM_DEVICE)
+    this.shapeChains(pool ? null : this.transmit.cells(NET_HEADER_SIZE, TO_DEVICE))
+
+    session.start()
+    if (!interrupts) this.receive.disarm()
+    this.transmit.disarm()
+    this.postReceiveBuffers()
+  }
+
+  /** A buffer of the driver's to put a frame into, or -1. It goes back by itself once it was sent; `release` it if it is not sent. */
+  acquire(): number {
+    return this.transmitBuffers.acquire()
+  }
+
+  release(buffer: number): void {
+    this.transmitBuffers.release(buffer)
+  }
+
+  /** Where the frame of an acquired buffer begins: a byte offset in {@link bufferRegion}. */
+  bufferOffset(buffer: number): number {
+    return this.transmitBuffers.offset[buffer] + HEADROOM
+  }
+
+  get bufferRegion(): Buffers['region'] {
+    return this.transmitBuffers.region
+  }
+
+  /**
+   * Sends the frames of a batch, with one notification at most. Returns how many were taken, from row 0 on; `sendStatus` says why not all. A
+   * taken frame's memory belongs to the driver until `sent` reports its token.
+   *
+   * @throws DriverError `NET_FRAME_LENGTH` for a frame that is empty or above the MTU, `NET_FRAME_PLACE` in `pool` mode for a frame that is not in
+   *   a buffer of the driver's; nothing is sent then
+   */
+  send(batch: FrameBatch): number {
+    this.checkBatch(batch)
+    const queue = this.transmit
+    const segments = queue.segments
+    const { address, buffer, length, token, count } = batch
+    const pool = this.mode === 'pool'
+    const at = pool ? 0 : 1
+    let status: number = DMA_OK
+    let bytes = 0
+    let n = 0
+    for (; n < count; n++) {
+      const own = buffer[n]
+      const size = length[n]
+      if (pool) {
+        segments.address[0] = this.transmitBase[own] + (HEADROOM - NET_HEADER_SIZE)
+        segments.length[0] = size + NET_HEADER_SIZE
+      } else {
+        segments.address[1] = own === NO_BUFFER ? address[n] : this.transmitBase[own] + HEADROOM
+        segments.length[1] = size
+      }
+      const id = queue.add(at + 1, 0)
+      if (id < 0) {
+        status = id
+        break
+      }
+      this.sentBuffer[id] = own
+      this.sentLength[id] = size
+      this.sentToken[id] = token[n]
+      bytes += size
+    }
+    const published = n === 0 ? DMA_OK : queue.publish()
+    if (published !== DMA_OK) {
+      this.sendStatus = published
+      this.noticeBroken()
+      return 0
+    }
+    this.sendStatus = status
+    this.counters.framesSent += n
+    this.counters.bytesSent += bytes
+    if (n < count) this.noticeBlocked(status)
+    return n
+  }
+
+  /**
+   * Copies one frame into a buffer of the driver's and sends it. Returns false where there is no room now (`drain` follows). For convenience;
+   * batches go through {@link send}.
+   *
+   * @throws DriverError `NET_FRAME_LENGTH`
+   */
+  sendCopy(frame: Uint8Array, token = 0): boolean {
+    this.checkLength(frame.length)
+    const buffer = this.acquire()
+    if (buffer < 0) {
+      this.sendStatus = QUEUE_FULL
+      this.noticeBlocked(QUEUE_FULL)
+      return false
+    }
+    const region = this.bufferRegion
+    region.refresh()
+    region.u8.set(frame, this.bufferOffset(buffer))
+    const batch = this.single
+    batch.buffer[0] = buffer
+    batch.length[0] = frame.length
+    batch.token[0] = token
+    batch.count = 1
+    if (this.send(batch) === 1) return true
+    this.release(buffer)
+    return false
+  }
+
+  /** Told by the machine that the device interrupts. Only sets a word; `poll` does the work. */
+  interrupt(): void {
+    this.interrupted = true
+  }
+
+  /** Delivers what was sent and received, at most `budget` frames of each. Returns how many frames there were. */
+  poll(budget: number): number {
+    if (this.broken !== null || this.session.closed) return 0
+    if (this.interrupted) this.handleInterrupt()
+    const work = this.reapTransmit(budget) + this.reapReceive(budget)
+    if (this.transmit.broken !== null || this.receive.broken !== null) this.noticeBroken()
+    return work
+  }
+
+  /** Resets the device and gives all memory back. Frames in flight are dropped. */
+  close(): Promise<void> {
+    return this.session.close()
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+
+  // Bytes of a frame that a receive buffer holds: never less than what virtio 1.4 §5.1.6.3.1 asks for.
+  private get receiveCapacity(): number {
+    return Math.max(this.maxFrame, ETHERNET_MTU + ETHERNET_HEADER_SIZE)
+  }
+
+  // All chains of a queue have one shape, so what does not change from frame to frame is written once.
+  private shapeChains(transmitHeaders: CellArea | null): void {
+    const { segments: out } = this.transmit
+    const { segments: into } = this.receive
+    if (transmitHeaders === null) {
+      out.kind[0] = SEGMENT_DEVICE
+      into.kind[0] = SEGMENT_DEVICE
+      into.length[0] = NET_HEADER_SIZE + this.receiveCapacity
+    } else {
+      // With no offload agreed the header is all zero (virtio 1.4 §5.1.6.2), as its cell is from the start.
+      out.kind[0] = transmitHeaders.kind
+      out.length[0] = NET_HEADER_SIZE
+      out.kind[1] = SEGMENT_GUEST
+      into.kind[0] = (this.receiveHeaders as CellArea).kind
+      into.length[0] = NET_HEADER_SIZE
+      into.kind[1] = SEGMENT_GUEST
+      into.length[1] = this.receiveCapacity
+    }
+  }
+
+  private reapTransmit(budget: number): number {
+    const queue = this.transmit
+    const n = queue.reap(budget)
+    if (n === 0) return 0
+    let told = 0
+    for (let i = 0; i < n; i++) {
+      const id = queue.completed.id[i]
+      const buffer = this.sentBuffer[id]
+      if (buffer !== NO_BUFFER) this.transmitBuffers.release(buffer)
+      this.tokens[told++] = this.sentToken[id]
+      queue.release(id)
+    }
+    if (this.observer.sent !== undefined) this.tell(() => this.observer.sent?.(this.tokens, told))
+    if (this.blocked) {
+      this.blocked = false
+      if (this.observer.drain !== undefined) this.tell(() => this.observer.drain?.())
+    }
+    return n
+  }
+
+  private reapReceive(budget: number): number {
+    const queue = this.receive
+    const n = queue.reap(budget)
+    if (n > 0) {
+      this.collect(n)
+      if (this.received.count > 0 && this.observer.frames !== undefined) observe(this.deliver, this.received)
+      for (let i = 0; i < n; i++) {
+        const id = queue.completed.id[i]
+        this.receiveBuffers.release(this.postedBuffer[id])
+        queue.release(id)
+      }
+    }
+    if (this.receiveBuffers.available > 0) this.postReceiveBuffers()
+    if (this.interrupts && n < budget && queue.arm()) this.interrupted = true
+    return n
+  }
+
+  // Turns completed chains into frames. The header is loaded once: in memory that the device still sees it may change.
+  private collect(n: number): void {
+    const { id: ids, written: lengths, status } = this.receive.completed
+    const { offset, length } = this.received
+    const headers = this.receiveHeaders
+    const region = headers === null ? this.receiveBuffers.region : headers.memory.region
+    let frames = 0
+    let bytes = 0
+    for (let i = 0; i < n; i++) {
+      const id = ids[i]
+      const written = lengths[i]
+      const buffer = this.postedBuffer[id]
+      const begin = this.receiveBuffers.offset[buffer] + HEADROOM
+      const header = headers === null ? begin - NET_HEADER_SIZE : headers.memory.offset + id * headers.stride
+      // flags and gso_type: both zero, since no offload was agreed (virtio 1.4 §5.1.6.4).
+      if (status[i] !== DMA_OK || written <= NET_HEADER_SIZE || region.u16[header / 2] !== 0) {
+        this.counters.malformed++
+        continue
+      }
+      offset[frames] = begin
+      length[frames] = written - NET_HEADER_SIZE
+      bytes += written - NET_HEADER_SIZE
+      frames++
+    }
+    this.received.count = frames
+    this.counters.framesReceived += frames
+    this.counters.bytesReceived += bytes
+  }
+
+  // A buffer that cannot be posted now stays on the stack and is tried again at the next poll.
+  private postReceiveBuffers(): void {
+    const queue = this.receive
+    const buffers = this.receiveBuffers
+    const { segments } = queue
+    const inline = this.receiveHeaders === null
+    while (buffers.available > 0) {
+      const buffer = buffers.acquire()
+      if (inline) segments.address[0] = this.receiveBase[buffer] + (HEADROOM - NET_HEADER_SIZE)
+      else segments.address[1] = this.receiveBase[buffer] + HEADROOM
+      const id = inline ? queue.add(0, 1) : queue.add(0, 2)
+      if (id < 0) {
+        buffers.release(buffer)
+        break
+      }
+      this.postedBuffer[id] = buffer
+    }
+    if (queue.publish() === DMA_OK) return
+    for (let i = 0; i < queue.undone; i++) buffers.release(this.postedBuffer[queue.completed.id[i]])
+  }
+
+  private handleInterrupt(): void {
+    this.interrupted = false
+    const cause = this.session.transport.takeInterrupts()
+    if ((cause & INTERRUPT_CONFIGURATION) === 0) return
+    if (this.session.needsReset()) {
+      this.noticeBroken()
+      return
+    }
+    if (!this.hasStatus) return
+    const up = this.session.transport.readConfig((config) => (config.read16(NET_CONFIG_STATUS) & NET_S_LINK_UP) !== 0)
+    if (up === this.linkUp) return
+    this.linkUp = up
+    this.tell(() => this.observer.link?.(up))
+  }
+
+  private checkBatch({ buffer, length, count }: FrameBatch): void {
+    const pool = this.mode === 'pool'
+    for (let i = 0; i < count; i++) {
+      if (length[i] === 0 || length[i] > this.maxFrame) this.checkLength(length[i])
+      if (pool && buffer[i] === NO_BUFFER) {
+        throw new DriverError('NET_FRAME_PLACE', this.name, `frame ${i} is not in a buffer of the driver's; in pool mode, acquire() one and fill it`, { row: i })
+      }
+    }
+  }
+
+  private checkLength(length: number): void {
+    if (length > 0 && length <= this.maxFrame) return
+    throw new DriverError('NET_FRAME_LENGTH', this.name, `a frame of ${length} bytes: must be 1 to ${this.maxFrame} (MTU ${this.mtu})`, { length, maxFrame: this.maxFrame })
+  }
+
+  private noticeBlocked(status: number): void {
+    if (status !== QUEUE_FULL && status !== DMA_EXHAUSTED) {
+      this.noticeBroken()
+      return
+    }
+    this.blocked = true
+    if (this.interrupts && this.transmit.arm()) this.interrupted = true
+  }
+
+  private noticeBroken(): void {
+    if (this.broken !== null) return
+    const cause = this.transmit.broken ?? this.receive.broken
+    if (cause === null && !this.session.needsReset()) return
+    const error = new DeviceBrokenError(this.name, cause === null ? 'the device set DEVICE_NEEDS_RESET' : cause.message, cause?.details ?? {})
+    this.broken = error
+    this.tell(() => this.observer.broken?.(error))
+  }
+
+  private readonly deliver = (batch: ReceivedFrames): void => this.observer.frames?.(batch)
+
+  private tell(what: () => void): void {
+    observe(what, undefined)
+  }
+}

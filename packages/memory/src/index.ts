@@ -1,0 +1,25 @@
+/**
+ * Guest memory and the small interfaces that plug into a machine.
+ *
+ * @example
+ * const memory = new GuestMemory([{ base: 0x8000_0000, length: 1 << 20, memory: new ArrayBuffer(1 << 20) }])
+ *
+ * @packageDocumentation
+ */
+export {
+  ADDRESS_HIGH_LIMIT,
+  ADDRESS_LIMIT,
+  checkSpan,
+  type DeviceAddress,
+  deviceAddress,
+  type GuestAddress,
+  guestAddress,
+} from './address.ts'
+export { clear, copy } from './copy.ts'
+export { type ErrorRecord, GuestDmaError, hex, MemoryError } from './errors.ts'
+export { FAULTS_KEPT, FaultLog, observe } from './fault-log.ts'
+export { GuestMemory, type GuestMemoryOptions, type GuestRange, type LocatedRange } from './guest-memory.ts'
+export { ACCESS_READ, ACCESS_WRITE, type BusPort, type InterruptSink, type RegisterBus } from './machine.ts'
+export { Meter, type MeterSnapshot } from './meter.ts'
+export { type MemorySource, type MemoryWindow, Region } from './region.ts'
+export { SpanAllocator } from './span-allocator.ts'

@@ -1,0 +1,103 @@
+import { MemoryError } from './errors.ts'
+import type { Meter } from './meter.ts'
+
+/** What can hold guest-visible bytes. Resizable and growable buffers are refused: their views cost 3 to 50 times more. */
+export type MemorySource = WebAssembly.Memory | ArrayBuffer | SharedArrayBuffer
+
+/**
+ * One buffer with a view of each width, all starting at byte 0, so that a byte offset `o` is element `o >>> 2` of `u32`.
+ * There is one `Region` per buffer; addresses live in the ranges, windows and ports that refer to it.
+ *
+ * The fields are replaced by {@link Region.refresh} when a `WebAssembly.Memory` grew, so nobody keeps a view beyond a batch.
+ */
+export class Region {
+  u8!: Uint8Array
+  u16!: Uint16Array
+  u32!: Uint32Array
+  u64!: BigUint64Array
+  /** For unaligned and cold accesses. */
+  view!: DataView
+
+  /** Counts accesses where set; `null` costs nothing. */
+  meter: Meter | null = null
+  /** Called after a device wrote `length` bytes at `offset` (for a JIT's invalidation or a dirty log). */
+  onDeviceWrite: ((offset: number, length: number) => void) | null = null
+
+  readonly source: MemorySource
+  readonly name: string
+
+  constructor(source: MemorySource, name: string) {
+    this.source = source
+    this.name = name
+    if (!hostIsLittleEndian) {
+      throw new MemoryError(
+        'MEMORY_ENDIAN',
+        name,
+        'virtio memory is little-endian and this host is not; guestdma needs a little-endian host',
+      )
+    }
+    const buffer = bufferOf(source)
+    if (buffer === undefined) {
+      throw new MemoryError(
+        'MEMORY_SOURCE',
+        name,
+        'memory must be a WebAssembly.Memory, an ArrayBuffer or a SharedArrayBuffer',
+        { source: typeof source },
+      )
+    }
+    const { resizable, growable } = buffer as { resizable?: boolean; growable?: boolean }
+    if (resizable === true || growable === true) {
+      throw new MemoryError(
+        'MEMORY_RESIZABLE',
+        name,
+        'resizable and growable buffers are not supported; use a fixed-length buffer or a WebAssembly.Memory',
+        {
+          byteLength: buffer.byteLength,
+        },
+      )
+    }
+    this.derive(buffer)
+  }
+
+  /** Bytes in the buffer as of the last refresh. */
+  get length(): number {
+    return this.u8.length
+  }
+
+  /**
+   * Re-derives the views if growth of a `WebAssembly.Memory` detached them; called at the head of each batch. Offsets stay valid, since
+   * such a memory only grows. Returns whether anything changed.
+   */
+  refresh(): boolean {
+    // A shared memory's views survive growth and still cover every range that was declared over them.
+    if (this.u8.length !== 0) return false
+    this.derive(bufferOf(this.source) as ArrayBuffer | SharedArrayBuffer)
+    return true
+  }
+
+  private derive(buffer: ArrayBuffer | SharedArrayBuffer): void {
+    const bytes = buffer.byteLength
+    this.u8 = new Uint8Array(buffer)
+    this.u16 = new Uint16Array(buffer, 0, Math.floor(bytes / 2))
+    this.u32 = new Uint32Array(buffer, 0, Math.floor(bytes / 4))
+    this.u64 = new BigUint64Array(buffer, 0, Math.floor(bytes / 8))
+    this.view = new DataView(buffer)
+  }
+}
+
+/** Bytes [offset, offset + length) of a region: memory without an address. */
+export interface MemoryWindow {
+  readonly region: Region
+  readonly offset: number
+  readonly length: number
+}
+
+const hostIsLittleEndian = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1
+
+// By tag and not by `instanceof`: a SharedArrayBuffer may come from another realm, and naming the class throws where pages are not isolated.
+function bufferOf(source: MemorySource): ArrayBuffer | SharedArrayBuffer | undefined {
+  const tag = (value: unknown): string => Object.prototype.toString.call(value).slice(8, -1)
+  const kind = tag(source)
+  if (kind === 'ArrayBuffer' || kind === 'SharedArrayBuffer') return source as ArrayBuffer | SharedArrayBuffer
+  return kind === 'WebAssembly.Memory' ? (source as WebAssembly.Memory).buffer : undefined
+}
