@@ -141,7 +141,6 @@ export class BounceBackend implements DmaBackend {
     m.deviceLength[row] = length
     m.token[row] = slot
     totals.maps++
-    totals.live++
     return DMA_OK
   }
 
@@ -161,7 +160,6 @@ export class BounceBackend implements DmaBackend {
     pool.give(this.user, slot, count, m.standing)
     m.token[row] = -1
     totals.unmaps++
-    totals.live--
     return DMA_OK
   }
 

@@ -108,7 +108,9 @@ export function checkBlkOptions(options: BlkOptions): void {
   checkCapacity(name, options.store)
   const check = (option: string, value: number | undefined, least: number, most: number): void => {
     if (value === undefined || (Number.isInteger(value) && value >= least && value <= most)) return
-    throw new DeviceError('DEVICE_OPTION', name, `${option} ${value} must be an integer from ${least} to ${most}`, { [option]: value })
+    throw new DeviceError('DEVICE_OPTION', name, `${option} ${value} must be an integer from ${least} to ${most}`, {
+      [option]: value,
+    })
   }
   check('blockSize', blockSize, SECTOR_SIZE, 2 ** 31)
   check('sizeMax', sizeMax, 1, 2 ** 32 - 1)

@@ -50,7 +50,7 @@ export class BlkDevice extends VirtioDevice {
   readonly counters: { reads: number; writes: number; flushes: number; failed: number; unsupported: number }
 
   private readonly slots: BlkSlot[]
-  private readonly finishedSlots: BlkSlot[] = []
+  private finishedSlots: BlkSlot[] = []
   private readonly scratch: Region
   private readonly initialWriteback: boolean
   private readonly stagingLimit: number
@@ -128,7 +128,7 @@ export class BlkDevice extends VirtioDevice {
   protected override work(budget: number): number {
     let done = this.completeFinished()
     for (const queue of this.queues) {
-      if (!queue.started) continue
+      if (!queue.started || !this.live) continue
       if (queue.marked && done < budget) done += this.serve(queue, budget - done)
       if (this.checkQueue(queue)) this.publish(queue)
     }
@@ -160,13 +160,13 @@ export class BlkDevice extends VirtioDevice {
   private request(queue: DeviceQueue): boolean {
     const { walker } = queue
     const { chains } = walker
-    const head = chains.heads[0]
-    const writable = chains.writable[0]
-    const readable = chains.readable[0]
+    const head = chains.head(0)
+    const writable = chains.writable(0)
+    const readable = chains.readable(0)
     if (writable === 0) {
       this.badRequest(queue, 'no-status', head, 0)
       this.counters.failed++
-      walker.complete(head, chains.positions[0], 0, true)
+      walker.complete(head, chains.position(0), 0, true)
       return true
     }
     if (readable < BLK_REQUEST_HEADER_SIZE) {
@@ -190,7 +190,7 @@ export class BlkDevice extends VirtioDevice {
         // §5.2.6.1: the length must be 20.
         if (writable !== BLK_ID_BYTES + 1) return this.answerNow(queue, BLK_S_IOERR)
         chains.scatter(0, 0, this.scratch, SCRATCH_ID, BLK_ID_BYTES)
-        this.putStatus(queue, BLK_S_OK, BLK_ID_BYTES, head, chains.positions[0])
+        this.putStatus(queue, BLK_S_OK, BLK_ID_BYTES, head, chains.position(0))
         return true
       default:
         return this.answerNow(queue, BLK_S_UNSUPP)
@@ -203,7 +203,7 @@ export class BlkDevice extends VirtioDevice {
     // Nothing to do is no error: 0 is a multiple of 512.
     if (bytes === 0) return this.answerNow(queue, BLK_S_OK)
     if (bytes > this.longest) {
-      this.badRequest(queue, 'too-large', queue.walker.chains.heads[0], bytes)
+      this.badRequest(queue, 'too-large', queue.walker.chains.head(0), bytes)
       return this.answerNow(queue, BLK_S_IOERR)
     }
     return this.start(queue, phase, sector, bytes)
@@ -213,16 +213,16 @@ export class BlkDevice extends VirtioDevice {
     const { chains } = queue.walker
     const slot = this.freeSlot(bytes)
     if (slot === null) return false
-    const first = phase === 'read' ? chains.writes[0] : chains.firsts[0]
+    const first = phase === 'read' ? chains.write(0) : chains.first(0)
     // Data begins at the head of the first device-writable segment, or usually in the segment behind the header.
     const behind = phase === 'read' ? 0 : chains.lengths[first] === BLK_REQUEST_HEADER_SIZE ? 1 : 0
-    slot.stage(bytes, chains.offsets[first + behind] + (phase === 'write' && behind === 0 ? BLK_REQUEST_HEADER_SIZE : 0))
+    slot.stage(bytes, chains.offset(first + behind) + (phase === 'write' && behind === 0 ? BLK_REQUEST_HEADER_SIZE : 0))
     if (bytes > 0) this.stagingUsed += slot.held
     slot.sector = sector
     slot.phase = phase
     slot.queue = queue.index
-    slot.head = chains.heads[0]
-    slot.position = chains.positions[0]
+    slot.head = chains.head(0)
+    slot.position = chains.position(0)
     slot.through = phase === 'write' && this.isWriteThrough()
     slot.state = 'pending'
     this.busy++
@@ -282,12 +282,11 @@ export class BlkDevice extends VirtioDevice {
   }
 
   private completeFinished(): number {
-    const { finishedSlots } = this
     let done = 0
     // Only what is there now: a store may finish more while it is asked for a flush.
-    for (let left = finishedSlots.length; left > 0 && this.live; left--) {
-      const slot = finishedSlots.shift() as BlkSlot
-      if (slot.state !== 'done') continue
+    for (let left = this.finishedSlots.length; left > 0 && this.live; left--) {
+      const slot = this.finishedSlots.shift()
+      if (slot === undefined) break
       const queue = this.queues[slot.queue]
       if (this.needsFlush(slot)) this.run(slot, queue, false)
       else this.answer(slot, queue, false)
@@ -300,12 +299,12 @@ export class BlkDevice extends VirtioDevice {
     const { walker } = queue
     const { chains } = walker
     const { status, head, position, phase, staging, stagingOffset } = slot
-    if (!row && !walker.reresolve(slot.addresses, slot.lengths, slot.spans, head)) {
+    if (!row && !walker.reresolve(slot.addresses, slot.lengths, slot.spans, head, position)) {
       this.checkQueue(queue)
       if (slot.state === 'done') this.free(slot)
       return
     }
-    const dataBytes = chains.writable[0] - 1
+    const dataBytes = chains.writable(0) - 1
     if (status !== BLK_S_OK) this.counters.failed++
     else if (phase === 'read') this.counters.reads++
     else if (phase === 'flush') this.counters.flushes++
@@ -320,9 +319,9 @@ export class BlkDevice extends VirtioDevice {
     const { chains } = queue.walker
     if (status === BLK_S_UNSUPP) this.counters.unsupported++
     else if (status !== BLK_S_OK) this.counters.failed++
-    const dataBytes = chains.writable[0] - 1
+    const dataBytes = chains.writable(0) - 1
     this.zero(queue, dataBytes)
-    this.putStatus(queue, status, dataBytes, chains.heads[0], chains.positions[0])
+    this.putStatus(queue, status, dataBytes, chains.head(0), chains.position(0))
     return true
   }
 
@@ -341,7 +340,7 @@ export class BlkDevice extends VirtioDevice {
 
   private remember(slot: BlkSlot, queue: DeviceQueue): void {
     const { chains } = queue.walker
-    slot.remember(chains.addresses, chains.lengths, chains.writes[0], chains.ends[0])
+    slot.remember(chains, chains.write(0), chains.end(0))
   }
 
   private isWriteThrough(): boolean {
@@ -403,6 +402,7 @@ export class BlkDevice extends VirtioDevice {
         this.orphans++
       } else if (slot.state === 'done') this.free(slot)
     }
+    this.finishedSlots = this.finishedSlots.filter((slot) => slot.state === 'done')
   }
 }
 

@@ -1,6 +1,7 @@
 import { Region } from '@guestdma/memory'
 import { BLK_S_IOERR, BLK_S_OK, BLK_S_UNSUPP } from '@guestdma/spec'
 import type { BlockRequest, BlockStatus } from './block-store.ts'
+import type { ChainTable } from './chain-table.ts'
 
 const SMALLEST_STAGING = 4096
 // A request's data begins where its guest address stands modulo 8.
@@ -87,16 +88,16 @@ export class BlkSlot implements BlockRequest {
     this.data = NO_DATA
   }
 
-  /** Copies the device-writable spans [from, to) of a chain. */
-  remember(addresses: Float64Array, lengths: Uint32Array, from: number, to: number): void {
+  /** Copies the addresses and lengths of segments [from, to) of a chain. */
+  remember(chains: ChainTable, from: number, to: number): void {
     const spans = to - from
     if (spans > this.addresses.length) {
       this.addresses = new Float64Array(spans)
       this.lengths = new Uint32Array(spans)
     }
     for (let i = 0; i < spans; i++) {
-      this.addresses[i] = addresses[from + i]
-      this.lengths[i] = lengths[from + i]
+      this.addresses[i] = chains.address(from + i)
+      this.lengths[i] = chains.lengths[from + i]
     }
     this.spans = spans
   }

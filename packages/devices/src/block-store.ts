@@ -1,4 +1,4 @@
-import { BLK_S_IOERR, BLK_S_OK, BLK_S_UNSUPP } from '@guestdma/spec'
+import type { BLK_S_IOERR, BLK_S_OK, BLK_S_UNSUPP } from '@guestdma/spec'
 
 /** How a request ended: `BLK_S_OK` 0, `BLK_S_IOERR` 1, `BLK_S_UNSUPP` 2 (virtio 1.4 §5.2.6). */
 export type BlockStatus = typeof BLK_S_OK | typeof BLK_S_IOERR | typeof BLK_S_UNSUPP

@@ -13,6 +13,13 @@ export interface BusWindow {
   readonly access?: 1 | 2 | 3
 }
 
+// Elements of `request`. One array for the question, the answer and the window that served last: a hit then touches nothing else.
+const HIT_BASE = 1
+const HIT_LENGTH = 2
+const HIT_OFFSET = 3
+const ANSWER = 4
+const REQUEST_LENGTH = 5
+
 /**
  * A port that reaches zero, one or many windows of memory: everything, one pool, nothing. One class for all of them, so that a device's
  * accesses stay monomorphic; the window that served last is tried first.
@@ -30,7 +37,8 @@ export interface BusWindow {
 export class BusWindows implements BusPort {
   readonly name: string
   readonly faults: FaultLog<AccessFault> = new FaultLog<AccessFault>()
-  readonly request: Float64Array = new Float64Array(1)
+  /** [0] is the device address to resolve. What follows is the port's own: see below. */
+  readonly request: Float64Array = new Float64Array(REQUEST_LENGTH)
   epoch = 0
   region: Region
 
@@ -41,8 +49,7 @@ export class BusWindows implements BusPort {
   private accesses = new Uint8Array(0)
   private regions: Region[] = []
   private distinct: Region[] = []
-  private hit = 0
-  private readonly answer = new Float64Array(1)
+  private hitAccess = 0
   private readonly empty: Region
 
   constructor(name: string, windows: readonly BusWindow[] = []) {
@@ -55,7 +62,7 @@ export class BusWindows implements BusPort {
 
   /** Where the last grant begins in {@link region}. */
   get offset(): number {
-    return this.answer[0]
+    return this.request[ANSWER]
   }
 
   /** The windows as they are now, by ascending base. */
@@ -77,7 +84,9 @@ export class BusWindows implements BusPort {
       const part = `${this.name} window ${hex(base)}`
       checkSpan(base, length, part)
       if (access !== 1 && access !== 2 && access !== 3) {
-        throw new DeviceError('WINDOW_ACCESS', part, `access ${access} must be 1 (read), 2 (write) or 3 (both)`, { access })
+        throw new DeviceError('WINDOW_ACCESS', part, `access ${access} must be 1 (read), 2 (write) or 3 (both)`, {
+          access,
+        })
       }
       if (!Number.isInteger(offset) || offset < 0 || offset + length > region.length) {
         const message = `offset ${offset} and length ${length} must lie inside the ${region.length} bytes of ${region.name}`
@@ -95,29 +104,22 @@ export class BusWindows implements BusPort {
     this.accesses = Uint8Array.from(sorted, (window) => window.access ?? 3)
     this.regions = sorted.map((window) => window.region)
     this.distinct = [...new Set(this.regions)]
-    this.hit = 0
+    this.hitAccess = 0
+    this.request[HIT_LENGTH] = 0
     this.region = this.empty
-    this.answer[0] = 0
     this.epoch++
   }
 
   resolve(length: number, access: 1 | 2): number {
-    const address = this.request[0]
-    let i = this.hit
-    let into = address - this.bases[i]
-    // Written so that NaN, from an empty table, takes the slow path.
-    if (!(into >= 0 && into < this.lengths[i])) {
-      i = this.find(address)
-      if (i < 0) return this.refuse(address, length, access, 'unmapped')
-      this.hit = i
-      into = address - this.bases[i]
+    const request = this.request
+    let into = request[0] - request[HIT_BASE]
+    if (!(into >= 0 && into < request[HIT_LENGTH])) {
+      if (!this.find(request[0])) return this.refuse(request[0], length, access, 'unmapped')
+      into = request[0] - request[HIT_BASE]
     }
-    if ((this.accesses[i] & access) === 0) return this.refuse(address, length, access, 'permission')
-    const region = this.regions[i]
-    // Comparing costs less than the store's write barrier.
-    if (this.region !== region) this.region = region
-    this.answer[0] = this.offsets[i] + into
-    const left = this.lengths[i] - into
+    if ((this.hitAccess & access) === 0) return this.refuse(request[0], length, access, 'permission')
+    request[ANSWER] = request[HIT_OFFSET] + into
+    const left = request[HIT_LENGTH] - into
     return left < length ? left : length
   }
 
@@ -130,7 +132,8 @@ export class BusWindows implements BusPort {
     for (let i = 0; i < distinct.length; i++) if (distinct[i].refresh()) this.epoch++
   }
 
-  private find(address: number): number {
+  // Makes the window at an address the one that is tried first.
+  private find(address: number): boolean {
     const bases = this.bases
     let low = 0
     let high = bases.length
@@ -140,7 +143,13 @@ export class BusWindows implements BusPort {
       else high = middle
     }
     const i = low - 1
-    return i >= 0 && address - bases[i] < this.lengths[i] ? i : -1
+    if (i < 0 || address - bases[i] >= this.lengths[i]) return false
+    this.request[HIT_BASE] = bases[i]
+    this.request[HIT_LENGTH] = this.lengths[i]
+    this.request[HIT_OFFSET] = this.offsets[i]
+    this.hitAccess = this.accesses[i]
+    this.region = this.regions[i]
+    return true
   }
 
   private refuse(address: number, length: number, access: 1 | 2, reason: AccessFaultReason): number {

@@ -4,6 +4,14 @@ const FIRST_CAPACITY = 64
 /** Pieces that a device keeps of its current chains. A chain of queue-size descriptors fits many times over; a platform that maps by the page may cut a long buffer into more. */
 export const MAX_SEGMENTS = 65536
 
+/** Columns of a row in {@link ChainTable.columns}, and how many elements a row takes. */
+export const ROW_HEAD = 0
+export const ROW_POSITION = 1
+export const ROW_FIRST = 2
+export const ROW_WRITE = 3
+export const ROW_END = 4
+export const ROW = 8
+
 /**
  * The chains that a device is working on, as columns: rows (one per chain) over segments (contiguous pieces of memory, resolved through the
  * port). Device-readable segments of a row come first. Rows are valid until the next `take`, segments for as long as the port's epoch.
@@ -13,60 +21,111 @@ export class ChainTable {
   rows = 0
   segments = 0
 
-  readonly heads: Int32Array
-  /** Where in the available ring the chain stood, modulo 2^16. */
-  readonly positions: Int32Array
-  /** Segments [firsts, writes) are device-readable, [writes, ends) device-writable. */
-  readonly firsts: Int32Array
-  readonly writes: Int32Array
-  readonly ends: Int32Array
-  /** Bytes in each of the two parts. */
-  readonly readable: Float64Array
-  readonly writable: Float64Array
-
-  // Replaced by grow().
+  // Replaced by grow(). Offset and device address of segment s are spans[2 s] and spans[2 s + 1].
   regions: Region[]
-  offsets: Float64Array
   lengths: Uint32Array
-  addresses: Float64Array
+  spans: Float64Array
+
+  /** All columns of the rows in one array, and their two byte counts (readable, writable) in another: a chain is put down with few loads. */
+  readonly columns: Int32Array
+  readonly bytes: Float64Array
 
   constructor(rows: number, region: Region) {
-    this.heads = new Int32Array(rows)
-    this.positions = new Int32Array(rows)
-    this.firsts = new Int32Array(rows)
-    this.writes = new Int32Array(rows)
-    this.ends = new Int32Array(rows)
-    this.readable = new Float64Array(rows)
-    this.writable = new Float64Array(rows)
+    this.columns = new Int32Array(rows * ROW)
+    this.bytes = new Float64Array(rows * 2)
     this.regions = new Array<Region>(FIRST_CAPACITY).fill(region)
-    this.offsets = new Float64Array(FIRST_CAPACITY)
     this.lengths = new Uint32Array(FIRST_CAPACITY)
-    this.addresses = new Float64Array(FIRST_CAPACITY)
+    this.spans = new Float64Array(FIRST_CAPACITY * 2)
+  }
+
+  head(row: number): number {
+    return this.columns[row * ROW + ROW_HEAD]
+  }
+
+  /** Where in the available ring the chain stood, modulo 2^16. */
+  position(row: number): number {
+    return this.columns[row * ROW + ROW_POSITION]
+  }
+
+  /** Segments [first, write) of a row are device-readable, [write, end) device-writable. */
+  first(row: number): number {
+    return this.columns[row * ROW + ROW_FIRST]
+  }
+
+  write(row: number): number {
+    return this.columns[row * ROW + ROW_WRITE]
+  }
+
+  end(row: number): number {
+    return this.columns[row * ROW + ROW_END]
+  }
+
+  /** Bytes in the device-readable part of a row. */
+  readable(row: number): number {
+    return this.bytes[row * 2]
+  }
+
+  /** Bytes in the device-writable part of a row. */
+  writable(row: number): number {
+    return this.bytes[row * 2 + 1]
+  }
+
+  /** Where a segment begins in its region. */
+  offset(segment: number): number {
+    return this.spans[segment * 2]
+  }
+
+  /** The device address of a segment. */
+  address(segment: number): number {
+    return this.spans[segment * 2 + 1]
+  }
+
+  /** For the walker: appends a row over the segments [first, end) and returns it. */
+  add(
+    head: number,
+    position: number,
+    first: number,
+    write: number,
+    end: number,
+    readable: number,
+    writable: number,
+  ): number {
+    const row = this.rows++
+    const columns = this.columns
+    const at = row * ROW
+    columns[at + ROW_HEAD] = head
+    columns[at + ROW_POSITION] = position
+    columns[at + ROW_FIRST] = first
+    columns[at + ROW_WRITE] = write
+    columns[at + ROW_END] = end
+    const bytes = this.bytes
+    bytes[row * 2] = readable
+    bytes[row * 2 + 1] = writable
+    this.segments = end
+    return row
   }
 
   /** Doubles the segment columns; false at the bound. */
   grow(): boolean {
-    const old = this.offsets.length
+    const { lengths, spans } = this
+    const old = lengths.length
     if (old >= MAX_SEGMENTS) return false
     this.regions = this.regions.concat(this.regions)
-    const { offsets, lengths, addresses } = this
-    this.offsets = new Float64Array(old * 2)
     this.lengths = new Uint32Array(old * 2)
-    this.addresses = new Float64Array(old * 2)
-    this.offsets.set(offsets)
+    this.spans = new Float64Array(old * 4)
     this.lengths.set(lengths)
-    this.addresses.set(addresses)
+    this.spans.set(spans)
     return true
   }
 
   /** Copies `length` device-readable bytes of a row, from byte `skip` on, to `to`. They must exist. */
   gather(row: number, skip: number, to: Region, toOffset: number, length: number): void {
     const lengths = this.lengths
-    let segment = this.firsts[row]
+    let segment = this.first(row)
     while (skip >= lengths[segment] && length > 0) skip -= lengths[segment++]
     while (length > 0) {
       const piece = Math.min(lengths[segment] - skip, length)
-      copy(to, toOffset, this.regions[segment], this.offsets[segment] + skip, piece)
+      copy(to, toOffset, this.regions[segment], this.offset(segment) + skip, piece)
       toOffset += piece
       length -= piece
       skip = 0
@@ -77,12 +136,12 @@ export class ChainTable {
   /** Copies `length` bytes to the device-writable part of a row, from byte `skip` of it on. They must fit. */
   scatter(row: number, skip: number, from: Region, fromOffset: number, length: number): void {
     const lengths = this.lengths
-    let segment = this.writes[row]
+    let segment = this.write(row)
     while (skip >= lengths[segment] && length > 0) skip -= lengths[segment++]
     while (length > 0) {
       const piece = Math.min(lengths[segment] - skip, length)
       const region = this.regions[segment]
-      const offset = this.offsets[segment] + skip
+      const offset = this.offset(segment) + skip
       copy(region, offset, from, fromOffset, piece)
       if (region.onDeviceWrite !== null) region.onDeviceWrite(offset, piece)
       fromOffset += piece
@@ -95,12 +154,12 @@ export class ChainTable {
   /** Writes `length` zeros to the device-writable part of a row, from byte `skip` of it on. They must fit. */
   scatterZeros(row: number, skip: number, length: number): void {
     const lengths = this.lengths
-    let segment = this.writes[row]
+    let segment = this.write(row)
     while (skip >= lengths[segment] && length > 0) skip -= lengths[segment++]
     while (length > 0) {
       const piece = Math.min(lengths[segment] - skip, length)
       const region = this.regions[segment]
-      const offset = this.offsets[segment] + skip
+      const offset = this.offset(segment) + skip
       clear(region, offset, piece)
       if (region.onDeviceWrite !== null) region.onDeviceWrite(offset, piece)
       length -= piece

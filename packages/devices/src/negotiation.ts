@@ -58,7 +58,10 @@ export class Negotiation {
     const missing = this.required.without(this.offered)
     if (!missing.equals(FeatureSet.empty)) {
       const message = `required bits ${missing} are not offered; offer them as well`
-      throw new DeviceError('DEVICE_FEATURE', device, message, { required: this.required.bits(), offered: this.offered.bits() })
+      throw new DeviceError('DEVICE_FEATURE', device, message, {
+        required: this.required.bits(),
+        offered: this.offered.bits(),
+      })
     }
   }
 
@@ -72,9 +75,12 @@ export class Negotiation {
     })
     if (!accepted.isSubsetOf(this.offered)) return fault('not-offered', accepted.without(this.offered).bits())
     // §6.1: a device may fail to operate where it is not accepted, and nothing here speaks the legacy interface.
-    if (this.offered.has(VIRTIO_F_VERSION_1) && !accepted.has(VIRTIO_F_VERSION_1)) return fault('version-1', [VIRTIO_F_VERSION_1])
+    if (this.offered.has(VIRTIO_F_VERSION_1) && !accepted.has(VIRTIO_F_VERSION_1))
+      return fault('version-1', [VIRTIO_F_VERSION_1])
     if (!this.required.isSubsetOf(accepted)) return fault('required', this.required.without(accepted).bits())
-    const broken = this.dependencies.filter(([bit, ...anyOf]) => accepted.has(bit) && !anyOf.some((need) => accepted.has(need)))
+    const broken = this.dependencies.filter(
+      ([bit, ...anyOf]) => accepted.has(bit) && !anyOf.some((need) => accepted.has(need)),
+    )
     return broken.length > 0 ? fault('dependency', [...new Set(broken.map(([bit]) => bit))]) : null
   }
 }

@@ -14,7 +14,7 @@ import {
   USED_RING_ALIGN,
   usedRingBytes,
 } from '@guestdma/spec'
-import { ChainTable } from './chain-table.ts'
+import { ChainTable, ROW, ROW_END, ROW_FIRST, ROW_HEAD, ROW_POSITION, ROW_WRITE } from './chain-table.ts'
 import type { QueueFaultReason } from './faults.ts'
 
 /** What `take` returns when there is no chain: none available, or the queue is broken. */
@@ -24,6 +24,8 @@ export const NO_CHAIN = -1
 const MAX_INDIRECT_BYTES = 65536 * DESCRIPTOR_SIZE
 
 const TWO_32 = 2 ** 32
+// The port was not asked yet. (0: it refused.)
+const NOT_ASKED = -1
 
 /** How the negotiated features and the driver's registers shape a ring. */
 export interface RingSetup {
@@ -137,16 +139,16 @@ export class SplitRingWalker {
     const desc = this.area(areas[0], areas[1], descriptorTableBytes(size), DESCRIPTOR_TABLE_ALIGN, 4, ACCESS_READ)
     if (desc < 0) return false
     this.table = this.port.region
-    this.tableWord = desc / 4
+    this.tableWord = integer(desc / 4)
     const driver = this.area(areas[2], areas[3], availableRingBytes(size), AVAILABLE_RING_ALIGN, 2, ACCESS_READ)
     if (driver < 0) return false
     this.driver = this.port.region
-    this.driverHalf = driver / 2
+    this.driverHalf = integer(driver / 2)
     const device = this.area(areas[4], areas[5], usedRingBytes(size), USED_RING_ALIGN, 4, ACCESS_WRITE)
     if (device < 0) return false
     this.device = this.port.region
-    this.deviceHalf = device / 2
-    this.deviceWord = device / 4 + 1
+    this.deviceHalf = integer(device / 2)
+    this.deviceWord = integer(device / 4 + 1)
     return true
   }
 
@@ -171,27 +173,20 @@ export class SplitRingWalker {
 
   /** Forgets the rows of `chains` and takes the next chain into row 0. Returns 0 or {@link NO_CHAIN}. */
   take(): number {
+    return this.takeBatch(1) === 1 ? 0 : NO_CHAIN
+  }
+
+  /** Forgets the rows of `chains` and takes up to `limit` chains into rows 0 and up. Returns how many. */
+  takeBatch(limit: number): number {
     const chains = this.chains
     chains.rows = 0
     chains.segments = 0
-    return this.takeMore()
+    return this.append(limit)
   }
 
   /** Takes the next chain into a further row and returns it, or {@link NO_CHAIN}. */
   takeMore(): number {
-    const next = this.next
-    if (next === this.available || this.broken !== null) return NO_CHAIN
-    const driver = this.driver
-    if (driver.u16.length === 0) driver.refresh()
-    const head = driver.u16[this.driverHalf + 2 + (next & (this.size - 1))]
-    if (driver.meter !== null) driver.meter.load(2, 1)
-    const row = this.walk(head)
-    if (row >= 0) {
-      this.chains.positions[row] = next
-      this.next = (next + 1) & 0xffff
-      if (this.inOrder) this.heldWritten[next & (this.size - 1)] = -1
-    }
-    return row
+    return this.append(1) === 1 ? this.chains.rows - 1 : NO_CHAIN
   }
 
   /** Gives the last `rows` chains back, untouched: the next `take` finds them again. */
@@ -215,6 +210,29 @@ export class SplitRingWalker {
     if (device.meter !== null) device.meter.store(4, 2)
     this.used = (used + 1) & 0xffff
     this.replaceable = whole && this.batchUsed
+  }
+
+  /** Marks the chains of rows 0 to `rows` - 1 used, of which nothing was written: as many calls of `push`. */
+  pushRows(rows: number): void {
+    const columns = this.chains.columns
+    if (this.batchUsed) {
+      for (let row = 0; row < rows; row++) this.push(columns[row * ROW + ROW_HEAD], 0, true)
+      return
+    }
+    const device = this.device
+    if (device.u32.length === 0) device.refresh()
+    const words = device.u32
+    const first = this.deviceWord
+    const mask = this.size - 1
+    let used = this.used
+    for (let row = 0; row < rows; row++) {
+      const word = first + ((used & mask) << 1)
+      words[word] = columns[row * ROW + ROW_HEAD]
+      words[word + 1] = 0
+      used = (used + 1) & 0xffff
+    }
+    this.used = used
+    if (device.meter !== null) device.meter.store(4, 2 * rows)
   }
 
   /** As `push`, for chains that are completed in any order. In order, it is held until all chains taken before it are completed (§2.7.9). */
@@ -296,7 +314,7 @@ export class SplitRingWalker {
    * Replaces all rows by one that consists of `count` device-writable spans, resolved as the port grants them now. For a completion that comes
    * long after its chain was taken. False: the port refused, and `broken` is set.
    */
-  reresolve(addresses: Float64Array, lengths: Uint32Array, count: number, head: number): boolean {
+  reresolve(addresses: Float64Array, lengths: Uint32Array, count: number, head: number, position: number): boolean {
     const chains = this.chains
     chains.rows = 0
     let segment = 0
@@ -307,40 +325,213 @@ export class SplitRingWalker {
       if (segment < 0) return false
       writable += lengths[i]
     }
-    chains.heads[0] = head
-    chains.firsts[0] = chains.writes[0] = 0
-    chains.ends[0] = chains.segments = segment
-    chains.readable[0] = 0
-    chains.writable[0] = writable
-    chains.rows = 1
+    chains.add(head, position, 0, 0, segment, 0, writable)
     return true
   }
 
-  // Copies one chain into a row: virtio 1.4 §2.7.5 and §2.7.5.3.
-  private walk(head: number): number {
-    const size = this.size
-    if (head >= size) return this.fail('head', head, head, size)
-    const chains = this.chains
-    const port = this.port
+  // Copies chains into rows: virtio 1.4 §2.7.5. Here plain descriptors only; whatever is unusual or wrong goes on in walk(), which decides. All
+  // state is local, since a field would be loaded again after each call that is not inlined.
+  private append(limit: number): number {
+    if (this.broken !== null) return 0
+    const { chains, driver, port, size, table } = this
+    // Code that the device called since the last chain may have grown a memory.
+    if (driver.u16.length === 0 || port.region.u8.length === 0) port.refresh()
+    if (table.u32.length === 0) table.refresh()
+    const ready = (this.available - this.next) & 0xffff
+    const count = ready < limit ? ready : limit
+    const mask = size - 1
+    const ring = driver.u16
+    const ringHalf = this.driverHalf + 2
+    const words = table.u32
+    const base = this.tableWord
     const request = port.request
+    const { columns, bytes } = chains
+    let { lengths, spans, regions, segments: segment } = chains
+    let row = chains.rows
+    let next = this.next
+    let taken = 0
+    let descriptors = 0
+    while (taken < count) {
+      const head = ring[ringHalf + (next & mask)]
+      if (head >= size) {
+        this.fail('head', head, head, size)
+        break
+      }
+      const first = segment
+      let index = head
+      let elements = 0
+      let total = 0
+      let readable = 0
+      let writeFrom = -1
+      let plain = true
+      for (;;) {
+        const word = base + (index << 2)
+        const low = words[word]
+        const high = words[word + 1]
+        const length = words[word + 2]
+        const flagsAndNext = words[word + 3]
+        elements++
+        const writes = (flagsAndNext & DESCRIPTOR_F_WRITE) !== 0
+        let granted = NOT_ASKED
+        if (
+          (flagsAndNext & DESCRIPTOR_F_INDIRECT) === 0 &&
+          length !== 0 &&
+          high < ADDRESS_HIGH_LIMIT &&
+          elements <= size &&
+          total + length <= MAX_CHAIN_BYTES &&
+          (writes || writeFrom < 0)
+        ) {
+          request[0] = high * TWO_32 + low
+          granted = port.resolve(length, writes ? ACCESS_WRITE : ACCESS_READ)
+          if (granted === length && segment < lengths.length) {
+            if (writes && writeFrom < 0) {
+              writeFrom = segment
+              readable = total
+            }
+            total += length
+            // Comparing costs less than the store's write barrier.
+            const region = port.region
+            if (regions[segment] !== region) regions[segment] = region
+            lengths[segment] = length
+            spans[segment * 2] = port.offset
+            spans[segment * 2 + 1] = request[0]
+            segment++
+            if ((flagsAndNext & DESCRIPTOR_F_NEXT) === 0) break
+            index = flagsAndNext >>> 16
+            if (index < size) continue
+            this.fail('next', head, index, size)
+            return this.appended(taken, descriptors + elements)
+          }
+        }
+        chains.rows = row
+        chains.segments = first
+        if (writeFrom < 0) readable = total
+        plain = false
+        if (
+          !this.walk(
+            head,
+            next,
+            segment,
+            index,
+            elements,
+            total,
+            readable,
+            writeFrom,
+            low,
+            high,
+            length,
+            flagsAndNext,
+            granted,
+          )
+        ) {
+          return this.appended(taken, descriptors + elements)
+        }
+        ;({ lengths, spans, regions, segments: segment } = chains)
+        row = chains.rows
+        break
+      }
+      if (plain) {
+        const at = row * ROW
+        columns[at + ROW_HEAD] = head
+        columns[at + ROW_POSITION] = next
+        columns[at + ROW_FIRST] = first
+        columns[at + ROW_WRITE] = writeFrom < 0 ? segment : writeFrom
+        columns[at + ROW_END] = segment
+        bytes[row * 2] = writeFrom < 0 ? total : readable
+        bytes[row * 2 + 1] = writeFrom < 0 ? 0 : total - readable
+        row++
+        chains.rows = row
+        chains.segments = segment
+      }
+      if (this.inOrder) this.heldWritten[next & mask] = -1
+      next = (next + 1) & 0xffff
+      this.next = next
+      taken++
+      descriptors += elements
+    }
+    return this.appended(taken, descriptors)
+  }
+
+  private appended(taken: number, descriptors: number): number {
+    const { driver, table } = this
+    if (driver.meter !== null) driver.meter.load(2, taken)
+    if (table.meter !== null) table.meter.load(4, 4 * descriptors)
+    return taken
+  }
+
+  // The rest of a chain, in full generality (virtio 1.4 §2.7.5.3), from a descriptor on that was loaded already. `granted` is what the port gave
+  // for it, if it was asked. Appends a row and returns true, or sets `broken`.
+  private walk(
+    head: number,
+    position: number,
+    segment: number,
+    index: number,
+    elements: number,
+    total: number,
+    readable: number,
+    writeFrom: number,
+    low: number,
+    high: number,
+    length: number,
+    flagsAndNext: number,
+    granted: number,
+  ): boolean {
+    const { chains, port, size } = this
     const first = chains.segments
     let table = this.table
-    if (table.u32.length === 0) table.refresh()
     let base = this.tableWord
     let unaligned = -1
     let entries = size
-    let index = head
-    let elements = 0
-    let total = 0
-    let readable = 0
-    let segment = first
-    let writeFrom = -1
     let inTable = false
     for (;;) {
-      let low: number
-      let high: number
-      let length: number
-      let flagsAndNext: number
+      if ((flagsAndNext & DESCRIPTOR_F_INDIRECT) !== 0) {
+        if (inTable) return this.reject('indirect-nested', head, index, 0)
+        if (!this.indirect) return this.reject('indirect-feature', head, index, 0)
+        if ((flagsAndNext & DESCRIPTOR_F_NEXT) !== 0) return this.reject('indirect-next', head, index, 0)
+        if (length === 0 || (length & 15) !== 0 || length > MAX_INDIRECT_BYTES) {
+          return this.reject('indirect-length', head, length, MAX_INDIRECT_BYTES)
+        }
+        // The WRITE flag of this descriptor is ignored (§2.7.5.3.2). The spec aligns no indirect table.
+        const offset = this.contiguous(low, high, length, ACCESS_READ)
+        if (offset < 0) return this.reject('indirect-unreachable', head, length, 0)
+        table = port.region
+        unaligned = (offset & 3) === 0 ? -1 : offset
+        base = integer(offset / 4)
+        entries = length / DESCRIPTOR_SIZE
+        index = 0
+        inTable = true
+        // It refers to the elements and is none itself.
+        elements--
+      } else {
+        if (elements > size) return this.reject('chain-length', head, elements, size)
+        if (total + length > MAX_CHAIN_BYTES) return this.reject('chain-bytes', head, total + length, MAX_CHAIN_BYTES)
+        let access: 1 | 2 = ACCESS_READ
+        if ((flagsAndNext & DESCRIPTOR_F_WRITE) !== 0) {
+          access = ACCESS_WRITE
+          if (writeFrom < 0) {
+            writeFrom = segment
+            readable = total
+          }
+        } else if (writeFrom >= 0) return this.reject('order', head, index, 0)
+        total += length
+        if (length !== 0) {
+          if (high >= ADDRESS_HIGH_LIMIT) {
+            port.outOfReach?.(high, low, length, access)
+            return this.reject('buffer-unreachable', head, index, 0)
+          }
+          if (granted === NOT_ASKED) {
+            port.request[0] = high * TWO_32 + low
+            granted = port.resolve(length, access)
+          }
+          segment = this.pieces(segment, length, granted, access, head)
+          if (segment < 0) return false
+        }
+        if ((flagsAndNext & DESCRIPTOR_F_NEXT) === 0) break
+        index = flagsAndNext >>> 16
+        if (index >= entries) return this.reject('next', head, index, entries)
+      }
+      granted = NOT_ASKED
+      elements++
       if (unaligned < 0) {
         const words = table.u32
         const word = base + (index << 2)
@@ -357,66 +548,15 @@ export class SplitRingWalker {
         flagsAndNext = view.getUint32(at + 12, true)
       }
       if (table.meter !== null) table.meter.load(4, 4)
-      if ((flagsAndNext & DESCRIPTOR_F_INDIRECT) !== 0) {
-        if (inTable) return this.fail('indirect-nested', head, index, 0)
-        if (!this.indirect) return this.fail('indirect-feature', head, index, 0)
-        if ((flagsAndNext & DESCRIPTOR_F_NEXT) !== 0) return this.fail('indirect-next', head, index, 0)
-        if (length === 0 || (length & 15) !== 0 || length > MAX_INDIRECT_BYTES) {
-          return this.fail('indirect-length', head, length, MAX_INDIRECT_BYTES)
-        }
-        // The WRITE flag of this descriptor is ignored (§2.7.5.3.2). The spec aligns no indirect table.
-        const offset = this.contiguous(low, high, length, ACCESS_READ)
-        if (offset < 0) return this.fail('indirect-unreachable', head, length, 0)
-        table = port.region
-        unaligned = (offset & 3) === 0 ? -1 : offset
-        base = offset / 4
-        entries = length / DESCRIPTOR_SIZE
-        index = 0
-        inTable = true
-        continue
-      }
-      if (++elements > size) return this.fail('chain-length', head, elements, size)
-      total += length
-      if (total > MAX_CHAIN_BYTES) return this.fail('chain-bytes', head, total, MAX_CHAIN_BYTES)
-      let access: 1 | 2 = ACCESS_READ
-      if ((flagsAndNext & DESCRIPTOR_F_WRITE) !== 0) {
-        access = ACCESS_WRITE
-        if (writeFrom < 0) {
-          writeFrom = segment
-          readable = total - length
-        }
-      } else if (writeFrom >= 0) return this.fail('order', head, index, 0)
-      if (length !== 0) {
-        if (high >= ADDRESS_HIGH_LIMIT) {
-          port.outOfReach?.(high, low, length, access)
-          return this.fail('buffer-unreachable', head, index, 0)
-        }
-        request[0] = high * TWO_32 + low
-        const granted = port.resolve(length, access)
-        if (granted === length && segment < chains.offsets.length) {
-          if (chains.regions[segment] !== port.region) chains.regions[segment] = port.region
-          chains.offsets[segment] = port.offset
-          chains.lengths[segment] = length
-          chains.addresses[segment] = request[0]
-          segment++
-        } else {
-          segment = this.pieces(segment, length, granted, access, head)
-          if (segment < 0) return NO_CHAIN
-        }
-      }
-      if ((flagsAndNext & DESCRIPTOR_F_NEXT) === 0) break
-      index = flagsAndNext >>> 16
-      if (index >= entries) return this.fail('next', head, index, entries)
     }
-    const row = chains.rows++
-    chains.heads[row] = head
-    chains.firsts[row] = first
-    chains.writes[row] = writeFrom < 0 ? segment : writeFrom
-    chains.ends[row] = segment
-    chains.readable[row] = writeFrom < 0 ? total : readable
-    chains.writable[row] = writeFrom < 0 ? 0 : total - readable
-    chains.segments = segment
-    return row
+    if (writeFrom < 0) chains.add(head, position, first, segment, segment, total, 0)
+    else chains.add(head, position, first, writeFrom, segment, readable, total - readable)
+    return true
+  }
+
+  private reject(reason: QueueFaultReason, head: number, value: number, limit: number): false {
+    this.fail(reason, head, value, limit)
+    return false
   }
 
   // A buffer that the port grants in several pieces, or that needs more room. `request[0]` and `granted` stand at its beginning.
@@ -424,11 +564,11 @@ export class SplitRingWalker {
     const { chains, port } = this
     for (;;) {
       if (granted <= 0) return this.fail('buffer-unreachable', head, length, 0)
-      if (segment >= chains.offsets.length && !chains.grow()) return this.fail('segments', head, segment, segment)
+      if (segment >= chains.lengths.length && !chains.grow()) return this.fail('segments', head, segment, segment)
       chains.regions[segment] = port.region
-      chains.offsets[segment] = port.offset
       chains.lengths[segment] = granted
-      chains.addresses[segment] = port.request[0]
+      chains.spans[segment * 2] = port.offset
+      chains.spans[segment * 2 + 1] = port.request[0]
       segment++
       length -= granted
       if (length <= 0) return segment
@@ -477,4 +617,9 @@ export class SplitRingWalker {
     if (count > straight) device.onDeviceWrite?.(ring, 8 * (count - straight))
     device.onDeviceWrite?.(this.deviceHalf * 2 + 2, 2)
   }
+}
+
+// An element index as an integer for the engine too, not as the double that its computation gave. Beyond 2^31 it has to stay one.
+function integer(value: number): number {
+  return value <= 0x7fffffff ? value | 0 : value
 }

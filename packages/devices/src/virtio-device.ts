@@ -402,7 +402,8 @@ export abstract class VirtioDevice {
     const wrong = (message: string, details: Readonly<Record<string, unknown>>): never => {
       throw new DeviceError('DEVICE_STATE', this.name, message, details)
     }
-    if (state.format !== 'guestdma-device-1') wrong(`format ${String(state.format)} is not guestdma-device-1`, { format: state.format })
+    if (state.format !== 'guestdma-device-1')
+      wrong(`format ${String(state.format)} is not guestdma-device-1`, { format: state.format })
     if (state.deviceId !== this.deviceId) {
       wrong(`was saved from device type ${state.deviceId}, this one is ${this.deviceId}`, { deviceId: state.deviceId })
     }
@@ -414,7 +415,9 @@ export abstract class VirtioDevice {
     }
     const features = FeatureSet.fromWords(state.driverFeatures)
     if ((state.status & STATUS_FEATURES_OK) !== 0 && this.negotiation.judge(features) !== null) {
-      wrong(`negotiated ${features}, which this device does not accept; it offers ${this.offered}`, { features: features.bits() })
+      wrong(`negotiated ${features}, which this device does not accept; it offers ${this.offered}`, {
+        features: features.bits(),
+      })
     }
     state.queues.forEach(({ size, areas }, i) => {
       if (areas.length !== 6 || size > this.queues[i].maxSize) {

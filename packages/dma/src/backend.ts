@@ -49,7 +49,7 @@ export interface DmaLimits {
   readonly staleNs: number
 }
 
-/** Running totals of one backend. Bytes count what was moved by the CPU, not what was lent. */
+/** Running totals of one backend; `maps - unmaps` mappings are live. Bytes count what was moved by the CPU, not what was lent. */
 export interface DmaCounters {
   maps: number
   unmaps: number
@@ -63,8 +63,6 @@ export interface DmaCounters {
   tooLong: number
   unmappable: number
   corrupt: number
-  /** Mappings that are live now. */
-  live: number
   /** Bytes handed out by `alloc` now. */
   allocatedBytes: number
 }
@@ -84,7 +82,6 @@ export function newDmaCounters(): DmaCounters {
     tooLong: 0,
     unmappable: 0,
     corrupt: 0,
-    live: 0,
     allocatedBytes: 0,
   }
 }

@@ -75,20 +75,18 @@ export class DirectBackend implements DmaBackend {
 
   map(m: DmaMappings, row: number): DmaStatus {
     const length = m.length[row]
-    if (this.memory.locate(m.guest, row, length) !== length) {
+    if (!this.memory.contains(m.guest, row, length)) {
       this.counters.unmappable++
       return DMA_UNMAPPABLE
     }
     m.device[row] = m.guest[row] + this.busOffset
     m.deviceLength[row] = length
     this.counters.maps++
-    this.counters.live++
     return DMA_OK
   }
 
   unmap(_m: DmaMappings, _row: number, _written: number): DmaStatus {
     this.counters.unmaps++
-    this.counters.live--
     return DMA_OK
   }
 

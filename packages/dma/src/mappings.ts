@@ -6,22 +6,22 @@
  */
 export class DmaMappings {
   /** Guest address of the lent bytes. */
-  readonly guest: Float64Array
+  declare readonly guest: Float64Array
   /** Device address that stands for them, valid from `map` to `unmap`. */
-  readonly device: Float64Array
+  declare readonly device: Float64Array
   /** Bytes lent. */
-  readonly length: Uint32Array
+  declare readonly length: Uint32Array
   /** Bytes that the device sees: more than `length` where a backend adds something. */
-  readonly deviceLength: Uint32Array
+  declare readonly deviceLength: Uint32Array
   /** A {@link DmaDirection}. */
-  readonly direction: Uint8Array
+  declare readonly direction: Uint8Array
   /** The backend's own: which slot or table entry this row holds. */
-  readonly token: Int32Array
+  declare readonly token: Int32Array
   /**
    * True for buffers that wait for the outside world (posted receive buffers) rather than for a request of ours. A backend with limited space
    * lets them hold only a share of it, so that requests can always go on.
    */
-  readonly standing: boolean
+  declare readonly standing: boolean
 
   constructor(rows: number, standing = false) {
     this.guest = new Float64Array(rows)

@@ -60,7 +60,9 @@ export interface BlkCounters {
 
 // A request of the user's is cut into requests of at most this size, so that one of them cannot fill a device's staging memory.
 const MAX_REQUEST = 1 << 20
-const POOL_BUFFER = 64 << 10
+// Pool mode: at most a megabyte for a queue's buffers, and requests no longer than one of them.
+const POOL_BUFFER = 16 << 10
+const POOL_BUFFERS = 64
 
 /** One request of the user's: cut into device requests, settled when the last of them is back. */
 interface Transfer {
@@ -142,7 +144,7 @@ export class BlkDriver {
     if (this.maxRequest < SECTOR_SIZE) {
       throw new DriverError('BLK_SIZE_MAX', this.name, `segments of at most ${Math.min(...bounds)} bytes cannot hold a sector of ${SECTOR_SIZE}`, { bounds })
     }
-    this.queue = new BlkQueue(session, { mode, queueSize, bufferBytes: Math.min(POOL_BUFFER, this.maxRequest), completed: (batch) => this.settle(batch) })
+    this.queue = new BlkQueue(session, { mode, queueSize, buffers: { count: Math.min(POOL_BUFFERS, queueSize), bytes: this.maxRequest }, completed: (batch) => this.settle(batch) })
     const size = this.queue.queue.size
     this.batch = new RequestBatch(size)
     this.owner = new Array<Transfer | null>(size).fill(null)

@@ -22,19 +22,19 @@ export const BLK_S_SHORT = 0xfe
 
 /** A batch of requests: rows 0 to count - 1. Make one and reuse it. */
 export class RequestBatch {
-  readonly capacity: number
+  declare readonly capacity: number
   /** `BLK_T_IN`, `BLK_T_OUT`, `BLK_T_FLUSH`, `BLK_T_GET_ID`. */
-  readonly type: Uint32Array
+  declare readonly type: Uint32Array
   /** In units of 512 bytes; 0 where there is no data. */
-  readonly sector: Float64Array
+  declare readonly sector: Float64Array
   /** Guest address of the data, where `buffer` is -1. */
-  readonly address: Float64Array
+  declare readonly address: Float64Array
   /** A buffer of the queue's pool, or -1. */
-  readonly buffer: Int32Array
+  declare readonly buffer: Int32Array
   /** Bytes of data; 0 for a flush. */
-  readonly length: Uint32Array
+  declare readonly length: Uint32Array
   /** The caller's own number; handed back on completion. */
-  readonly token: Uint32Array
+  declare readonly token: Uint32Array
   count = 0
 
   constructor(capacity: number) {
@@ -50,9 +50,9 @@ export class RequestBatch {
 
 /** Requests that completed in one `poll`: rows 0 to count - 1. */
 export class CompletedRequests {
-  readonly token: Uint32Array
+  declare readonly token: Uint32Array
   /** `BLK_S_OK`, `BLK_S_IOERR`, `BLK_S_UNSUPP`, `BLK_S_UNWRITTEN`, `BLK_S_SHORT`, or what else the device wrote. */
-  readonly status: Uint8Array
+  declare readonly status: Uint8Array
   count = 0
 
   constructor(capacity: number) {
@@ -64,8 +64,8 @@ export class CompletedRequests {
 export interface BlkQueueOptions {
   readonly mode: BufferMode
   readonly queueSize: number
-  /** Bytes of each buffer in `pool` mode. */
-  readonly bufferBytes: number
+  /** The buffers of `pool` mode. */
+  readonly buffers: { readonly count: number; readonly bytes: number }
   completed(batch: CompletedRequests): void
 }
 
@@ -87,7 +87,7 @@ export class BlkQueue {
   private readonly results: CompletedRequests
   private readonly completed: (batch: CompletedRequests) => void
 
-  constructor(session: DeviceSession, { mode, queueSize, bufferBytes, completed }: BlkQueueOptions) {
+  constructor(session: DeviceSession, { mode, queueSize, buffers, completed }: BlkQueueOptions) {
     this.queue = session.openQueue({
       index: BLK_REQUEST_QUEUE,
       label: 'requests',
@@ -99,7 +99,7 @@ export class BlkQueue {
     this.headers = this.queue.cells(BLK_REQUEST_HEADER_SIZE, TO_DEVICE)
     this.statuses = this.queue.cells(1, FROM_DEVICE)
     this.buffers =
-      mode === 'pool' ? new BufferPool(session.backend, { name: `${session.name} data`, count: size, bytes: bufferBytes, direction: BIDIRECTIONAL }) : null
+      mode === 'pool' ? new BufferPool(session.backend, { ...buffers, name: `${session.name} data`, direction: BIDIRECTIONAL }) : null
     this.token = new Uint32Array(size)
     this.needed = new Float64Array(size)
     this.results = new CompletedRequests(size)
@@ -166,7 +166,7 @@ export class BlkQueue {
       results.status[i] = status[i] !== DMA_OK ? BLK_S_SHORT : byte === BLK_S_OK && written[i] < this.needed[id] ? BLK_S_SHORT : byte
     }
     results.count = n
-    for (let i = 0; i < n; i++) queue.release(ids[i])
+    queue.recycle()
     observe(this.completed, results)
     return n
   }

@@ -5,15 +5,15 @@ export const NO_BUFFER = -1
 
 /** A batch of frames on its way out: rows 0 to count - 1. Make one and reuse it. */
 export class FrameBatch {
-  readonly capacity: number
+  declare readonly capacity: number
   /** Guest address of the frame, where `buffer` is `NO_BUFFER`. */
-  readonly address: Float64Array
+  declare readonly address: Float64Array
   /** A buffer of the driver's that holds the frame (`NetDriver.acquire`), or `NO_BUFFER`. */
-  readonly buffer: Int32Array
+  declare readonly buffer: Int32Array
   /** Bytes, from the Ethernet header on. */
-  readonly length: Uint32Array
+  declare readonly length: Uint32Array
   /** The caller's own number for the frame; handed back once it was sent. */
-  readonly token: Uint32Array
+  declare readonly token: Uint32Array
   count = 0
 
   constructor(capacity: number) {
@@ -28,11 +28,11 @@ export class FrameBatch {
 /** A batch of received frames: rows 0 to count - 1. Valid only until the observer returns; then the buffers are posted again. */
 export class ReceivedFrames {
   /** The frames' bytes are here. */
-  readonly region: Region
+  declare readonly region: Region
   /** Where each frame begins in {@link region}. */
-  readonly offset: Float64Array
+  declare readonly offset: Float64Array
   /** Bytes, from the Ethernet header on. */
-  readonly length: Uint32Array
+  declare readonly length: Uint32Array
   count = 0
 
   constructor(region: Region, capacity: number) {

@@ -101,9 +101,8 @@ export class NetDriver {
   private readonly transmit: Virtqueue
   private readonly transmitBuffers: Buffers
   private readonly transmitBase: Float64Array
-  private readonly sentBuffer: Int32Array
-  private readonly sentLength: Uint32Array
-  private readonly sentToken: Uint32Array
+  // Pairs by id: the frame's buffer and its token.
+  private readonly sent: Int32Array
   private readonly tokens: Uint32Array
 
   private readonly receive: Virtqueue
@@ -157,9 +156,7 @@ export class NetDriver {
     ;[this.receiveBuffers, this.receiveBase] = makeBuffers('receive', posted, FROM_DEVICE)
     ;[this.transmitBuffers, this.transmitBase] = makeBuffers('transmit', this.transmit.size, TO_DEVICE)
 
-    this.sentBuffer = new Int32Array(this.transmit.size)
-    this.sentLength = new Uint32Array(this.transmit.size)
-    this.sentToken = new Uint32Array(this.transmit.size)
+    this.sent = new Int32Array(2 * this.transmit.size)
     this.tokens = new Uint32Array(this.transmit.size)
     this.postedBuffer = new Uint32Array(this.receive.size)
     this.received = new ReceivedFrames(this.receiveBuffers.region, this.receive.size)
@@ -204,6 +201,7 @@ export class NetDriver {
     const { address, buffer, length, token, count } = batch
     const pool = this.mode === 'pool'
     const at = pool ? 0 : 1
+    const sent = this.sent
     let status: number = DMA_OK
     let bytes = 0
     let n = 0
@@ -222,9 +220,8 @@ export class NetDriver {
         status = id
         break
       }
-      this.sentBuffer[id] = own
-      this.sentLength[id] = size
-      this.sentToken[id] = token[n]
+      sent[2 * id] = own
+      sent[2 * id + 1] = token[n]
       bytes += size
     }
     const published = n === 0 ? DMA_OK : queue.publish()
@@ -319,15 +316,16 @@ export class NetDriver {
     const queue = this.transmit
     const n = queue.reap(budget)
     if (n === 0) return 0
-    let told = 0
+    const { sent, tokens } = this
+    const ids = queue.completed.id
     for (let i = 0; i < n; i++) {
-      const id = queue.completed.id[i]
-      const buffer = this.sentBuffer[id]
+      const id = ids[i]
+      const buffer = sent[2 * id]
       if (buffer !== NO_BUFFER) this.transmitBuffers.release(buffer)
-      this.tokens[told++] = this.sentToken[id]
-      queue.release(id)
+      tokens[i] = sent[2 * id + 1]
     }
-    if (this.observer.sent !== undefined) this.tell(() => this.observer.sent?.(this.tokens, told))
+    queue.recycle()
+    if (this.observer.sent !== undefined) this.tell(() => this.observer.sent?.(tokens, n))
     if (this.blocked) {
       this.blocked = false
       if (this.observer.drain !== undefined) this.tell(() => this.observer.drain?.())
@@ -344,8 +342,8 @@ export class NetDriver {
       for (let i = 0; i < n; i++) {
         const id = queue.completed.id[i]
         this.receiveBuffers.release(this.postedBuffer[id])
-        queue.release(id)
       }
+      queue.recycle()
     }
     if (this.receiveBuffers.available > 0) this.postReceiveBuffers()
     if (this.interrupts && n < budget && queue.arm()) this.interrupted = true

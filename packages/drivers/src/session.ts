@@ -61,8 +61,10 @@ export class DeviceSession {
   readonly ram: SpanAllocator
   readonly wait: Wait
 
+  /** The queues that were opened, in the order of opening. */
+  readonly queues: Virtqueue[] = []
+
   private readonly detach: (() => boolean) | undefined
-  private readonly queues: Virtqueue[] = []
   private readonly releases: (() => void)[] = []
   private closing: Promise<void> | null = null
 

@@ -1,1 +1,29 @@
-export {}
+/**
+ * Composes machines: guest memory, DMA schemes, device models and drivers.
+ *
+ * @example
+ * const machine = await createMachine({ memory, devices: [{ type: 'blk', name: 'disk0', device: { store } }] })
+ *
+ * @packageDocumentation
+ */
+export { sharedPoolScheme } from '@guestdma/bounce'
+export { LearningSwitch, LoopbackLink, MemoryBlockStore, Wire } from '@guestdma/devices'
+export { directScheme } from '@guestdma/dma'
+export { FrameBatch } from '@guestdma/drivers'
+export { GuestMemory, guestAddress } from '@guestdma/memory'
+export type { BlkConfig, DeviceConfig, MachineConfig, NetConfig } from './config.ts'
+export type { DeviceSlot } from './device-slot.ts'
+export { type MachineEventMap, MachineEvents, type SchemeChosen } from './events.ts'
+export { createMachine, type DeviceCounters, Machine, type MachineCounters } from './machine.ts'
+export {
+  AGREED_FEATURES,
+  BLK_DRIVER,
+  BLK_OPTIONS,
+  DMA_BACKEND,
+  GUEST_MEMORY,
+  GUEST_RAM,
+  NET_DRIVER,
+  NET_OPTIONS,
+  SESSION,
+  TRANSPORT,
+} from './tokens.ts'

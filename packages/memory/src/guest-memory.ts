@@ -20,6 +20,7 @@ export interface GuestMemoryOptions {
 /** A checked range and the region that holds it. */
 export interface LocatedRange {
   readonly base: number
+  readonly end: number
   readonly length: number
   readonly region: Region
   readonly offset: number
@@ -79,7 +80,7 @@ export class GuestMemory {
             { base, offset },
           )
         }
-        return { base, length, region, offset }
+        return { base, end: base + length, length, region, offset }
       })
       .sort((a, b) => a.base - b.base)
     for (let i = 1; i < this.ranges.length; i++) {
@@ -129,6 +130,18 @@ export class GuestMemory {
     this.offset = range.offset + into
     const left = range.length - into
     return left < length ? left : length
+  }
+
+  /** Do the `length` bytes at `addresses[row]` lie in one range? Allocates nothing. */
+  contains(addresses: Float64Array, row: number, length: number): boolean {
+    const address = addresses[row]
+    let range = this.hit
+    if (!(address >= range.base && address + length <= range.end)) {
+      const found = this.find(address)
+      if (found === null || address + length > found.end) return false
+      this.hit = range = found
+    }
+    return true
   }
 
   /** The bytes at [address, address + length) as one window. Throws `MEMORY_OUTSIDE` unless they lie in one range. */

@@ -39,7 +39,20 @@ const FREE = 0
 const ADDED = 1
 const OUTSTANDING = 2
 const COMPLETED = 3
-const RELEASED = 4
+
+// The private bookkeeping is one Int32Array, since every further typed array that a function touches costs it a handful of checks and loads:
+// first the rows, then the chains by id, then the ids in the order of publication.
+const ROW = 2
+const NEXT = 0
+const FLAGS = 1
+
+const CHAIN = 8
+const STATE = 0
+const FIRST = 1
+const LAST = 2
+const COUNT = 3
+const TABLE = 4
+const POSTED = 5
 
 // Flags of a row.
 const MAPPED = 1
@@ -51,71 +64,62 @@ const HIGH_HALF = 2 ** -32
 /**
  * The driver's half of a split virtqueue: virtio 1.4 §2.7.
  *
- * Nothing that the device can write is read back: descriptors, the order of publication and the state of each chain live in private columns,
- * and from the used ring come only an index, an id and a length, each loaded once and checked in {@link reap}.
+ * Nothing that the device can write is read back: descriptors, the order of publication and the state of each chain are kept in private
+ * memory, and from the used ring come only an index, an id and a length, each loaded once and checked in {@link reap}.
  *
- * Rows: row d < size is descriptor d; row size + t·capacity + e is entry e of indirect table t. `nextRow` links the rows of a chain, and
- * the free descriptors.
+ * Rows: row d < size is descriptor d; row size + t·capacity + e is entry e of indirect table t. NEXT links the rows of a chain, and the free
+ * descriptors.
+ *
+ * Fields are declared without `undefined` as their first value (`declare`), so that the engine keeps knowing what is in them.
  */
 export class SplitVirtqueue implements Virtqueue {
-  readonly name: string
-  readonly index: number
-  readonly size: number
-  readonly segments: Segments
-  readonly completed: Completions
-  readonly counters: VirtqueueCounters = { added: 0, published: 0, notified: 0, completed: 0, clamped: 0 }
-  readonly areas: { readonly descriptor: DeviceAddress; readonly driver: DeviceAddress; readonly device: DeviceAddress }
-  free: number
+  declare readonly name: string
+  declare readonly index: number
+  declare readonly size: number
+  declare readonly segments: Segments
+  declare readonly completed: Completions
+  declare readonly counters: VirtqueueCounters
+  declare readonly areas: { readonly descriptor: DeviceAddress; readonly driver: DeviceAddress; readonly device: DeviceAddress }
+  declare broken: VirtqueueError | null
+  free = 0
   outstanding = 0
   undone = 0
-  broken: VirtqueueError | null = null
 
-  private readonly backend: DmaBackend
-  private readonly doorbell: (index: number, position: number) => void
-  private readonly eventIndex: boolean
-  private readonly inOrder: boolean
-  private readonly mask: number
-  private readonly maxMappingLength: number
+  declare private readonly backend: DmaBackend
+  declare private readonly doorbell: (index: number, position: number) => void
+  declare private readonly eventIndex: boolean
+  declare private readonly inOrder: boolean
+  declare private readonly mask: number
+  declare private readonly maxMappingLength: number
 
-  private readonly table: DmaRegion
-  private readonly available: DmaRegion
-  private readonly used: DmaRegion
-  private readonly indirect: DmaRegion | null
-  private readonly cellAreas: CellArea[] = []
-  private readonly cellDevice = new Float64Array(8)
-  private readonly cellStride = new Uint32Array(8)
+  declare private readonly table: DmaRegion
+  declare private readonly available: DmaRegion
+  declare private readonly used: DmaRegion
+  declare private readonly indirect: DmaRegion | null
+  declare private readonly cellAreas: CellArea[]
+  declare private readonly cellDevice: Float64Array
 
-  // Element indices of the fields that are touched per batch.
-  private readonly tableWord: number
-  private readonly indirectWord: number
-  private readonly availableHalf: number
-  private readonly usedHalf: number
-  private readonly usedWord: number
+  // Element indices of the fields that are touched.
+  declare private readonly tableWord: number
+  declare private readonly indirectWord: number
+  declare private readonly availableHalf: number
+  declare private readonly usedHalf: number
+  declare private readonly usedWord: number
 
-  private readonly mappings: DmaMappings
-  private readonly rowFlags: Uint8Array
-  private readonly nextRow: Uint32Array
-
-  // One entry per chain, by id (its head descriptor).
-  private readonly state: Uint8Array
-  private readonly firstRow: Uint32Array
-  private readonly lastRow: Uint32Array
-  private readonly rowCount: Uint32Array
-  private readonly posted: Float64Array
-  private readonly tableOf: Int32Array
-
-  // A private copy of the available ring: which chain went into which position.
-  private readonly order: Uint16Array
+  declare private readonly mappings: DmaMappings
+  declare private readonly book: Int32Array
+  declare private readonly chainsAt: number
+  declare private readonly orderAt: number
+  declare private readonly freeTables: Uint32Array
+  declare private readonly tableCapacity: number
+  declare private readonly indirectFrom: number
+  private freeTableCount = 0
   private freeHead = 0
-  private readonly freeTables: Uint32Array
-  private freeTableCount: number
-  private readonly tableCapacity: number
-  private readonly indirectFrom: number
 
   private availablePosition = 0
   private publishedPosition = 0
   private usedPosition = 0
-  private releasedPosition = 0
+  private unrecycled = 0
   private pendingDescriptors = 0
 
   /** @throws VirtqueueError `VIRTQUEUE_SIZE`, `VIRTQUEUE_TOO_SMALL`; DmaError `DMA_ALLOC` */
@@ -130,6 +134,8 @@ export class SplitVirtqueue implements Virtqueue {
     this.size = size
     this.mask = size - 1
     this.free = size
+    this.broken = null
+    this.counters = { added: 0, published: 0, notified: 0, completed: 0, clamped: 0 }
     this.backend = backend
     this.doorbell = doorbell
     this.eventIndex = features.has(VIRTIO_F_EVENT_IDX)
@@ -139,21 +145,16 @@ export class SplitVirtqueue implements Virtqueue {
     const indirect = features.has(VIRTIO_F_INDIRECT_DESC) ? options.indirect : undefined
     const tables = indirect?.tables ?? 0
     this.tableCapacity = Math.min(indirect?.capacity ?? 0, size)
-    this.indirectFrom = tables > 0 ? (indirect?.from ?? 3) : Number.POSITIVE_INFINITY
+    this.indirectFrom = tables > 0 ? (indirect?.from ?? 3) : MAX_QUEUE_SIZE + 1
     const rows = size + tables * this.tableCapacity
 
     this.segments = new Segments(size)
     this.completed = new Completions(size)
     this.mappings = new DmaMappings(rows, standing)
-    this.rowFlags = new Uint8Array(rows)
-    this.nextRow = Uint32Array.from({ length: rows }, (_, row) => (row === size - 1 ? 0 : row + 1))
-    this.state = new Uint8Array(size)
-    this.firstRow = new Uint32Array(size)
-    this.lastRow = new Uint32Array(size)
-    this.rowCount = new Uint32Array(size)
-    this.posted = new Float64Array(size)
-    this.tableOf = new Int32Array(size).fill(-1)
-    this.order = new Uint16Array(size)
+    this.chainsAt = ROW * rows
+    this.orderAt = this.chainsAt + CHAIN * size
+    this.book = new Int32Array(this.orderAt + size)
+    for (let row = 0; row < rows; row++) this.book[ROW * row + NEXT] = row === size - 1 ? 0 : row + 1
     this.freeTables = Uint32Array.from({ length: tables }, (_, t) => tables - 1 - t)
     this.freeTableCount = tables
 
@@ -163,42 +164,48 @@ export class SplitVirtqueue implements Virtqueue {
     this.used = backend.alloc(usedRingBytes(size), USED_RING_ALIGN, FROM_DEVICE, 'ring')
     this.indirect = tables > 0 ? backend.alloc(tables * this.tableCapacity * DESCRIPTOR_SIZE, DESCRIPTOR_TABLE_ALIGN, TO_DEVICE, 'ring') : null
     this.areas = { descriptor: this.table.device, driver: this.available.device, device: this.used.device }
-    this.tableWord = this.table.offset / 4
-    this.indirectWord = this.indirect === null ? 0 : this.indirect.offset / 4
-    this.availableHalf = this.available.offset / 2
-    this.usedHalf = this.used.offset / 2
-    this.usedWord = this.used.offset / 4
+    this.tableWord = compact(this.table.offset / 4)
+    this.indirectWord = compact(this.indirect === null ? 0 : this.indirect.offset / 4)
+    this.availableHalf = compact(this.available.offset / 2)
+    this.usedHalf = compact(this.used.offset / 2)
+    this.usedWord = compact(this.used.offset / 4)
+    this.cellAreas = []
+    // Pairs: device address of the first cell, and bytes from one cell to the next.
+    this.cellDevice = new Float64Array(2 * MAX_CELL_AREAS)
   }
 
   cells(bytes: number, direction: DmaDirection): CellArea {
-    const stride = Math.ceil(bytes / 8) * 8
     const slot = this.cellAreas.length
+    if (slot === MAX_CELL_AREAS) throw new VirtqueueError('VIRTQUEUE_CELLS', this.name, `there are ${MAX_CELL_AREAS} cell areas already`, { slot })
+    const stride = Math.ceil(bytes / 8) * 8
     const memory = this.backend.alloc(stride * this.size, 8, direction, 'ring')
     const area: CellArea = { kind: SEGMENT_CELL + slot, stride, memory }
     this.cellAreas.push(area)
-    this.cellDevice[slot] = memory.device
-    this.cellStride[slot] = stride
+    this.cellDevice[2 * slot] = memory.device
+    this.cellDevice[2 * slot + 1] = stride
     return area
   }
 
   add(readable: number, writable: number): number {
     if (this.broken !== null) return QUEUE_BROKEN
-    if (this.availablePosition === this.publishedPosition) this.refresh()
-    const { address, length: lengths, kind } = this.segments
+    const position = this.availablePosition
+    if (position === this.publishedPosition) this.refresh()
+    const segments = this.segments
+    const lengths = segments.length
+    const kinds = segments.kind
+    const addresses = segments.address
     const count = readable + writable
     const limit = this.maxMappingLength
 
-    let descriptors = 0
+    let descriptors = count
     let bytes = 0
-    let posted = 0
     for (let i = 0; i < count; i++) {
       const length = lengths[i]
       if (length === 0) this.refuseEmpty(i)
       bytes += length
-      if (i >= readable) posted += length
-      descriptors += kind[i] === SEGMENT_GUEST && length > limit ? Math.ceil(length / limit) : 1
+      if (length > limit && kinds[i] === SEGMENT_GUEST) descriptors += Math.ceil(length / limit) - 1
     }
-    if (descriptors === 0) this.refuseEmpty(0)
+    if (count < 1) this.refuseEmpty(0)
     if (descriptors > this.size || bytes > MAX_CHAIN_BYTES) return DMA_TOO_LONG
     const direct = descriptors < this.indirectFrom || descriptors > this.tableCapacity || this.freeTableCount === 0
     if (this.free < (direct ? descriptors : 1)) return QUEUE_FULL
@@ -211,82 +218,71 @@ export class SplitVirtqueue implements Virtqueue {
     const base = direct ? this.tableWord : this.indirectWord - 4 * this.size
     const bias = direct ? 0 : first
     const m = this.mappings
-    const rowFlags = this.rowFlags
-    const nextRow = this.nextRow
+    const book = this.book
 
+    let posted = 0
     let row = first
     let last = first
     let left = descriptors
     for (let i = 0; i < count; i++) {
-      const direction: DmaDirection = i < readable ? TO_DEVICE : FROM_DEVICE
-      const flags = i < readable ? 0 : DESCRIPTOR_F_WRITE
-      const owner = kind[i]
-      let rest = lengths[i]
+      const length = lengths[i]
+      const kind = kinds[i]
+      const into = i >= readable
+      if (into) posted += length
+      let done = 0
       do {
         const word = base + 4 * row
-        if (owner === SEGMENT_GUEST) {
+        if (kind === SEGMENT_GUEST) {
+          const rest = length - done
           const piece = rest < limit ? rest : limit
-          m.guest[row] = address[i] + (lengths[i] - rest)
+          m.guest[row] = addresses[i] + done
           m.length[row] = piece
-          m.direction[row] = direction
+          m.direction[row] = into ? FROM_DEVICE : TO_DEVICE
           const status = this.backend.map(m, row)
           if (status !== DMA_OK) {
             this.rewind(first, descriptors - left)
             return status
           }
-          rowFlags[row] = i < readable ? MAPPED : MAPPED | WRITABLE
+          book[ROW * row + FLAGS] = into ? MAPPED | WRITABLE : MAPPED
           const device = m.device[row]
           u32[word] = device
           u32[word + 1] = device * HIGH_HALF
           u32[word + 2] = m.deviceLength[row]
-          rest -= piece
+          done += piece
         } else {
-          const device =
-            owner < SEGMENT_CELL ? address[i] : this.cellDevice[owner - SEGMENT_CELL] + head * this.cellStride[owner - SEGMENT_CELL] + address[i]
-          m.length[row] = rest
-          rowFlags[row] = i < readable ? 0 : WRITABLE
+          const cell = 2 * (kind - SEGMENT_CELL)
+          const device = kind < SEGMENT_CELL ? addresses[i] : this.cellDevice[cell] + head * this.cellDevice[cell + 1] + addresses[i]
+          if (into) m.length[row] = length
+          book[ROW * row + FLAGS] = into ? WRITABLE : 0
           u32[word] = device
           u32[word + 1] = device * HIGH_HALF
-          u32[word + 2] = rest
-          rest = 0
+          u32[word + 2] = length
+          done = length
         }
         last = row
-        row = nextRow[row]
+        row = book[ROW * row + NEXT]
         left--
+        const flags = into ? DESCRIPTOR_F_WRITE : 0
         u32[word + 3] = left > 0 ? flags | DESCRIPTOR_F_NEXT | ((row - bias) << 16) : flags
-      } while (rest > 0)
+      } while (done < length)
     }
 
-    this.firstRow[head] = first
-    this.lastRow[head] = last
-    this.rowCount[head] = descriptors
-    this.posted[head] = posted
-    this.tableOf[head] = tableAt
     if (direct) {
       this.freeHead = row
       this.free -= descriptors
-      this.pendingDescriptors += descriptors
     } else {
-      this.freeTableCount--
-      const word = this.tableWord + 4 * head
-      const device = (this.indirect as DmaRegion).device + tableAt * this.tableCapacity * DESCRIPTOR_SIZE
-      const main = this.table.region.u32
-      main[word] = device
-      main[word + 1] = device * HIGH_HALF
-      main[word + 2] = descriptors * DESCRIPTOR_SIZE
-      main[word + 3] = DESCRIPTOR_F_INDIRECT
-      this.freeHead = nextRow[head]
-      this.free--
-      this.pendingDescriptors += descriptors + 1
+      this.writeIndirect(head, tableAt, descriptors)
     }
-
-    // The id's bookkeeping is complete before its place in the ring is: a completion can never race it.
-    this.state[head] = ADDED
-    const position = this.availablePosition
-    this.order[position & this.mask] = head
-    this.available.region.u16[this.availableHalf + 2 + (position & this.mask)] = head
+    this.pendingDescriptors += descriptors
+    const chain = this.chainsAt + CHAIN * head
+    book[chain + STATE] = ADDED
+    book[chain + FIRST] = first
+    book[chain + LAST] = last
+    book[chain + COUNT] = descriptors
+    book[chain + TABLE] = tableAt
+    book[chain + POSTED] = posted < MAX_POSTED ? posted : MAX_POSTED
+    book[this.orderAt + (position & this.mask)] = head
     this.availablePosition = (position + 1) & 0xffff
-    this.counters.added++
     return head
   }
 
@@ -297,18 +293,26 @@ export class SplitVirtqueue implements Virtqueue {
     const position = this.availablePosition
     const count = (position - old) & 0xffff
     if (count === 0) return DMA_OK
+    this.counters.added += count
     const status = this.backend.commitMaps()
     if (status !== DMA_OK) {
       this.undo(old, count)
       return status
     }
-    const { order, state, mask } = this
-    for (let i = 0; i < count; i++) state[order[(old + i) & mask]] = OUTSTANDING
+    const { book, chainsAt, orderAt, mask } = this
+    const available = this.available.region.u16
+    const ring = this.availableHalf + 2
+    for (let i = 0; i < count; i++) {
+      const at = (old + i) & mask
+      const head = book[orderAt + at]
+      book[chainsAt + CHAIN * head + STATE] = OUTSTANDING
+      available[ring + at] = head
+    }
     this.outstanding += count
     this.publishedPosition = position
     this.meterPublish(count)
     // Descriptors and ring entries first, then the index that makes them available: virtio 1.4 §2.7.13.
-    this.available.region.u16[this.availableHalf + 1] = position
+    available[this.availableHalf + 1] = position
     this.counters.published += count
 
     // The index first, then the question whether the device wants to know: virtio 1.4 §2.7.13.4.1.
@@ -324,10 +328,9 @@ export class SplitVirtqueue implements Virtqueue {
   }
 
   reap(budget: number): number {
+    if (this.unrecycled > 0) this.recycle()
     if (this.broken !== null) return 0
     this.refresh()
-    const u32 = this.used.region.u32
-    const { usedWord, mask, size, state, order } = this
     let position = this.usedPosition
     // Each of these is loaded once; the device may change it right after.
     const arrivedIndex = this.used.region.u16[this.usedHalf + 1]
@@ -342,16 +345,18 @@ export class SplitVirtqueue implements Virtqueue {
       return 0
     }
 
+    const u32 = this.used.region.u32
+    const { usedWord, mask, size, book, chainsAt, orderAt, inOrder } = this
     let n = 0
     while (arrived > 0 && n < budget) {
       const word = usedWord + 1 + ((position & mask) << 1)
       const id = u32[word]
       const written = u32[word + 1]
-      if (id >= size || state[id] !== OUTSTANDING) {
+      if (id >= size || book[chainsAt + CHAIN * id + STATE] !== OUTSTANDING) {
         this.refuseUsed(id, position)
         break
       }
-      if (this.inOrder && order[position & mask] !== id) {
+      if (inOrder && book[orderAt + (position & mask)] !== id) {
         // One element may stand for a batch; what it skips was used completely: virtio 1.4 §2.7.9.
         const skipped = this.distance(position, id)
         if (skipped >= arrived) {
@@ -359,8 +364,7 @@ export class SplitVirtqueue implements Virtqueue {
           break
         }
         for (let i = 0; i < skipped; i++) {
-          const older = order[position & mask]
-          this.complete(older, this.posted[older], n++)
+          this.complete(book[orderAt + (position & mask)], MAX_POSTED >>> 0, n++)
           position = (position + 1) & 0xffff
         }
         arrived -= skipped
@@ -382,29 +386,26 @@ export class SplitVirtqueue implements Virtqueue {
       this.break('VIRTQUEUE_COMMIT', `${this.backend.name} could not revoke ${n} completed chains`, { status, chains: n })
       return 0
     }
+    this.unrecycled = n
     return n
   }
 
-  release(id: number): void {
-    if (this.state[id] !== COMPLETED) {
-      throw new VirtqueueError('VIRTQUEUE_RELEASE', this.name, `id ${id} is not a completed chain`, { id, state: this.state[id] })
-    }
-    if (this.inOrder) {
-      // Descriptors are used in ring order, so they also come back in ring order: virtio 1.4 §2.7.5.
-      this.state[id] = RELEASED
-      const { state, order, mask } = this
-      let oldest = order[this.releasedPosition & mask]
-      while (this.releasedPosition !== this.usedPosition && state[oldest] === RELEASED) {
-        this.reclaim(oldest)
-        this.releasedPosition = (this.releasedPosition + 1) & 0xffff
-        oldest = order[this.releasedPosition & mask]
+  recycle(): void {
+    const { book, chainsAt, inOrder } = this
+    const ids = this.completed.id
+    for (let i = 0; i < this.unrecycled; i++) {
+      const id = ids[i]
+      const chain = chainsAt + CHAIN * id
+      if (book[chain + STATE] !== COMPLETED) this.refuseRecycle(id)
+      // In-order queues use descriptors in ring order, and they come back in that order: NEXT stays as it is (virtio 1.4 §2.7.5).
+      if (!inOrder) {
+        const last = book[chain + TABLE] < 0 ? book[chain + LAST] : id
+        book[ROW * last + NEXT] = this.freeHead
+        this.freeHead = id
       }
-      return
+      this.reclaim(chain)
     }
-    const last = this.tableOf[id] < 0 ? this.lastRow[id] : id
-    this.nextRow[last] = this.freeHead
-    this.freeHead = id
-    this.reclaim(id)
+    this.unrecycled = 0
   }
 
   disarm(): void {
@@ -426,12 +427,15 @@ export class SplitVirtqueue implements Virtqueue {
 
   dispose(): void {
     for (let id = 0; id < this.size; id++) {
-      if (this.state[id] !== ADDED && this.state[id] !== OUTSTANDING) continue
-      this.unmapRows(this.firstRow[id], this.rowCount[id], 0)
-      this.state[id] = FREE
+      const chain = this.chainsAt + CHAIN * id
+      const state = this.book[chain + STATE]
+      if (state !== ADDED && state !== OUTSTANDING) continue
+      this.unmapRows(this.book[chain + FIRST], this.book[chain + COUNT], 0)
+      this.book[chain + STATE] = FREE
     }
     this.backend.commitUnmaps()
     this.outstanding = 0
+    this.unrecycled = 0
     this.broken ??= new VirtqueueError('VIRTQUEUE_DISPOSED', this.name, 'the queue was disposed')
     for (const region of [this.table, this.available, this.used]) this.backend.free(region)
     if (this.indirect !== null) this.backend.free(this.indirect)
@@ -440,25 +444,30 @@ export class SplitVirtqueue implements Virtqueue {
   }
 
   private complete(id: number, length: number, n: number): void {
+    const book = this.book
+    const chain = this.chainsAt + CHAIN * id
+    const posted = book[chain + POSTED] >>> 0
     let written = length
-    if (written > this.posted[id]) {
-      written = this.posted[id]
-      this.counters.clamped++
+    if (written > posted) {
+      written = posted
+      if (length !== MAX_POSTED >>> 0) this.counters.clamped++
     }
-    this.completed.id[n] = id
-    this.completed.written[n] = written
-    this.completed.status[n] = this.unmapRows(this.firstRow[id], this.rowCount[id], written)
-    this.state[id] = COMPLETED
+    const completed = this.completed
+    completed.id[n] = id
+    completed.written[n] = written
+    completed.status[n] = this.unmapRows(book[chain + FIRST], book[chain + COUNT], written)
+    book[chain + STATE] = COMPLETED
   }
 
   // Written bytes fill the writable segments in their order: virtio 1.4 §2.7.8.
   private unmapRows(first: number, count: number, written: number): number {
     const m = this.mappings
+    const book = this.book
     let status: number = DMA_OK
     let row = first
     let left = written
     for (let i = 0; i < count; i++) {
-      const flags = this.rowFlags[row]
+      const flags = book[ROW * row + FLAGS]
       let here = 0
       if ((flags & WRITABLE) !== 0) {
         const length = m.length[row]
@@ -469,9 +478,23 @@ export class SplitVirtqueue implements Virtqueue {
         const result = this.backend.unmap(m, row, here)
         if (result !== DMA_OK) status = result
       }
-      row = this.nextRow[row]
+      row = book[ROW * row + NEXT]
     }
     return status
+  }
+
+  private writeIndirect(head: number, tableAt: number, descriptors: number): void {
+    const u32 = this.table.region.u32
+    const word = this.tableWord + 4 * head
+    const device = (this.indirect as DmaRegion).device + tableAt * this.tableCapacity * DESCRIPTOR_SIZE
+    u32[word] = device
+    u32[word + 1] = device * HIGH_HALF
+    u32[word + 2] = descriptors * DESCRIPTOR_SIZE
+    u32[word + 3] = DESCRIPTOR_F_INDIRECT
+    this.freeTableCount--
+    this.freeHead = this.book[ROW * head + NEXT]
+    this.free--
+    this.pendingDescriptors++
   }
 
   private rewind(first: number, count: number): void {
@@ -481,14 +504,16 @@ export class SplitVirtqueue implements Virtqueue {
   }
 
   private undo(from: number, count: number): void {
+    const book = this.book
     // Youngest first, so that the free descriptors end up in the order that they had.
     for (let i = count - 1; i >= 0; i--) {
-      const id = this.order[(from + i) & this.mask]
-      this.unmapRows(this.firstRow[id], this.rowCount[id], 0)
-      const last = this.tableOf[id] < 0 ? this.lastRow[id] : id
-      if (!this.inOrder) this.nextRow[last] = this.freeHead
+      const id = book[this.orderAt + ((from + i) & this.mask)]
+      const chain = this.chainsAt + CHAIN * id
+      this.unmapRows(book[chain + FIRST], book[chain + COUNT], 0)
+      const last = book[chain + TABLE] < 0 ? book[chain + LAST] : id
+      if (!this.inOrder) book[ROW * last + NEXT] = this.freeHead
       this.freeHead = id
-      this.reclaim(id)
+      this.reclaim(chain)
       this.completed.id[i] = id
     }
     this.backend.commitUnmaps()
@@ -497,14 +522,14 @@ export class SplitVirtqueue implements Virtqueue {
     this.undone = count
   }
 
-  private reclaim(id: number): void {
-    this.state[id] = FREE
-    const table = this.tableOf[id]
+  private reclaim(chain: number): void {
+    const book = this.book
+    book[chain + STATE] = FREE
+    const table = book[chain + TABLE]
     if (table < 0) {
-      this.free += this.rowCount[id]
+      this.free += book[chain + COUNT]
       return
     }
-    this.tableOf[id] = -1
     this.freeTables[this.freeTableCount++] = table
     this.free++
   }
@@ -512,7 +537,7 @@ export class SplitVirtqueue implements Virtqueue {
   // How many positions `id` was published after `position`; at least the number of outstanding chains where it was not.
   private distance(position: number, id: number): number {
     let steps = 0
-    while (steps < this.outstanding && this.order[(position + steps) & this.mask] !== id) steps++
+    while (steps < this.outstanding && this.book[this.orderAt + ((position + steps) & this.mask)] !== id) steps++
     return steps
   }
 
@@ -537,15 +562,31 @@ export class SplitVirtqueue implements Virtqueue {
     throw new VirtqueueError('VIRTQUEUE_SEGMENT', this.name, `segment ${segment} is empty; a chain is one or more segments of at least one byte`, { segment })
   }
 
+  private refuseRecycle(id: number): never {
+    throw new VirtqueueError('VIRTQUEUE_RECYCLE', this.name, `id ${id} is not a completed chain; completed.id belongs to the queue`, { id })
+  }
+
   private refuseUsed(id: number, position: number): void {
     if (id >= this.size) {
       this.break('VIRTQUEUE_USED_ID', `used id ${id} at ${position} is outside the queue of ${this.size}`, { id, position, size: this.size })
     } else {
-      this.break('VIRTQUEUE_USED_TWICE', `used id ${id} at ${position} is not the head of an outstanding chain`, { id, position, state: this.state[id] })
+      const state = this.book[this.chainsAt + CHAIN * id + STATE]
+      this.break('VIRTQUEUE_USED_TWICE', `used id ${id} at ${position} is not the head of an outstanding chain`, { id, position, state })
     }
   }
 
   private break(code: string, message: string, details: Readonly<Record<string, unknown>>): void {
     this.broken = new VirtqueueError(code, this.name, message, { queue: this.index, ...details })
   }
+}
+
+/** Headers and statuses of a request need one area each; eight leave room. */
+const MAX_CELL_AREAS = 8
+
+/** Bytes posted are kept in 32 bits; a chain of exactly 2^32 writable bytes counts as one byte less. */
+const MAX_POSTED = 0xffff_ffff
+
+// An integer that came out of floating-point arithmetic stays a heap number in a field; `| 0` makes a small integer of it.
+function compact(integer: number): number {
+  return integer < 2 ** 31 ? integer | 0 : integer
 }

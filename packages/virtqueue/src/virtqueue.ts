@@ -17,11 +17,11 @@ export const SEGMENT_CELL = 2
 
 /** Where a driver describes the chain that it adds next: row i is segment i, device-readable segments first. */
 export class Segments {
-  readonly address: Float64Array
+  declare readonly address: Float64Array
   /** Bytes, at least 1. */
-  readonly length: Uint32Array
+  declare readonly length: Uint32Array
   /** `SEGMENT_GUEST`, `SEGMENT_DEVICE`, or the `kind` of a cell area. */
-  readonly kind: Uint8Array
+  declare readonly kind: Uint8Array
 
   constructor(capacity: number) {
     this.address = new Float64Array(capacity)
@@ -33,11 +33,11 @@ export class Segments {
 /** What the last `reap` completed: row i is one chain. */
 export class Completions {
   /** The id that `add` returned. */
-  readonly id: Uint16Array
+  declare readonly id: Uint16Array
   /** Bytes that the device says it wrote, clamped to what was posted. They bound what is there and prove nothing. */
-  readonly written: Float64Array
+  declare readonly written: Float64Array
   /** `DMA_OK`, or `DMA_CORRUPT` where the backend delivered nothing. */
-  readonly status: Int8Array
+  declare readonly status: Int8Array
 
   constructor(capacity: number) {
     this.id = new Uint16Array(capacity)
@@ -89,7 +89,7 @@ export interface VirtqueueCounters {
 /**
  * The driver's half of a virtqueue. Both ring formats stand behind it.
  *
- * A chain goes: fill `segments`, `add` (any number of times), `publish` once, later `reap`, read `completed`, `release` each id. A driver
+ * A chain goes: fill `segments`, `add` (any number of times), `publish` once, later `reap`, read `completed`, `recycle`. A driver
  * records what belongs to an id right after `add`, hence before the device can know of it. Nothing here allocates after set-up.
  */
 export interface Virtqueue {
@@ -130,12 +130,15 @@ export interface Virtqueue {
 
   /**
    * Takes up to `budget` completed chains off the used side (a batch that an in-order device completed with one element is taken whole),
-   * unmaps them, commits, and returns how many `completed` rows are valid. Their descriptors stay taken until `release`.
+   * unmaps them, commits, and returns how many `completed` rows are valid. Their ids stay taken until `recycle`.
    */
   reap(budget: number): number
 
-  /** Gives the descriptors of a completed chain back. Throws `VIRTQUEUE_RELEASE` for an id that is not completed. */
-  release(id: number): void
+  /**
+   * Gives the ids and descriptors of what the last `reap` completed back; the next `reap` does it otherwise. Call it when what belongs to those ids was
+   * read, and before anything that may `add`.
+   */
+  recycle(): void
 
   /** Asks the device not to interrupt. A hint. */
   disarm(): void

@@ -1,0 +1,56 @@
+import { Region } from '@guestdma/memory'
+
+/** Up to here a frame's view is kept and used again; above, allocating it anew (100 bytes) is small beside the copy. */
+const KEPT_LENGTH = 2048
+const ALIGNMENTS = 8
+/** Distinct buffers that frames came from; a link uses few. */
+const KEPT_SOURCES = 8
+
+/**
+ * Staging memory for outgoing frames, with views that are made once per length and alignment: a view costs 25 ns and 100 bytes, the copy of a
+ * small frame 4 ns.
+ */
+export class FrameStaging {
+  readonly region: Region
+  /** Twelve bytes for a receive header that has to be written piecewise. */
+  readonly header: Region = new Region(new ArrayBuffer(16), 'frame header')
+  private readonly buffer: ArrayBuffer
+  private readonly views: (Uint8Array<ArrayBuffer> | null)[]
+
+  constructor(longest: number) {
+    this.buffer = new ArrayBuffer(longest + 2 * ALIGNMENTS)
+    this.region = new Region(this.buffer, 'frame staging')
+    this.views = new Array<Uint8Array<ArrayBuffer> | null>(ALIGNMENTS * (KEPT_LENGTH + 1)).fill(null)
+  }
+
+  /** Bytes [align, align + length) of the staging region; `align` is 0 to 7. */
+  view(align: number, length: number): Uint8Array<ArrayBuffer> {
+    if (length > KEPT_LENGTH) return new Uint8Array(this.buffer, align, length)
+    const at = align * (KEPT_LENGTH + 1) + length
+    const kept = this.views[at]
+    if (kept !== null) return kept
+    const view = new Uint8Array(this.buffer, align, length)
+    this.views[at] = view
+    return view
+  }
+}
+
+/** Regions over the buffers that incoming frames lie in, so that the one copy routine can read them. Keeps the last few. */
+export class FrameSources {
+  private readonly kept: Region[] = []
+  private next = 0
+  private last: Region = new Region(new ArrayBuffer(0), 'no frame')
+
+  region(frame: Uint8Array<ArrayBuffer>): Region {
+    const buffer = frame.buffer
+    if (this.last.source === buffer) return this.last
+    let region = this.kept.find((candidate) => candidate.source === buffer)
+    if (region === undefined) {
+      region = new Region(buffer, 'frame')
+      this.kept[this.next] = region
+      this.next = (this.next + 1) % KEPT_SOURCES
+    }
+    this.last = region
+    return region
+  }
+}

@@ -1,0 +1,37 @@
+import type { FifoOptions } from './frame-fifo.ts'
+import { FramePath, type PathCounters } from './frame-path.ts'
+import type { FrameReceiver, NetLink } from './net-link.ts'
+
+/**
+ * A link that gives every frame back to the device that sent it: at once while it has receive buffers, otherwise from a bounded queue. While
+ * that is full the device holds its frames back; nothing is lost.
+ *
+ * @throws DeviceError `LINK_OPTION`; `LINK_ATTACHED` if a second device is plugged in
+ */
+export class LoopbackLink implements NetLink {
+  private readonly path: FramePath
+
+  constructor(options: FifoOptions = {}) {
+    this.path = new FramePath('loopback link', options)
+  }
+
+  get counters(): Readonly<PathCounters> {
+    return this.path.counters
+  }
+
+  get full(): boolean {
+    return this.path.full
+  }
+
+  attach(device: FrameReceiver): void {
+    this.path.attach(device)
+  }
+
+  transmit(frame: Uint8Array<ArrayBuffer>): void {
+    this.path.send(frame)
+  }
+
+  deliver(budget: number): number {
+    return this.path.deliver(budget)
+  }
+}

@@ -1,0 +1,379 @@
+import { copy, observe } from '@guestdma/memory'
+import {
+  DEVICE_ID_NET,
+  ETHERNET_HEADER_SIZE,
+  ETHERNET_MTU,
+  NET_CONFIG_STATUS,
+  NET_HDR_GSO_NONE,
+  NET_HEADER_FLAGS,
+  NET_HEADER_GSO_TYPE,
+  NET_HEADER_NUM_BUFFERS,
+  NET_HEADER_SIZE,
+  NET_RECEIVE_QUEUE,
+  NET_S_LINK_UP,
+  NET_TRANSMIT_QUEUE,
+  VIRTIO_NET_F_MRG_RXBUF,
+  VIRTIO_NET_F_MTU,
+  VIRTIO_NET_F_STATUS,
+} from '@guestdma/spec'
+import type { ChainTable } from './chain-table.ts'
+import type { DeviceQueue } from './device-queue.ts'
+import { FrameSources, FrameStaging } from './frame-views.ts'
+import {
+  checkNetOptions,
+  longestFrame,
+  NET_DEPENDENCIES,
+  type NetCounters,
+  type NetOptions,
+  netConfig,
+  netFeatures,
+  VLAN_TAG_SIZE,
+} from './net-config.ts'
+import type { FrameReceiver, NetLink } from './net-link.ts'
+import { NO_CHAIN } from './split-ring-walker.ts'
+import { VirtioDevice } from './virtio-device.ts'
+
+// Flags of a transmit header that ask for what is never negotiated here: NEEDS_CSUM, and UDP_TUNNEL_CSUM, which without a tunnel the device
+// must not accept (§5.1.6.2.2). Other flags are ignored, as that section demands.
+const OFFLOAD_FLAGS = 1 | 8
+const ETHERTYPE_OFFSET = 12
+// Below this an offset is an integer to the engine, with room for a header.
+const NEAR = 0x7fff0000
+// Chains that are taken and given back together.
+const TRANSMIT_BATCH = 32
+
+/**
+ * A network device with one pair of queues: virtio 1.4 §5.1. It has no offloads: frames are complete Ethernet frames without check sequence.
+ *
+ * Transmit: the 12-byte header may be framed in any way (§2.7.4); the payload is copied to staging memory and handed to the link. Receive: see
+ * {@link receive}. Frames longer than the MTU, its Ethernet header and possibly a VLAN tag are dropped and counted.
+ *
+ * @throws DeviceError `DEVICE_OPTION`, and what `VirtioDevice` throws
+ */
+export class NetDevice extends VirtioDevice implements FrameReceiver {
+  readonly counters: NetCounters
+  readonly link: NetLink | null
+
+  private readonly staging: FrameStaging
+  private readonly sources = new FrameSources()
+  private readonly mtu: number
+  private mergeable = false
+  private up = true
+  // Longest untagged frame under the negotiated MTU.
+  private longest = ETHERNET_MTU + ETHERNET_HEADER_SIZE
+
+  constructor(options: NetOptions) {
+    checkNetOptions(options)
+    const queueSize = options.queueSize ?? 256
+    super(options, {
+      deviceId: DEVICE_ID_NET,
+      features: netFeatures(options),
+      dependencies: NET_DEPENDENCIES,
+      config: netConfig(options),
+      queueSizes: [queueSize, queueSize],
+    })
+    this.mtu = options.mtu ?? ETHERNET_MTU
+    this.staging = new FrameStaging(longestFrame(options.mtu))
+    this.link = options.link ?? null
+    this.counters = {
+      transmitted: 0,
+      transmittedBytes: 0,
+      transmitMalformed: 0,
+      transmitOversize: 0,
+      transmitUnlinked: 0,
+      transmitFailed: 0,
+      received: 0,
+      receivedBytes: 0,
+      receiveNoBuffer: 0,
+      receiveOversize: 0,
+      receiveTooSmall: 0,
+      receiveUnlinked: 0,
+    }
+    this.link?.attach?.(this)
+  }
+
+  /** Whether the link is up, as the device sees it. */
+  get linkUp(): boolean {
+    return this.up
+  }
+
+  /** Plugs the cable in or pulls it. With STATUS offered the driver is told (§5.1.4). While it is out, frames are dropped and counted. */
+  setLink(up: boolean): void {
+    if (up === this.up) return
+    this.up = up
+    if (!this.offered.has(VIRTIO_NET_F_STATUS)) return
+    this.changeConfig(() => this.config.write(NET_CONFIG_STATUS, 2, up ? NET_S_LINK_UP : 0))
+  }
+
+  /**
+   * Copies a frame into receive buffers of the driver: one, or with MRG_RXBUF as many as it takes (§5.1.6.3). They are marked used now and
+   * published by the next `poll`. False: no buffer, or no live driver; counted, and the frame is still the caller's. True: done with it.
+   */
+  receive(frame: Uint8Array<ArrayBuffer>): boolean {
+    const { counters } = this
+    const queue = this.queues[NET_RECEIVE_QUEUE]
+    if (!this.live || !queue.started) {
+      counters.receiveNoBuffer++
+      return false
+    }
+    const length = frame.length
+    if (length === 0 || this.tooLong(frame)) {
+      counters.receiveOversize++
+      return true
+    }
+    if (!this.up) {
+      counters.receiveUnlinked++
+      return true
+    }
+    if (!this.polling) {
+      this.checkPort()
+      if (!this.live) return false
+    }
+    const { walker } = queue
+    const { chains } = walker
+    const needed = NET_HEADER_SIZE + length
+    let rows = 0
+    let room = 0
+    while (room < needed) {
+      let row = rows === 0 ? walker.take() : walker.takeMore()
+      if (row === NO_CHAIN && walker.update() > 0) row = rows === 0 ? walker.take() : walker.takeMore()
+      if (row === NO_CHAIN) return this.noBuffer(queue, rows)
+      const writable = chains.writable(row)
+      if (writable < NET_HEADER_SIZE) {
+        // §5.1.6.3.1. Without MRG_RXBUF it could not hold a frame either.
+        walker.fail('receive-buffer', chains.head(row), writable, NET_HEADER_SIZE)
+        return this.noBuffer(queue, 0)
+      }
+      room += writable
+      rows++
+      if (room < needed && (!this.mergeable || rows === queue.size)) {
+        walker.untake(rows)
+        counters.receiveTooSmall++
+        return true
+      }
+    }
+    this.fill(queue, frame, rows)
+    counters.received++
+    counters.receivedBytes += length
+    return true
+  }
+
+  protected override onNegotiated(): void {
+    this.mergeable = this.negotiated.has(VIRTIO_NET_F_MRG_RXBUF)
+    this.longest = (this.negotiated.has(VIRTIO_NET_F_MTU) ? this.mtu : ETHERNET_MTU) + ETHERNET_HEADER_SIZE
+  }
+
+  protected override onRestored(): void {
+    if (this.offered.has(VIRTIO_NET_F_STATUS)) this.up = (this.config.read(NET_CONFIG_STATUS, 2) & NET_S_LINK_UP) !== 0
+  }
+
+  protected override work(budget: number): number {
+    const receive = this.queues[NET_RECEIVE_QUEUE]
+    const transmit = this.queues[NET_TRANSMIT_QUEUE]
+    let done = 0
+    // Half the budget at most, so that a flood of incoming frames does not stop the outgoing ones.
+    if (this.link?.deliver !== undefined && budget > 0) done = this.link.deliver((budget + 1) >>> 1)
+    receive.marked = false
+    if (transmit.marked && transmit.started && this.live && done < budget)
+      done += this.transmit(transmit, budget - done)
+    // In this order: what a frame caused to be received is visible no later than that it was sent.
+    if (receive.started && this.checkQueue(receive)) this.publish(receive)
+    if (transmit.started && this.checkQueue(transmit)) this.publish(transmit)
+    return done
+  }
+
+  private transmit(queue: DeviceQueue, budget: number): number {
+    const { walker } = queue
+    let done = 0
+    walker.update()
+    for (;;) {
+      const left = budget - done
+      const rows = walker.takeBatch(left < TRANSMIT_BATCH ? left : TRANSMIT_BATCH)
+      if (rows > 0) {
+        const { generation } = queue
+        const sent = this.send(queue, rows)
+        // The link may have run code that reset the queue or the device: then there is nothing to give back, and nobody to tell.
+        if (queue.generation !== generation) return done
+        walker.pushRows(sent)
+        done += sent
+        if (sent < rows) {
+          walker.untake(rows - sent)
+          if (this.linkFull) return done
+          // The port's answers changed under the batch.
+          this.checkPort()
+        }
+        if (done === budget) return done
+      } else if (!walker.rearm()) {
+        queue.marked = false
+        return done
+      }
+    }
+  }
+
+  // Hands the frames of rows 0 to `rows` - 1 to the link, or drops and counts them. Returns how many rows that were: fewer where the link is full
+  // or memory moved.
+  private send(queue: DeviceQueue, rows: number): number {
+    const { counters, link, longest, port, staging } = this
+    const { chains } = queue.walker
+    const { generation } = queue
+    const { epoch } = port
+    const linked = link !== null && this.up
+    let frames = 0
+    let bytes = 0
+    let row = 0
+    for (; row < rows; row++) {
+      if (linked && link.full === true) break
+      const length = chains.readable(row) - NET_HEADER_SIZE
+      // A VLAN tag is looked for in what was staged; one that long is the most that staging holds.
+      if (length <= 0 || length > longest + VLAN_TAG_SIZE) {
+        this.dropBadLength(queue, chains.head(row), length)
+        continue
+      }
+      const align = this.stage(chains, row, length)
+      if (align < 0) {
+        counters.transmitMalformed++
+        this.badRequest(queue, 'offload', chains.head(row), length)
+        continue
+      }
+      if (!linked) {
+        counters.transmitUnlinked++
+        continue
+      }
+      const frame = staging.view(align, length)
+      if (length > longest && this.tooLong(frame)) {
+        this.dropBadLength(queue, chains.head(row), length)
+        continue
+      }
+      frames++
+      bytes += length
+      try {
+        link.transmit(frame)
+      } catch (error) {
+        frames--
+        bytes -= length
+        counters.transmitFailed++
+        observe(rethrow, error)
+      }
+      if (queue.generation !== generation || port.epoch !== epoch) {
+        row++
+        break
+      }
+    }
+    counters.transmitted += frames
+    counters.transmittedBytes += bytes
+    return row
+  }
+
+  private get linkFull(): boolean {
+    return this.link !== null && this.up && this.link.full === true
+  }
+
+  // Copies the payload of a row to staging memory, at the offset that is returned: the payload's own modulo 8, since a copy is fastest so.
+  // -1: the header asks for an offload, and nothing was copied.
+  private stage(chains: ChainTable, row: number, length: number): number {
+    const to = this.staging.region
+    const segment = chains.first(row)
+    const first = chains.lengths[segment]
+    const start = chains.offset(segment)
+    if (first >= NET_HEADER_SIZE && start < NEAR) {
+      const region = chains.regions[segment]
+      // As integers: a double that is passed on is an allocation.
+      const header = start | 0
+      if (asksForOffload(region.u8, header)) return -1
+      // The usual framings, one descriptor or two, without the general walk.
+      if (first === NET_HEADER_SIZE + length) {
+        const payload = header + NET_HEADER_SIZE
+        copy(to, payload & 7, region, payload, length)
+        return payload & 7
+      }
+      if (first === NET_HEADER_SIZE && chains.lengths[segment + 1] === length && chains.offset(segment + 1) < NEAR) {
+        const payload = chains.offset(segment + 1) | 0
+        copy(to, payload & 7, chains.regions[segment + 1], payload, length)
+        return payload & 7
+      }
+      chains.gather(row, NET_HEADER_SIZE, to, 0, length)
+      return 0
+    }
+    chains.gather(row, 0, to, 0, NET_HEADER_SIZE)
+    if (asksForOffload(to.u8, 0)) return -1
+    chains.gather(row, NET_HEADER_SIZE, to, 0, length)
+    return 0
+  }
+
+  private dropBadLength(queue: DeviceQueue, head: number, length: number): void {
+    if (length < 0) {
+      this.counters.transmitMalformed++
+      this.badRequest(queue, 'short-header', head, length + NET_HEADER_SIZE)
+    } else {
+      this.counters.transmitOversize++
+      this.badRequest(queue, 'frame-size', head, length)
+    }
+  }
+
+  // Writes header and frame over the first `rows` rows, in order, and marks them used.
+  private fill(queue: DeviceQueue, frame: Uint8Array<ArrayBuffer>, rows: number): void {
+    const { walker } = queue
+    const { chains } = walker
+    const source = this.sources.region(frame)
+    let at = frame.byteOffset
+    let left = frame.length
+    this.putHeader(queue, rows)
+    for (let row = 0; row < rows; row++) {
+      const skip = row === 0 ? NET_HEADER_SIZE : 0
+      const piece = Math.min(left, chains.writable(row) - skip)
+      chains.scatter(row, skip, source, at, piece)
+      at += piece
+      left -= piece
+      walker.push(chains.head(row), skip + piece, skip + piece === chains.writable(row))
+    }
+  }
+
+  // struct virtio_net_hdr without offloads: zero but for num_buffers.
+  private putHeader(queue: DeviceQueue, rows: number): void {
+    const { chains } = queue.walker
+    const segment = chains.write(0)
+    if (chains.lengths[segment] < NET_HEADER_SIZE) {
+      const header = this.staging.header
+      header.view.setUint16(NET_HEADER_NUM_BUFFERS, rows, true)
+      chains.scatter(0, 0, header, 0, NET_HEADER_SIZE)
+      return
+    }
+    const region = chains.regions[segment]
+    const offset = chains.offset(segment)
+    const view = region.view
+    view.setUint32(offset, 0, true)
+    view.setUint32(offset + 4, 0, true)
+    view.setUint32(offset + 8, rows << 16, true)
+    if (region.meter !== null) region.meter.store(4, 3)
+    if (region.onDeviceWrite !== null) region.onDeviceWrite(offset, NET_HEADER_SIZE)
+  }
+
+  private noBuffer(queue: DeviceQueue, rows: number): false {
+    const { walker } = queue
+    if (rows > 0) walker.untake(rows)
+    this.counters.receiveNoBuffer++
+    // Let the driver say when it adds buffers.
+    if (this.checkQueue(queue)) walker.rearm()
+    return false
+  }
+
+  // Longer than the MTU allows: 4 bytes more with a VLAN tag.
+  private tooLong(frame: Uint8Array<ArrayBuffer>): boolean {
+    const over = frame.length - this.longest
+    if (over <= 0) return false
+    if (over > VLAN_TAG_SIZE) return true
+    const type = (frame[ETHERTYPE_OFFSET] << 8) | frame[ETHERTYPE_OFFSET + 1]
+    return type !== 0x8100 && type !== 0x88a8
+  }
+}
+
+// The header's two fields that matter, each loaded once.
+function asksForOffload(bytes: Uint8Array, header: number): boolean {
+  return (
+    (bytes[header + NET_HEADER_FLAGS] & OFFLOAD_FLAGS) !== 0 || bytes[header + NET_HEADER_GSO_TYPE] !== NET_HDR_GSO_NONE
+  )
+}
+
+function rethrow(error: unknown): void {
+  throw error
+}

@@ -1,0 +1,58 @@
+import type { FifoOptions } from './frame-fifo.ts'
+import { FramePath, type PathCounters } from './frame-path.ts'
+import type { FrameReceiver, NetLink } from './net-link.ts'
+
+/** One end of a {@link Wire}. Made by it. */
+export class WireEnd implements NetLink {
+  private readonly out: FramePath
+  private readonly into: FramePath
+
+  constructor(out: FramePath, into: FramePath) {
+    this.out = out
+    this.into = into
+  }
+
+  /** What was sent from this end. */
+  get counters(): Readonly<PathCounters> {
+    return this.out.counters
+  }
+
+  get full(): boolean {
+    return this.out.full
+  }
+
+  attach(device: FrameReceiver): void {
+    this.into.attach(device)
+  }
+
+  transmit(frame: Uint8Array<ArrayBuffer>): void {
+    this.out.send(frame)
+  }
+
+  deliver(budget: number): number {
+    return this.into.deliver(budget)
+  }
+}
+
+/**
+ * A cable between two devices. A frame goes straight into the peer's receive buffers, or into a bounded queue per direction while there are none;
+ * when that is full, the sender holds its frames back. Frames for a peer that is not live are dropped and counted.
+ *
+ * @example
+ * const wire = new Wire()
+ * const left = new NetDevice({ name: 'left', port: leftPort, mac: leftMac, link: wire.a })
+ * const right = new NetDevice({ name: 'right', port: rightPort, mac: rightMac, link: wire.b })
+ *
+ * @throws DeviceError `LINK_OPTION`; `LINK_ATTACHED` if a second device is plugged into one end
+ */
+export class Wire {
+  readonly a: WireEnd
+  readonly b: WireEnd
+
+  constructor(options: FifoOptions = {}) {
+    const toA = new FramePath('wire end a', options)
+    const toB = new FramePath('wire end b', options)
+    this.a = new WireEnd(toB, toA)
+    this.b = new WireEnd(toA, toB)
+  }
+}

@@ -1,0 +1,53 @@
+import type { BlkOptions as BlkDeviceOptions, NetOptions as NetDeviceOptions, VirtioDevice } from '@guestdma/devices'
+import type { DmaChoice, DmaScheme } from '@guestdma/dma'
+import type { BufferMode, NetObserver } from '@guestdma/drivers'
+import type { BusPort, GuestAddress, GuestMemory, GuestRange } from '@guestdma/memory'
+import type { MachineEvents } from './events.ts'
+
+interface CommonConfig {
+  /** Names the device in events and errors; unique in the machine. */
+  readonly name: string
+  /** Which scheme's platform the device stands on: what it can reach. Default: the first of `schemes`. */
+  readonly platform?: string
+  /** What the driver may choose. Default `auto`. */
+  readonly dma?: DmaChoice
+  /** `map` (default): lend each buffer for one transfer. `pool`: use memory that the device always sees. */
+  readonly mode?: BufferMode
+  /** Queue entries that the driver asks for. */
+  readonly queueSize?: number
+  /** Makes the device model, where it is not one of ours. */
+  make?(port: BusPort): VirtioDevice
+}
+
+/** A network device and its driver. */
+export interface NetConfig extends CommonConfig {
+  readonly type: 'net'
+  /** The model's options: `mac`, `mtu`, `link`, … */
+  readonly device: Omit<NetDeviceOptions, 'name' | 'port'>
+  readonly observer?: Pick<NetObserver, 'frames' | 'sent'>
+}
+
+/** A block device and its driver. */
+export interface BlkConfig extends CommonConfig {
+  readonly type: 'blk'
+  /** The model's options: `store`, `id`, `readOnly`, … */
+  readonly device: Omit<BlkDeviceOptions, 'name' | 'port'>
+}
+
+export type DeviceConfig = NetConfig | BlkConfig
+
+export interface MachineConfig {
+  /** Guest memory, or its ranges. */
+  readonly memory: GuestMemory | readonly GuestRange[]
+  /** The part of guest memory that pools, rings and the drivers' buffers come from. Default: the largest range. */
+  readonly ram?: { readonly base: GuestAddress; readonly length: number }
+  /** In order of preference. Default: a shared pool of 4 MiB for each device, then direct. */
+  readonly schemes?: readonly DmaScheme[]
+  readonly devices: readonly DeviceConfig[]
+  /** Pass your own to hear of the events of `createMachine` itself. */
+  readonly events?: MachineEvents
+  /** May this thread block? Default true; false on a browser's main thread. */
+  readonly mayBlock?: boolean
+  /** The longest wait for a device, in milliseconds. Default 1000. */
+  readonly deadlineMs?: number
+}

@@ -1,0 +1,164 @@
+import { BlkDevice, MmioRegisters, NetDevice, type VirtioDevice } from '@guestdma/devices'
+import { type DmaChoice, type DmaProvider, type DmaScheme, listedIds } from '@guestdma/dma'
+import { BLK_FEATURES, type BlkDriver, DeviceSession, NET_FEATURES, type NetDriver, type NetObserver } from '@guestdma/drivers'
+import { type BusPort, GuestDmaError } from '@guestdma/memory'
+import { NET_FEATURE_DEPENDENCIES } from '@guestdma/spec'
+import { MmioTransport, type Negotiated, negotiate, type VirtioTransport, type Wait } from '@guestdma/transport'
+import type { DependencyContainer } from 'tsyringe'
+import type { DeviceConfig } from './config.ts'
+import type { MachineEvents } from './events.ts'
+import type { DeviceCounters } from './machine.ts'
+import { DevicePlatform, type PlatformShared } from './platform.ts'
+import { AGREED_FEATURES, BLK_DRIVER, BLK_OPTIONS, DMA_BACKEND, NET_DRIVER, NET_OPTIONS, SESSION, TRANSPORT } from './tokens.ts'
+
+/** What a slot needs from its machine. */
+export interface SlotContext {
+  readonly container: DependencyContainer
+  readonly events: MachineEvents
+  readonly common: PlatformShared
+  readonly scheme: DmaScheme
+  readonly providers: readonly DmaProvider[]
+  readonly choice: DmaChoice
+  readonly wait: Wait
+}
+
+/** One device of a machine: the model, its registers, and from `start` to `close` the driver over the backend that was chosen. */
+export class DeviceSlot {
+  readonly name: string
+  readonly device: VirtioDevice
+  readonly registers: MmioRegisters
+  readonly port: BusPort
+  /** What the driver reports to. A user may set `frames` and `sent`; the rest feeds the machine's events. */
+  readonly observer: NetObserver
+
+  private readonly config: DeviceConfig
+  private readonly context: SlotContext
+  private readonly platform: DevicePlatform
+  private readonly transport: VirtioTransport
+  private container: DependencyContainer | null = null
+  private agreed: Negotiated | null = null
+  private current: NetDriver | BlkDriver | null = null
+
+  constructor(config: DeviceConfig, context: SlotContext) {
+    const { name } = config
+    const { events, scheme } = context
+    this.name = name
+    this.config = config
+    this.context = context
+    this.platform = new DevicePlatform(name, context.common, (fault) => events.emit('fault', { device: name, fault }))
+    this.port = scheme.install(this.platform)
+    this.device = makeDevice(config, this.port)
+    this.device.faults.observer = (fault) => events.emit('fault', { device: name, fault })
+    this.registers = new MmioRegisters(this.device, {
+      interrupts: {
+        level: (asserted) => {
+          if (asserted) this.current?.interrupt()
+        },
+      },
+    })
+    const transport = MmioTransport.probe(this.registers, name)
+    if (transport === null) throw new GuestDmaError('MACHINE_DEVICE', name, 'the device model has device ID 0')
+    this.transport = transport
+    this.observer = {
+      ...(config.type === 'net' ? config.observer : undefined),
+      drain: () => events.emit('drain', { device: name }),
+      link: (up) => events.emit('link', { device: name, up }),
+      broken: (error) => events.emit('needsReset', { device: name, error }),
+    }
+  }
+
+  /** Is there a driver now? */
+  get running(): boolean {
+    return this.current !== null
+  }
+
+  /** What was negotiated. Throws `MACHINE_CLOSED` before `start` and after `close`. */
+  get negotiated(): Negotiated {
+    return this.agreed ?? this.refuseClosed()
+  }
+
+  get driver(): NetDriver | BlkDriver {
+    return this.current ?? this.refuseClosed()
+  }
+
+  /** Negotiates, and builds the driver over the backend that came out of it. */
+  async start(): Promise<void> {
+    const { container, events, common, providers, choice, wait } = this.context
+    const { transport, platform, port } = this
+    const net = this.config.type === 'net'
+    const listed = listedIds(choice)
+    const agreed = await negotiate({
+      transport,
+      understood: net ? NET_FEATURES : BLK_FEATURES,
+      dependencies: net ? NET_FEATURE_DEPENDENCIES : [],
+      providers,
+      choice,
+      offer: (offered) => platform.offer(offered, listed),
+      wait,
+    })
+    const { features, backend } = agreed
+    const { memory, ram } = common
+    const session = new DeviceSession({ transport, features, backend, memory, ram, wait, detach: () => platform.detach(port) })
+    const child = container.createChildContainer()
+    child.registerInstance(DMA_BACKEND, backend)
+    child.registerInstance(AGREED_FEATURES, features)
+    child.registerInstance(TRANSPORT, transport)
+    child.registerInstance(SESSION, session)
+    const { mode, queueSize } = this.config
+    const sizes = { ...(mode === undefined ? {} : { mode }), ...(queueSize === undefined ? {} : { queueSize }) }
+    child.registerInstance(NET_OPTIONS, { ...sizes, observer: this.observer })
+    child.registerInstance(BLK_OPTIONS, { ...sizes, observer: this.observer })
+    try {
+      this.current = net ? child.resolve(NET_DRIVER) : child.resolve(BLK_DRIVER)
+    } catch (error) {
+      await session.close()
+      throw error
+    }
+    this.container = child
+    this.agreed = agreed
+    events.emit('scheme', { device: this.name, scheme: agreed.scheme, why: agreed.why, ladder: agreed.ladder })
+  }
+
+  /** Resets the device and takes back all memory. */
+  async close(): Promise<void> {
+    const { current, container } = this
+    if (current === null) return
+    const { backend } = this.negotiated
+    this.current = null
+    this.container = null
+    this.agreed = null
+    await current.close()
+    const mappings = backend.counters.maps - backend.counters.unmaps
+    if (mappings > 0) this.context.events.emit('leak', { device: this.name, mappings })
+    await container?.dispose()
+  }
+
+  /** The device's figures, as plain data. */
+  counters(): DeviceCounters {
+    const { backend, scheme } = this.negotiated
+    const { driver } = this
+    return {
+      scheme,
+      driver: { ...driver.counters },
+      backend: { ...backend.counters },
+      queues: Object.fromEntries(driver.session.queues.map((queue) => [queue.name, { ...queue.counters }])),
+      faults: this.platform.faults + this.device.faults.count,
+    }
+  }
+
+  /** After `close`, when the machine ends: gives the platform's memory back. */
+  release(): void {
+    this.platform.release()
+  }
+
+  private refuseClosed(): never {
+    throw new GuestDmaError('MACHINE_CLOSED', this.name, 'the device is closed; reset() starts it again')
+  }
+}
+
+function makeDevice(config: DeviceConfig, port: BusPort): VirtioDevice {
+  if (config.make !== undefined) return config.make(port)
+  // Confined devices say so: without ACCESS_PLATFORM a driver may pass only physical addresses (virtio 1.4 §6.1).
+  const offered = { accessPlatform: 'offered' as const }
+  return config.type === 'net' ? new NetDevice({ ...offered, ...config.device, name: config.name, port }) : new BlkDevice({ ...offered, ...config.device, name: config.name, port })
+}

@@ -1,0 +1,34 @@
+import type { AccessFault, DeviceFault } from '@guestdma/devices'
+import type { CandidateReport } from '@guestdma/dma'
+import type { DeviceBrokenError } from '@guestdma/drivers'
+import { EventEmitter } from 'eventemitter3'
+
+/** A DMA scheme was chosen for a device. */
+export interface SchemeChosen {
+  readonly device: string
+  readonly scheme: string
+  readonly why: string
+  /** Every candidate and what became of it. */
+  readonly ladder: readonly CandidateReport[]
+}
+
+/**
+ * What a machine tells, by event name. None is called `error`.
+ * - `scheme`: a scheme was chosen and why
+ * - `fault`: a device asked its port for something it may not reach, or its driver broke a rule
+ * - `needsReset`: nothing goes on before `reset()`
+ * - `link`: the link went up or down
+ * - `drain`: there is room again after a `send` that took less than it was given
+ * - `leak`: mappings that a closed device did not give back
+ */
+export interface MachineEventMap {
+  scheme: [SchemeChosen]
+  fault: [{ readonly device: string; readonly fault: AccessFault | DeviceFault }]
+  needsReset: [{ readonly device: string; readonly error: DeviceBrokenError }]
+  link: [{ readonly device: string; readonly up: boolean }]
+  drain: [{ readonly device: string }]
+  leak: [{ readonly device: string; readonly mappings: number }]
+}
+
+/** A typed emitter. Make one and pass it to `createMachine` to hear of what happens while the machine is built. */
+export class MachineEvents extends EventEmitter<MachineEventMap> {}

@@ -1,0 +1,172 @@
+import { sharedPoolScheme } from '@guestdma/bounce'
+import { directScheme, UnknownSchemeError } from '@guestdma/dma'
+import { BlkDriver, NetDriver } from '@guestdma/drivers'
+import { GuestDmaError, GuestMemory, guestAddress, SpanAllocator } from '@guestdma/memory'
+import type { DependencyContainer } from 'tsyringe'
+import type { DeviceConfig, MachineConfig } from './config.ts'
+import { instancePerContainerCachingFactory, container as root } from './container.ts'
+import { DeviceSlot } from './device-slot.ts'
+import { MachineEvents } from './events.ts'
+import { BLK_DRIVER, BLK_OPTIONS, GUEST_MEMORY, GUEST_RAM, NET_DRIVER, NET_OPTIONS, SESSION } from './tokens.ts'
+
+/** One device's figures, as plain data. */
+export interface DeviceCounters {
+  readonly scheme: string
+  readonly driver: Readonly<Record<string, number>>
+  readonly backend: Readonly<Record<string, number>>
+  readonly queues: Readonly<Record<string, Readonly<Record<string, number>>>>
+  /** Faults of the device's port and of its driver's requests, so far. */
+  readonly faults: number
+}
+
+/** A whole machine's figures, as plain data. */
+export interface MachineCounters {
+  readonly devices: Readonly<Record<string, DeviceCounters>>
+}
+
+// Two devices that answer each other for ever would otherwise keep pump() busy for ever.
+const MAX_ROUNDS = 1024
+const BUDGET = 64
+
+/** Device models and their drivers over one guest memory, in one thread. Whoever owns the loop calls {@link pump}. */
+export class Machine {
+  readonly memory: GuestMemory
+  /** Guest RAM for a user's own buffers. */
+  readonly ram: SpanAllocator
+  readonly events: MachineEvents
+  /** The machine's container. */
+  readonly container: DependencyContainer
+
+  private readonly slots: ReadonlyMap<string, DeviceSlot>
+
+  constructor(memory: GuestMemory, ram: SpanAllocator, events: MachineEvents, container: DependencyContainer, slots: ReadonlyMap<string, DeviceSlot>) {
+    this.memory = memory
+    this.ram = ram
+    this.events = events
+    this.container = container
+    this.slots = slots
+  }
+
+  /** The net driver of a device. Throws `MACHINE_DEVICE`, `MACHINE_CLOSED`. After `reset` there is a new one. */
+  net(name: string): NetDriver {
+    const { driver } = this.slot(name)
+    if (driver instanceof NetDriver) return driver
+    throw new GuestDmaError('MACHINE_DEVICE', name, 'is not a net device')
+  }
+
+  /** The block driver of a device. Throws `MACHINE_DEVICE`, `MACHINE_CLOSED`. After `reset` there is a new one. */
+  blk(name: string): BlkDriver {
+    const { driver } = this.slot(name)
+    if (driver instanceof BlkDriver) return driver
+    throw new GuestDmaError('MACHINE_DEVICE', name, 'is not a block device')
+  }
+
+  /** A device with its model, its port and what was negotiated. Throws `MACHINE_DEVICE`. */
+  slot(name: string): DeviceSlot {
+    const slot = this.slots.get(name)
+    if (slot === undefined) throw new GuestDmaError('MACHINE_DEVICE', name, `there is no such device; there are ${[...this.slots.keys()].join(', ') || 'none'}`)
+    return slot
+  }
+
+  /** Runs devices and drivers until neither has anything to do now. Returns how much was done. Callbacks fire in here and nowhere else. */
+  pump(budget: number = BUDGET): number {
+    let total = 0
+    for (let round = 0; round < MAX_ROUNDS; round++) {
+      let work = 0
+      for (const { device } of this.slots.values()) work += device.poll(budget)
+      for (const slot of this.slots.values()) if (slot.running) work += slot.driver.poll(budget)
+      if (work === 0) break
+      total += work
+    }
+    return total
+  }
+
+  /** Pumps until a promise settles: for stores that answer later, and for scripts. Resolves or rejects as the promise does. */
+  async run<T>(promise: Promise<T>): Promise<T> {
+    let settled = false
+    const mark = (): void => {
+      settled = true
+    }
+    promise.then(mark, mark)
+    for (;;) {
+      const work = this.pump()
+      // A microtask lets what was completed settle; a whole turn lets a store go on.
+      await (work > 0 ? Promise.resolve() : new Promise<void>((resolve) => setTimeout(resolve, 0)))
+      if (settled) return promise
+    }
+  }
+
+  /** Resets a device and negotiates anew. What was in flight fails with `DRIVER_CLOSED`. */
+  async reset(name: string): Promise<void> {
+    const slot = this.slot(name)
+    await slot.close()
+    await slot.start()
+  }
+
+  counters(): MachineCounters {
+    return { devices: Object.fromEntries([...this.slots].filter(([, slot]) => slot.running).map(([name, slot]) => [name, slot.counters()])) }
+  }
+
+  /** Resets all devices and gives all memory back. The first error is thrown once all were tried. */
+  async close(): Promise<void> {
+    const results = await Promise.allSettled([...this.slots.values()].map((slot) => slot.close()))
+    for (const slot of this.slots.values()) slot.release()
+    await this.container.dispose()
+    const failed = results.find((result) => result.status === 'rejected')
+    if (failed !== undefined) throw failed.reason
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+}
+
+/**
+ * Builds a machine: installs a scheme's platform under each device, brings every device up, and builds its driver over the DMA backend that
+ * was chosen at negotiation.
+ *
+ * @throws NoUsableBackendError, DowngradeRefusedError, DmaConflictError, UnknownSchemeError; GuestDmaError `MACHINE_DEVICE`; MemoryError; what
+ *   devices and drivers throw. All devices that were up are closed again.
+ */
+export async function createMachine(config: MachineConfig): Promise<Machine> {
+  const memory = config.memory instanceof GuestMemory ? config.memory : new GuestMemory(config.memory)
+  const largest = memory.ranges.reduce((a, b) => (b.length > a.length ? b : a))
+  const { base, length } = config.ram ?? { base: guestAddress(largest.base), length: largest.length }
+  memory.window(base, length)
+  const ram = new SpanAllocator(base, length)
+  const events = config.events ?? new MachineEvents()
+  const schemes = config.schemes ?? [sharedPoolScheme(), directScheme()]
+  const container = root.createChildContainer()
+  container.registerInstance(GUEST_MEMORY, memory)
+  container.registerInstance(GUEST_RAM, ram)
+  container.register(NET_DRIVER, { useFactory: instancePerContainerCachingFactory((c) => new NetDriver(c.resolve(SESSION), c.resolve(NET_OPTIONS))) })
+  container.register(BLK_DRIVER, { useFactory: instancePerContainerCachingFactory((c) => new BlkDriver(c.resolve(SESSION), c.resolve(BLK_OPTIONS))) })
+
+  const slots = new Map<string, DeviceSlot>()
+  const machine = new Machine(memory, ram, events, container, slots)
+  const common = { memory, ram, values: new Map(), mayBlock: config.mayBlock ?? true }
+  const wait = {
+    pump: (): void => {
+      for (const { device } of slots.values()) device.poll(BUDGET)
+    },
+    ...(config.deadlineMs === undefined ? {} : { deadlineMs: config.deadlineMs }),
+  }
+  const pick = ({ name, platform }: DeviceConfig) => {
+    const scheme = platform === undefined ? schemes[0] : schemes.find(({ id }) => id === platform)
+    if (scheme !== undefined) return scheme
+    throw new UnknownSchemeError(name, platform ?? '', schemes.map(({ id }) => id))
+  }
+  try {
+    for (const device of config.devices) {
+      if (slots.has(device.name)) throw new GuestDmaError('MACHINE_DEVICE', device.name, 'two devices have this name')
+      const context = { container, events, common, scheme: pick(device), providers: schemes.map(({ provider }) => provider), choice: device.dma ?? 'auto', wait }
+      const slot = new DeviceSlot(device, context)
+      slots.set(device.name, slot)
+      await slot.start()
+    }
+  } catch (error) {
+    await machine.close().catch(() => {})
+    throw error
+  }
+  return machine
+}
