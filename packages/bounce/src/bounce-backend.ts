@@ -50,15 +50,15 @@ export interface BounceCounters extends DmaCounters {
  * found and in what an access costs.
  */
 export class BounceBackend implements DmaBackend {
-  readonly name: string
-  readonly traits: DmaTraits
-  readonly limits: DmaLimits
+  declare readonly name: string
+  declare readonly traits: DmaTraits
+  declare readonly limits: DmaLimits
 
-  private readonly memory: GuestMemory
-  private readonly pool: BouncePool
-  private readonly user: BounceUser
-  private readonly clearOnLend: boolean
-  private readonly clearOnReturn: boolean
+  declare private readonly memory: GuestMemory
+  declare private readonly pool: BouncePool
+  declare private readonly user: BounceUser
+  declare private readonly clearOnLend: boolean
+  declare private readonly clearOnReturn: boolean
   private readonly totals = newDmaCounters()
   private readonly regions = new Set<DmaRegion>()
 

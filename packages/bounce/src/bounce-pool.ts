@@ -35,25 +35,25 @@ export interface BounceUser {
  * @throws DmaError `BOUNCE_POOL_SIZE`, `BOUNCE_POOL_ALIGN`, `BOUNCE_RESERVE`
  */
 export class BouncePool {
-  readonly name: string
-  readonly region: Region
-  readonly home: PoolFact['home']
+  declare readonly name: string
+  declare readonly region: Region
+  declare readonly home: PoolFact['home']
   /** Byte offset of slot 0 in {@link region}. */
-  readonly offset: number
+  declare readonly offset: number
   /** Device address of slot 0. */
-  readonly device: DeviceAddress
-  readonly slots: number
+  declare readonly device: DeviceAddress
+  declare readonly slots: number
   /** Bytes of one mapping that can always be had. */
-  readonly maxMappingLength: number
-  readonly maxRun: number
+  declare readonly maxMappingLength: number
+  declare readonly maxRun: number
 
   inUse = 0
   highWater = 0
   /** Mappings that found no room. */
   stalls = 0
 
-  private readonly general: SlotMap
-  private readonly reserved: SlotMap
+  declare private readonly general: SlotMap
+  declare private readonly reserved: SlotMap
   private readonly users = new Set<BounceUser>()
   private allocated = 0
   private standingLimit = 0

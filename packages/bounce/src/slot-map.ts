@@ -3,12 +3,12 @@
  * something below it is free. Runs are found by a scan.
  */
 export class SlotMap {
-  readonly size: number
-  free: number
+  declare readonly size: number
+  declare free: number
 
-  private readonly words: Uint32Array
-  private readonly summary: Uint32Array
-  private readonly top: Uint32Array
+  declare private readonly words: Uint32Array
+  declare private readonly summary: Uint32Array
+  declare private readonly top: Uint32Array
 
   constructor(size: number) {
     this.size = size

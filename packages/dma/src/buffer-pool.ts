@@ -14,22 +14,22 @@ import type { DmaDirection } from './status.ts'
  * const buffer = pool.acquire() // -1 where none is left
  */
 export class BufferPool {
-  readonly name: string
-  readonly count: number
+  declare readonly name: string
+  declare readonly count: number
   /** Bytes of each buffer. */
-  readonly bytes: number
+  declare readonly bytes: number
   /** Device address of each buffer. */
-  readonly device: Float64Array
+  declare readonly device: Float64Array
   /** Byte offset of each buffer in {@link region}. */
-  readonly offset: Float64Array
-  readonly region: Region
+  declare readonly offset: Float64Array
+  declare readonly region: Region
 
-  private readonly backend: DmaBackend
-  private readonly memory: DmaRegion
+  declare private readonly backend: DmaBackend
+  declare private readonly memory: DmaRegion
   // A stack, so that the buffer used last, which is still in the caches, is used next.
-  private readonly free: Uint32Array
-  private readonly held: Uint8Array
-  private freeCount: number
+  declare private readonly free: Uint32Array
+  declare private readonly held: Uint8Array
+  declare private freeCount: number
 
   /** @throws DmaError `DMA_POOL_TRANSFORMED`, `DMA_POOL_SIZE`, `DMA_ALLOC` */
   constructor(backend: DmaBackend, options: { name: string; count: number; bytes: number; direction: DmaDirection }) {

@@ -24,12 +24,12 @@ export class DirectBackend implements DmaBackend {
     enforcedBy: 'nothing',
     residue: 'none',
   }
-  readonly limits: DmaLimits
+  declare readonly limits: DmaLimits
   readonly counters = newDmaCounters()
 
-  private readonly memory: GuestMemory
-  private readonly ram: SpanAllocator
-  private readonly busOffset: number
+  declare private readonly memory: GuestMemory
+  declare private readonly ram: SpanAllocator
+  declare private readonly busOffset: number
   private readonly regions = new Map<DmaRegion, GuestAddress>()
 
   constructor({ memory, ram, busOffset = 0 }: { memory: GuestMemory; ram: SpanAllocator; busOffset?: number }) {

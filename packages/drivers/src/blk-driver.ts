@@ -89,29 +89,29 @@ interface Transfer {
  * await disk.read(0, address, 4096)
  */
 export class BlkDriver {
-  readonly name: string
-  readonly session: DeviceSession
-  readonly queue: BlkQueue
+  declare readonly name: string
+  declare readonly session: DeviceSession
+  declare readonly queue: BlkQueue
   /** Sectors of 512 bytes. */
-  readonly capacity: number
-  readonly readOnly: boolean
+  declare readonly capacity: number
+  declare readonly readOnly: boolean
   /** The device's preferred unit, in bytes. */
-  readonly blockSize: number
+  declare readonly blockSize: number
   /** Bytes of the largest request to the device; longer ones are cut. */
-  readonly maxRequest: number
+  declare readonly maxRequest: number
   readonly counters: BlkCounters = { requests: 0, sectorsRead: 0, sectorsWritten: 0, failed: 0 }
   broken: DeviceBrokenError | null = null
 
-  private readonly observer: BlkObserver
-  private readonly canFlush: boolean
-  private readonly pooled: boolean
-  private readonly batch: RequestBatch
+  declare private readonly observer: BlkObserver
+  declare private readonly canFlush: boolean
+  declare private readonly pooled: boolean
+  declare private readonly batch: RequestBatch
   private readonly batchOwner: Transfer[] = []
   private readonly waiting: Transfer[] = []
   // By token: who the device request belongs to, and what of it.
   private readonly owner: (Transfer | null)[]
-  private readonly chunk: { readonly at: Float64Array; readonly length: Uint32Array; readonly buffer: Int32Array }
-  private readonly freeTokens: number[]
+  declare private readonly chunk: { readonly at: Float64Array; readonly length: Uint32Array; readonly buffer: Int32Array }
+  declare private readonly freeTokens: number[]
   private interrupted = false
   private scheduled = false
 

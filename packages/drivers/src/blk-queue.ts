@@ -74,17 +74,17 @@ export interface BlkQueueOptions {
  * caller with sectors and lengths; `BlkDriver` checks them.
  */
 export class BlkQueue {
-  readonly queue: Virtqueue
+  declare readonly queue: Virtqueue
   /** `pool` mode: the buffers that `RequestBatch.buffer` names. */
-  readonly buffers: BufferPool | null
+  declare readonly buffers: BufferPool | null
   /** Why the last `submit` took less than it was given. */
   submitStatus: number = DMA_OK
 
-  private readonly headers: CellArea
-  private readonly statuses: CellArea
-  private readonly token: Uint32Array
-  private readonly needed: Float64Array
-  private readonly results: CompletedRequests
+  declare private readonly headers: CellArea
+  declare private readonly statuses: CellArea
+  declare private readonly token: Uint32Array
+  declare private readonly needed: Float64Array
+  declare private readonly results: CompletedRequests
   private readonly completed: (batch: CompletedRequests) => void
 
   constructor(session: DeviceSession, { mode, queueSize, buffers, completed }: BlkQueueOptions) {

@@ -76,41 +76,41 @@ const MAX_RECEIVE_BYTES = 4 << 20
  * net.poll(64)
  */
 export class NetDriver {
-  readonly name: string
-  readonly session: DeviceSession
-  readonly mode: BufferMode
+  declare readonly name: string
+  declare readonly session: DeviceSession
+  declare readonly mode: BufferMode
   /** The device's address, or `null` where it offers none. */
-  readonly mac: Uint8Array | null
+  declare readonly mac: Uint8Array | null
   /** The largest payload of a frame, Ethernet header not counted. */
-  readonly mtu: number
+  declare readonly mtu: number
   /** Bytes of the largest frame. */
-  readonly maxFrame: number
+  declare readonly maxFrame: number
   readonly counters: NetCounters = { framesSent: 0, bytesSent: 0, framesReceived: 0, bytesReceived: 0, malformed: 0 }
   linkUp = true
   /** Why the last `send` took less than it was given: `QUEUE_FULL`, `DMA_EXHAUSTED` (both pass), or a permanent status. */
   sendStatus: number = DMA_OK
   broken: DeviceBrokenError | null = null
 
-  private readonly observer: NetObserver
-  private readonly interrupts: boolean
-  private readonly hasStatus: boolean
+  declare private readonly observer: NetObserver
+  declare private readonly interrupts: boolean
+  declare private readonly hasStatus: boolean
   private interrupted = false
   private blocked = false
   private readonly single = new FrameBatch(1)
 
-  private readonly transmit: Virtqueue
-  private readonly transmitBuffers: Buffers
-  private readonly transmitBase: Float64Array
+  declare private readonly transmit: Virtqueue
+  declare private readonly transmitBuffers: Buffers
+  declare private readonly transmitBase: Float64Array
   // Pairs by id: the frame's buffer and its token.
-  private readonly sent: Int32Array
-  private readonly tokens: Uint32Array
+  declare private readonly sent: Int32Array
+  declare private readonly tokens: Uint32Array
 
-  private readonly receive: Virtqueue
-  private readonly receiveBuffers: Buffers
-  private readonly receiveBase: Float64Array
-  private readonly receiveHeaders: CellArea | null
-  private readonly postedBuffer: Uint32Array
-  private readonly received: ReceivedFrames
+  declare private readonly receive: Virtqueue
+  declare private readonly receiveBuffers: Buffers
+  declare private readonly receiveBase: Float64Array
+  declare private readonly receiveHeaders: CellArea | null
+  declare private readonly postedBuffer: Uint32Array
+  declare private readonly received: ReceivedFrames
 
   /**
    * Sets the device up and starts it. On an error the caller closes the session.

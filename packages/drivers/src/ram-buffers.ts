@@ -15,16 +15,16 @@ export interface Buffers {
 
 /** Buffers of equal size in guest RAM, which the virtqueue maps for each use: what `map` mode uses where `pool` mode uses a `BufferPool`. */
 export class RamBuffers implements Buffers {
-  readonly count: number
+  declare readonly count: number
   /** Guest address of each buffer. */
-  readonly guest: Float64Array
-  readonly offset: Float64Array
-  readonly region: Region
+  declare readonly guest: Float64Array
+  declare readonly offset: Float64Array
+  declare readonly region: Region
 
-  private readonly ram: SpanAllocator
-  private readonly base: GuestAddress
-  private readonly free: Uint32Array
-  private freeCount: number
+  declare private readonly ram: SpanAllocator
+  declare private readonly base: GuestAddress
+  declare private readonly free: Uint32Array
+  declare private freeCount: number
 
   /** @param bytes of each buffer; they start at multiples of 64. Throws `MEMORY_EXHAUSTED`. */
   constructor(memory: GuestMemory, ram: SpanAllocator, count: number, bytes: number) {

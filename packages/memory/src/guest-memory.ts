@@ -39,16 +39,16 @@ const RANGE_ALIGN = 16
  * @throws MemoryError `MEMORY_ADDRESS`, `MEMORY_LENGTH`, `MEMORY_OVERLAP`, `MEMORY_OUTSIDE`, `MEMORY_ALIGN`, `MEMORY_RESIZABLE`, `MEMORY_SOURCE`
  */
 export class GuestMemory {
-  readonly name: string
-  readonly ranges: readonly LocatedRange[]
+  declare readonly name: string
+  declare readonly ranges: readonly LocatedRange[]
   /** One per distinct buffer. */
-  readonly regions: readonly Region[]
+  declare readonly regions: readonly Region[]
 
   /** Where the last successful {@link locate} found its bytes. */
-  region: Region
+  declare region: Region
   offset = 0
 
-  private hit: LocatedRange
+  declare private hit: LocatedRange
 
   constructor(ranges: readonly GuestRange[], options: GuestMemoryOptions = {}) {
     this.name = options.name ?? 'guest memory'

@@ -11,20 +11,20 @@ export type MemorySource = WebAssembly.Memory | ArrayBuffer | SharedArrayBuffer
  * The fields are replaced by {@link Region.refresh} when a `WebAssembly.Memory` grew, so nobody keeps a view beyond a batch.
  */
 export class Region {
-  u8!: Uint8Array
-  u16!: Uint16Array
-  u32!: Uint32Array
-  u64!: BigUint64Array
+  declare u8: Uint8Array
+  declare u16: Uint16Array
+  declare u32: Uint32Array
+  declare u64: BigUint64Array
   /** For unaligned and cold accesses. */
-  view!: DataView
+  declare view: DataView
 
   /** Counts accesses where set; `null` costs nothing. */
   meter: Meter | null = null
   /** Called after a device wrote `length` bytes at `offset` (for a JIT's invalidation or a dirty log). */
   onDeviceWrite: ((offset: number, length: number) => void) | null = null
 
-  readonly source: MemorySource
-  readonly name: string
+  declare readonly source: MemorySource
+  declare readonly name: string
 
   constructor(source: MemorySource, name: string) {
     this.source = source
