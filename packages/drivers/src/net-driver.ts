@@ -17,7 +17,7 @@ import {
   VIRTIO_NET_F_MTU,
   VIRTIO_NET_F_STATUS,
 } from '@guestdma/spec'
-import { type CellArea, QUEUE_FULL, SEGMENT_DEVICE, SEGMENT_GUEST, type Virtqueue } from '@guestdma/virtqueue'
+import { QUEUE_FULL, SEGMENT_DEVICE, SEGMENT_GUEST, type Virtqueue } from '@guestdma/virtqueue'
 import { DeviceBrokenError, DriverError } from './errors.ts'
 import { FrameBatch, NO_BUFFER, ReceivedFrames } from './frames.ts'
 import { type Buffers, RamBuffers } from './ram-buffers.ts'
@@ -100,6 +100,9 @@ export class NetDriver {
 
   declare private readonly transmit: Virtqueue
   declare private readonly transmitBuffers: Buffers
+  // The kind of a segment in the caller's memory's header, and of one in a buffer of the driver's.
+  declare private readonly transmitHeaders: number
+  declare private readonly place: number
   declare private readonly transmitBase: Float64Array
   // Pairs by id: the frame's buffer and its token.
   declare private readonly sent: Int32Array
@@ -108,7 +111,6 @@ export class NetDriver {
   declare private readonly receive: Virtqueue
   declare private readonly receiveBuffers: Buffers
   declare private readonly receiveBase: Float64Array
-  declare private readonly receiveHeaders: CellArea | null
   declare private readonly postedBuffer: Uint32Array
   declare private readonly received: ReceivedFrames
 
@@ -137,22 +139,22 @@ export class NetDriver {
     this.maxFrame = mtu + ETHERNET_HEADER_SIZE
 
     const pool = mode === 'pool'
-    const longestChain = pool ? 1 : 2
-    const request = { size: queueSize, longestChain }
-    this.receive = session.openQueue({ ...request, index: NET_RECEIVE_QUEUE, label: 'receive', standing: true })
-    this.transmit = session.openQueue({ ...request, index: NET_TRANSMIT_QUEUE, label: 'transmit' })
+    this.place = pool ? SEGMENT_DEVICE : SEGMENT_GUEST
+    this.receive = session.openQueue({ index: NET_RECEIVE_QUEUE, label: 'receive', size: queueSize, standing: true })
+    this.transmit = session.openQueue({ index: NET_TRANSMIT_QUEUE, label: 'transmit', size: queueSize, longestChain: pool ? 1 : 2 })
 
     const bytes = HEADROOM + this.receiveCapacity
+    const toHeader = (address: number): number => address + HEADROOM - NET_HEADER_SIZE
     const makeBuffers = (label: string, count: number, direction: DmaDirection): [buffers: Buffers, base: Float64Array] => {
       if (pool) {
         const buffers = new BufferPool(backend, { name: `${this.name} ${label}`, count, bytes, direction })
-        return [buffers, buffers.device]
+        return [buffers, buffers.device.map(toHeader)]
       }
       const buffers = new RamBuffers(session.memory, session.ram, count, bytes)
       session.onRelease(() => buffers.dispose())
-      return [buffers, buffers.guest]
+      return [buffers, buffers.guest.map(toHeader)]
     }
-    const posted = Math.max(1, Math.min(this.receive.size / longestChain, Math.floor(MAX_RECEIVE_BYTES / bytes)))
+    const posted = Math.max(1, Math.min(this.receive.size, Math.floor(MAX_RECEIVE_BYTES / bytes)))
     ;[this.receiveBuffers, this.receiveBase] = makeBuffers('receive', posted, FROM_DEVICE)
     ;[this.transmitBuffers, this.transmitBase] = makeBuffers('transmit', this.transmit.size, TO_DEVICE)
 
@@ -160,8 +162,12 @@ export class NetDriver {
     this.tokens = new Uint32Array(this.transmit.size)
     this.postedBuffer = new Uint32Array(this.receive.size)
     this.received = new ReceivedFrames(this.receiveBuffers.region, this.receive.size)
-    this.receiveHeaders = pool ? null : this.receive.cells(NET_HEADER_SIZE, FROM_DEVICE)
-    this.shapeChains(pool ? null : this.transmit.cells(NET_HEADER_SIZE, TO_DEVICE))
+    // Only a frame in the caller's own memory has its header elsewhere. With no offload agreed it is all zero (virtio 1.4 §5.1.6.2), as its
+    // cell is from the start.
+    this.transmitHeaders = pool ? SEGMENT_DEVICE : this.transmit.cells(NET_HEADER_SIZE, TO_DEVICE).kind
+    this.transmit.segments.kind[1] = SEGMENT_GUEST
+    this.receive.segments.kind[0] = this.place
+    this.receive.segments.length[0] = NET_HEADER_SIZE + this.receiveCapacity
 
     session.start()
     if (!interrupts) this.receive.disarm()
@@ -199,23 +205,27 @@ export class NetDriver {
     const queue = this.transmit
     const segments = queue.segments
     const { address, buffer, length, token, count } = batch
-    const pool = this.mode === 'pool'
-    const at = pool ? 0 : 1
-    const sent = this.sent
+    const { sent, transmitBase: base, transmitHeaders: headers, place } = this
     let status: number = DMA_OK
     let bytes = 0
     let n = 0
     for (; n < count; n++) {
       const own = buffer[n]
       const size = length[n]
-      if (pool) {
-        segments.address[0] = this.transmitBase[own] + (HEADROOM - NET_HEADER_SIZE)
-        segments.length[0] = size + NET_HEADER_SIZE
-      } else {
-        segments.address[1] = own === NO_BUFFER ? address[n] : this.transmitBase[own] + HEADROOM
+      let id: number
+      if (own === NO_BUFFER) {
+        segments.kind[0] = headers
+        segments.address[0] = 0
+        segments.length[0] = NET_HEADER_SIZE
+        segments.address[1] = address[n]
         segments.length[1] = size
+        id = queue.add(2, 0)
+      } else {
+        segments.kind[0] = place
+        segments.address[0] = base[own]
+        segments.length[0] = size + NET_HEADER_SIZE
+        id = queue.add(1, 0)
       }
-      const id = queue.add(at + 1, 0)
       if (id < 0) {
         status = id
         break
@@ -292,26 +302,6 @@ export class NetDriver {
     return Math.max(this.maxFrame, ETHERNET_MTU + ETHERNET_HEADER_SIZE)
   }
 
-  // All chains of a queue have one shape, so what does not change from frame to frame is written once.
-  private shapeChains(transmitHeaders: CellArea | null): void {
-    const { segments: out } = this.transmit
-    const { segments: into } = this.receive
-    if (transmitHeaders === null) {
-      out.kind[0] = SEGMENT_DEVICE
-      into.kind[0] = SEGMENT_DEVICE
-      into.length[0] = NET_HEADER_SIZE + this.receiveCapacity
-    } else {
-      // With no offload agreed the header is all zero (virtio 1.4 §5.1.6.2), as its cell is from the start.
-      out.kind[0] = transmitHeaders.kind
-      out.length[0] = NET_HEADER_SIZE
-      out.kind[1] = SEGMENT_GUEST
-      into.kind[0] = (this.receiveHeaders as CellArea).kind
-      into.length[0] = NET_HEADER_SIZE
-      into.kind[1] = SEGMENT_GUEST
-      into.length[1] = this.receiveCapacity
-    }
-  }
-
   private reapTransmit(budget: number): number {
     const queue = this.transmit
     const n = queue.reap(budget)
@@ -354,8 +344,7 @@ export class NetDriver {
   private collect(n: number): void {
     const { id: ids, written: lengths, status } = this.receive.completed
     const { offset, length } = this.received
-    const headers = this.receiveHeaders
-    const region = headers === null ? this.receiveBuffers.region : headers.memory.region
+    const u16 = this.receiveBuffers.region.u16
     let frames = 0
     let bytes = 0
     for (let i = 0; i < n; i++) {
@@ -363,9 +352,8 @@ export class NetDriver {
       const written = lengths[i]
       const buffer = this.postedBuffer[id]
       const begin = this.receiveBuffers.offset[buffer] + HEADROOM
-      const header = headers === null ? begin - NET_HEADER_SIZE : headers.memory.offset + id * headers.stride
       // flags and gso_type: both zero, since no offload was agreed (virtio 1.4 §5.1.6.4).
-      if (status[i] !== DMA_OK || written <= NET_HEADER_SIZE || region.u16[header / 2] !== 0) {
+      if (status[i] !== DMA_OK || written <= NET_HEADER_SIZE || u16[(begin - NET_HEADER_SIZE) / 2] !== 0) {
         this.counters.malformed++
         continue
       }
@@ -384,12 +372,10 @@ export class NetDriver {
     const queue = this.receive
     const buffers = this.receiveBuffers
     const { segments } = queue
-    const inline = this.receiveHeaders === null
     while (buffers.available > 0) {
       const buffer = buffers.acquire()
-      if (inline) segments.address[0] = this.receiveBase[buffer] + (HEADROOM - NET_HEADER_SIZE)
-      else segments.address[1] = this.receiveBase[buffer] + HEADROOM
-      const id = inline ? queue.add(0, 1) : queue.add(0, 2)
+      segments.address[0] = this.receiveBase[buffer]
+      const id = queue.add(0, 1)
       if (id < 0) {
         buffers.release(buffer)
         break

@@ -32,6 +32,8 @@ export class RamBuffers implements Buffers {
     this.ram = ram
     this.base = ram.allocate(stride * count, ALIGN)
     const { region, offset } = memory.window(this.base, stride * count)
+    region.refresh()
+    region.u8.fill(0, offset, offset + stride * count)
     this.count = count
     this.region = region
     this.guest = Float64Array.from({ length: count }, (_, i) => this.base + i * stride)

@@ -37,7 +37,7 @@ export function deviceAddress(value: number): DeviceAddress {
 /** Throws `MEMORY_LENGTH` unless [base, base + length) is a non-empty span below 2^53. */
 export function checkSpan(base: number, length: number, part: string): void {
   checked(base, part)
-  if (!Number.isInteger(length) || length < 1 || base + length > ADDRESS_LIMIT) {
+  if (!Number.isInteger(length) || length < 1 || length > ADDRESS_LIMIT - base) {
     throw new MemoryError(
       'MEMORY_LENGTH',
       part,

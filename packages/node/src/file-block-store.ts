@@ -64,7 +64,7 @@ export class FileBlockStore implements BlockStore, AsyncDisposable {
 
   /** Waits for what is running, then closes the file. Later requests end with IOERR. May be called again. */
   close(): Promise<void> {
-    this.closing ??= Promise.all(this.running).then(() => this.file.close())
+    this.closing ??= Promise.allSettled(this.running).then(() => this.file.close())
     return this.closing
   }
 

@@ -48,11 +48,12 @@ const FLAGS = 1
 
 const CHAIN = 8
 const STATE = 0
-const FIRST = 1
-const LAST = 2
-const COUNT = 3
-const TABLE = 4
-const POSTED = 5
+const COUNT = 1
+const POSTED = 2
+// Only where COUNT is above 1; a chain of one descriptor is its head.
+const FIRST = 3
+const LAST = 4
+const TABLE = 5
 
 // Flags of a row.
 const MAPPED = 1
@@ -190,11 +191,62 @@ export class SplitVirtqueue implements Virtqueue {
     if (this.broken !== null) return QUEUE_BROKEN
     const position = this.availablePosition
     if (position === this.publishedPosition) this.refresh()
+    const count = readable + writable
+    if (count === 1 && this.segments.length[0] <= this.maxMappingLength) return this.addSingle(writable, position)
+    return this.addChain(readable, count, position)
+  }
+
+  // The common case, a chain of one descriptor, without the loops of the general one.
+  private addSingle(writable: number, position: number): number {
+    const segments = this.segments
+    const length = segments.length[0]
+    if (length === 0) this.refuseEmpty(0)
+    if (this.free === 0) return QUEUE_FULL
+    const head = this.freeHead
+    const book = this.book
+    const m = this.mappings
+    const kind = segments.kind[0]
+    let device = segments.address[0]
+    let deviceLength = length
+    let flags = writable === 0 ? 0 : WRITABLE
+    if (kind === SEGMENT_GUEST) {
+      m.guest[head] = device
+      m.length[head] = length
+      m.direction[head] = writable === 0 ? TO_DEVICE : FROM_DEVICE
+      const status = this.backend.map(m, head)
+      if (status !== DMA_OK) return status
+      device = m.device[head]
+      deviceLength = m.deviceLength[head]
+      flags |= MAPPED
+    } else if (kind >= SEGMENT_CELL) {
+      device += this.cellAddress(kind, head)
+    }
+    const u32 = this.table.region.u32
+    const word = this.tableWord + 4 * head
+    u32[word] = device
+    u32[word + 1] = device * HIGH_HALF
+    u32[word + 2] = deviceLength
+    u32[word + 3] = writable === 0 ? 0 : DESCRIPTOR_F_WRITE
+
+    this.freeHead = book[ROW * head + NEXT]
+    this.free--
+    this.pendingDescriptors++
+    book[ROW * head + FLAGS] = flags
+    const chain = this.chainsAt + CHAIN * head
+    // The id's bookkeeping is complete before its place in the ring is: a completion can never race it.
+    book[chain + STATE] = ADDED
+    book[chain + COUNT] = 1
+    book[chain + POSTED] = writable === 0 ? 0 : length
+    book[this.orderAt + (position & this.mask)] = head
+    this.availablePosition = (position + 1) & 0xffff
+    return head
+  }
+
+  private addChain(readable: number, count: number, position: number): number {
     const segments = this.segments
     const lengths = segments.length
     const kinds = segments.kind
     const addresses = segments.address
-    const count = readable + writable
     const limit = this.maxMappingLength
 
     let descriptors = count
@@ -250,9 +302,8 @@ export class SplitVirtqueue implements Virtqueue {
           u32[word + 2] = m.deviceLength[row]
           done += piece
         } else {
-          const cell = 2 * (kind - SEGMENT_CELL)
-          const device = kind < SEGMENT_CELL ? addresses[i] : this.cellDevice[cell] + head * this.cellDevice[cell + 1] + addresses[i]
-          if (into) m.length[row] = length
+          const device = kind < SEGMENT_CELL ? addresses[i] : addresses[i] + this.cellAddress(kind, head)
+          m.length[row] = length
           book[ROW * row + FLAGS] = into ? WRITABLE : 0
           u32[word] = device
           u32[word + 1] = device * HIGH_HALF
@@ -399,8 +450,7 @@ export class SplitVirtqueue implements Virtqueue {
       if (book[chain + STATE] !== COMPLETED) this.refuseRecycle(id)
       // In-order queues use descriptors in ring order, and they come back in that order: NEXT stays as it is (virtio 1.4 §2.7.5).
       if (!inOrder) {
-        const last = book[chain + TABLE] < 0 ? book[chain + LAST] : id
-        book[ROW * last + NEXT] = this.freeHead
+        book[ROW * this.lastDescriptor(id) + NEXT] = this.freeHead
         this.freeHead = id
       }
       this.reclaim(chain)
@@ -430,7 +480,7 @@ export class SplitVirtqueue implements Virtqueue {
       const chain = this.chainsAt + CHAIN * id
       const state = this.book[chain + STATE]
       if (state !== ADDED && state !== OUTSTANDING) continue
-      this.unmapRows(this.book[chain + FIRST], this.book[chain + COUNT], 0)
+      this.unmapChain(id)
       this.book[chain + STATE] = FREE
     }
     this.backend.commitUnmaps()
@@ -455,8 +505,30 @@ export class SplitVirtqueue implements Virtqueue {
     const completed = this.completed
     completed.id[n] = id
     completed.written[n] = written
-    completed.status[n] = this.unmapRows(book[chain + FIRST], book[chain + COUNT], written)
+    const count = book[chain + COUNT]
     book[chain + STATE] = COMPLETED
+    if (count > 1) {
+      completed.status[n] = this.unmapRows(book[chain + FIRST], count, written)
+      return
+    }
+    completed.status[n] = (book[ROW * id + FLAGS] & MAPPED) === 0 ? DMA_OK : this.backend.unmap(this.mappings, id, written)
+  }
+
+  private unmapChain(id: number): void {
+    const chain = this.chainsAt + CHAIN * id
+    const count = this.book[chain + COUNT]
+    this.unmapRows(count > 1 ? this.book[chain + FIRST] : id, count, 0)
+  }
+
+  private cellAddress(kind: number, head: number): number {
+    const cell = 2 * (kind - SEGMENT_CELL)
+    return this.cellDevice[cell] + head * this.cellDevice[cell + 1]
+  }
+
+  // The last descriptor of a chain: where the free list is linked to it.
+  private lastDescriptor(id: number): number {
+    const chain = this.chainsAt + CHAIN * id
+    return this.book[chain + COUNT] > 1 && this.book[chain + TABLE] < 0 ? this.book[chain + LAST] : id
   }
 
   // Written bytes fill the writable segments in their order: virtio 1.4 §2.7.8.
@@ -508,12 +580,10 @@ export class SplitVirtqueue implements Virtqueue {
     // Youngest first, so that the free descriptors end up in the order that they had.
     for (let i = count - 1; i >= 0; i--) {
       const id = book[this.orderAt + ((from + i) & this.mask)]
-      const chain = this.chainsAt + CHAIN * id
-      this.unmapRows(book[chain + FIRST], book[chain + COUNT], 0)
-      const last = book[chain + TABLE] < 0 ? book[chain + LAST] : id
-      if (!this.inOrder) book[ROW * last + NEXT] = this.freeHead
+      this.unmapChain(id)
+      if (!this.inOrder) book[ROW * this.lastDescriptor(id) + NEXT] = this.freeHead
       this.freeHead = id
-      this.reclaim(chain)
+      this.reclaim(this.chainsAt + CHAIN * id)
       this.completed.id[i] = id
     }
     this.backend.commitUnmaps()
@@ -525,12 +595,12 @@ export class SplitVirtqueue implements Virtqueue {
   private reclaim(chain: number): void {
     const book = this.book
     book[chain + STATE] = FREE
-    const table = book[chain + TABLE]
-    if (table < 0) {
-      this.free += book[chain + COUNT]
+    const count = book[chain + COUNT]
+    if (count === 1 || book[chain + TABLE] < 0) {
+      this.free += count
       return
     }
-    this.freeTables[this.freeTableCount++] = table
+    this.freeTables[this.freeTableCount++] = book[chain + TABLE]
     this.free++
   }
 
