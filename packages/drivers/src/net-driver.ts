@@ -112,6 +112,7 @@ export class NetDriver {
   declare private readonly receiveBuffers: Buffers
   declare private readonly receiveBase: Float64Array
   declare private readonly postedBuffer: Uint32Array
+  declare private readonly posting: Uint32Array
   declare private readonly received: ReceivedFrames
 
   /**
@@ -161,13 +162,13 @@ export class NetDriver {
     this.sent = new Int32Array(2 * this.transmit.size)
     this.tokens = new Uint32Array(this.transmit.size)
     this.postedBuffer = new Uint32Array(this.receive.size)
+    this.posting = new Uint32Array(this.receive.size)
     this.received = new ReceivedFrames(this.receiveBuffers.region, this.receive.size)
     // Only a frame in the caller's own memory has its header elsewhere. With no offload agreed it is all zero (virtio 1.4 §5.1.6.2), as its
     // cell is from the start.
     this.transmitHeaders = pool ? SEGMENT_DEVICE : this.transmit.cells(NET_HEADER_SIZE, TO_DEVICE).kind
-    this.transmit.segments.kind[1] = SEGMENT_GUEST
-    this.receive.segments.kind[0] = this.place
-    this.receive.segments.length[0] = NET_HEADER_SIZE + this.receiveCapacity
+    this.receive.segments.kind.fill(this.place)
+    this.receive.segments.length.fill(NET_HEADER_SIZE + this.receiveCapacity)
 
     session.start()
     if (!interrupts) this.receive.disarm()
@@ -201,39 +202,9 @@ export class NetDriver {
    *   a buffer of the driver's; nothing is sent then
    */
   send(batch: FrameBatch): number {
-    this.checkBatch(batch)
     const queue = this.transmit
-    const segments = queue.segments
-    const { address, buffer, length, token, count } = batch
-    const { sent, transmitBase: base, transmitHeaders: headers, place } = this
-    let status: number = DMA_OK
-    let bytes = 0
-    let n = 0
-    for (; n < count; n++) {
-      const own = buffer[n]
-      const size = length[n]
-      let id: number
-      if (own === NO_BUFFER) {
-        segments.kind[0] = headers
-        segments.address[0] = 0
-        segments.length[0] = NET_HEADER_SIZE
-        segments.address[1] = address[n]
-        segments.length[1] = size
-        id = queue.add(2, 0)
-      } else {
-        segments.kind[0] = place
-        segments.address[0] = base[own]
-        segments.length[0] = size + NET_HEADER_SIZE
-        id = queue.add(1, 0)
-      }
-      if (id < 0) {
-        status = id
-        break
-      }
-      sent[2 * id] = own
-      sent[2 * id + 1] = token[n]
-      bytes += size
-    }
+    const n = this.framed(batch) ? this.addFramed(batch) : this.addUnframed(batch)
+    const status = n < batch.count ? this.sendStatus : DMA_OK
     const published = n === 0 ? DMA_OK : queue.publish()
     if (published !== DMA_OK) {
       this.sendStatus = published
@@ -242,8 +213,10 @@ export class NetDriver {
     }
     this.sendStatus = status
     this.counters.framesSent += n
+    let bytes = 0
+    for (let i = 0; i < n; i++) bytes += batch.length[i]
     this.counters.bytesSent += bytes
-    if (n < count) this.noticeBlocked(status)
+    if (n < batch.count) this.noticeBlocked(status)
     return n
   }
 
@@ -300,6 +273,55 @@ export class NetDriver {
   // Bytes of a frame that a receive buffer holds: never less than what virtio 1.4 §5.1.6.3.1 asks for.
   private get receiveCapacity(): number {
     return Math.max(this.maxFrame, ETHERNET_MTU + ETHERNET_HEADER_SIZE)
+  }
+
+  // Frames in buffers of the driver's: header and frame are one segment.
+  private addFramed({ buffer, length, token, count }: FrameBatch): number {
+    const { transmit: queue, sent, transmitBase: base, place } = this
+    const { address, length: lengths, kind } = queue.segments
+    for (let i = 0; i < count; i++) {
+      kind[i] = place
+      address[i] = base[buffer[i]]
+      lengths[i] = length[i] + NET_HEADER_SIZE
+    }
+    const n = queue.addEach(count, false)
+    const ids = queue.added
+    for (let i = 0; i < n; i++) {
+      const at = 2 * ids[i]
+      sent[at] = buffer[i]
+      sent[at + 1] = token[i]
+    }
+    this.sendStatus = queue.addStatus
+    return n
+  }
+
+  // Frames some of which lie in the caller's memory: their header is a segment of its own.
+  private addUnframed({ address, buffer, length, token, count }: FrameBatch): number {
+    const { transmit: queue, sent, transmitBase: base, transmitHeaders, place } = this
+    const { segments } = queue
+    for (let i = 0; i < count; i++) {
+      const own = buffer[i]
+      if (own === NO_BUFFER) {
+        segments.kind[0] = transmitHeaders
+        segments.address[0] = 0
+        segments.length[0] = NET_HEADER_SIZE
+        segments.kind[1] = SEGMENT_GUEST
+        segments.address[1] = address[i]
+        segments.length[1] = length[i]
+      } else {
+        segments.kind[0] = place
+        segments.address[0] = base[own]
+        segments.length[0] = length[i] + NET_HEADER_SIZE
+      }
+      const id = queue.add(own === NO_BUFFER ? 2 : 1, 0)
+      if (id < 0) {
+        this.sendStatus = id
+        return i
+      }
+      sent[2 * id] = own
+      sent[2 * id + 1] = token[i]
+    }
+    return count
   }
 
   private reapTransmit(budget: number): number {
@@ -372,16 +394,16 @@ export class NetDriver {
     const queue = this.receive
     const buffers = this.receiveBuffers
     const { segments } = queue
-    while (buffers.available > 0) {
+    const base = this.receiveBase
+    const wanted = buffers.available
+    for (let i = 0; i < wanted; i++) {
       const buffer = buffers.acquire()
-      segments.address[0] = this.receiveBase[buffer]
-      const id = queue.add(0, 1)
-      if (id < 0) {
-        buffers.release(buffer)
-        break
-      }
-      this.postedBuffer[id] = buffer
+      this.posting[i] = buffer
+      segments.address[i] = base[buffer]
     }
+    const n = queue.addEach(wanted, true)
+    for (let i = 0; i < n; i++) this.postedBuffer[queue.added[i]] = this.posting[i]
+    for (let i = n; i < wanted; i++) buffers.release(this.posting[i])
     if (queue.publish() === DMA_OK) return
     for (let i = 0; i < queue.undone; i++) buffers.release(this.postedBuffer[queue.completed.id[i]])
   }
@@ -401,14 +423,18 @@ export class NetDriver {
     this.tell(() => this.observer.link?.(up))
   }
 
-  private checkBatch({ buffer, length, count }: FrameBatch): void {
-    const pool = this.mode === 'pool'
+  // Checks a batch, and says whether all of its frames lie in buffers of the driver's.
+  private framed({ buffer, length, count }: FrameBatch): boolean {
+    const { maxFrame } = this
+    let framed = true
     for (let i = 0; i < count; i++) {
-      if (length[i] === 0 || length[i] > this.maxFrame) this.checkLength(length[i])
-      if (pool && buffer[i] === NO_BUFFER) {
-        throw new DriverError('NET_FRAME_PLACE', this.name, `frame ${i} is not in a buffer of the driver's; in pool mode, acquire() one and fill it`, { row: i })
-      }
+      if (length[i] === 0 || length[i] > maxFrame) this.checkLength(length[i])
+      if (buffer[i] === NO_BUFFER) framed = false
     }
+    if (!framed && this.mode === 'pool') {
+      throw new DriverError('NET_FRAME_PLACE', this.name, 'a frame is not in a buffer of the driver\'s; in pool mode, acquire() one and fill it')
+    }
+    return framed && count <= this.transmit.size
   }
 
   private checkLength(length: number): void {

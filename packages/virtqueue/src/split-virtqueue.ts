@@ -79,12 +79,14 @@ export class SplitVirtqueue implements Virtqueue {
   declare readonly size: number
   declare readonly segments: Segments
   declare readonly completed: Completions
+  declare readonly added: Uint16Array
   declare readonly counters: VirtqueueCounters
   declare readonly areas: { readonly descriptor: DeviceAddress; readonly driver: DeviceAddress; readonly device: DeviceAddress }
   declare broken: VirtqueueError | null
   free = 0
   outstanding = 0
   undone = 0
+  addStatus = 0
 
   declare private readonly backend: DmaBackend
   declare private readonly doorbell: (index: number, position: number) => void
@@ -151,6 +153,7 @@ export class SplitVirtqueue implements Virtqueue {
 
     this.segments = new Segments(size)
     this.completed = new Completions(size)
+    this.added = new Uint16Array(size)
     this.mappings = new DmaMappings(rows, standing)
     this.chainsAt = ROW * rows
     this.orderAt = this.chainsAt + CHAIN * size
@@ -191,55 +194,88 @@ export class SplitVirtqueue implements Virtqueue {
     if (this.broken !== null) return QUEUE_BROKEN
     const position = this.availablePosition
     if (position === this.publishedPosition) this.refresh()
-    const count = readable + writable
-    if (count === 1 && this.segments.length[0] <= this.maxMappingLength) return this.addSingle(writable, position)
-    return this.addChain(readable, count, position)
+    return this.addChain(readable, readable + writable, position)
   }
 
-  // The common case, a chain of one descriptor, without the loops of the general one.
-  private addSingle(writable: number, position: number): number {
-    const segments = this.segments
-    const length = segments.length[0]
-    if (length === 0) this.refuseEmpty(0)
-    if (this.free === 0) return QUEUE_FULL
-    const head = this.freeHead
-    const book = this.book
-    const m = this.mappings
-    const kind = segments.kind[0]
-    let device = segments.address[0]
-    let deviceLength = length
-    let flags = writable === 0 ? 0 : WRITABLE
-    if (kind === SEGMENT_GUEST) {
-      m.guest[head] = device
-      m.length[head] = length
-      m.direction[head] = writable === 0 ? TO_DEVICE : FROM_DEVICE
-      const status = this.backend.map(m, head)
-      if (status !== DMA_OK) return status
-      device = m.device[head]
-      deviceLength = m.deviceLength[head]
-      flags |= MAPPED
-    } else if (kind >= SEGMENT_CELL) {
-      device += this.cellAddress(kind, head)
+  addEach(count: number, writable: boolean): number {
+    this.addStatus = DMA_OK
+    if (this.broken !== null) {
+      this.addStatus = QUEUE_BROKEN
+      return 0
     }
+    const start = this.availablePosition
+    if (start === this.publishedPosition) this.refresh()
+    // All in locals: what is a field is loaded again after each call that is not inlined.
+    const { backend, book, added, mask, chainsAt, orderAt, maxMappingLength: limit, mappings: m, tableWord } = this
+    const { address: addresses, length: lengths, kind: kinds } = this.segments
     const u32 = this.table.region.u32
-    const word = this.tableWord + 4 * head
-    u32[word] = device
-    u32[word + 1] = device * HIGH_HALF
-    u32[word + 2] = deviceLength
-    u32[word + 3] = writable === 0 ? 0 : DESCRIPTOR_F_WRITE
+    const direction: DmaDirection = writable ? FROM_DEVICE : TO_DEVICE
+    const rowFlags = writable ? WRITABLE : 0
+    const descriptorFlags = writable ? DESCRIPTOR_F_WRITE : 0
+    const room = this.free < count ? this.free : count
+    let status: number = room < count ? QUEUE_FULL : DMA_OK
+    let head = this.freeHead
+    let n = 0
+    for (; n < room; n++) {
+      const length = lengths[n]
+      if (length === 0 || length > limit) break
+      const kind = kinds[n]
+      let device = addresses[n]
+      let deviceLength = length
+      let flags = rowFlags
+      if (kind === SEGMENT_GUEST) {
+        m.guest[head] = device
+        m.length[head] = length
+        m.direction[head] = direction
+        status = backend.map(m, head)
+        if (status !== DMA_OK) break
+        device = m.device[head]
+        deviceLength = m.deviceLength[head]
+        flags |= MAPPED
+      } else if (kind >= SEGMENT_CELL) {
+        device += this.cellAddress(kind, head)
+      }
+      const word = tableWord + 4 * head
+      u32[word] = device
+      u32[word + 1] = device * HIGH_HALF
+      u32[word + 2] = deviceLength
+      u32[word + 3] = descriptorFlags
+      const chain = chainsAt + CHAIN * head
+      book[chain + STATE] = ADDED
+      book[chain + COUNT] = 1
+      book[chain + POSTED] = writable ? length : 0
+      book[ROW * head + FLAGS] = flags
+      // The id's bookkeeping is complete before its place in the ring is: a completion can never race it.
+      book[orderAt + ((start + n) & mask)] = head
+      added[n] = head
+      head = book[ROW * head + NEXT]
+    }
+    this.freeHead = head
+    this.free -= n
+    this.pendingDescriptors += n
+    this.availablePosition = (start + n) & 0xffff
+    if (n < room && status === DMA_OK) return this.addOddOne(n, count, writable)
+    this.addStatus = status
+    return n
+  }
 
-    this.freeHead = book[ROW * head + NEXT]
-    this.free--
-    this.pendingDescriptors++
-    book[ROW * head + FLAGS] = flags
-    const chain = this.chainsAt + CHAIN * head
-    // The id's bookkeeping is complete before its place in the ring is: a completion can never race it.
-    book[chain + STATE] = ADDED
-    book[chain + COUNT] = 1
-    book[chain + POSTED] = writable === 0 ? 0 : length
-    book[this.orderAt + (position & this.mask)] = head
-    this.availablePosition = (position + 1) & 0xffff
-    return head
+  // A segment that is empty or has to be split takes the general way, and the rest follow it.
+  private addOddOne(at: number, count: number, writable: boolean): number {
+    const { segments, added } = this
+    let n = at
+    for (; n < count; n++) {
+      if (segments.length[n] === 0) this.refuseEmpty(n)
+      segments.address[0] = segments.address[n]
+      segments.length[0] = segments.length[n]
+      segments.kind[0] = segments.kind[n]
+      const id = this.addChain(writable ? 0 : 1, 1, this.availablePosition)
+      if (id < 0) {
+        this.addStatus = id
+        return n
+      }
+      added[n] = id
+    }
+    return n
   }
 
   private addChain(readable: number, count: number, position: number): number {
@@ -397,15 +433,34 @@ export class SplitVirtqueue implements Virtqueue {
     }
 
     const u32 = this.used.region.u32
-    const { usedWord, mask, size, book, chainsAt, orderAt, inOrder } = this
+    const { backend, usedWord, mask, size, book, chainsAt, orderAt, inOrder, mappings } = this
+    const { id: ids, written: lengths, status: statuses } = this.completed
     let n = 0
     while (arrived > 0 && n < budget) {
       const word = usedWord + 1 + ((position & mask) << 1)
       const id = u32[word]
       const written = u32[word + 1]
-      if (id >= size || book[chainsAt + CHAIN * id + STATE] !== OUTSTANDING) {
+      const chain = chainsAt + CHAIN * id
+      if (id >= size || book[chain + STATE] !== OUTSTANDING) {
         this.refuseUsed(id, position)
         break
+      }
+      if (!inOrder && book[chain + COUNT] === 1) {
+        // What `complete` does, for the common case.
+        const posted = book[chain + POSTED] >>> 0
+        let here = written
+        if (here > posted) {
+          here = posted
+          this.counters.clamped++
+        }
+        book[chain + STATE] = COMPLETED
+        ids[n] = id
+        lengths[n] = here
+        statuses[n] = (book[ROW * id + FLAGS] & MAPPED) === 0 ? DMA_OK : backend.unmap(mappings, id, here)
+        n++
+        position = (position + 1) & 0xffff
+        arrived--
+        continue
       }
       if (inOrder && book[orderAt + (position & mask)] !== id) {
         // One element may stand for a batch; what it skips was used completely: virtio 1.4 §2.7.9.

@@ -120,6 +120,18 @@ export interface Virtqueue {
   add(readable: number, writable: number): number
 
   /**
+   * Adds up to `count` chains of one segment each: segment i is chain i, all of them device-writable or none. As many calls of `add`, in one
+   * loop. Returns how many were added; their ids are in {@link added}, and {@link addStatus} says why not all.
+   *
+   * @throws VirtqueueError `VIRTQUEUE_SEGMENT` for an empty segment
+   */
+  addEach(count: number, writable: boolean): number
+  /** The ids of the last `addEach`. */
+  readonly added: Uint16Array
+  /** Why the last `addEach` added fewer than it was asked to; `DMA_OK` where it did not. */
+  readonly addStatus: number
+
+  /**
    * Commits the maps, makes the added chains available with one index store, and rings the doorbell at most once. On a status other than
    * `DMA_OK` nothing was published: all chains added since the last `publish` are undone and their ids free; `completed.id` lists the
    * first {@link undone} of them.
