@@ -1,1 +1,15 @@
-export {}
+/**
+ * The benchmark harness: scenarios, one process per scheme, statistics.
+ *
+ * @example
+ * // worker.js: await runWorker([myScenario])
+ * const report = await runBench({ worker: new URL('./worker.js', import.meta.url), subjects: variantsOf(myScenario, 'direct'), effort })
+ *
+ * @packageDocumentation
+ */
+export { readEnvironment } from './environment.ts'
+export { type Effort, heapPerOperation, measure } from './measure.ts'
+export type { BenchReport, BenchResult, Environment, Subject } from './result.ts'
+export { type RunOptions, runBench } from './runner.ts'
+export { defineScenario, type Prepared, type Scenario, type Variant, variantsOf } from './scenario.ts'
+export { type Answer, type Job, runWorker } from './worker.ts'

@@ -348,37 +348,31 @@ export class BlkDevice extends VirtioDevice {
     return this.negotiated.has(VIRTIO_BLK_F_CONFIG_WCE) && this.config.read(BLK_CONFIG_WRITEBACK, 1) === 0
   }
 
-  // A slot whose staging can hold `bytes` within the limit; null while there is none.
+  // A slot for `bytes` of staging within the limit; null while there is none. Buffers have sizes in powers of two: one of the right size is used
+  // again, and a larger one is not taken for a small request, which would starve others.
   private freeSlot(bytes: number): BlkSlot | null {
     const needed = bytes === 0 ? 0 : stagingSize(bytes)
+    if (this.stagingUsed + needed > this.stagingLimit) return null
     let found: BlkSlot | null = null
     for (const slot of this.slots) {
       if (slot.state !== 'free') continue
-      if (found === null) found = slot
-      if (slot.held >= needed) {
-        found = slot
-        break
-      }
+      if (needed === 0 || slot.held === needed) return slot
+      if (found === null || (found.held > 0 && slot.held === 0)) found = slot
     }
-    if (found === null) return null
-    if (needed > 0 && this.stagingUsed + Math.max(needed, found.held) > this.stagingLimit) {
-      if (found.held <= needed || this.stagingUsed + needed > this.stagingLimit) return null
+    if (found !== null) {
       found.drop()
+      this.trim(needed)
     }
-    if (found.held < needed) this.trim(needed)
     return found
   }
 
   // Buffers that are kept for later may not take more than the limit either.
   private trim(needed: number): void {
-    let kept = needed
+    let kept = this.stagingUsed + needed
     for (const slot of this.slots) {
       if (slot.state !== 'free') continue
+      if (kept + slot.held > this.stagingLimit) slot.drop()
       kept += slot.held
-      if (kept > this.stagingLimit) {
-        kept -= slot.held
-        slot.drop()
-      }
     }
   }
 

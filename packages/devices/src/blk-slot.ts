@@ -74,7 +74,7 @@ export class BlkSlot implements BlockRequest {
       this.data = NO_DATA
       return
     }
-    if (this.held < stagingSize(bytes)) this.staging = new Region(new ArrayBuffer(stagingSize(bytes)), 'block staging')
+    if (this.staging === null) this.staging = new Region(new ArrayBuffer(stagingSize(bytes)), 'block staging')
     const buffer = (this.staging as Region).source as ArrayBuffer
     this.stagingOffset = align & 7
     if (this.data.buffer !== buffer || this.data.length !== bytes || this.data.byteOffset !== this.stagingOffset) {

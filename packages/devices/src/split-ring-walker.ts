@@ -44,7 +44,7 @@ export interface RingSetup {
  *
  * Nothing in the ring is trusted. Every shared field is loaded once per decision; a chain's descriptors are copied into the private columns of
  * {@link ChainTable} and each buffer is resolved through the port before `take` returns, so a device acts on a whole chain or on none. What is
- * malformed sets `broken`: from then on nothing is taken and nothing is published. Nothing here throws, and every loop is bounded by the queue size.
+ * malformed sets `broken`: from then on nothing is taken, and only what was pushed before is still published. Nothing here throws, and every loop is bounded by the queue size.
  *
  * A zero-length element is legal (§2.7 forbids none, and §2.7.4.1 forbids assumptions about framing): it counts towards the chain's
  * length, its address is not looked at, and it yields no segment.
@@ -83,6 +83,8 @@ export class SplitRingWalker {
   private device: Region
   private deviceHalf = 0
   private deviceWord = 0
+  // Whether the areas stand for what the port last granted.
+  private attached = false
 
   // In order: completions by available position, held until all earlier ones came. -1: still outstanding.
   private heldWritten = new Float64Array(0)
@@ -132,10 +134,12 @@ export class SplitRingWalker {
   stop(): void {
     this.available = this.next = this.used = this.published = 0
     this.chains.rows = this.chains.segments = 0
+    this.attached = false
   }
 
   /** Resolves the three areas; again whenever the port's epoch changed. False: `broken` says why. */
   attach({ areas, size }: RingSetup): boolean {
+    this.attached = false
     const desc = this.area(areas[0], areas[1], descriptorTableBytes(size), DESCRIPTOR_TABLE_ALIGN, 4, ACCESS_READ)
     if (desc < 0) return false
     this.table = this.port.region
@@ -149,6 +153,7 @@ export class SplitRingWalker {
     this.device = this.port.region
     this.deviceHalf = integer(device / 2)
     this.deviceWord = integer(device / 4 + 1)
+    this.attached = true
     return true
   }
 
@@ -256,7 +261,7 @@ export class SplitRingWalker {
   flush(): boolean {
     const used = this.used
     const old = this.published
-    if (used === old || this.broken !== null) return false
+    if (used === old || !this.attached) return false
     const { device, driver, size } = this
     if (device.u16.length === 0) device.refresh()
     if (driver.u16.length === 0) driver.refresh()

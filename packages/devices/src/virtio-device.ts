@@ -322,6 +322,8 @@ export abstract class VirtioDevice {
     const { walker } = queue
     if (walker.broken === null) return true
     if (!queue.started) return false
+    // What was executed before stays executed, so the driver is told.
+    this.publish(queue)
     queue.started = false
     this.faults.record({
       kind: 'queue',

@@ -32,9 +32,7 @@ describe('BusWindows', () => {
     expect(port.region).toBe(high)
     expect(ask(port, 0x2ff0, 0x40)).toEqual([0x10, 0xff0])
     expect(ask(port, 0x3000, 0x30)[0]).toBe(0)
-    expect(port.faults.last()).toEqual([
-      { port: 'two', address: 0x3000, length: 0x30, access: 1, reason: 'unmapped' },
-    ])
+    expect(port.faults.last()).toEqual([{ port: 'two', address: 0x3000, length: 0x30, access: 1, reason: 'unmapped' }])
   })
 
   test('faults: permission, and addresses that no number holds as their halves', () => {
@@ -88,7 +86,13 @@ describe('BusWindows', () => {
   })
 
   test.each<[string, BusWindow[]]>([
-    ['WINDOW_OVERLAP', [{ base: 0, length: 0x20, region: region() }, { base: 0x10, length: 0x20, region: region() }]],
+    [
+      'WINDOW_OVERLAP',
+      [
+        { base: 0, length: 0x20, region: region() },
+        { base: 0x10, length: 0x20, region: region() },
+      ],
+    ],
     ['WINDOW_OUTSIDE', [{ base: 0, length: 0x20, region: region(0x10) }]],
     ['WINDOW_OUTSIDE', [{ base: 0, length: 0x10, region: region(0x10), offset: 1 }]],
     ['WINDOW_ACCESS', [{ base: 0, length: 0x10, region: region(), access: 0 as 1 }]],

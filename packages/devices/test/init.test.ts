@@ -45,7 +45,13 @@ describe('init/features (virtio 1.4 §2.2)', () => {
       V1,
       VIRTIO_F_RING_RESET,
     ])
-    expect(blkMachine().device.offered.bits()).toEqual([9, VIRTIO_F_INDIRECT_DESC, VIRTIO_F_EVENT_IDX, V1, VIRTIO_F_RING_RESET])
+    expect(blkMachine().device.offered.bits()).toEqual([
+      9,
+      VIRTIO_F_INDIRECT_DESC,
+      VIRTIO_F_EVENT_IDX,
+      V1,
+      VIRTIO_F_RING_RESET,
+    ])
   })
 
   test('windows of 32 bits, 0 beyond the last', () => {
@@ -90,7 +96,9 @@ describe('init/features (virtio 1.4 §2.2)', () => {
   })
 
   test('dependencies, also those that either of two features satisfies', () => {
-    const m = netMachine({ offer: [VIRTIO_NET_F_CSUM, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_HOST_ECN] })
+    const m = netMachine({
+      offer: [VIRTIO_NET_F_CSUM, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_HOST_ECN],
+    })
     expect(m.driver.negotiate(V1, VIRTIO_NET_F_HOST_TSO4)).toBe(false)
     expect(m.device.faults.last()).toMatchObject([{ reason: 'dependency', bits: [VIRTIO_NET_F_HOST_TSO4] }])
     expect(m.driver.negotiate(V1, VIRTIO_NET_F_CSUM, VIRTIO_NET_F_HOST_ECN)).toBe(false)
@@ -117,9 +125,11 @@ describe('init/features (virtio 1.4 §2.2)', () => {
     expect(m.driver.negotiate(V1, VIRTIO_F_ANY_LAYOUT)).toBe(true)
   })
 
-  test('options that cannot be are the caller\'s error', () => {
+  test("options that cannot be are the caller's error", () => {
     expect(() => netMachine({ offer: [34] })).toThrow(expect.objectContaining({ code: 'DEVICE_FEATURE' }))
-    expect(() => netMachine({ requires: FeatureSet.of(27) })).toThrow(expect.objectContaining({ code: 'DEVICE_FEATURE' }))
+    expect(() => netMachine({ requires: FeatureSet.of(27) })).toThrow(
+      expect.objectContaining({ code: 'DEVICE_FEATURE' }),
+    )
     for (const queueSize of [0, 3, 65536, 1.5]) {
       expect(() => netMachine({ queueSize })).toThrow(expect.objectContaining({ code: 'DEVICE_QUEUE_SIZE' }))
     }

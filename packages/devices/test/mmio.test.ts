@@ -48,13 +48,16 @@ describe('mmio registers (virtio 1.4 §4.2.2)', () => {
     },
   )
 
-  test.each([0, 4, 8, 0xc, 0x10, 0x34, 0x60, 0xb0, 0xb4, 0xb8, 0xbc, 0xfc])('writing read-only register %i does nothing', (offset) => {
-    const m = netMachine()
-    const before = m.driver.r(offset)
-    m.driver.w(offset, 0x1234_5678)
-    expect(m.driver.r(offset)).toBe(before)
-    expect(lastFault(m)).toEqual(fault('read-only', offset, 4, 0x1234_5678))
-  })
+  test.each([0, 4, 8, 0xc, 0x10, 0x34, 0x60, 0xb0, 0xb4, 0xb8, 0xbc, 0xfc])(
+    'writing read-only register %i does nothing',
+    (offset) => {
+      const m = netMachine()
+      const before = m.driver.r(offset)
+      m.driver.w(offset, 0x1234_5678)
+      expect(m.driver.r(offset)).toBe(before)
+      expect(lastFault(m)).toEqual(fault('read-only', offset, 4, 0x1234_5678))
+    },
+  )
 
   test('offsets without a register', () => {
     const m = netMachine()

@@ -250,6 +250,7 @@ describe('ring/chains: what is not, breaks the queue and nothing else', () => {
     const frame = pattern(64)
     run(m.tx.chain(packet(m.ram, frame)), 8, m.tx.chain(packet(m.ram, frame)))
     expect(link.frames).toEqual([frame])
+    expect(m.tx.reap()).toEqual([{ id: 0, length: 0 }])
     expect(m.driver.r(MMIO_STATUS) & STATUS_DEVICE_NEEDS_RESET).not.toBe(0)
     const { rx, tx } = netMachine({}, 8, m.ram)
     m.driver.start([rx, tx])

@@ -1,4 +1,10 @@
-import { INTERRUPT_USED_BUFFER, MMIO_INTERRUPT_STATUS, MMIO_STATUS, VIRTIO_F_EVENT_IDX, VIRTIO_F_IN_ORDER } from '@guestdma/spec'
+import {
+  INTERRUPT_USED_BUFFER,
+  MMIO_INTERRUPT_STATUS,
+  MMIO_STATUS,
+  VIRTIO_F_EVENT_IDX,
+  VIRTIO_F_IN_ORDER,
+} from '@guestdma/spec'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import type { BlockRequest, BlockStore } from '../src/index.ts'
@@ -36,7 +42,7 @@ describe('ring/notification by flags (§2.7.7)', () => {
     expect(send(m, 3)).toBe(true)
   })
 
-  test('the used ring\'s flags stay 0, and avail_event is not touched', () => {
+  test("the used ring's flags stay 0, and avail_event is not touched", () => {
     const m = boot()
     m.ram.set16(m.tx.used + 4 + 64, 0xabcd)
     send(m, 3)

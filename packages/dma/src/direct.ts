@@ -1,6 +1,6 @@
 import { type BusPort, type DeviceAddress, type GuestAddress, type GuestMemory, hex, type SpanAllocator } from '@guestdma/memory'
 import { FeatureSet, VIRTIO_F_ACCESS_PLATFORM } from '@guestdma/spec'
-import { type DmaBackend, type DmaLimits, type DmaRegion, type DmaTraits, newDmaCounters } from './backend.ts'
+import { type DmaBackend, type DmaCounters, type DmaLimits, type DmaRegion, type DmaTraits, newDmaCounters } from './backend.ts'
 import { DmaError } from './errors.ts'
 import type { DmaMappings } from './mappings.ts'
 import type { DmaProvider, DmaScheme, PlatformBuilder, PlatformOffer, Suitability } from './offer.ts'
@@ -25,7 +25,7 @@ export class DirectBackend implements DmaBackend {
     residue: 'none',
   }
   declare readonly limits: DmaLimits
-  readonly counters = newDmaCounters()
+  readonly counters: DmaCounters = newDmaCounters()
 
   declare private readonly memory: GuestMemory
   declare private readonly ram: SpanAllocator

@@ -15,6 +15,11 @@ export class FrameBatch {
   /** The caller's own number for the frame; handed back once it was sent. */
   declare readonly token: Uint32Array
   count = 0
+  /**
+   * The 12 bytes before each frame at `address` are its virtio header, all zero as long as no offload is agreed: header and frame then go out as one
+   * piece. Frames in buffers of the driver's always do.
+   */
+  headed = false
 
   constructor(capacity: number) {
     this.capacity = capacity

@@ -275,13 +275,15 @@ export class NetDriver {
     return Math.max(this.maxFrame, ETHERNET_MTU + ETHERNET_HEADER_SIZE)
   }
 
-  // Frames in buffers of the driver's: header and frame are one segment.
-  private addFramed({ buffer, length, token, count }: FrameBatch): number {
+  // Frames with their header right before them, as in all buffers of the driver's: one segment.
+  private addFramed(batch: FrameBatch): number {
+    const { address: guest, buffer, length, token, count } = batch
     const { transmit: queue, sent, transmitBase: base, place } = this
     const { address, length: lengths, kind } = queue.segments
     for (let i = 0; i < count; i++) {
       kind[i] = place
-      address[i] = base[buffer[i]]
+      const own = buffer[i]
+      address[i] = own === NO_BUFFER ? guest[i] - NET_HEADER_SIZE : base[own]
       lengths[i] = length[i] + NET_HEADER_SIZE
     }
     const n = queue.addEach(count, false)
@@ -295,7 +297,7 @@ export class NetDriver {
     return n
   }
 
-  // Frames some of which lie in the caller's memory: their header is a segment of its own.
+  // Frames some of which have no room for a header before them: it is a segment of its own.
   private addUnframed({ address, buffer, length, token, count }: FrameBatch): number {
     const { transmit: queue, sent, transmitBase: base, transmitHeaders, place } = this
     const { segments } = queue
@@ -423,18 +425,18 @@ export class NetDriver {
     this.tell(() => this.observer.link?.(up))
   }
 
-  // Checks a batch, and says whether all of its frames lie in buffers of the driver's.
-  private framed({ buffer, length, count }: FrameBatch): boolean {
+  // Checks a batch, and says whether all of its frames have their header before them.
+  private framed({ buffer, length, count, headed }: FrameBatch): boolean {
     const { maxFrame } = this
-    let framed = true
+    let owned = true
     for (let i = 0; i < count; i++) {
       if (length[i] === 0 || length[i] > maxFrame) this.checkLength(length[i])
-      if (buffer[i] === NO_BUFFER) framed = false
+      if (buffer[i] === NO_BUFFER) owned = false
     }
-    if (!framed && this.mode === 'pool') {
+    if (!owned && this.mode === 'pool') {
       throw new DriverError('NET_FRAME_PLACE', this.name, 'a frame is not in a buffer of the driver\'s; in pool mode, acquire() one and fill it')
     }
-    return framed && count <= this.transmit.size
+    return (owned || headed) && count <= this.transmit.size
   }
 
   private checkLength(length: number): void {

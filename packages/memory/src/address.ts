@@ -10,10 +10,10 @@ export type GuestAddress = number & { readonly [guest]: true }
 export type DeviceAddress = number & { readonly [device]: true }
 
 /** Addresses end here: every integer below is exact in a `number`. */
-export const ADDRESS_LIMIT = 2 ** 53
+export const ADDRESS_LIMIT = 0x20_0000_0000_0000
 
 /** From this high half on, a 64-bit address lies outside every region. */
-export const ADDRESS_HIGH_LIMIT = ADDRESS_LIMIT / 2 ** 32
+export const ADDRESS_HIGH_LIMIT = 0x20_0000
 
 function checked(value: number, kind: string): number {
   if (!Number.isInteger(value) || value < 0 || value >= ADDRESS_LIMIT) {

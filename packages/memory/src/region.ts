@@ -1,8 +1,13 @@
 import { MemoryError } from './errors.ts'
 import type { Meter } from './meter.ts'
 
+/** A `WebAssembly.Memory`, by the one property that is used: its declaration is not in every TypeScript library. */
+export interface WasmMemory {
+  readonly buffer: ArrayBuffer | SharedArrayBuffer
+}
+
 /** What can hold guest-visible bytes. Resizable and growable buffers are refused: their views cost 3 to 50 times more. */
-export type MemorySource = WebAssembly.Memory | ArrayBuffer | SharedArrayBuffer
+export type MemorySource = WasmMemory | ArrayBuffer | SharedArrayBuffer
 
 /**
  * One buffer with a view of each width, all starting at byte 0, so that a byte offset `o` is element `o >>> 2` of `u32`.
@@ -99,5 +104,5 @@ function bufferOf(source: MemorySource): ArrayBuffer | SharedArrayBuffer | undef
   const tag = (value: unknown): string => Object.prototype.toString.call(value).slice(8, -1)
   const kind = tag(source)
   if (kind === 'ArrayBuffer' || kind === 'SharedArrayBuffer') return source as ArrayBuffer | SharedArrayBuffer
-  return kind === 'WebAssembly.Memory' ? (source as WebAssembly.Memory).buffer : undefined
+  return kind === 'WebAssembly.Memory' ? (source as WasmMemory).buffer : undefined
 }

@@ -11,7 +11,10 @@ let path: string
 beforeEach(async () => {
   directory = await mkdtemp(join(tmpdir(), 'guestdma-'))
   path = join(directory, 'disk.img')
-  await writeFile(path, Uint8Array.from({ length: 8 * 512 }, (_, i) => i >>> 9))
+  await writeFile(
+    path,
+    Uint8Array.from({ length: 8 * 512 }, (_, i) => i >>> 9),
+  )
 })
 
 afterEach(() => rm(directory, { recursive: true }))

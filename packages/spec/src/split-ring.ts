@@ -3,7 +3,7 @@
 /** The largest queue size: virtio 1.4 §2.7. Split queue sizes are powers of two. */
 export const MAX_QUEUE_SIZE = 32768
 /** A chain may not describe more bytes than this: virtio 1.4 §2.7.5.2. */
-export const MAX_CHAIN_BYTES = 2 ** 32
+export const MAX_CHAIN_BYTES = 0x1_0000_0000
 
 // struct virtq_desc { le64 addr; le32 len; le16 flags; le16 next }: virtio 1.4 §2.7.5
 export const DESCRIPTOR_SIZE = 16

@@ -1,0 +1,79 @@
+import { defineScenario, type Prepared, type Scenario, type Variant } from '@guestdma/bench'
+import { RequestBatch } from '@guestdma/drivers'
+import { BLK_T_IN, BLK_T_OUT, SECTOR_SIZE } from '@guestdma/spec'
+import { MemoryBlockStore } from 'guestdma'
+import { bufferRing, countersOf, machineFor, NONE } from './machines.ts'
+
+const DISK = 4 << 20
+const BUDGET = 64
+const QUEUE_SIZE = 128
+
+/** Requests to a disk in memory, through the driver's synchronous core. */
+function requests(operation: 'read' | 'write'): Scenario {
+  return defineScenario({
+    driver: 'blk',
+    operation,
+    modes: ['map', 'pool'],
+    bytes: [512, 4096],
+    batches: [1, 32],
+    cold: ['map'],
+    async prepare(variant: Variant): Promise<Prepared> {
+      const { batch: size, bytes, mode, backend } = variant
+      const batch = new RequestBatch(size)
+      batch.count = size
+      batch.type.fill(operation === 'read' ? BLK_T_IN : BLK_T_OUT)
+      batch.length.fill(bytes)
+      if (backend === NONE) return nothing(batch)
+      const store = new MemoryBlockStore(new Uint8Array(DISK).fill(0x5a))
+      const machine = await machineFor(variant, { type: 'blk', name: 'disk0', mode, queueSize: QUEUE_SIZE, device: { store, queueSize: QUEUE_SIZE } })
+      const { queue } = machine.blk('disk0')
+      const { device } = machine.slot('disk0')
+      const ring = bufferRing(machine, variant, bytes)
+      const sectors = bytes / SECTOR_SIZE
+      let next = 0
+      let sector = 0
+      return {
+        round(): number {
+          const { buffers } = queue
+          for (let i = 0; i < size; i++) {
+            batch.sector[i] = sector
+            sector = sector + 2 * sectors > DISK / SECTOR_SIZE ? 0 : sector + sectors
+            if (buffers !== null) batch.buffer[i] = buffers.acquire()
+            else {
+              batch.address[i] = ring.base + next * bytes
+              next = next + 1 === ring.count ? 0 : next + 1
+            }
+          }
+          const taken = queue.submit(batch)
+          device.poll(BUDGET)
+          const done = queue.poll(BUDGET)
+          if (buffers !== null) for (let i = 0; i < size; i++) buffers.release(batch.buffer[i])
+          if (taken !== size || done !== size) throw new Error(`${taken} of ${size} requests were taken and ${done} completed`)
+          return done
+        },
+        counters: () => countersOf(machine, 'disk0'),
+        close: () => machine.close(),
+      }
+    },
+  })
+}
+
+export const read: Scenario = requests('read')
+export const write: Scenario = requests('write')
+
+function nothing(batch: RequestBatch): Prepared {
+  let sector = 0
+  let seen = 0
+  return {
+    round(): number {
+      for (let i = 0; i < batch.capacity; i++) {
+        batch.sector[i] = sector
+        sector = (sector + 1) & 1023
+      }
+      seen += batch.capacity
+      return batch.capacity
+    },
+    counters: () => ({ requestsSeen: seen }),
+    close: async () => {},
+  }
+}

@@ -1,0 +1,38 @@
+import type { Variant } from '@guestdma/bench'
+import { type DmaScheme, directScheme } from '@guestdma/dma'
+import { createMachine, type DeviceConfig, type Machine, sharedPoolScheme } from 'guestdma'
+
+/** The schemes that are measured, by id. */
+export const SCHEMES: Readonly<Record<string, () => DmaScheme>> = {
+  direct: () => directScheme(),
+  'shared-pool': () => sharedPoolScheme({ size: 8 << 20 }),
+}
+
+/** The harness's own loop, with neither driver nor device: what is in every other figure as well. */
+export const NONE = 'none'
+
+const RAM = 64 << 20
+
+/** A machine with one device over the scheme that a variant names; for cold buffers, with RAM for four times the last-level cache. */
+export function machineFor({ backend, base, buffers, lastLevelCacheBytes }: Variant, device: DeviceConfig): Promise<Machine> {
+  const length = RAM + (buffers === 'cold' ? 4 * lastLevelCacheBytes : 0)
+  return createMachine({
+    memory: [{ base, length, memory: new ArrayBuffer(length) }],
+    schemes: [SCHEMES[backend]()],
+    devices: [device],
+  })
+}
+
+/** Backend and queue counters of a device, flat, for the report. */
+export function countersOf(machine: Machine, name: string): Record<string, number> {
+  const { backend, queues } = machine.counters().devices[name]
+  const { slots: _slots, slotsInUse: _inUse, slotsHighWater: _high, allocatedBytes: _allocated, ...totals } = backend
+  const notified = Object.values(queues).reduce((sum, queue) => sum + queue.notified, 0)
+  return { ...totals, notified }
+}
+
+/** Guest addresses for buffers of `stride` bytes: a few that are used again and again, or four times the last-level cache. */
+export function bufferRing(machine: Machine, { buffers, batch, lastLevelCacheBytes }: Variant, stride: number): { base: number; count: number } {
+  const count = buffers === 'cold' ? Math.floor((4 * lastLevelCacheBytes) / stride) : batch
+  return { base: machine.ram.allocate(count * stride, 64), count }
+}

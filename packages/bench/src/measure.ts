@@ -1,0 +1,77 @@
+import { getHeapStatistics } from 'node:v8'
+import { Bench } from 'tinybench'
+import type { BenchResult, Subject } from './result.ts'
+import type { Prepared } from './scenario.ts'
+
+export interface Effort {
+  /** Milliseconds of samples for each variant. */
+  readonly milliseconds: number
+  /** Milliseconds to run before anything counts. */
+  readonly warmup: number
+}
+
+// A sample is long enough for the clock's grain, and short enough that many of them escape the scheduler.
+const SAMPLE_MS = 0.5
+const HEAP_OPERATIONS = 50_000
+
+/** Measures one variant. tinybench takes the samples; each is the mean of many rounds. */
+export async function measure(subject: Subject, prepared: Prepared, { milliseconds, warmup }: Effort): Promise<BenchResult> {
+  const rounds = warmUp(prepared, warmup)
+  const before = prepared.counters()
+  let operations = 0
+  const bench = new Bench({ time: milliseconds, warmup: false, retainSamples: true, iterations: 16 })
+  bench.add('variant', () => {
+    const from = bench.opts.now()
+    let done = 0
+    for (let i = 0; i < rounds; i++) done += prepared.round()
+    const elapsed = bench.opts.now() - from
+    operations += done
+    return { overriddenDuration: elapsed / done, overriddenIterationCost: elapsed }
+  })
+  await bench.run()
+  const after = prepared.counters()
+  const { result } = bench.tasks[0]
+  if (!('latency' in result)) throw new Error(`no result: ${'error' in result ? result.error.message : result.state}`)
+  const samples = [...(result.latency.samples ?? [])].sort((a, b) => a - b).map((ms) => ms * 1e6)
+  return {
+    ...subject,
+    nsPerOperation: { median: quantile(samples, 0.5), p05: quantile(samples, 0.05), p95: quantile(samples, 0.95) },
+    samples: samples.length,
+    bytesAllocatedPerOperation: heapPerOperation(prepared),
+    counters: Object.fromEntries(Object.entries(after).map(([name, value]) => [name, (value - (before[name] ?? 0)) / operations])),
+  }
+}
+
+/**
+ * Bytes that an operation allocates on the JavaScript heap: the difference between what n and 2n operations allocate, so that whatever happens once
+ * cancels out.
+ */
+export function heapPerOperation(prepared: Prepared): number {
+  const allocated = (): number => (getHeapStatistics() as { total_allocated_bytes?: number }).total_allocated_bytes ?? Number.NaN
+  const run = (target: number): { bytes: number; operations: number } => {
+    const from = allocated()
+    let operations = 0
+    while (operations < target) operations += prepared.round()
+    return { bytes: allocated() - from, operations }
+  }
+  const once = run(HEAP_OPERATIONS)
+  const twice = run(2 * HEAP_OPERATIONS)
+  return Math.max(0, (twice.bytes - once.bytes) / (twice.operations - once.operations))
+}
+
+// Runs until the compiler has settled, and finds how many rounds a sample takes.
+function warmUp(prepared: Prepared, milliseconds: number): number {
+  const end = performance.now() + milliseconds
+  let rounds = 1
+  for (;;) {
+    const from = performance.now()
+    for (let i = 0; i < rounds; i++) prepared.round()
+    const now = performance.now()
+    if (now >= end) return Math.max(1, Math.round((rounds * SAMPLE_MS) / Math.max(now - from, SAMPLE_MS / 1000)))
+    if (now - from < SAMPLE_MS) rounds *= 2
+  }
+}
+
+function quantile(sorted: readonly number[], q: number): number {
+  return sorted[Math.min(sorted.length - 1, Math.floor(q * sorted.length))] ?? Number.NaN
+}

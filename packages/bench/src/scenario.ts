@@ -1,0 +1,47 @@
+import type { Subject } from './result.ts'
+
+/** One variant of a scenario, ready to run. */
+export interface Prepared {
+  /** Runs one batch to its end and returns how many operations that were. Called many times; must allocate nothing. */
+  round(): number
+  /** Totals so far, by name; differences are divided by operations. */
+  counters(): Readonly<Record<string, number>>
+  close(): Promise<void>
+}
+
+/** What a scenario is asked to prepare. */
+export interface Variant extends Subject {
+  readonly lastLevelCacheBytes: number
+  /** Guest base of RAM: above 2^32 unless a run asks for something else, where careless code allocates heap numbers. */
+  readonly base: number
+}
+
+/** A kind of work, in all its variants. */
+export interface Scenario {
+  readonly driver: Subject['driver']
+  readonly operation: Subject['operation']
+  readonly modes: readonly Subject['mode'][]
+  readonly bytes: readonly number[]
+  readonly batches: readonly number[]
+  /** In which modes buffers can be cold. */
+  readonly cold: readonly Subject['mode'][]
+  prepare(variant: Variant): Promise<Prepared>
+}
+
+/** Checks a scenario and gives it back, with its type. Throws `RangeError` on an empty list. */
+export function defineScenario(scenario: Scenario): Scenario {
+  for (const list of ['modes', 'bytes', 'batches'] as const) {
+    if (scenario[list].length === 0) throw new RangeError(`scenario ${scenario.driver} ${scenario.operation}: ${list} is empty`)
+  }
+  return scenario
+}
+
+/** All variants of a scenario over one backend. */
+export function variantsOf(scenario: Scenario, backend: string): Subject[] {
+  const { driver, operation, modes, bytes, batches, cold } = scenario
+  return modes.flatMap((mode) =>
+    (cold.includes(mode) ? (['warm', 'cold'] as const) : (['warm'] as const)).flatMap((buffers) =>
+      bytes.flatMap((size) => batches.map((batch): Subject => ({ driver, operation, backend, mode, ring: 'split', bytes: size, batch, buffers }))),
+    ),
+  )
+}

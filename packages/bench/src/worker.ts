@@ -1,0 +1,32 @@
+import { type Effort, measure } from './measure.ts'
+import type { BenchResult, Subject } from './result.ts'
+import type { Scenario } from './scenario.ts'
+
+/** What the runner asks of one process: the variants of one scenario over one backend. */
+export interface Job {
+  readonly subjects: readonly Subject[]
+  readonly effort: Effort
+  readonly lastLevelCacheBytes: number
+  readonly base: number
+}
+
+/** What a process answers, line by line. */
+export type Answer = { readonly result: BenchResult }
+
+/** The body of a worker program: takes the job from the command line, runs it, prints an answer per variant as a line of JSON. */
+export async function runWorker(scenarios: readonly Scenario[]): Promise<void> {
+  const job = JSON.parse(process.argv[2] ?? 'null') as Job | null
+  if (job === null) throw new Error('a worker is started by the runner, with its job as argument')
+  for (const subject of job.subjects) {
+    const scenario = scenarios.find(({ driver, operation }) => driver === subject.driver && operation === subject.operation)
+    if (scenario === undefined) throw new Error(`no scenario ${subject.driver} ${subject.operation}`)
+    const { lastLevelCacheBytes, base } = job
+    const prepared = await scenario.prepare({ ...subject, lastLevelCacheBytes, base })
+    try {
+      const answer: Answer = { result: await measure(subject, prepared, job.effort) }
+      process.stdout.write(`${JSON.stringify(answer)}\n`)
+    } finally {
+      await prepared.close()
+    }
+  }
+}

@@ -1,0 +1,62 @@
+import type { DmaBackend, DmaCounters, DmaDirection, DmaLimits, DmaMappings, DmaRegion, DmaStatus, DmaTraits } from '@guestdma/dma'
+
+/** Passes every call on to another backend: what doubles that change one thing extend. */
+export class ForwardingBackend implements DmaBackend {
+  readonly inner: DmaBackend
+
+  constructor(inner: DmaBackend) {
+    this.inner = inner
+  }
+
+  get name(): string {
+    return this.inner.name
+  }
+
+  get traits(): DmaTraits {
+    return this.inner.traits
+  }
+
+  get limits(): DmaLimits {
+    return this.inner.limits
+  }
+
+  get counters(): Readonly<DmaCounters> {
+    return this.inner.counters
+  }
+
+  alloc(length: number, align: number, direction: DmaDirection, use: 'ring' | 'payload'): DmaRegion {
+    return this.inner.alloc(length, align, direction, use)
+  }
+
+  free(region: DmaRegion): void {
+    this.inner.free(region)
+  }
+
+  map(m: DmaMappings, row: number): DmaStatus {
+    return this.inner.map(m, row)
+  }
+
+  unmap(m: DmaMappings, row: number, written: number): DmaStatus {
+    return this.inner.unmap(m, row, written)
+  }
+
+  syncForDevice(m: DmaMappings, row: number, offset: number, length: number): DmaStatus {
+    return this.inner.syncForDevice(m, row, offset, length)
+  }
+
+  syncForCpu(m: DmaMappings, row: number, offset: number, length: number): DmaStatus {
+    return this.inner.syncForCpu(m, row, offset, length)
+  }
+
+  commitMaps(): DmaStatus {
+    return this.inner.commitMaps()
+  }
+
+  commitUnmaps(): DmaStatus {
+    return this.inner.commitUnmaps()
+  }
+
+  dispose(): void {
+    this.inner.dispose()
+  }
+}

@@ -1,0 +1,196 @@
+import { GuestMemory } from '@guestdma/memory'
+import { describe, expect, test } from 'vitest'
+import {
+  BlkDevice,
+  type BlockRequest,
+  type DeviceState,
+  everything,
+  LoopbackLink,
+  MemoryBlockStore,
+  MmioRegisters,
+  NetDevice,
+} from '../src/index.ts'
+import { blkMachine, DISK_BYTES, header, MAC, netMachine, packet, RecordingLink, status } from './support/devices.ts'
+import { BASE, Driver, Line, OFFSET, pattern } from './support/guest.ts'
+
+describe('save and restore', () => {
+  test('a network device goes on in another one, mid-ring, over JSON', () => {
+    const m = netMachine({ link: new RecordingLink() })
+    m.driver.start([m.rx, m.tx], 29)
+    for (let i = 0; i < 5; i++) {
+      m.tx.offer(m.tx.chain(packet(m.ram, pattern(64))))
+      m.driver.kick(1)
+      m.device.poll(64)
+    }
+    m.rx.offer(m.rx.chain({ address: m.ram.alloc(1526), length: 1526, w: true }))
+    // Received and not yet published, sent and not yet taken, link down and not yet told.
+    expect(m.device.receive(pattern(70))).toBe(true)
+    m.tx.offer(m.tx.chain(packet(m.ram, pattern(99))))
+    m.driver.kick(1)
+    m.device.setLink(false)
+    m.device.setLink(true)
+    const state = JSON.parse(JSON.stringify(m.device.save())) as DeviceState
+    const registers = JSON.parse(JSON.stringify(m.registers.save())) as ReturnType<MmioRegisters['save']>
+
+    const link = new RecordingLink()
+    const device = new NetDevice({ name: 'net1', port: everything(m.ram.memory), mac: MAC, link })
+    const line = new Line()
+    const file = new MmioRegisters(device, { interrupts: line })
+    device.restore(state)
+    file.restore(registers)
+    const driver = new Driver(file)
+    expect([device.negotiated.bits(), device.status, driver.r(0x60), line.asserted]).toEqual([
+      m.device.negotiated.bits(),
+      15,
+      3,
+      false,
+    ])
+    device.poll(64)
+    expect(line.asserted).toBe(true)
+    expect(link.frames).toEqual([pattern(99)])
+    expect(m.tx.reap()).toHaveLength(6)
+    expect(m.rx.reap()).toEqual([{ id: 0, length: 82 }])
+    expect(file.read(0xfc, 4)).toBe(m.registers.read(0xfc, 4))
+  })
+
+  test('a busy block device refuses; poll(0) drains it', () => {
+    const waiting: BlockRequest[] = []
+    const store = { capacity: DISK_BYTES, read: (r: BlockRequest) => waiting.push(r), write: () => {}, flush: () => {} }
+    const m = blkMachine({ store })
+    m.driver.start([m.ring], 9)
+    const ask = (): number => {
+      m.ring.offer(m.ring.chain(header(m.ram, 0), { address: m.ram.alloc(512), length: 512, w: true }, status(m.ram)))
+      m.driver.kick(0)
+      return m.device.poll(0)
+    }
+    ask()
+    m.device.poll(1)
+    ask()
+    expect(() => m.device.save()).toThrow(expect.objectContaining({ code: 'DEVICE_BUSY', details: { inFlight: 1 } }))
+    waiting[0].data.fill(1)
+    waiting[0].done(0)
+    m.device.poll(0)
+    expect([m.device.inFlight, waiting.length]).toEqual([0, 1])
+    const state = structuredClone(m.device.save())
+    const disk = new Uint8Array(DISK_BYTES).fill(0x42)
+    const device = new BlkDevice({ name: 'blk0', port: everything(m.ram.memory), store: new MemoryBlockStore(disk) })
+    new MmioRegisters(device)
+    device.restore(state)
+    device.poll(64)
+    expect(m.ring.reap()).toHaveLength(2)
+    expect(device.negotiated.has(9)).toBe(true)
+  })
+
+  test('before DRIVER_OK, and after a fault', () => {
+    const m = netMachine()
+    m.driver.negotiate(32)
+    m.driver.queue(0, m.rx)
+    const again = netMachine({}, 8, m.ram)
+    again.device.restore(m.device.save())
+    expect([again.device.live, again.device.queues[0].ready]).toEqual([false, true])
+    again.driver.driverOk()
+    expect(again.device.live).toBe(true)
+    again.device.needsReset('test')
+    const third = netMachine({}, 8, m.ram)
+    third.device.restore(again.device.save())
+    expect([third.device.live, third.device.status]).toEqual([false, 0x4f])
+  })
+
+  test('what does not fit is refused and changes nothing', () => {
+    const net = netMachine()
+    net.driver.start([net.rx, net.tx], 5)
+    const state = net.device.save()
+    const other = netMachine({ withhold: [29] })
+    for (const bad of [
+      { ...state, format: 'x' as 'guestdma-device-1' },
+      { ...state, deviceId: 2 },
+      { ...state, queues: [] },
+      { ...state, config: [] },
+      { ...state, driverFeatures: [1 << 29, 1, 0, 0] },
+      { ...state, queues: state.queues.map((queue) => ({ ...queue, size: 512 })) },
+    ]) {
+      expect(() => other.device.restore(bad)).toThrow(expect.objectContaining({ code: 'DEVICE_STATE' }))
+      expect(other.device.status).toBe(0)
+    }
+    other.device.restore(state)
+    expect(other.device.live).toBe(true)
+    expect(() => other.registers.restore({ ...other.registers.save(), format: 'x' as 'guestdma-mmio-1' })).toThrow(
+      expect.objectContaining({ code: 'DEVICE_STATE' }),
+    )
+  })
+
+  test("a ring that is out of reach on the new machine is the guest's fault record, not a throw", () => {
+    const m = netMachine()
+    m.driver.start([m.rx, m.tx])
+    const elsewhere = new GuestMemory([
+      { base: 0x1000, length: 0x1000, memory: new ArrayBuffer(0x2000), offset: 0x1000 },
+    ])
+    const device = new NetDevice({ name: 'lost', port: everything(elsewhere), mac: MAC })
+    device.restore(m.device.save())
+    expect(device.live).toBe(false)
+    expect(device.faults.last()).toMatchObject([{ reason: 'ring-unreachable' }, { reason: 'ring-unreachable' }])
+  })
+})
+
+describe('growth of a WebAssembly.Memory', () => {
+  test('between polls, between frames, and from within transmit', () => {
+    const wasm = new WebAssembly.Memory({ initial: 32, maximum: 64 })
+    const memory = new GuestMemory([{ base: BASE, length: 0x10_0000, memory: wasm, offset: OFFSET }])
+    const view = (): DataView => new DataView(wasm.buffer)
+    const at = (address: number): number => address - BASE + OFFSET
+    let grow = 0
+    const loop = new LoopbackLink()
+    const sent: number[] = []
+    const device = new NetDevice({
+      name: 'net0',
+      port: everything(memory),
+      mac: MAC,
+      link: {
+        transmit: (frame) => {
+          sent.push(frame[0])
+          if (grow-- > 0) wasm.grow(1)
+          loop.transmit(frame)
+        },
+        attach: (receiver) => loop.attach(receiver),
+      },
+    })
+    const driver = new Driver(new MmioRegisters(device))
+    driver.negotiate(32)
+    // Receive ring at BASE, transmit ring at BASE + 0x1000, buffers behind; eight descriptors each.
+    for (const [queue, base] of [
+      [0, BASE],
+      [1, BASE + 0x1000],
+    ]) {
+      driver.w(0x30, queue)
+      driver.w(0x38, 8)
+      driver.w(0x80, base)
+      driver.w(0x90, base + 0x100)
+      driver.w(0xa0, base + 0x200)
+      for (let i = 0; i < 8; i++) {
+        view().setUint32(at(base + 16 * i), base + 0x10_000 * (queue + 1) + 0x800 * i, true)
+        view().setUint32(at(base + 16 * i) + 8, queue === 0 ? 0x800 : 76, true)
+        view().setUint16(at(base + 16 * i) + 12, queue === 0 ? 2 : 0, true)
+        view().setUint16(at(base + 0x100) + 4 + 2 * i, i, true)
+        view().setUint8(at(base + 0x10_000 * (queue + 1) + 0x800 * i) + 12, 0x40 + i)
+      }
+      driver.w(0x44, 1)
+    }
+    driver.driverOk()
+    view().setUint16(at(BASE + 0x102), 8, true)
+    wasm.grow(1)
+    const offer = (count: number): void => {
+      view().setUint16(at(BASE + 0x1102), count, true)
+      driver.kick(1)
+    }
+    offer(2)
+    expect(device.poll(64)).toBe(2)
+    wasm.grow(1)
+    grow = 2
+    offer(8)
+    expect(device.poll(64)).toBe(6)
+    expect(sent).toEqual([0x40, 0x41, 0x42, 0x43, 0x44, 0x45, 0x46, 0x47])
+    expect([view().getUint16(at(BASE + 0x202), true), view().getUint16(at(BASE + 0x1202), true)]).toEqual([8, 8])
+    expect(Array.from({ length: 8 }, (_, i) => view().getUint8(at(BASE + 0x10_000 + 0x800 * i) + 12))).toEqual(sent)
+    expect([device.faults.count, device.counters.received]).toEqual([0, 8])
+  })
+})
