@@ -45,7 +45,8 @@ function main(): number {
   const { counters } = machine
 
   const bytes = (address: number, length: number): Uint8Array => machine.memory.read(guestAddress(address), length)
-  const same = (a: Uint8Array, b: Uint8Array): boolean => a.length === b.length && a.every((byte, i) => byte === b[i])
+  const same = (a: Uint8Array, b: Uint8Array): boolean =>
+    a.length === b.length && a.every((byte, i) => byte === b[i]) && a.some((byte) => byte !== 0)
   const sector = machine.disk.subarray(WRITTEN_SECTOR * 512, (WRITTEN_SECTOR + 1) * 512)
   const checks: Check[] = [
     { what: 'the firmware ended well', ok: exitCode === 0 },

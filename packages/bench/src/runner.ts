@@ -28,7 +28,12 @@ const DEFAULT_BASE = 0x1_0000_0000
  */
 export async function runBench({ worker, execArgv = [], subjects, effort, base = DEFAULT_BASE, onResult }: RunOptions): Promise<BenchReport> {
   const environment = readEnvironment()
-  const groups = Map.groupBy(subjects, ({ driver, operation, backend, mode }) => `${driver} ${operation} ${backend} ${mode}`)
+  const groups = new Map<string, Subject[]>()
+  for (const subject of subjects) {
+    const { driver, operation, backend, mode } = subject
+    const name = `${driver} ${operation} ${backend} ${mode}`
+    groups.set(name, [...(groups.get(name) ?? []), subject])
+  }
   const results: BenchResult[] = []
   for (const group of shuffled([...groups.values()])) {
     const job: Job = { subjects: group, effort, lastLevelCacheBytes: environment.lastLevelCacheBytes, base }

@@ -139,7 +139,7 @@ export class BlkDevice extends VirtioDevice {
     const { walker, generation } = queue
     let done = 0
     walker.update()
-    while (done < budget && this.orphans === 0 && this.busy < this.slots.length) {
+    while (done < budget && this.live && this.orphans === 0 && this.busy < this.slots.length) {
       if (walker.take() === NO_CHAIN) {
         if (walker.rearm()) continue
         queue.marked = false
@@ -238,8 +238,14 @@ export class BlkDevice extends VirtioDevice {
     if (row) this.remember(slot, queue)
     for (;;) {
       this.ask(slot)
+      // The store may have run code that moved memory: the ring comes first.
+      if (port.epoch !== epoch) this.checkPort()
       // Still pending, or reset away meanwhile.
       if (slot.state !== 'done') return
+      if (!this.live) {
+        this.free(slot)
+        return
+      }
       if (!this.needsFlush(slot)) break
     }
     this.answer(slot, queue, row && port.epoch === epoch)

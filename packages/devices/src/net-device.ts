@@ -125,10 +125,8 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
       counters.receiveUnlinked++
       return true
     }
-    if (!this.polling) {
-      this.checkPort()
-      if (!this.live) return false
-    }
+    this.checkPort()
+    if (!this.live) return false
     const { walker } = queue
     const { chains } = walker
     const needed = NET_HEADER_SIZE + length
@@ -194,13 +192,14 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
         const sent = this.send(queue, rows)
         // The link may have run code that reset the queue or the device: then there is nothing to give back, and nobody to tell.
         if (queue.generation !== generation) return done
+        // It may also have moved memory: the rings come first.
+        this.checkPort()
+        if (!this.live) return done
         walker.pushRows(sent)
         done += sent
         if (sent < rows) {
           walker.untake(rows - sent)
           if (this.linkFull) return done
-          // The port's answers changed under the batch.
-          this.checkPort()
         }
         if (done === budget) return done
       } else if (!walker.rearm()) {

@@ -99,16 +99,6 @@ export class SplitRingWalker {
     this.device = nowhere
   }
 
-  /** Chains that were taken and not yet published. */
-  get outstanding(): number {
-    return (this.next - this.published) & 0xffff
-  }
-
-  /** Whether `flush` has something to publish. */
-  get unpublished(): boolean {
-    return this.used !== this.published
-  }
-
   /** A queue that was just enabled: all indices are 0 (virtio 1.4 §2.6.1). False: `broken` says why. */
   start(setup: RingSetup, maxSize: number): boolean {
     const { size } = setup
@@ -356,7 +346,8 @@ export class SplitRingWalker {
     let next = this.next
     let taken = 0
     let descriptors = 0
-    while (taken < count) {
+    const held = this.heldWritten
+    walking: while (taken < count) {
       const head = ring[ringHalf + (next & mask)]
       if (head >= size) {
         this.fail('head', head, head, size)
@@ -405,7 +396,8 @@ export class SplitRingWalker {
             index = flagsAndNext >>> 16
             if (index < size) continue
             this.fail('next', head, index, size)
-            return this.appended(taken, descriptors + elements)
+            segment = first
+            break walking
           }
         }
         chains.rows = row
@@ -429,7 +421,8 @@ export class SplitRingWalker {
             granted,
           )
         ) {
-          return this.appended(taken, descriptors + elements)
+          segment = first
+          break walking
         }
         ;({ lengths, spans, regions, segments: segment } = chains)
         row = chains.rows
@@ -445,20 +438,15 @@ export class SplitRingWalker {
         bytes[row * 2] = writeFrom < 0 ? total : readable
         bytes[row * 2 + 1] = writeFrom < 0 ? 0 : total - readable
         row++
-        chains.rows = row
-        chains.segments = segment
       }
-      if (this.inOrder) this.heldWritten[next & mask] = -1
+      if (held.length !== 0) held[next & mask] = -1
       next = (next + 1) & 0xffff
-      this.next = next
       taken++
       descriptors += elements
     }
-    return this.appended(taken, descriptors)
-  }
-
-  private appended(taken: number, descriptors: number): number {
-    const { driver, table } = this
+    this.next = next
+    chains.rows = row
+    chains.segments = segment
     if (driver.meter !== null) driver.meter.load(2, taken)
     if (table.meter !== null) table.meter.load(4, 4 * descriptors)
     return taken

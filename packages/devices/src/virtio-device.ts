@@ -14,7 +14,7 @@ import {
 } from '@guestdma/spec'
 import type { ConfigSpace } from './config-space.ts'
 import { DeviceQueue } from './device-queue.ts'
-import type { DeviceState, QueueState } from './device-state.ts'
+import { checkState, type DeviceState, type QueueState } from './device-state.ts'
 import { DeviceError } from './errors.ts'
 import type { DeviceFault, RequestFaultReason } from './faults.ts'
 import { type FeatureDependency, type FeatureOptions, Negotiation } from './negotiation.ts'
@@ -256,7 +256,9 @@ export abstract class VirtioDevice {
    * device was doing before is dropped as by a reset. Throws `DEVICE_STATE` where the state does not fit, and then changes nothing.
    */
   restore(state: DeviceState): void {
-    this.checkState(state)
+    const features = FeatureSet.fromWords(state.driverFeatures ?? [])
+    const accepts = (state.status & STATUS_FEATURES_OK) === 0 || this.negotiation.judge(features) === null
+    checkState(state, this, accepts)
     this.reset()
     this.driverWords.set(state.driverFeatures)
     this.statusBits = state.status
@@ -300,7 +302,7 @@ export abstract class VirtioDevice {
   /** Called when one queue was stopped or reset. */
   protected onQueueReset(_queue: DeviceQueue): void {}
 
-  /** The head of a batch: fresh views, and rings resolved anew if the port's answers may have changed. */
+  /** The head of a batch, and after foreign code ran: fresh views, and rings resolved anew if the port's answers may have changed. */
   protected checkPort(): void {
     this.port.refresh()
     const epoch = this.port.epoch
@@ -398,33 +400,5 @@ export abstract class VirtioDevice {
       inOrder: this.accepted.has(VIRTIO_F_IN_ORDER),
       batchUsed: this.inOrderBatches,
     }
-  }
-
-  private checkState(state: DeviceState): void {
-    const wrong = (message: string, details: Readonly<Record<string, unknown>>): never => {
-      throw new DeviceError('DEVICE_STATE', this.name, message, details)
-    }
-    if (state.format !== 'guestdma-device-1')
-      wrong(`format ${String(state.format)} is not guestdma-device-1`, { format: state.format })
-    if (state.deviceId !== this.deviceId) {
-      wrong(`was saved from device type ${state.deviceId}, this one is ${this.deviceId}`, { deviceId: state.deviceId })
-    }
-    if (state.queues.length !== this.queues.length || state.config.length !== this.config.bytes.length) {
-      wrong('has another number of queues or configuration bytes; make the device with the same options', {
-        queues: state.queues.length,
-        config: state.config.length,
-      })
-    }
-    const features = FeatureSet.fromWords(state.driverFeatures)
-    if ((state.status & STATUS_FEATURES_OK) !== 0 && this.negotiation.judge(features) !== null) {
-      wrong(`negotiated ${features}, which this device does not accept; it offers ${this.offered}`, {
-        features: features.bits(),
-      })
-    }
-    state.queues.forEach(({ size, areas }, i) => {
-      if (areas.length !== 6 || size > this.queues[i].maxSize) {
-        wrong(`queue ${i} has size ${size}, above ${this.queues[i].maxSize}`, { queue: i, size })
-      }
-    })
   }
 }

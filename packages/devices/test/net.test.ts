@@ -1,8 +1,8 @@
 import { NET_HEADER_SIZE, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS } from '@guestdma/spec'
 import { beforeEach, describe, expect, test } from 'vitest'
-import type { NetOptions } from '../src/index.ts'
+import type { BusWindows, NetOptions } from '../src/index.ts'
 import { type NetMachine, netMachine, packet, RecordingLink } from './support/devices.ts'
-import { pattern } from './support/guest.ts'
+import { BASE, pattern } from './support/guest.ts'
 
 let m: NetMachine
 let link: RecordingLink
@@ -161,6 +161,32 @@ describe('transmit (virtio 1.4 §5.1.6.2)', () => {
     m.device.poll(64)
     expect(m.ram.writes).toEqual([])
     expect(m.tx.usedIndex).toBe(0)
+  })
+
+  test('memory that moves from within transmit: the rest of the batch is taken anew, and nothing is sent twice', () => {
+    let shift = 0
+    boot({
+      link: {
+        transmit: (frame) => {
+          link.frames.push(frame.slice())
+          if (shift++ > 1) return
+          // The platform moves guest memory by 32 KiB, and what was there is gone.
+          const port = m.device.port as BusWindows
+          const [window] = port.windows
+          const from = window.offset + (window.base - BASE)
+          m.ram.bytes.copyWithin(from + 0x8000, from, from + 0x8000)
+          m.ram.bytes.fill(0xff, from, from + 0x8000)
+          port.setWindows([{ ...window, length: 0x8000, offset: from + 0x8000 }])
+        },
+      },
+    })
+    m.tx.offer(...[1, 2, 3, 4, 5].map((seed) => m.tx.chain(packet(m.ram, pattern(64, seed)))))
+    m.driver.kick(1)
+    expect(m.device.poll(64)).toBe(5)
+    expect(link.frames).toEqual([1, 2, 3, 4, 5].map((seed) => pattern(64, seed)))
+    expect(m.ram.u16(m.tx.used + 2 * 0x8000 + 2)).toBe(5)
+    expect(m.ram.u16(m.tx.used + 2)).toBe(0xffff)
+    expect(m.device.faults.count).toBe(0)
   })
 
   test('without a link frames are dropped and counted', () => {

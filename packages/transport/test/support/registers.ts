@@ -136,7 +136,7 @@ export class Registers implements RegisterBus {
       case MMIO_STATUS: {
         if (this.resetReads < 0 || options.resetting === undefined) return this.status
         const value = options.resetting(this.resetReads++)
-        if (value === 0) this.resetReads = -1
+        if ((value & 0xff) === 0) this.resetReads = -1
         return value
       }
       default:

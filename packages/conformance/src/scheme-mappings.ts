@@ -1,0 +1,181 @@
+import { BIDIRECTIONAL, DMA_OK, DMA_UNMAPPABLE, DmaMappings, FROM_DEVICE, TO_DEVICE } from '@guestdma/dma'
+import { ADDRESS_LIMIT } from '@guestdma/memory'
+import { firstDifference, fillPattern, interestingLengths, pattern, type SchemeRig } from './scheme-rig.ts'
+import type { SchemeSuite } from './scheme-suite.ts'
+
+/** Bytes looked at on both sides of a lent buffer. */
+const GUARD = 64
+
+// A long mapping is tried at fewer addresses, to keep the suite short.
+const offsets = (length: number): readonly number[] => (length > 8192 ? [0, 5] : [0, 1, 2, 3, 4, 5, 6, 7])
+
+function eachBuffer(rig: SchemeRig, body: (at: number, length: number, where: string) => void): void {
+  for (const length of interestingLengths(rig.longest)) {
+    for (const offset of offsets(length)) body(4096 + offset, length, `${length} bytes at offset ${offset}`)
+  }
+}
+
+/** The data path: lend, take back, and nothing else. */
+export function describeMappings({ test, check }: SchemeSuite): void {
+  const guards = (rig: SchemeRig, at: number, length: number, expected: Uint8Array, where: string): void => {
+    const from = at - GUARD
+    check(`${where}: first difference in the guest's bytes, from ${GUARD} before the buffer`, firstDifference(rig.arena.subarray(from, at + length + GUARD), expected), -1)
+  }
+
+  test('to the device: it sees exactly the lent bytes, at every address modulo 8', (rig) => {
+    const { limits } = rig.backend
+    fillPattern(rig.arena, 1)
+    eachBuffer(rig, (at, length, where) => {
+      const before = rig.arena.slice(at - GUARD, at + length + GUARD)
+      const m = rig.lend(at, length, TO_DEVICE)
+      check(`${where}: first difference that the device sees`, firstDifference(rig.deviceReads(m), before.subarray(GUARD, GUARD + length)), -1)
+      check(`${where}: deviceLength is at least the length`, m.deviceLength[0] >= length, true)
+      check(`${where}: bytes beyond limits.overhead`, Math.max(0, m.deviceLength[0] - length - limits.overhead), 0)
+      check(`${where}: beyond maxDeviceAddress`, m.device[0] + m.deviceLength[0] - 1 > limits.maxDeviceAddress, false)
+      rig.takeBack(m, 0)
+      guards(rig, at, length, before, where)
+    })
+  })
+
+  test('from the device (ring/used): what it wrote arrives, up to `written`, and the rest is untouched', (rig) => {
+    const copied = rig.backend.traits.streaming === 'copied'
+    eachBuffer(rig, (at, length, where) => {
+      for (const written of new Set([0, 1, length >>> 1, length - 1, length])) {
+        fillPattern(rig.arena.subarray(at - GUARD, at + length + GUARD), 2)
+        const expected = rig.arena.slice(at - GUARD, at + length + GUARD)
+        const m = rig.lend(at, length, FROM_DEVICE)
+        // In place nothing but the port keeps bytes beyond `written` from the guest, so an honest device is tested there.
+        const bytes = pattern(copied ? length : written, 3)
+        check(`${where}: the port lets the device write`, rig.deviceWrites(m, bytes), true)
+        rig.takeBack(m, written)
+        expected.set(bytes.subarray(0, written), GUARD)
+        guards(rig, at, length, expected, `${where}, ${written} written`)
+      }
+    })
+  })
+
+  test('both directions: it sees the bytes, and what it wrote arrives', (rig) => {
+    eachBuffer(rig, (at, length, where) => {
+      fillPattern(rig.arena.subarray(at - GUARD, at + length + GUARD), 4)
+      const expected = rig.arena.slice(at - GUARD, at + length + GUARD)
+      const m = rig.lend(at, length, BIDIRECTIONAL)
+      check(`${where}: first difference that the device sees`, firstDifference(rig.deviceReads(m), expected.subarray(GUARD, GUARD + length)), -1)
+      const written = (length + 1) >>> 1
+      check(`${where}: the port lets the device write`, rig.deviceWrites(m, pattern(written, 5)), true)
+      rig.takeBack(m, written)
+      expected.set(pattern(written, 5), GUARD)
+      guards(rig, at, length, expected, where)
+    })
+  })
+
+  test('no more than the buffer is delivered, whatever `written` says (ring/used: length clamped)', (rig) => {
+    fillPattern(rig.arena, 6)
+    const expected = rig.arena.slice(4096 - GUARD, 4096 + 100 + GUARD)
+    const m = rig.lend(4096, 100, FROM_DEVICE)
+    rig.deviceWrites(m, pattern(100, 7))
+    rig.takeBack(m, 0xffff_ffff)
+    expected.set(pattern(100, 7), GUARD)
+    guards(rig, 4096, 100, expected, 'a written length of 2^32 - 1')
+  })
+
+  test('the device cannot change what was lent for reading (ring/immutability), unless it reaches everything', (rig) => {
+    fillPattern(rig.arena, 8)
+    const before = rig.arena.slice()
+    const m = rig.lend(4096, 100, TO_DEVICE)
+    const all = rig.backend.traits.reach === 'all'
+    if (!all) rig.deviceWrites(m, pattern(100, 9))
+    rig.takeBack(m, 100)
+    check('first guest byte that changed', firstDifference(rig.arena, before), -1)
+  })
+
+  test('mappings that live together keep to themselves', (rig) => {
+    const m = new DmaMappings(16)
+    fillPattern(rig.arena, 10)
+    const expected = rig.arena.slice()
+    for (let row = 0; row < 16; row++) {
+      const direction = row % 2 === 0 ? TO_DEVICE : FROM_DEVICE
+      check(`map of row ${row}`, rig.map(m, row, 4096 + 200 * row, 150, direction), DMA_OK)
+    }
+    check('commitMaps', rig.backend.commitMaps(), DMA_OK)
+    for (let row = 1; row < 16; row += 2) {
+      check(`the device writes row ${row}`, rig.deviceWrites(m, pattern(150, 20 + row), row), true)
+      expected.set(pattern(150, 20 + row), 4096 + 200 * row)
+    }
+    for (let row = 0; row < 16; row += 2) {
+      const own = expected.subarray(4096 + 200 * row, 4096 + 200 * row + 150)
+      check(`first difference that the device sees in row ${row}`, firstDifference(rig.deviceReads(m, row), own), -1)
+    }
+    // In another order than they were mapped in.
+    for (let row = 15; row >= 0; row--) check(`unmap of row ${row}`, rig.backend.unmap(m, row, 150), DMA_OK)
+    check('commitUnmaps', rig.backend.commitUnmaps(), DMA_OK)
+    check('first guest byte that is wrong', firstDifference(rig.arena, expected), -1)
+  })
+
+  test('a neighbour in the same granule stays lent when the other is taken back', (rig) => {
+    const [first, second] = [rig.lend(4096, 40, TO_DEVICE), rig.lend(4136, 40, TO_DEVICE)]
+    const same = rig.lend(4096, 40, TO_DEVICE)
+    rig.takeBack(first, 0)
+    check('the neighbour', firstDifference(rig.deviceReads(second), rig.arena.slice(4136, 4176)), -1)
+    check('the same bytes, lent twice', firstDifference(rig.deviceReads(same), rig.arena.slice(4096, 4136)), -1)
+  })
+
+  test('an address that is not guest memory is Unmappable, and nothing is mapped', ({ backend, machine }) => {
+    const { base, end } = machine.memory.ranges[0]
+    const m = new DmaMappings(1)
+    const cases: ReadonlyArray<readonly [number, number]> = [
+      [0, 1],
+      [base - 1, 1],
+      [base - 1, 2],
+      [end - 1, 2],
+      [end, 1],
+      [end - 64, 65],
+      [base + 2 ** 32, 8],
+      [base + 2 ** 33, 8],
+      [ADDRESS_LIMIT - 8, 8],
+    ]
+    for (const [guest, length] of cases) {
+      const { maps, unmappable } = backend.counters
+      m.guest[0] = guest
+      m.length[0] = length
+      m.direction[0] = FROM_DEVICE
+      check(`map of ${length} bytes at ${guest}`, backend.map(m, 0), DMA_UNMAPPABLE)
+      check('maps and unmappable', [backend.counters.maps - maps, backend.counters.unmappable - unmappable], [0, 1])
+    }
+    check('the last byte of guest memory', lastByte(backend, m, end), DMA_OK)
+  })
+
+  test('commits say Ok, also when there is nothing to commit', (rig) => {
+    const { backend } = rig
+    const { commitMaps, commitUnmaps } = backend.counters
+    check('commitMaps of nothing', backend.commitMaps(), DMA_OK)
+    check('commitUnmaps of nothing', backend.commitUnmaps(), DMA_OK)
+    rig.takeBack(rig.lend(4096, 8, BIDIRECTIONAL), 0)
+    check('commits counted', [backend.counters.commitMaps - commitMaps, backend.counters.commitUnmaps - commitUnmaps], [2, 2])
+  })
+
+  test('counters add up', (rig) => {
+    const { backend } = rig
+    const start = { ...backend.counters }
+    const sent = rig.lend(4096, 100, TO_DEVICE)
+    const received = rig.lend(8192, 300, FROM_DEVICE)
+    check('live after two maps', live(rig) - (start.maps - start.unmaps), 2)
+    rig.takeBack(sent, 0)
+    rig.takeBack(received, 77)
+    const now = backend.counters
+    check('live after two unmaps', live(rig) - (start.maps - start.unmaps), 0)
+    const copied = backend.traits.streaming === 'copied'
+    const moved = [now.bytesCopiedToDevice - start.bytesCopiedToDevice, now.bytesCopiedFromDevice - start.bytesCopiedFromDevice]
+    if (backend.limits.overhead === 0) check('bytes copied to and from the device', moved, copied ? [100, 77] : [0, 0])
+    check('failures counted', [now.exhausted, now.tooLong, now.unmappable, now.corrupt], [start.exhausted, start.tooLong, start.unmappable, start.corrupt])
+  })
+}
+
+function live({ backend }: SchemeRig): number {
+  return backend.counters.maps - backend.counters.unmaps
+}
+
+function lastByte(backend: SchemeRig['backend'], m: DmaMappings, end: number): number {
+  m.guest[0] = end - 1
+  m.length[0] = 1
+  return backend.map(m, 0)
+}

@@ -1,0 +1,43 @@
+import type { DmaScheme } from '@guestdma/dma'
+import { describeAllocation } from './scheme-allocation.ts'
+import { describeLimits } from './scheme-limits.ts'
+import { describeMappings } from './scheme-mappings.ts'
+import { type DmaSchemeOptions, SchemeRig } from './scheme-rig.ts'
+import { describeSync } from './scheme-sync.ts'
+import { describeTraits } from './scheme-traits.ts'
+import { type Check, makeCheck, type TestFunctions } from './test-functions.ts'
+import { TestMachine } from './test-machine.ts'
+
+/** What the parts of the suite get: a test function that opens a fresh rig for each test, and the comparison. */
+export interface SchemeSuite {
+  readonly test: (name: string, body: (rig: SchemeRig) => void | Promise<void>) => void
+  readonly check: Check
+}
+
+/**
+ * Tests a DMA scheme of anyone's: that its backend keeps the contract of `DmaBackend`, on a small machine of the suite's own, and that every
+ * trait and limit that it declares is true. A trait that promises more than the backend does fails, and so does one that promises
+ * less: what a scheme is said to expose is published.
+ *
+ * @param functions the runner's functions, such as `import { describe, test, expect } from 'vitest'`
+ * @param scheme a scheme, or a function that makes a fresh one for each test
+ * @example
+ * describeDmaScheme({ describe, test, expect }, () => myScheme({ size: 1 << 20 }))
+ */
+export function describeDmaScheme(functions: TestFunctions, scheme: DmaScheme | (() => DmaScheme), options: DmaSchemeOptions = {}): void {
+  const make = typeof scheme === 'function' ? scheme : (): DmaScheme => scheme
+  const { describe, expect } = functions
+  const suite: SchemeSuite = {
+    check: makeCheck(expect),
+    test: (name, body) => {
+      functions.test(name, async () => body(await SchemeRig.open(make(), options, new TestMachine(options), 'dev0')))
+    },
+  }
+  describe(`DMA scheme ${options.name ?? make().id}`, () => {
+    describe('alloc', () => describeAllocation(suite))
+    describe('map and unmap', () => describeMappings(suite))
+    describe('sync', () => describeSync(suite))
+    describe('limits', () => describeLimits(suite))
+    describe('traits', () => describeTraits(suite))
+  })
+}
