@@ -59,6 +59,8 @@ export class BounceBackend implements DmaBackend {
   declare private readonly user: BounceUser
   declare private readonly clearOnLend: boolean
   declare private readonly clearOnReturn: boolean
+  // By first slot: how many slots a live mapping holds.
+  declare private readonly lent: Uint8Array
   private readonly totals = newDmaCounters()
   private readonly regions = new Set<DmaRegion>()
 
@@ -67,6 +69,7 @@ export class BounceBackend implements DmaBackend {
     this.memory = memory
     this.pool = pool
     this.user = pool.attach()
+    this.lent = new Uint8Array(pool.slots)
     this.clearOnLend = policy === 'on-lend'
     this.clearOnReturn = policy === 'on-return'
     this.traits = {
@@ -140,6 +143,7 @@ export class BounceBackend implements DmaBackend {
     m.device[row] = pool.device + into
     m.deviceLength[row] = length
     m.token[row] = slot
+    this.lent[slot] = count
     totals.maps++
     return DMA_OK
   }
@@ -158,6 +162,7 @@ export class BounceBackend implements DmaBackend {
       totals.bytesCleared += length
     }
     pool.give(this.user, slot, count, m.standing)
+    this.lent[slot] = 0
     m.token[row] = -1
     totals.unmaps++
     return DMA_OK
@@ -197,6 +202,8 @@ export class BounceBackend implements DmaBackend {
 
   dispose(): void {
     for (const region of [...this.regions]) this.free(region)
+    for (const [slot, count] of this.lent.entries()) if (count > 0) this.pool.give(this.user, slot, count, false)
+    this.lent.fill(0)
     this.pool.detach(this.user)
   }
 

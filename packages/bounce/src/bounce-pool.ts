@@ -9,9 +9,12 @@ export const MAX_RUN = 128
 /** A mapping keeps its address modulo 8, so that the copy in and out of a slot moves whole words. */
 export const ADDRESS_MASK = 7
 
+// Slots are aligned for every ring and buffer up to their own size.
+const POOL_ALIGN = SLOT_BYTES
+
 export interface BouncePoolOptions {
   readonly name: string
-  /** Memory that the device can see. Offset and device address are multiples of 8. */
+  /** Memory that the device can see, and that becomes the pool's: it is cleared. Offset and device address are multiples of 2,048. */
   readonly pool: PoolFact
   /**
    * Slots that neither rings nor posted receive buffers may hold, so that one request of this size can always go on. It bounds one mapping.
@@ -62,8 +65,8 @@ export class BouncePool {
     const { window, device, home } = pool
     const slots = Math.floor(window.length / SLOT_BYTES)
     if (slots < 1) throw new DmaError('BOUNCE_POOL_SIZE', name, `a pool of ${window.length} bytes holds no slot of ${SLOT_BYTES}`, { length: window.length })
-    if (window.offset % 8 !== 0 || device % 8 !== 0) {
-      throw new DmaError('BOUNCE_POOL_ALIGN', name, `offset ${window.offset} and device address ${hex(device)} must be multiples of 8`, { offset: window.offset, device })
+    if (window.offset % POOL_ALIGN !== 0 || device % POOL_ALIGN !== 0) {
+      throw new DmaError('BOUNCE_POOL_ALIGN', name, `offset ${window.offset} and device address ${hex(device)} must be multiples of ${POOL_ALIGN}`, { offset: window.offset, device })
     }
     const reservedSlots = reserve ?? Math.min(MAX_RUN, Math.max(1, slots >>> 3))
     if (!Number.isInteger(reservedSlots) || reservedSlots < 1 || reservedSlots > Math.min(MAX_RUN, slots)) {
@@ -77,6 +80,9 @@ export class BouncePool {
     this.slots = slots
     this.maxRun = reservedSlots
     this.maxMappingLength = reservedSlots * SLOT_BYTES - ADDRESS_MASK
+    // Whatever the memory held before is nobody's business on the other side.
+    this.region.refresh()
+    this.region.u8.fill(0, this.offset, this.offset + slots * SLOT_BYTES)
     this.general = new SlotMap(slots - reservedSlots)
     this.reserved = new SlotMap(reservedSlots)
     this.divide()
@@ -138,7 +144,7 @@ export class BouncePool {
     const count = Math.ceil(length / SLOT_BYTES)
     const step = Math.max(1, align / SLOT_BYTES)
     const misfit = (this.device / SLOT_BYTES) % step
-    const slot = this.device % Math.min(align, SLOT_BYTES) === 0 && Number.isInteger(misfit) ? this.general.takeRunLowest(count, step, (step - misfit) % step) : -1
+    const slot = this.general.takeRunLowest(count, step, (step - misfit) % step)
     if (slot < 0) {
       throw new DmaError('DMA_ALLOC', this.name, `no ${count} adjacent slots for ${length} bytes (${this.general.free} of ${this.slots} free); make the pool larger`, {
         length,
@@ -158,13 +164,18 @@ export class BouncePool {
   free(region: DmaRegion): void {
     const count = Math.ceil(region.length / SLOT_BYTES)
     const slot = (region.device - this.device) / SLOT_BYTES
+    // The next mapping must not find what was here.
+    this.region.refresh()
+    this.region.u8.fill(0, region.offset, region.offset + count * SLOT_BYTES)
     for (let i = 0; i < count; i++) this.general.give(slot + i)
     this.allocated -= count
     this.divide()
   }
 
   private divide(): void {
-    const share = Math.min(this.general.size - this.allocated, Math.ceil((this.slots - this.allocated) / 2))
-    this.standingLimit = Math.floor(share / Math.max(1, this.users.size))
+    const room = this.general.size - this.allocated
+    const share = Math.min(room, Math.ceil((this.slots - this.allocated) / 2))
+    // Never less than one maximal mapping where there is room for one: a share that nothing fits into would stall its user for ever.
+    this.standingLimit = Math.max(Math.floor(share / Math.max(1, this.users.size)), Math.min(room, this.maxRun))
   }
 }

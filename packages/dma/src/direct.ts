@@ -1,4 +1,4 @@
-import { type BusPort, type DeviceAddress, type GuestAddress, type GuestMemory, hex, type SpanAllocator } from '@guestdma/memory'
+import { type BusPort, type DeviceAddress, type GuestAddress, type GuestMemory, hex, type MemoryWindow, type SpanAllocator } from '@guestdma/memory'
 import { FeatureSet, VIRTIO_F_ACCESS_PLATFORM } from '@guestdma/spec'
 import { type DmaBackend, type DmaCounters, type DmaLimits, type DmaRegion, type DmaTraits, newDmaCounters } from './backend.ts'
 import { DmaError } from './errors.ts'
@@ -35,6 +35,9 @@ export class DirectBackend implements DmaBackend {
   constructor({ memory, ram, busOffset = 0 }: { memory: GuestMemory; ram: SpanAllocator; busOffset?: number }) {
     this.memory = memory
     this.ram = ram
+    if (busOffset % BUS_ALIGN !== 0) {
+      throw new DmaError('DMA_BUS_OFFSET', this.name, `a bus offset of ${hex(busOffset)} is not a multiple of ${BUS_ALIGN}, so aligned rings would not stay aligned`, { busOffset })
+    }
     this.busOffset = busOffset
     const top = memory.ranges[memory.ranges.length - 1]
     this.limits = {
@@ -50,13 +53,16 @@ export class DirectBackend implements DmaBackend {
   }
 
   alloc(length: number, align: number, direction: DmaDirection, _use: 'ring' | 'payload'): DmaRegion {
-    let guest: GuestAddress
+    let guest: GuestAddress | undefined
+    let window: MemoryWindow
     try {
       guest = this.ram.allocate(length, align)
+      window = this.memory.window(guest, length)
     } catch (cause) {
+      if (guest !== undefined) this.ram.release(guest)
       throw new DmaError('DMA_ALLOC', this.name, `no guest RAM for ${length} bytes: ${(cause as Error).message}`, { length, align })
     }
-    const { region, offset } = this.memory.window(guest, length)
+    const { region, offset } = window
     region.refresh()
     region.u8.fill(0, offset, offset + length)
     const allocated: DmaRegion = { device: (guest + this.busOffset) as DeviceAddress, region, offset, length, direction }
@@ -129,6 +135,9 @@ export function directScheme({ busOffset = 0 }: { busOffset?: number } = {}): Dm
     },
   }
 }
+
+// A page: no alignment that `alloc` is asked for is larger.
+const BUS_ALIGN = 4096
 
 const directProvider: DmaProvider = {
   id: 'direct',

@@ -1,6 +1,6 @@
 import { FeatureSet, VIRTIO_F_ACCESS_PLATFORM, VIRTIO_F_SWIOTLB } from '@guestdma/spec'
 import type { DmaTraits } from './backend.ts'
-import { type CandidateReport, DmaConflictError, UnknownSchemeError } from './errors.ts'
+import { type CandidateReport, DmaConflictError, DmaError, UnknownSchemeError } from './errors.ts'
 import type { DmaProvider, PlatformOffer } from './offer.ts'
 
 /** What the caller asks for: the best that fits, one scheme, or some in order of preference. */
@@ -41,6 +41,7 @@ export function listedIds(choice: DmaChoice): ReadonlySet<string> {
  */
 export function select(offer: PlatformOffer, providers: readonly DmaProvider[], choice: DmaChoice): Selection {
   const listed = listedIds(choice)
+  if (choice !== 'auto' && listed.size === 0) throw new DmaError('DMA_EMPTY_CHOICE', offer.device, "the list of schemes is empty; list at least one, or say 'auto'")
   const known = providers.map((provider) => provider.id)
   for (const id of listed) if (!known.includes(id)) throw new UnknownSchemeError(offer.device, id, known)
   const considered = listed.size === 0 ? providers : [...listed].map((id) => providers.find((provider) => provider.id === id) as DmaProvider)

@@ -114,6 +114,7 @@ export class BlkDriver {
   declare private readonly freeTokens: number[]
   private interrupted = false
   private scheduled = false
+  private polling = false
 
   /**
    * Sets the device up and starts it. On an error the caller closes the session.
@@ -195,24 +196,29 @@ export class BlkDriver {
     this.interrupted = true
   }
 
-  /** Submits what waits and settles what completed, at most `budget` device requests. Returns how many completed. */
+  /** Submits what waits and settles what completed, at most `budget` device requests. Returns how many requests it moved. */
   poll(budget: number): number {
-    if (this.broken !== null || this.session.closed) return 0
-    if (this.interrupted) {
-      this.interrupted = false
-      const cause = this.session.transport.takeInterrupts()
-      if ((cause & INTERRUPT_CONFIGURATION) !== 0 && this.session.needsReset()) {
-        this.break('the device set DEVICE_NEEDS_RESET')
-        return 0
+    if (this.polling || this.broken !== null || this.session.closed) return 0
+    this.polling = true
+    try {
+      if (this.interrupted) {
+        this.interrupted = false
+        const cause = this.session.transport.takeInterrupts()
+        if ((cause & INTERRUPT_CONFIGURATION) !== 0 && this.session.needsReset()) {
+          this.break('the device set DEVICE_NEEDS_RESET')
+          return 0
+        }
       }
+      const submitted = this.advance()
+      const n = this.queue.poll(budget)
+      const more = n > 0 ? this.advance() : 0
+      const { queue } = this.queue
+      if (queue.broken !== null) this.break(queue.broken.message, queue.broken.details)
+      else if (n < budget && queue.arm()) this.interrupted = true
+      return submitted + n + more
+    } finally {
+      this.polling = false
     }
-    this.advance()
-    const n = this.queue.poll(budget)
-    if (n > 0) this.advance()
-    const { queue } = this.queue
-    if (queue.broken !== null) this.break(queue.broken.message, queue.broken.details)
-    else if (n < budget && queue.arm()) this.interrupted = true
-    return n
   }
 
   /** Resets the device and gives all memory back. What is in flight rejects with `DRIVER_CLOSED`. */
@@ -247,6 +253,13 @@ export class BlkDriver {
   private enqueue(type: number, sector: number, address: number, length: number): Promise<void> {
     if (this.session.closed) return Promise.reject(new DriverError('DRIVER_CLOSED', this.name, 'the device was closed'))
     if (this.broken !== null) return Promise.reject(this.broken)
+    if (length > 0) {
+      try {
+        this.session.memory.window(guestAddress(address), length)
+      } catch (error) {
+        return Promise.reject(new DriverError('BLK_DMA', this.name, `the data cannot be lent to the device: ${(error as Error).message}`, { address, length }))
+      }
+    }
     this.counters.requests++
     return new Promise((resolve, reject) => {
       this.waiting.push({ type, sector, address, length, submitted: 0, inFlight: 0, error: null, resolve, reject })
@@ -260,24 +273,27 @@ export class BlkDriver {
   }
 
   // Cuts waiting transfers into device requests and submits as many as there is room for.
-  private advance(): void {
+  private advance(): number {
+    let moved = 0
     while (this.waiting.length > 0 && this.broken === null && !this.session.closed) {
       const planned = this.plan()
-      if (planned === 0) return
+      if (planned === 0) break
       this.batch.count = planned
       const taken = this.queue.submit(this.batch)
+      moved += taken
       for (let i = 0; i < planned; i++) this.account(i, i < taken)
       while (this.waiting.length > 0 && isSubmitted(this.waiting[0])) this.waiting.shift()
       if (taken === planned) continue
       const status = this.queue.submitStatus
-      if (status === QUEUE_FULL || status === DMA_EXHAUSTED) return
+      if (status === QUEUE_FULL || status === DMA_EXHAUSTED) break
       if (this.queue.queue.broken !== null) {
         this.break(this.queue.queue.broken.message, this.queue.queue.broken.details)
-        return
+        break
       }
       const transfer = this.batchOwner[taken]
       this.fail(transfer, new DriverError('BLK_DMA', this.name, `the data at ${transfer.address} could not be lent to the device (status ${status})`, { ...plain(transfer), status }))
     }
+    return moved
   }
 
   private plan(): number {
@@ -329,11 +345,11 @@ export class BlkDriver {
       this.owner[token] = null
       const status = done.status[i]
       if (status !== BLK_S_OK) transfer.error ??= this.statusError(status, transfer)
-      else if (transfer.type === BLK_T_IN) {
+      else if (transfer.type === BLK_T_OUT) this.counters.sectorsWritten += this.chunk.length[token] / SECTOR_SIZE
+      else if (transfer.type !== BLK_T_FLUSH) {
         if (this.chunk.buffer[token] >= 0) this.copyPool(transfer, token, false)
-        this.counters.sectorsRead += this.chunk.length[token] / SECTOR_SIZE
-      } else if (transfer.type === BLK_T_OUT) this.counters.sectorsWritten += this.chunk.length[token] / SECTOR_SIZE
-      else if (transfer.type === BLK_T_GET_ID && this.chunk.buffer[token] >= 0) this.copyPool(transfer, token, false)
+        if (transfer.type === BLK_T_IN) this.counters.sectorsRead += this.chunk.length[token] / SECTOR_SIZE
+      }
       this.giveBack(token)
       transfer.inFlight--
       if (transfer.error !== null) this.fail(transfer, transfer.error)
@@ -395,8 +411,8 @@ export class BlkDriver {
       await use(address)
       return memory.read(address, length)
     } finally {
-      // After a break the device still knows the address: it goes back with the session.
-      if (this.broken === null) ram.release(address)
+      // After a break or during a reset the device may still know the address: it goes back with the session.
+      if (this.broken === null && !this.session.closed) ram.release(address)
       else this.session.onRelease(() => ram.release(address))
     }
   }

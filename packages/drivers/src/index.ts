@@ -12,5 +12,5 @@ export { BLK_S_SHORT, BLK_S_UNWRITTEN, BlkQueue, type BlkQueueOptions, Completed
 export { DeviceBrokenError, DriverError } from './errors.ts'
 export { FrameBatch, NO_BUFFER, ReceivedFrames } from './frames.ts'
 export { type BufferMode, NET_FEATURES, type NetCounters, NetDriver, type NetObserver, type NetOptions } from './net-driver.ts'
-export { type Buffers, RamBuffers } from './ram-buffers.ts'
+export { RamBuffers } from './ram-buffers.ts'
 export { DeviceSession, QUEUE_FEATURES, type QueueRequest, type SessionOptions } from './session.ts'

@@ -1,5 +1,5 @@
-import { BufferPool, DMA_EXHAUSTED, DMA_OK, type DmaDirection, FROM_DEVICE, TO_DEVICE } from '@guestdma/dma'
-import { observe } from '@guestdma/memory'
+import { BUFFER_ACQUIRED, BUFFER_LENT, BufferPool, type Buffers, DMA_EXHAUSTED, DMA_OK, type DmaDirection, FROM_DEVICE, TO_DEVICE } from '@guestdma/dma'
+import { GuestDmaError, observe } from '@guestdma/memory'
 import {
   ETHERNET_HEADER_SIZE,
   ETHERNET_MTU,
@@ -17,10 +17,10 @@ import {
   VIRTIO_NET_F_MTU,
   VIRTIO_NET_F_STATUS,
 } from '@guestdma/spec'
-import { QUEUE_FULL, SEGMENT_DEVICE, SEGMENT_GUEST, type Virtqueue } from '@guestdma/virtqueue'
+import { QUEUE_BROKEN, QUEUE_FULL, SEGMENT_DEVICE, SEGMENT_GUEST, type Virtqueue } from '@guestdma/virtqueue'
 import { DeviceBrokenError, DriverError } from './errors.ts'
 import { FrameBatch, NO_BUFFER, ReceivedFrames } from './frames.ts'
-import { type Buffers, RamBuffers } from './ram-buffers.ts'
+import { RamBuffers } from './ram-buffers.ts'
 import { type DeviceSession, QUEUE_FEATURES } from './session.ts'
 
 /** What {@link NetDriver} understands. Bits that decide the DMA backend are added when it is chosen. */
@@ -61,6 +61,9 @@ export interface NetCounters {
   malformed: number
 }
 
+// Flag NEEDS_CSUM, and all of gso_type, which is the next byte.
+const OFFLOADS = 0xff01
+
 // Where in a pool buffer the frame begins: the virtio header sits right before it, and the frame is aligned.
 const HEADROOM = 16
 
@@ -96,6 +99,7 @@ export class NetDriver {
   declare private readonly hasStatus: boolean
   private interrupted = false
   private blocked = false
+  private polling = false
   private readonly single = new FrameBatch(1)
 
   declare private readonly transmit: Virtqueue
@@ -107,16 +111,20 @@ export class NetDriver {
   // Pairs by id: the frame's buffer and its token.
   declare private readonly sent: Int32Array
   declare private readonly tokens: Uint32Array
+  declare private readonly staged: Float64Array
 
   declare private readonly receive: Virtqueue
   declare private readonly receiveBuffers: Buffers
   declare private readonly receiveBase: Float64Array
   declare private readonly postedBuffer: Uint32Array
   declare private readonly posting: Uint32Array
+  declare private readonly postedAddress: Float64Array
+  declare private readonly postedLength: Uint32Array
   declare private readonly received: ReceivedFrames
 
   /**
-   * Sets the device up and starts it. On an error the caller closes the session.
+   * Sets the device up and starts it. Receive buffers are posted by `poll`, so that all devices that share a pool have their rings before any
+   * of them fills its receive ring. On an error the caller closes the session.
    *
    * @throws DriverError `NET_MTU`, `DRIVER_NO_QUEUE`; QueueTooSmallError; DmaError `DMA_ALLOC`; MemoryError `MEMORY_EXHAUSTED`
    */
@@ -145,15 +153,15 @@ export class NetDriver {
     this.transmit = session.openQueue({ index: NET_TRANSMIT_QUEUE, label: 'transmit', size: queueSize, longestChain: pool ? 1 : 2 })
 
     const bytes = HEADROOM + this.receiveCapacity
-    const toHeader = (address: number): number => address + HEADROOM - NET_HEADER_SIZE
+    const toFrame = (address: number): number => address + HEADROOM
     const makeBuffers = (label: string, count: number, direction: DmaDirection): [buffers: Buffers, base: Float64Array] => {
       if (pool) {
         const buffers = new BufferPool(backend, { name: `${this.name} ${label}`, count, bytes, direction })
-        return [buffers, buffers.device.map(toHeader)]
+        return [buffers, buffers.device.map(toFrame)]
       }
-      const buffers = new RamBuffers(session.memory, session.ram, count, bytes)
+      const buffers = new RamBuffers(session.memory, session.ram, { name: `${this.name} ${label}`, count, bytes })
       session.onRelease(() => buffers.dispose())
-      return [buffers, buffers.guest.map(toHeader)]
+      return [buffers, buffers.guest.map(toFrame)]
     }
     const posted = Math.max(1, Math.min(this.receive.size, Math.floor(MAX_RECEIVE_BYTES / bytes)))
     ;[this.receiveBuffers, this.receiveBase] = makeBuffers('receive', posted, FROM_DEVICE)
@@ -167,18 +175,18 @@ export class NetDriver {
     // Only a frame in the caller's own memory has its header elsewhere. With no offload agreed it is all zero (virtio 1.4 §5.1.6.2), as its
     // cell is from the start.
     this.transmitHeaders = pool ? SEGMENT_DEVICE : this.transmit.cells(NET_HEADER_SIZE, TO_DEVICE).kind
-    this.receive.segments.kind.fill(this.place)
-    this.receive.segments.length.fill(NET_HEADER_SIZE + this.receiveCapacity)
+    this.staged = new Float64Array(this.transmit.size)
+    this.postedLength = new Uint32Array(this.receive.size).fill(this.receiveCapacity)
+    this.postedAddress = new Float64Array(this.receive.size)
 
     session.start()
     if (!interrupts) this.receive.disarm()
     this.transmit.disarm()
-    this.postReceiveBuffers()
   }
 
   /** A buffer of the driver's to put a frame into, or -1. It goes back by itself once it was sent; `release` it if it is not sent. */
   acquire(): number {
-    return this.transmitBuffers.acquire()
+    return this.session.closed ? -1 : this.transmitBuffers.acquire()
   }
 
   release(buffer: number): void {
@@ -202,21 +210,30 @@ export class NetDriver {
    *   a buffer of the driver's; nothing is sent then
    */
   send(batch: FrameBatch): number {
-    const queue = this.transmit
-    const n = this.framed(batch) ? this.addFramed(batch) : this.addUnframed(batch)
-    const status = n < batch.count ? this.sendStatus : DMA_OK
-    const published = n === 0 ? DMA_OK : queue.publish()
+    if (this.broken !== null || this.session.closed) {
+      this.sendStatus = QUEUE_BROKEN
+      return 0
+    }
+    const owned = this.check(batch)
+    const { count, length, buffer } = batch
+    const framed = (owned || batch.headed) && count <= this.transmit.size
+    this.sendStatus = DMA_OK
+    const n = framed ? this.addFramed(batch, owned) : this.addUnframed(batch)
+    const published = n === 0 ? DMA_OK : this.transmit.publish()
     if (published !== DMA_OK) {
       this.sendStatus = published
       this.noticeBroken()
       return 0
     }
-    this.sendStatus = status
-    this.counters.framesSent += n
+    const { held } = this.transmitBuffers
     let bytes = 0
-    for (let i = 0; i < n; i++) bytes += batch.length[i]
+    for (let i = 0; i < n; i++) {
+      bytes += length[i]
+      if (buffer[i] !== NO_BUFFER) held[buffer[i]] = BUFFER_LENT
+    }
+    this.counters.framesSent += n
     this.counters.bytesSent += bytes
-    if (n < batch.count) this.noticeBlocked(status)
+    if (n < count) this.noticeBlocked(this.sendStatus)
     return n
   }
 
@@ -228,6 +245,10 @@ export class NetDriver {
    */
   sendCopy(frame: Uint8Array, token = 0): boolean {
     this.checkLength(frame.length)
+    if (this.broken !== null || this.session.closed) {
+      this.sendStatus = QUEUE_BROKEN
+      return false
+    }
     const buffer = this.acquire()
     if (buffer < 0) {
       this.sendStatus = QUEUE_FULL
@@ -254,11 +275,24 @@ export class NetDriver {
 
   /** Delivers what was sent and received, at most `budget` frames of each. Returns how many frames there were. */
   poll(budget: number): number {
-    if (this.broken !== null || this.session.closed) return 0
-    if (this.interrupted) this.handleInterrupt()
-    const work = this.reapTransmit(budget) + this.reapReceive(budget)
-    if (this.transmit.broken !== null || this.receive.broken !== null) this.noticeBroken()
-    return work
+    // An observer that polls in turn would pull the batch that it is being shown from under itself.
+    if (this.polling || this.broken !== null || this.session.closed) return 0
+    this.polling = true
+    try {
+      if (this.interrupted) this.handleInterrupt()
+      let work = this.reapTransmit(budget)
+      if (!this.session.closed) work += this.reapReceive(budget)
+      if (this.session.closed) return work
+      // With nothing of its own in flight no completion will come: it was another device that held what this one needed.
+      if (this.blocked && this.transmit.outstanding === 0) {
+        this.drain()
+        work++
+      }
+      if (this.transmit.broken !== null || this.receive.broken !== null) this.noticeBroken()
+      return work
+    } finally {
+      this.polling = false
+    }
   }
 
   /** Resets the device and gives all memory back. Frames in flight are dropped. */
@@ -276,17 +310,11 @@ export class NetDriver {
   }
 
   // Frames with their header right before them, as in all buffers of the driver's: one segment.
-  private addFramed(batch: FrameBatch): number {
-    const { address: guest, buffer, length, token, count } = batch
-    const { transmit: queue, sent, transmitBase: base, place } = this
-    const { address, length: lengths, kind } = queue.segments
-    for (let i = 0; i < count; i++) {
-      kind[i] = place
-      const own = buffer[i]
-      address[i] = own === NO_BUFFER ? guest[i] - NET_HEADER_SIZE : base[own]
-      lengths[i] = length[i] + NET_HEADER_SIZE
-    }
-    const n = queue.addEach(count, false)
+  private addFramed(batch: FrameBatch, owned: boolean): number {
+    const { address, buffer, length, token, count } = batch
+    const { transmit: queue, sent, transmitBase: base, place, staged } = this
+    if (owned) for (let i = 0; i < count; i++) staged[i] = base[buffer[i]]
+    const n = queue.addEach(count, owned ? staged : address, length, NET_HEADER_SIZE, place, false)
     const ids = queue.added
     for (let i = 0; i < n; i++) {
       const at = 2 * ids[i]
@@ -312,7 +340,7 @@ export class NetDriver {
         segments.length[1] = length[i]
       } else {
         segments.kind[0] = place
-        segments.address[0] = base[own]
+        segments.address[0] = base[own] - NET_HEADER_SIZE
         segments.length[0] = length[i] + NET_HEADER_SIZE
       }
       const id = queue.add(own === NO_BUFFER ? 2 : 1, 0)
@@ -340,11 +368,13 @@ export class NetDriver {
     }
     queue.recycle()
     if (this.observer.sent !== undefined) this.tell(() => this.observer.sent?.(tokens, n))
-    if (this.blocked) {
-      this.blocked = false
-      if (this.observer.drain !== undefined) this.tell(() => this.observer.drain?.())
-    }
+    if (this.blocked) this.drain()
     return n
+  }
+
+  private drain(): void {
+    this.blocked = false
+    if (this.observer.drain !== undefined) this.tell(() => this.observer.drain?.())
   }
 
   private reapReceive(budget: number): number {
@@ -359,6 +389,7 @@ export class NetDriver {
       }
       queue.recycle()
     }
+    if (this.session.closed) return n
     if (this.receiveBuffers.available > 0) this.postReceiveBuffers()
     if (this.interrupts && n < budget && queue.arm()) this.interrupted = true
     return n
@@ -376,8 +407,8 @@ export class NetDriver {
       const written = lengths[i]
       const buffer = this.postedBuffer[id]
       const begin = this.receiveBuffers.offset[buffer] + HEADROOM
-      // flags and gso_type: both zero, since no offload was agreed (virtio 1.4 §5.1.6.4).
-      if (status[i] !== DMA_OK || written <= NET_HEADER_SIZE || u16[(begin - NET_HEADER_SIZE) / 2] !== 0) {
+      // NEEDS_CSUM and any gso_type would be an offload that nobody agreed on; other flags are ignored (virtio 1.4 §5.1.6.4.2).
+      if (status[i] !== DMA_OK || written <= NET_HEADER_SIZE || (u16[(begin - NET_HEADER_SIZE) / 2] & OFFLOADS) !== 0) {
         this.counters.malformed++
         continue
       }
@@ -395,19 +426,18 @@ export class NetDriver {
   private postReceiveBuffers(): void {
     const queue = this.receive
     const buffers = this.receiveBuffers
-    const { segments } = queue
-    const base = this.receiveBase
+    const { postedAddress, receiveBase: base } = this
     const wanted = buffers.available
     for (let i = 0; i < wanted; i++) {
       const buffer = buffers.acquire()
       this.posting[i] = buffer
-      segments.address[i] = base[buffer]
+      postedAddress[i] = base[buffer]
     }
-    const n = queue.addEach(wanted, true)
+    const n = queue.addEach(wanted, postedAddress, this.postedLength, NET_HEADER_SIZE, this.place, true)
     for (let i = 0; i < n; i++) this.postedBuffer[queue.added[i]] = this.posting[i]
     for (let i = n; i < wanted; i++) buffers.release(this.posting[i])
     if (queue.publish() === DMA_OK) return
-    for (let i = 0; i < queue.undone; i++) buffers.release(this.postedBuffer[queue.completed.id[i]])
+    for (let i = 0; i < queue.undone; i++) buffers.release(this.postedBuffer[queue.undoneId[i]])
   }
 
   private handleInterrupt(): void {
@@ -419,24 +449,35 @@ export class NetDriver {
       return
     }
     if (!this.hasStatus) return
-    const up = this.session.transport.readConfig((config) => (config.read16(NET_CONFIG_STATUS) & NET_S_LINK_UP) !== 0)
+    let up: boolean
+    try {
+      up = this.session.transport.readConfig((config) => (config.read16(NET_CONFIG_STATUS) & NET_S_LINK_UP) !== 0)
+    } catch (error) {
+      // A configuration that never settles is a device that does not keep the rules; it must not stop whoever polls.
+      this.break(error as Error)
+      return
+    }
     if (up === this.linkUp) return
     this.linkUp = up
     this.tell(() => this.observer.link?.(up))
   }
 
-  // Checks a batch, and says whether all of its frames have their header before them.
-  private framed({ buffer, length, count, headed }: FrameBatch): boolean {
+  // Checks a batch, and says whether all of its frames lie in buffers of the driver's.
+  private check({ buffer, length, count }: FrameBatch): boolean {
     const { maxFrame } = this
+    const { held } = this.transmitBuffers
     let owned = true
     for (let i = 0; i < count; i++) {
       if (length[i] === 0 || length[i] > maxFrame) this.checkLength(length[i])
       if (buffer[i] === NO_BUFFER) owned = false
+      else if (held[buffer[i]] !== BUFFER_ACQUIRED) {
+        throw new DriverError('NET_FRAME_PLACE', this.name, `frame ${i} names buffer ${buffer[i]}, which is not one that acquire() returned`, { row: i, buffer: buffer[i] })
+      }
     }
     if (!owned && this.mode === 'pool') {
       throw new DriverError('NET_FRAME_PLACE', this.name, 'a frame is not in a buffer of the driver\'s; in pool mode, acquire() one and fill it')
     }
-    return (owned || headed) && count <= this.transmit.size
+    return owned
   }
 
   private checkLength(length: number): void {
@@ -454,10 +495,14 @@ export class NetDriver {
   }
 
   private noticeBroken(): void {
-    if (this.broken !== null) return
+    if (this.broken !== null || this.session.closed) return
     const cause = this.transmit.broken ?? this.receive.broken
     if (cause === null && !this.session.needsReset()) return
-    const error = new DeviceBrokenError(this.name, cause === null ? 'the device set DEVICE_NEEDS_RESET' : cause.message, cause?.details ?? {})
+    this.break(cause ?? new Error('the device set DEVICE_NEEDS_RESET'))
+  }
+
+  private break(cause: Error): void {
+    const error = new DeviceBrokenError(this.name, cause.message, cause instanceof GuestDmaError ? cause.details : {})
     this.broken = error
     this.tell(() => this.observer.broken?.(error))
   }

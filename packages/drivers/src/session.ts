@@ -67,6 +67,7 @@ export class DeviceSession {
   private readonly detach: (() => boolean) | undefined
   private readonly releases: (() => void)[] = []
   private closing: Promise<void> | null = null
+  private released = false
 
   constructor(options: SessionOptions) {
     this.name = options.transport.name
@@ -107,9 +108,13 @@ export class DeviceSession {
     return queue
   }
 
-  /** Runs `release` when the device can no longer reach the driver's buffers. Last in, first out. */
+  /**
+   * Runs `release` when the device can no longer reach the driver's buffers: at once where that is so already, and never where they had to be
+   * quarantined. Last in, first out.
+   */
   onRelease(release: () => void): void {
-    this.releases.push(release)
+    if (this.released) release()
+    else this.releases.push(release)
   }
 
   /** Sets DRIVER_OK: the device is live (virtio 1.4 §3.1.1). */
@@ -148,6 +153,7 @@ export class DeviceSession {
 
   private release(): void {
     for (const queue of this.queues) queue.dispose()
+    this.released = true
     for (const release of this.releases.reverse()) release()
     this.backend.dispose()
   }

@@ -2,8 +2,8 @@ import { BlkDevice, MmioRegisters, NetDevice, type VirtioDevice } from '@guestdm
 import { type DmaChoice, type DmaProvider, type DmaScheme, listedIds } from '@guestdma/dma'
 import { BLK_FEATURES, type BlkDriver, DeviceSession, NET_FEATURES, type NetDriver, type NetObserver } from '@guestdma/drivers'
 import { type BusPort, GuestDmaError } from '@guestdma/memory'
-import { NET_FEATURE_DEPENDENCIES } from '@guestdma/spec'
-import { MmioTransport, type Negotiated, negotiate, type VirtioTransport, type Wait } from '@guestdma/transport'
+import { DEVICE_ID_BLOCK, DEVICE_ID_NET, NET_FEATURE_DEPENDENCIES } from '@guestdma/spec'
+import { DeviceStuckError, MmioTransport, type Negotiated, negotiate, type VirtioTransport, type Wait } from '@guestdma/transport'
 import type { DependencyContainer } from 'tsyringe'
 import type { DeviceConfig } from './config.ts'
 import type { MachineEvents } from './events.ts'
@@ -38,6 +38,8 @@ export class DeviceSlot {
   private container: DependencyContainer | null = null
   private agreed: Negotiated | null = null
   private current: NetDriver | BlkDriver | null = null
+  private turn: Promise<void> = Promise.resolve()
+  private quarantined = false
 
   constructor(config: DeviceConfig, context: SlotContext) {
     const { name } = config
@@ -45,10 +47,14 @@ export class DeviceSlot {
     this.name = name
     this.config = config
     this.context = context
-    this.platform = new DevicePlatform(name, context.common, (fault) => events.emit('fault', { device: name, fault }))
+    this.platform = new DevicePlatform(name, context.common, (fault) => events.tell('fault', { device: name, fault }))
     this.port = scheme.install(this.platform)
     this.device = makeDevice(config, this.port)
-    this.device.faults.observer = (fault) => events.emit('fault', { device: name, fault })
+    const deviceId = config.type === 'net' ? DEVICE_ID_NET : DEVICE_ID_BLOCK
+    if (this.device.deviceId !== deviceId) {
+      throw new GuestDmaError('MACHINE_DEVICE', name, `the model has device ID ${this.device.deviceId}; type '${config.type}' needs ${deviceId}`, { deviceId: this.device.deviceId })
+    }
+    this.device.faults.observer = (fault) => events.tell('fault', { device: name, fault })
     this.registers = new MmioRegisters(this.device, {
       interrupts: {
         level: (asserted) => {
@@ -59,11 +65,13 @@ export class DeviceSlot {
     const transport = MmioTransport.probe(this.registers, name)
     if (transport === null) throw new GuestDmaError('MACHINE_DEVICE', name, 'the device model has device ID 0')
     this.transport = transport
+    const user = config.type === 'net' ? config.observer : undefined
     this.observer = {
-      ...(config.type === 'net' ? config.observer : undefined),
-      drain: () => events.emit('drain', { device: name }),
-      link: (up) => events.emit('link', { device: name, up }),
-      broken: (error) => events.emit('needsReset', { device: name, error }),
+      ...(user?.frames === undefined ? {} : { frames: (batch) => user.frames?.(batch) }),
+      ...(user?.sent === undefined ? {} : { sent: (tokens, count) => user.sent?.(tokens, count) }),
+      drain: () => events.tell('drain', { device: name }),
+      link: (up) => events.tell('link', { device: name, up }),
+      broken: (error) => events.tell('needsReset', { device: name, error }),
     }
   }
 
@@ -81,8 +89,32 @@ export class DeviceSlot {
     return this.current ?? this.refuseClosed()
   }
 
-  /** Negotiates, and builds the driver over the backend that came out of it. */
-  async start(): Promise<void> {
+  /** Negotiates, and builds the driver over the backend that came out of it. Waits for an earlier `start`, `close` or `reset`. */
+  start(): Promise<void> {
+    return this.inTurn(() => this.bringUp())
+  }
+
+  /** Resets the device and takes back all memory. */
+  close(): Promise<void> {
+    return this.inTurn(() => this.bringDown())
+  }
+
+  /** `close` and `start` as one step. */
+  reset(): Promise<void> {
+    return this.inTurn(async () => {
+      await this.bringDown()
+      await this.bringUp()
+    })
+  }
+
+  private inTurn(step: () => Promise<void>): Promise<void> {
+    const turn = this.turn.then(step, step)
+    this.turn = turn.catch(() => {})
+    return turn
+  }
+
+  private async bringUp(): Promise<void> {
+    if (this.current !== null) return
     const { container, events, common, providers, choice, wait } = this.context
     const { transport, platform, port } = this
     const net = this.config.type === 'net'
@@ -93,7 +125,11 @@ export class DeviceSlot {
       dependencies: net ? NET_FEATURE_DEPENDENCIES : [],
       providers,
       choice,
-      offer: (offered) => platform.offer(offered, listed),
+      offer: (offered) => {
+        // The device has answered a reset: what a detach took away may be reachable again.
+        platform.attach(port)
+        return platform.offer(offered, listed)
+      },
       wait,
     })
     const { features, backend } = agreed
@@ -116,20 +152,24 @@ export class DeviceSlot {
     }
     this.container = child
     this.agreed = agreed
-    events.emit('scheme', { device: this.name, scheme: agreed.scheme, why: agreed.why, ladder: agreed.ladder })
+    events.tell('scheme', { device: this.name, scheme: agreed.scheme, why: agreed.why, ladder: agreed.ladder })
   }
 
-  /** Resets the device and takes back all memory. */
-  async close(): Promise<void> {
+  private async bringDown(): Promise<void> {
     const { current, container } = this
     if (current === null) return
     const { backend } = this.negotiated
     this.current = null
     this.container = null
     this.agreed = null
-    await current.close()
+    try {
+      await current.close()
+    } catch (error) {
+      this.quarantined = error instanceof DeviceStuckError && error.details.quarantined === true
+      throw error
+    }
     const mappings = backend.counters.maps - backend.counters.unmaps
-    if (mappings > 0) this.context.events.emit('leak', { device: this.name, mappings })
+    if (mappings > 0) this.context.events.tell('leak', { device: this.name, mappings })
     await container?.dispose()
   }
 
@@ -148,7 +188,8 @@ export class DeviceSlot {
 
   /** After `close`, when the machine ends: gives the platform's memory back. */
   release(): void {
-    this.platform.release()
+    // What could not be revoked stays out of use.
+    if (!this.quarantined) this.platform.release()
   }
 
   private refuseClosed(): never {

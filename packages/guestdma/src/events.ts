@@ -1,6 +1,7 @@
 import type { AccessFault, DeviceFault } from '@guestdma/devices'
 import type { CandidateReport } from '@guestdma/dma'
 import type { DeviceBrokenError } from '@guestdma/drivers'
+import { observe } from '@guestdma/memory'
 import { EventEmitter } from 'eventemitter3'
 
 /** A DMA scheme was chosen for a device. */
@@ -31,4 +32,9 @@ export interface MachineEventMap {
 }
 
 /** A typed emitter. Make one and pass it to `createMachine` to hear of what happens while the machine is built. */
-export class MachineEvents extends EventEmitter<MachineEventMap> {}
+export class MachineEvents extends EventEmitter<MachineEventMap> {
+  /** Emits an event; what a listener throws surfaces in a microtask and unwinds nobody. */
+  tell<K extends keyof MachineEventMap>(name: K, event: MachineEventMap[K][0]): void {
+    observe(() => this.emit(name, ...([event] as never)), undefined)
+  }
+}

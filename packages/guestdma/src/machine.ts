@@ -27,6 +27,7 @@ export interface MachineCounters {
 // Two devices that answer each other for ever would otherwise keep pump() busy for ever.
 const MAX_ROUNDS = 1024
 const BUDGET = 64
+const BUSY_ROUNDS = 64
 
 /** Device models and their drivers over one guest memory, in one thread. Whoever owns the loop calls {@link pump}. */
 export class Machine {
@@ -38,6 +39,7 @@ export class Machine {
   readonly container: DependencyContainer
 
   private readonly slots: ReadonlyMap<string, DeviceSlot>
+  private closed = false
 
   constructor(memory: GuestMemory, ram: SpanAllocator, events: MachineEvents, container: DependencyContainer, slots: ReadonlyMap<string, DeviceSlot>) {
     this.memory = memory
@@ -84,14 +86,15 @@ export class Machine {
   /** Pumps until a promise settles: for stores that answer later, and for scripts. Resolves or rejects as the promise does. */
   async run<T>(promise: Promise<T>): Promise<T> {
     let settled = false
+    let busy = 0
     const mark = (): void => {
       settled = true
     }
     promise.then(mark, mark)
     for (;;) {
       const work = this.pump()
-      // A microtask lets what was completed settle; a whole turn lets a store go on.
-      await (work > 0 ? Promise.resolve() : new Promise<void>((resolve) => setTimeout(resolve, 0)))
+      // A microtask lets what was completed settle; a whole turn lets a store go on, and timers.
+      await (work > 0 && ++busy % BUSY_ROUNDS !== 0 ? Promise.resolve() : new Promise<void>((resolve) => setTimeout(resolve, 0)))
       if (settled) return promise
     }
   }
@@ -99,8 +102,8 @@ export class Machine {
   /** Resets a device and negotiates anew. What was in flight fails with `DRIVER_CLOSED`. */
   async reset(name: string): Promise<void> {
     const slot = this.slot(name)
-    await slot.close()
-    await slot.start()
+    if (this.closed) throw new GuestDmaError('MACHINE_CLOSED', name, 'the machine is closed; create another one')
+    await slot.reset()
   }
 
   counters(): MachineCounters {
@@ -109,6 +112,8 @@ export class Machine {
 
   /** Resets all devices and gives all memory back. The first error is thrown once all were tried. */
   async close(): Promise<void> {
+    if (this.closed) return
+    this.closed = true
     const results = await Promise.allSettled([...this.slots.values()].map((slot) => slot.close()))
     for (const slot of this.slots.values()) slot.release()
     await this.container.dispose()

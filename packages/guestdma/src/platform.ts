@@ -21,6 +21,7 @@ export class DevicePlatform implements PlatformBuilder {
   private readonly onFault: (fault: AccessFault) => void
   private readonly ports: BusWindows[] = []
   private readonly reserved: GuestAddress[] = []
+  private readonly detached = new Map<BusWindows, BusWindows['windows']>()
   private readonly facts = new Map<FactKey<unknown>, unknown>()
   private ramReachable = false
   private busOffset = 0
@@ -95,8 +96,19 @@ export class DevicePlatform implements PlatformBuilder {
   /** Cuts the device off from all memory. Returns whether its port is one that this platform can close. */
   detach(port: BusPort): boolean {
     const own = this.ports.find((candidate) => candidate === port)
-    own?.setWindows([])
-    return own !== undefined
+    if (own === undefined) return false
+    this.detached.set(own, this.detached.get(own) ?? own.windows)
+    own.setWindows([])
+    return true
+  }
+
+  /** Undoes {@link detach}, once the device was reset. */
+  attach(port: BusPort): void {
+    const own = this.ports.find((candidate) => candidate === port)
+    const windows = own === undefined ? undefined : this.detached.get(own)
+    if (own === undefined || windows === undefined) return
+    own.setWindows(windows)
+    this.detached.delete(own)
   }
 
   /** Gives back what was reserved. The machine is closed: no device reaches anything any more. */

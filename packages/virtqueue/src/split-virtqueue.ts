@@ -36,9 +36,8 @@ import {
 
 // States of a chain. Only an OUTSTANDING one may come back through the used ring.
 const FREE = 0
-const ADDED = 1
-const OUTSTANDING = 2
-const COMPLETED = 3
+const OUTSTANDING = 1
+const COMPLETED = 2
 
 // The private bookkeeping is one Int32Array, since every further typed array that a function touches costs it a handful of checks and loads:
 // first the rows, then the chains by id, then the ids in the order of publication.
@@ -47,13 +46,17 @@ const NEXT = 0
 const FLAGS = 1
 
 const CHAIN = 8
-const STATE = 0
-const COUNT = 1
-const POSTED = 2
-// Only where COUNT is above 1; a chain of one descriptor is its head.
-const FIRST = 3
-const LAST = 4
-const TABLE = 5
+/** State (2 bits), the flags of a chain of one descriptor (from bit 2), and how many descriptors it has (from bit 8). */
+const INFO = 0
+const POSTED = 1
+// Only where there is more than one descriptor; a chain of one is its head.
+const FIRST = 2
+const LAST = 3
+const TABLE = 4
+
+const STATE_MASK = 3
+const FLAGS_SHIFT = 2
+const COUNT_SHIFT = 8
 
 // Flags of a row.
 const MAPPED = 1
@@ -87,6 +90,7 @@ export class SplitVirtqueue implements Virtqueue {
   outstanding = 0
   undone = 0
   addStatus = 0
+  declare readonly undoneId: Uint16Array
 
   declare private readonly backend: DmaBackend
   declare private readonly doorbell: (index: number, position: number) => void
@@ -148,12 +152,13 @@ export class SplitVirtqueue implements Virtqueue {
     const indirect = features.has(VIRTIO_F_INDIRECT_DESC) ? options.indirect : undefined
     const tables = indirect?.tables ?? 0
     this.tableCapacity = Math.min(indirect?.capacity ?? 0, size)
-    this.indirectFrom = tables > 0 ? (indirect?.from ?? 3) : MAX_QUEUE_SIZE + 1
+    this.indirectFrom = tables > 0 ? Math.max(2, indirect?.from ?? 3) : MAX_QUEUE_SIZE + 1
     const rows = size + tables * this.tableCapacity
 
     this.segments = new Segments(size)
     this.completed = new Completions(size)
     this.added = new Uint16Array(size)
+    this.undoneId = new Uint16Array(size)
     this.mappings = new DmaMappings(rows, standing)
     this.chainsAt = ROW * rows
     this.orderAt = this.chainsAt + CHAIN * size
@@ -162,11 +167,21 @@ export class SplitVirtqueue implements Virtqueue {
     this.freeTables = Uint32Array.from({ length: tables }, (_, t) => tables - 1 - t)
     this.freeTableCount = tables
 
-    this.table = backend.alloc(descriptorTableBytes(size), DESCRIPTOR_TABLE_ALIGN, TO_DEVICE, 'ring')
-    // The rings are accessed as 16- and 32-bit elements of one view; the used ring's elements begin 4 bytes in.
-    this.available = backend.alloc(availableRingBytes(size), Math.max(AVAILABLE_RING_ALIGN, 4), TO_DEVICE, 'ring')
-    this.used = backend.alloc(usedRingBytes(size), USED_RING_ALIGN, FROM_DEVICE, 'ring')
-    this.indirect = tables > 0 ? backend.alloc(tables * this.tableCapacity * DESCRIPTOR_SIZE, DESCRIPTOR_TABLE_ALIGN, TO_DEVICE, 'ring') : null
+    const held: DmaRegion[] = []
+    const alloc = (length: number, align: number, direction: DmaDirection): DmaRegion => {
+      held.push(backend.alloc(length, align, direction, 'ring'))
+      return held[held.length - 1]
+    }
+    try {
+      this.table = alloc(descriptorTableBytes(size), DESCRIPTOR_TABLE_ALIGN, TO_DEVICE)
+      // The rings are accessed as 16- and 32-bit elements of one view; the used ring's elements begin 4 bytes in.
+      this.available = alloc(availableRingBytes(size), Math.max(AVAILABLE_RING_ALIGN, 4), TO_DEVICE)
+      this.used = alloc(usedRingBytes(size), USED_RING_ALIGN, FROM_DEVICE)
+      this.indirect = tables > 0 ? alloc(tables * this.tableCapacity * DESCRIPTOR_SIZE, DESCRIPTOR_TABLE_ALIGN, TO_DEVICE) : null
+    } catch (error) {
+      for (const region of held) backend.free(region)
+      throw error
+    }
     this.areas = { descriptor: this.table.device, driver: this.available.device, device: this.used.device }
     this.tableWord = compact(this.table.offset / 4)
     this.indirectWord = compact(this.indirect === null ? 0 : this.indirect.offset / 4)
@@ -197,7 +212,7 @@ export class SplitVirtqueue implements Virtqueue {
     return this.addChain(readable, readable + writable, position)
   }
 
-  addEach(count: number, writable: boolean): number {
+  addEach(count: number, addresses: Float64Array, lengths: Uint32Array, lead: number, kind: number, writable: boolean): number {
     this.addStatus = DMA_OK
     if (this.broken !== null) {
       this.addStatus = QUEUE_BROKEN
@@ -207,46 +222,46 @@ export class SplitVirtqueue implements Virtqueue {
     if (start === this.publishedPosition) this.refresh()
     // All in locals: what is a field is loaded again after each call that is not inlined.
     const { backend, book, added, mask, chainsAt, orderAt, maxMappingLength: limit, mappings: m, tableWord } = this
-    const { address: addresses, length: lengths, kind: kinds } = this.segments
     const u32 = this.table.region.u32
+    const ring = this.available.region.u16
+    const ringAt = this.availableHalf + 2
     const direction: DmaDirection = writable ? FROM_DEVICE : TO_DEVICE
-    const rowFlags = writable ? WRITABLE : 0
+    const mapped = kind === SEGMENT_GUEST
+    const info = OUTSTANDING | (((writable ? WRITABLE : 0) | (mapped ? MAPPED : 0)) << FLAGS_SHIFT) | (1 << COUNT_SHIFT)
     const descriptorFlags = writable ? DESCRIPTOR_F_WRITE : 0
     const room = this.free < count ? this.free : count
     let status: number = room < count ? QUEUE_FULL : DMA_OK
     let head = this.freeHead
     let n = 0
     for (; n < room; n++) {
-      const length = lengths[n]
+      const length = lengths[n] + lead
       if (length === 0 || length > limit) break
-      const kind = kinds[n]
-      let device = addresses[n]
+      let device = addresses[n] - lead
       let deviceLength = length
-      let flags = rowFlags
-      if (kind === SEGMENT_GUEST) {
+      if (mapped) {
         m.guest[head] = device
         m.length[head] = length
         m.direction[head] = direction
-        status = backend.map(m, head)
-        if (status !== DMA_OK) break
+        const answer = backend.map(m, head)
+        if (answer !== DMA_OK) {
+          status = answer
+          break
+        }
         device = m.device[head]
         deviceLength = m.deviceLength[head]
-        flags |= MAPPED
-      } else if (kind >= SEGMENT_CELL) {
-        device += this.cellAddress(kind, head)
       }
       const word = tableWord + 4 * head
       u32[word] = device
       u32[word + 1] = device * HIGH_HALF
       u32[word + 2] = deviceLength
       u32[word + 3] = descriptorFlags
+      // The id's bookkeeping is complete before the device can know of it: a completion can never race it.
       const chain = chainsAt + CHAIN * head
-      book[chain + STATE] = ADDED
-      book[chain + COUNT] = 1
+      book[chain + INFO] = info
       book[chain + POSTED] = writable ? length : 0
-      book[ROW * head + FLAGS] = flags
-      // The id's bookkeeping is complete before its place in the ring is: a completion can never race it.
-      book[orderAt + ((start + n) & mask)] = head
+      const at = (start + n) & mask
+      book[orderAt + at] = head
+      ring[ringAt + at] = head
       added[n] = head
       head = book[ROW * head + NEXT]
     }
@@ -254,20 +269,19 @@ export class SplitVirtqueue implements Virtqueue {
     this.free -= n
     this.pendingDescriptors += n
     this.availablePosition = (start + n) & 0xffff
-    if (n < room && status === DMA_OK) return this.addOddOne(n, count, writable)
     this.addStatus = status
+    if (n < room && (status === DMA_OK || status === QUEUE_FULL)) return this.addOdd(n, count, addresses, lengths, lead, kind, writable)
     return n
   }
 
   // A segment that is empty or has to be split takes the general way, and the rest follow it.
-  private addOddOne(at: number, count: number, writable: boolean): number {
+  private addOdd(from: number, count: number, addresses: Float64Array, lengths: Uint32Array, lead: number, kind: number, writable: boolean): number {
     const { segments, added } = this
-    let n = at
-    for (; n < count; n++) {
-      if (segments.length[n] === 0) this.refuseEmpty(n)
-      segments.address[0] = segments.address[n]
-      segments.length[0] = segments.length[n]
-      segments.kind[0] = segments.kind[n]
+    this.addStatus = DMA_OK
+    for (let n = from; n < count; n++) {
+      segments.address[0] = addresses[n] - lead
+      segments.length[0] = lengths[n] + lead
+      segments.kind[0] = kind
       const id = this.addChain(writable ? 0 : 1, 1, this.availablePosition)
       if (id < 0) {
         this.addStatus = id
@@ -275,7 +289,7 @@ export class SplitVirtqueue implements Virtqueue {
       }
       added[n] = id
     }
-    return n
+    return count
   }
 
   private addChain(readable: number, count: number, position: number): number {
@@ -362,13 +376,14 @@ export class SplitVirtqueue implements Virtqueue {
     }
     this.pendingDescriptors += descriptors
     const chain = this.chainsAt + CHAIN * head
-    book[chain + STATE] = ADDED
+    book[chain + INFO] = OUTSTANDING | (book[ROW * first + FLAGS] << FLAGS_SHIFT) | (descriptors << COUNT_SHIFT)
+    book[chain + POSTED] = posted < MAX_POSTED ? posted : MAX_POSTED
     book[chain + FIRST] = first
     book[chain + LAST] = last
-    book[chain + COUNT] = descriptors
     book[chain + TABLE] = tableAt
-    book[chain + POSTED] = posted < MAX_POSTED ? posted : MAX_POSTED
-    book[this.orderAt + (position & this.mask)] = head
+    const at = position & this.mask
+    book[this.orderAt + at] = head
+    this.available.region.u16[this.availableHalf + 2 + at] = head
     this.availablePosition = (position + 1) & 0xffff
     return head
   }
@@ -386,20 +401,13 @@ export class SplitVirtqueue implements Virtqueue {
       this.undo(old, count)
       return status
     }
-    const { book, chainsAt, orderAt, mask } = this
-    const available = this.available.region.u16
-    const ring = this.availableHalf + 2
-    for (let i = 0; i < count; i++) {
-      const at = (old + i) & mask
-      const head = book[orderAt + at]
-      book[chainsAt + CHAIN * head + STATE] = OUTSTANDING
-      available[ring + at] = head
-    }
+    this.available.region.refresh()
+    this.used.region.refresh()
     this.outstanding += count
     this.publishedPosition = position
     this.meterPublish(count)
     // Descriptors and ring entries first, then the index that makes them available: virtio 1.4 §2.7.13.
-    available[this.availableHalf + 1] = position
+    this.available.region.u16[this.availableHalf + 1] = position
     this.counters.published += count
 
     // The index first, then the question whether the device wants to know: virtio 1.4 §2.7.13.4.1.
@@ -435,17 +443,19 @@ export class SplitVirtqueue implements Virtqueue {
     const u32 = this.used.region.u32
     const { backend, usedWord, mask, size, book, chainsAt, orderAt, inOrder, mappings } = this
     const { id: ids, written: lengths, status: statuses } = this.completed
+    const unpublished = (this.availablePosition - this.publishedPosition) & 0xffff
     let n = 0
     while (arrived > 0 && n < budget) {
       const word = usedWord + 1 + ((position & mask) << 1)
       const id = u32[word]
       const written = u32[word + 1]
       const chain = chainsAt + CHAIN * id
-      if (id >= size || book[chain + STATE] !== OUTSTANDING) {
+      const info = id < size ? book[chain + INFO] : FREE
+      if ((info & STATE_MASK) !== OUTSTANDING || (unpublished > 0 && this.isUnpublished(id))) {
         this.refuseUsed(id, position)
         break
       }
-      if (!inOrder && book[chain + COUNT] === 1) {
+      if (info >> COUNT_SHIFT === 1 && !inOrder) {
         // What `complete` does, for the common case.
         const posted = book[chain + POSTED] >>> 0
         let here = written
@@ -453,10 +463,10 @@ export class SplitVirtqueue implements Virtqueue {
           here = posted
           this.counters.clamped++
         }
-        book[chain + STATE] = COMPLETED
+        book[chain + INFO] = info ^ (OUTSTANDING ^ COMPLETED)
         ids[n] = id
         lengths[n] = here
-        statuses[n] = (book[ROW * id + FLAGS] & MAPPED) === 0 ? DMA_OK : backend.unmap(mappings, id, here)
+        statuses[n] = (info & (MAPPED << FLAGS_SHIFT)) === 0 ? DMA_OK : backend.unmap(mappings, id, here)
         n++
         position = (position + 1) & 0xffff
         arrived--
@@ -470,7 +480,8 @@ export class SplitVirtqueue implements Virtqueue {
           break
         }
         for (let i = 0; i < skipped; i++) {
-          this.complete(book[orderAt + (position & mask)], MAX_POSTED >>> 0, n++)
+          const older = book[orderAt + (position & mask)]
+          this.complete(older, book[chainsAt + CHAIN * older + POSTED] >>> 0, n++)
           position = (position + 1) & 0xffff
         }
         arrived -= skipped
@@ -502,7 +513,7 @@ export class SplitVirtqueue implements Virtqueue {
     for (let i = 0; i < this.unrecycled; i++) {
       const id = ids[i]
       const chain = chainsAt + CHAIN * id
-      if (book[chain + STATE] !== COMPLETED) this.refuseRecycle(id)
+      if ((book[chain + INFO] & STATE_MASK) !== COMPLETED) this.refuseRecycle(id)
       // In-order queues use descriptors in ring order, and they come back in that order: NEXT stays as it is (virtio 1.4 §2.7.5).
       if (!inOrder) {
         book[ROW * this.lastDescriptor(id) + NEXT] = this.freeHead
@@ -514,6 +525,7 @@ export class SplitVirtqueue implements Virtqueue {
   }
 
   disarm(): void {
+    this.available.region.refresh()
     const u16 = this.available.region.u16
     // An event that lies 65,535 completions ahead is as good as none.
     if (this.eventIndex) u16[this.availableHalf + 2 + this.size] = this.usedPosition - 1
@@ -533,14 +545,17 @@ export class SplitVirtqueue implements Virtqueue {
   dispose(): void {
     for (let id = 0; id < this.size; id++) {
       const chain = this.chainsAt + CHAIN * id
-      const state = this.book[chain + STATE]
-      if (state !== ADDED && state !== OUTSTANDING) continue
-      this.unmapChain(id)
-      this.book[chain + STATE] = FREE
+      if ((this.book[chain + INFO] & STATE_MASK) !== OUTSTANDING) continue
+      this.unmapChain(id, 0)
+      this.book[chain + INFO] = FREE
     }
-    this.backend.commitUnmaps()
+    const status = this.backend.commitUnmaps()
     this.outstanding = 0
     this.unrecycled = 0
+    if (status !== DMA_OK) {
+      // What could not be revoked must not be used again: its memory stays where it is, since memory goes back only when the device cannot reach it.
+      throw new VirtqueueError('VIRTQUEUE_COMMIT', this.name, `${this.backend.name} could not revoke what was outstanding; its memory stays out of use`, { status })
+    }
     this.broken ??= new VirtqueueError('VIRTQUEUE_DISPOSED', this.name, 'the queue was disposed')
     for (const region of [this.table, this.available, this.used]) this.backend.free(region)
     if (this.indirect !== null) this.backend.free(this.indirect)
@@ -555,24 +570,30 @@ export class SplitVirtqueue implements Virtqueue {
     let written = length
     if (written > posted) {
       written = posted
-      if (length !== MAX_POSTED >>> 0) this.counters.clamped++
+      this.counters.clamped++
     }
     const completed = this.completed
     completed.id[n] = id
     completed.written[n] = written
-    const count = book[chain + COUNT]
-    book[chain + STATE] = COMPLETED
-    if (count > 1) {
-      completed.status[n] = this.unmapRows(book[chain + FIRST], count, written)
-      return
-    }
-    completed.status[n] = (book[ROW * id + FLAGS] & MAPPED) === 0 ? DMA_OK : this.backend.unmap(this.mappings, id, written)
+    completed.status[n] = this.unmapChain(id, written)
+    book[chain + INFO] ^= OUTSTANDING ^ COMPLETED
   }
 
-  private unmapChain(id: number): void {
+  private unmapChain(id: number, written: number): number {
+    const book = this.book
     const chain = this.chainsAt + CHAIN * id
-    const count = this.book[chain + COUNT]
-    this.unmapRows(count > 1 ? this.book[chain + FIRST] : id, count, 0)
+    const info = book[chain + INFO]
+    const count = info >> COUNT_SHIFT
+    if (count > 1) return this.unmapRows(book[chain + FIRST], count, written)
+    return (info & (MAPPED << FLAGS_SHIFT)) === 0 ? DMA_OK : this.backend.unmap(this.mappings, id, written)
+  }
+
+  // Was the chain added since the last publish? The device cannot know of it.
+  private isUnpublished(id: number): boolean {
+    for (let at = this.publishedPosition; at !== this.availablePosition; at = (at + 1) & 0xffff) {
+      if (this.book[this.orderAt + (at & this.mask)] === id) return true
+    }
+    return false
   }
 
   private cellAddress(kind: number, head: number): number {
@@ -583,7 +604,7 @@ export class SplitVirtqueue implements Virtqueue {
   // The last descriptor of a chain: where the free list is linked to it.
   private lastDescriptor(id: number): number {
     const chain = this.chainsAt + CHAIN * id
-    return this.book[chain + COUNT] > 1 && this.book[chain + TABLE] < 0 ? this.book[chain + LAST] : id
+    return this.book[chain + INFO] >> COUNT_SHIFT > 1 && this.book[chain + TABLE] < 0 ? this.book[chain + LAST] : id
   }
 
   // Written bytes fill the writable segments in their order: virtio 1.4 §2.7.8.
@@ -627,7 +648,13 @@ export class SplitVirtqueue implements Virtqueue {
   private rewind(first: number, count: number): void {
     if (count === 0) return
     this.unmapRows(first, count, 0)
-    this.backend.commitUnmaps()
+    this.commitUndone()
+  }
+
+  // Not Ok: the device may still reach what was unmapped, and only a reset helps.
+  private commitUndone(): void {
+    const status = this.backend.commitUnmaps()
+    if (status !== DMA_OK) this.break('VIRTQUEUE_COMMIT', `${this.backend.name} could not revoke what was never published`, { status })
   }
 
   private undo(from: number, count: number): void {
@@ -635,13 +662,13 @@ export class SplitVirtqueue implements Virtqueue {
     // Youngest first, so that the free descriptors end up in the order that they had.
     for (let i = count - 1; i >= 0; i--) {
       const id = book[this.orderAt + ((from + i) & this.mask)]
-      this.unmapChain(id)
+      this.unmapChain(id, 0)
       if (!this.inOrder) book[ROW * this.lastDescriptor(id) + NEXT] = this.freeHead
       this.freeHead = id
       this.reclaim(this.chainsAt + CHAIN * id)
-      this.completed.id[i] = id
+      this.undoneId[i] = id
     }
-    this.backend.commitUnmaps()
+    this.commitUndone()
     this.availablePosition = from
     this.pendingDescriptors = 0
     this.undone = count
@@ -649,8 +676,8 @@ export class SplitVirtqueue implements Virtqueue {
 
   private reclaim(chain: number): void {
     const book = this.book
-    book[chain + STATE] = FREE
-    const count = book[chain + COUNT]
+    const count = book[chain + INFO] >> COUNT_SHIFT
+    book[chain + INFO] = FREE
     if (count === 1 || book[chain + TABLE] < 0) {
       this.free += count
       return
@@ -695,7 +722,7 @@ export class SplitVirtqueue implements Virtqueue {
     if (id >= this.size) {
       this.break('VIRTQUEUE_USED_ID', `used id ${id} at ${position} is outside the queue of ${this.size}`, { id, position, size: this.size })
     } else {
-      const state = this.book[this.chainsAt + CHAIN * id + STATE]
+      const state = this.book[this.chainsAt + CHAIN * id + INFO] & STATE_MASK
       this.break('VIRTQUEUE_USED_TWICE', `used id ${id} at ${position} is not the head of an outstanding chain`, { id, position, state })
     }
   }

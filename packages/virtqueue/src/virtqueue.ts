@@ -120,12 +120,13 @@ export interface Virtqueue {
   add(readable: number, writable: number): number
 
   /**
-   * Adds up to `count` chains of one segment each: segment i is chain i, all of them device-writable or none. As many calls of `add`, in one
-   * loop. Returns how many were added; their ids are in {@link added}, and {@link addStatus} says why not all.
+   * Adds up to `count` chains of one segment each, all device-writable or none: chain i is the `lead + lengths[i]` bytes from `addresses[i] - lead` on.
+   * `kind` is `SEGMENT_GUEST` or `SEGMENT_DEVICE`. The same as that many calls of `add`, in one loop. Returns how many were added; their ids are in
+   * {@link added}, and {@link addStatus} says why not all.
    *
    * @throws VirtqueueError `VIRTQUEUE_SEGMENT` for an empty segment
    */
-  addEach(count: number, writable: boolean): number
+  addEach(count: number, addresses: Float64Array, lengths: Uint32Array, lead: number, kind: number, writable: boolean): number
   /** The ids of the last `addEach`. */
   readonly added: Uint16Array
   /** Why the last `addEach` added fewer than it was asked to; `DMA_OK` where it did not. */
@@ -133,12 +134,13 @@ export interface Virtqueue {
 
   /**
    * Commits the maps, makes the added chains available with one index store, and rings the doorbell at most once. On a status other than
-   * `DMA_OK` nothing was published: all chains added since the last `publish` are undone and their ids free; `completed.id` lists the
-   * first {@link undone} of them.
+   * `DMA_OK` nothing was published: all chains added since the last `publish` are undone and their ids free; `undoneId` lists
+   * the first {@link undone} of them.
    */
   publish(): number
-  /** How many chains the last `publish` undid. */
+  /** How many chains the last `publish` undid, and their ids. */
   readonly undone: number
+  readonly undoneId: Uint16Array
 
   /**
    * Takes up to `budget` completed chains off the used side (a batch that an in-order device completed with one element is taken whole),

@@ -71,7 +71,15 @@ export interface DeviceOptions {
   readonly onNotify?: (queue: number) => void
 }
 
-const queueRegisters = (): QueueRegisters => ({ size: 0, ready: 0, descriptor: 0, driver: 0, device: 0, taken: 0, used: 0 })
+const queueRegisters = (): QueueRegisters => ({
+  size: 0,
+  ready: 0,
+  descriptor: 0,
+  driver: 0,
+  device: 0,
+  taken: 0,
+  used: 0,
+})
 
 export class HandDevice implements RegisterBus {
   readonly memory: GuestMemory
@@ -96,7 +104,10 @@ export class HandDevice implements RegisterBus {
   private driverSel = 0
   private queueSel = 0
 
-  constructor(memory: GuestMemory, { deviceId, features = [], queueMax = 256, config = new Uint8Array(64), onNotify }: DeviceOptions) {
+  constructor(
+    memory: GuestMemory,
+    { deviceId, features = [], queueMax = 256, config = new Uint8Array(64), onNotify }: DeviceOptions,
+  ) {
     this.memory = memory
     this.deviceId = deviceId
     this.queueMax = typeof queueMax === 'number' ? [queueMax, queueMax] : queueMax
@@ -177,7 +188,8 @@ export class HandDevice implements RegisterBus {
       queue.taken = (queue.taken + 1) & 0xffff
     }
     // With EVENT_IDX: notify me of the next one.
-    if (this.accepted.has(VIRTIO_F_EVENT_IDX)) this.view(queue.device, 6 + 8 * queue.size).setUint16(4 + 8 * queue.size, queue.taken, true)
+    if (this.accepted.has(VIRTIO_F_EVENT_IDX))
+      this.view(queue.device, 6 + 8 * queue.size).setUint16(4 + 8 * queue.size, queue.taken, true)
     return chains
   }
 
@@ -212,7 +224,9 @@ export class HandDevice implements RegisterBus {
 
   /** The bytes of the device-readable segments of a chain. */
   gather(chain: Chain): Uint8Array {
-    return Uint8Array.from(chain.segments.flatMap(({ address, length, writable }) => (writable ? [] : [...this.bytes(address, length)])))
+    return Uint8Array.from(
+      chain.segments.flatMap(({ address, length, writable }) => (writable ? [] : [...this.bytes(address, length)])),
+    )
   }
 
   private chain(queue: QueueRegisters, head: number): Chain {

@@ -112,7 +112,15 @@ export async function makeRig(deviceId: number, options: RigOptions = {}): Promi
     wait,
   })
   const { detach } = options
-  const session = new DeviceSession({ transport, features, backend, memory, ram, wait, ...(detach === undefined ? {} : { detach }) })
+  const session = new DeviceSession({
+    transport,
+    features,
+    backend,
+    memory,
+    ram,
+    wait,
+    ...(detach === undefined ? {} : { detach }),
+  })
   return { memory, ram, device, backend, session }
 }
 
@@ -127,7 +135,9 @@ export interface NetRig extends Rig {
 }
 
 /** A net driver over a device made by hand. `link` and `mtu` fill in its configuration space. */
-export async function makeNet(options: RigOptions & NetOptions & { mtu?: number; linkStatus?: number } = {}): Promise<NetRig> {
+export async function makeNet(
+  options: RigOptions & NetOptions & { mtu?: number; linkStatus?: number } = {},
+): Promise<NetRig> {
   const config = new Uint8Array(16)
   config.set(MAC)
   const fields = new DataView(config.buffer)
@@ -169,7 +179,11 @@ export async function makeNet(options: RigOptions & NetOptions & { mtu?: number;
 }
 
 /** The device puts a frame into the next receive buffer. `used` is the length that it claims, `header` what it writes before the frame. */
-export function deliver(device: HandDevice, frame: Uint8Array, { header = new Uint8Array(12), used }: { header?: Uint8Array; used?: number } = {}): Chain {
+export function deliver(
+  device: HandDevice,
+  frame: Uint8Array,
+  { header = new Uint8Array(12), used }: { header?: Uint8Array; used?: number } = {},
+): Chain {
   const [chain] = device.take(0, 1)
   if (chain === undefined) throw new Error('no receive buffer is posted')
   const data = new Uint8Array(12 + frame.length)
@@ -189,7 +203,9 @@ export interface BlkRig extends Rig {
   readonly errors: string[]
 }
 
-export async function makeBlk(options: RigOptions & BlkOptions & { sectors?: number; sizeMax?: number; blockSize?: number } = {}): Promise<BlkRig> {
+export async function makeBlk(
+  options: RigOptions & BlkOptions & { sectors?: number; sizeMax?: number; blockSize?: number } = {},
+): Promise<BlkRig> {
   const config = new Uint8Array(64)
   const fields = new DataView(config.buffer)
   const sectors = options.sectors ?? 4096
@@ -238,7 +254,11 @@ export function requests(device: HandDevice, most = Infinity): Request[] {
 }
 
 /** Answers a request with data (for what is read) and a status; `used` is the length that the device claims. */
-export function answer(device: HandDevice, request: Request, { status = BLK_S_OK, data, used }: { status?: number | null; data?: Uint8Array; used?: number } = {}): void {
+export function answer(
+  device: HandDevice,
+  request: Request,
+  { status = BLK_S_OK, data, used }: { status?: number | null; data?: Uint8Array; used?: number } = {},
+): void {
   const { chain, room } = request
   const bytes = new Uint8Array(room)
   if (data !== undefined) bytes.set(data.subarray(0, room - 1))
@@ -259,7 +279,8 @@ export function serve(device: HandDevice, bytes: Uint8Array, most = Infinity): n
       bytes.set(request.data, at)
       answer(device, request)
     } else if (request.type === BLK_T_FLUSH) answer(device, request)
-    else if (request.type === BLK_T_GET_ID) answer(device, request, { data: new TextEncoder().encode('by hand'.padEnd(20, '\0')) })
+    else if (request.type === BLK_T_GET_ID)
+      answer(device, request, { data: new TextEncoder().encode('by hand'.padEnd(20, '\0')) })
     else answer(device, request, { status: 2 })
   }
   return found.length

@@ -1,0 +1,60 @@
+import {
+  DMA_OK,
+  type DmaBackend,
+  type DmaLimits,
+  type DmaMappings,
+  type DmaScheme,
+  type DmaStatus,
+  type DmaTraits,
+} from '@guestdma/dma'
+import { ForwardingBackend } from '../../src/index.ts'
+
+/** The scheme with its backend replaced: what a backend that lies or errs looks like to the suite. */
+export function withBackend(scheme: DmaScheme, replace: (backend: DmaBackend) => DmaBackend): DmaScheme {
+  const { provider } = scheme
+  return {
+    ...scheme,
+    install: (platform) => scheme.install(platform),
+    provider: { ...provider, assess: (offer) => provider.assess(offer), create: async (offer, agreed) => replace(await provider.create(offer, agreed)) },
+  }
+}
+
+/** The scheme, with a backend that declares other traits and limits than its own. */
+export function claiming(scheme: DmaScheme, traits: Partial<DmaTraits>, limits: Partial<DmaLimits> = {}): DmaScheme {
+  return withBackend(scheme, (backend) => new Claiming(backend, traits, limits))
+}
+
+class Claiming extends ForwardingBackend {
+  private readonly claimedTraits: DmaTraits
+  private readonly claimedLimits: DmaLimits
+
+  constructor(inner: DmaBackend, traits: Partial<DmaTraits>, limits: Partial<DmaLimits>) {
+    super(inner)
+    this.claimedTraits = { ...inner.traits, ...traits }
+    this.claimedLimits = { ...inner.limits, ...limits }
+  }
+
+  override get traits(): DmaTraits {
+    return this.claimedTraits
+  }
+
+  override get limits(): DmaLimits {
+    return this.claimedLimits
+  }
+}
+
+/** Inverts what crosses: the simplest payload that is not plain. `declared` says so. */
+export class Inverting extends ForwardingBackend {
+  private readonly invert: (m: DmaMappings, row: number) => void
+
+  constructor(inner: DmaBackend, invert: (m: DmaMappings, row: number) => void) {
+    super(inner)
+    this.invert = invert
+  }
+
+  override map(m: DmaMappings, row: number): DmaStatus {
+    const status = super.map(m, row)
+    if (status === DMA_OK) this.invert(m, row)
+    return status
+  }
+}
