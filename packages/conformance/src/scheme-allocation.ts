@@ -112,4 +112,4 @@ function capacity(rig: SchemeRig): number {
   return rows
 }
 
-const CAPACITY_BOUND = 4096
+const CAPACITY_BOUND = 2304

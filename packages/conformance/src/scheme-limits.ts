@@ -4,7 +4,7 @@ import type { SchemeSuite } from './scheme-suite.ts'
 import { codeThrownBy } from './test-functions.ts'
 
 /** More live mappings than this are not tried: a backend that holds them all is taken to have no limit. */
-const BOUND = 4096
+const BOUND = 2304
 
 /** Limits that are declared, and what happens at them. */
 export function describeLimits({ test, check }: SchemeSuite): void {

@@ -2,6 +2,8 @@ import { directScheme } from '@guestdma/dma'
 import { describe, expect, test } from 'vitest'
 import { bouncingScheme, describeDmaScheme, exactScheme } from '../src/index.ts'
 
+import { codec, sealingScheme } from './support/sealing.ts'
+
 const functions = { describe, test, expect }
 
 describeDmaScheme(functions, () => directScheme())
@@ -12,3 +14,4 @@ describeDmaScheme(functions, () => exactScheme({ granule: 16, staleEntries: 8 })
 describeDmaScheme(functions, () => bouncingScheme())
 describeDmaScheme(functions, () => bouncingScheme({ clear: false }), { name: 'bouncing, not cleared' })
 describeDmaScheme(functions, () => bouncingScheme({ clear: false, shared: true }), { name: 'bouncing, shared, not cleared' })
+describeDmaScheme(functions, () => sealingScheme(), { name: 'sealing', codec })

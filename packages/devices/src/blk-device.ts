@@ -45,16 +45,16 @@ const SCRATCH_BYTES = 40
  * @throws DeviceError `DEVICE_OPTION`, `STORE_CAPACITY`, and what `VirtioDevice` throws
  */
 export class BlkDevice extends VirtioDevice {
-  readonly store: BlockStore
+  declare readonly store: BlockStore
   /** What the device did since it was made. */
-  readonly counters: { reads: number; writes: number; flushes: number; failed: number; unsupported: number }
+  declare readonly counters: { reads: number; writes: number; flushes: number; failed: number; unsupported: number }
 
-  private readonly slots: BlkSlot[]
+  declare private readonly slots: BlkSlot[]
   private finishedSlots: BlkSlot[] = []
-  private readonly scratch: Region
-  private readonly initialWriteback: boolean
-  private readonly stagingLimit: number
-  private readonly longest: number
+  declare private readonly scratch: Region
+  declare private readonly initialWriteback: boolean
+  declare private readonly stagingLimit: number
+  declare private readonly longest: number
   private readonly onWork: (() => void) | null
   private starting: BlkSlot | null = null
   private busy = 0

@@ -35,12 +35,12 @@ const REQUEST_LENGTH = 5
  * @throws DeviceError `WINDOW_OVERLAP`, `WINDOW_OUTSIDE`, `WINDOW_ACCESS`; MemoryError `MEMORY_ADDRESS`, `MEMORY_LENGTH`
  */
 export class BusWindows implements BusPort {
-  readonly name: string
+  declare readonly name: string
   readonly faults: FaultLog<AccessFault> = new FaultLog<AccessFault>()
   /** [0] is the device address to resolve. What follows is the port's own: see below. */
   readonly request: Float64Array = new Float64Array(REQUEST_LENGTH)
   epoch = 0
-  region: Region
+  declare region: Region
 
   // Columns, sorted by base. Addresses and offsets stay out of object fields, where they would become heap numbers.
   private bases = new Float64Array(0)
@@ -50,7 +50,7 @@ export class BusWindows implements BusPort {
   private regions: Region[] = []
   private distinct: Region[] = []
   private hitAccess = 0
-  private readonly empty: Region
+  declare private readonly empty: Region
 
   constructor(name: string, windows: readonly BusWindow[] = []) {
     this.name = name

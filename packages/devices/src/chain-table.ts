@@ -22,13 +22,13 @@ export class ChainTable {
   segments = 0
 
   // Replaced by grow(). Offset and device address of segment s are spans[2 s] and spans[2 s + 1].
-  regions: Region[]
-  lengths: Uint32Array
-  spans: Float64Array
+  declare regions: Region[]
+  declare lengths: Uint32Array
+  declare spans: Float64Array
 
   /** All columns of the rows in one array, and their two byte counts (readable, writable) in another: a chain is put down with few loads. */
-  readonly columns: Int32Array
-  readonly bytes: Float64Array
+  declare readonly columns: Int32Array
+  declare readonly bytes: Float64Array
 
   constructor(rows: number, region: Region) {
     this.columns = new Int32Array(rows * ROW)

@@ -13,12 +13,12 @@ export const AREA_DEVICE_HIGH = 5
 
 /** One virtqueue of a device: the registers that its driver sets, whatever the transport, and the walker over its ring. */
 export class DeviceQueue {
-  readonly index: number
-  readonly maxSize: number
-  readonly walker: SplitRingWalker
+  declare readonly index: number
+  declare readonly maxSize: number
+  declare readonly walker: SplitRingWalker
   readonly areas: Uint32Array = new Uint32Array(6)
   /** As the driver set it; `maxSize` after reset. */
-  size: number
+  declare size: number
   ready = false
   /** A doorbell rang, or work was left over. */
   marked = false

@@ -14,11 +14,11 @@ export interface FifoOptions {
 
 /** A bounded queue of frames in memory that is allocated once. */
 export class FrameFifo {
-  readonly capacity: number
-  readonly frameBytes: number
+  declare readonly capacity: number
+  declare readonly frameBytes: number
   length = 0
-  private readonly bytes: Uint8Array<ArrayBuffer>
-  private readonly lengths: Uint32Array
+  declare private readonly bytes: Uint8Array<ArrayBuffer>
+  declare private readonly lengths: Uint32Array
   private readonly views: (Uint8Array<ArrayBuffer> | null)[]
   private first = 0
 

@@ -18,8 +18,8 @@ export interface PathCounters {
  */
 export class FramePath {
   readonly counters: PathCounters = { delivered: 0, dropped: 0, oversize: 0 }
-  private readonly part: string
-  private readonly fifo: FrameFifo
+  declare private readonly part: string
+  declare private readonly fifo: FrameFifo
   private receiver: FrameReceiver | null = null
 
   constructor(part: string, options: FifoOptions) {

@@ -11,10 +11,10 @@ const KEPT_SOURCES = 8
  * small frame 4 ns.
  */
 export class FrameStaging {
-  readonly region: Region
+  declare readonly region: Region
   /** Twelve bytes for a receive header that has to be written piecewise. */
   readonly header: Region = new Region(new ArrayBuffer(16), 'frame header')
-  private readonly buffer: ArrayBuffer
+  declare private readonly buffer: ArrayBuffer
   private readonly views: (Uint8Array<ArrayBuffer> | null)[]
 
   constructor(longest: number) {

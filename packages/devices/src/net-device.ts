@@ -51,12 +51,12 @@ const TRANSMIT_BATCH = 32
  * @throws DeviceError `DEVICE_OPTION`, and what `VirtioDevice` throws
  */
 export class NetDevice extends VirtioDevice implements FrameReceiver {
-  readonly counters: NetCounters
-  readonly link: NetLink | null
+  declare readonly counters: NetCounters
+  declare readonly link: NetLink | null
 
-  private readonly staging: FrameStaging
+  declare private readonly staging: FrameStaging
   private readonly sources = new FrameSources()
-  private readonly mtu: number
+  declare private readonly mtu: number
   private mergeable = false
   private up = true
   // Longest untagged frame under the negotiated MTU.

@@ -24,6 +24,8 @@ export const NO_CHAIN = -1
 const MAX_INDIRECT_BYTES = 65536 * DESCRIPTOR_SIZE
 
 const TWO_32 = 2 ** 32
+// Neither: the chain is one descriptor.
+const NEXT_OR_INDIRECT = DESCRIPTOR_F_NEXT | DESCRIPTOR_F_INDIRECT
 // The port was not asked yet. (0: it refused.)
 const NOT_ASKED = -1
 
@@ -52,14 +54,14 @@ export interface RingSetup {
  * Use: `update`, then `take` and `push` until `NO_CHAIN`, then `flush`, then `rearm`.
  */
 export class SplitRingWalker {
-  readonly chains: ChainTable
+  declare readonly chains: ChainTable
   broken: QueueFaultReason | null = null
   /** With `broken`: the head of the chain at fault or -1, the offending number, and its bound. */
   brokenHead = -1
   brokenValue = 0
   brokenLimit = 0
 
-  private port: BusPort
+  declare private port: BusPort
   private size = 1
   private indirect = false
   private eventIndex = false
@@ -76,11 +78,11 @@ export class SplitRingWalker {
   private replaceable = false
 
   // The three areas, as elements of the views of their regions.
-  private table: Region
+  declare private table: Region
   private tableWord = 0
-  private driver: Region
+  declare private driver: Region
   private driverHalf = 0
-  private device: Region
+  declare private device: Region
   private deviceHalf = 0
   private deviceWord = 0
   // Whether the areas stand for what the port last granted.
@@ -324,8 +326,8 @@ export class SplitRingWalker {
     return true
   }
 
-  // Copies chains into rows: virtio 1.4 §2.7.5. Here plain descriptors only; whatever is unusual or wrong goes on in walk(), which decides. All
-  // state is local, since a field would be loaded again after each call that is not inlined.
+  // Copies chains into rows: virtio 1.4 §2.7.5. Here only chains of one plain descriptor; whatever is longer, unusual or wrong goes on in walk(), which
+  // decides. All state is local, since a field would be loaded again after each call that is not inlined.
   private append(limit: number): number {
     if (this.broken !== null) return 0
     const { chains, driver, port, size, table } = this
@@ -340,137 +342,77 @@ export class SplitRingWalker {
     const words = table.u32
     const base = this.tableWord
     const request = port.request
+    const held = this.heldWritten
     const { columns, bytes } = chains
     let { lengths, spans, regions, segments: segment } = chains
     let row = chains.rows
     let next = this.next
     let taken = 0
-    let descriptors = 0
-    const held = this.heldWritten
-    walking: while (taken < count) {
+    for (; taken < count; taken++) {
       const head = ring[ringHalf + (next & mask)]
       if (head >= size) {
         this.fail('head', head, head, size)
         break
       }
-      const first = segment
-      let index = head
-      let elements = 0
-      let total = 0
-      let readable = 0
-      let writeFrom = -1
-      let plain = true
-      for (;;) {
-        const word = base + (index << 2)
-        const low = words[word]
-        const high = words[word + 1]
-        const length = words[word + 2]
-        const flagsAndNext = words[word + 3]
-        elements++
+      const word = base + (head << 2)
+      const low = words[word]
+      const high = words[word + 1]
+      const length = words[word + 2]
+      const flagsAndNext = words[word + 3]
+      let granted = NOT_ASKED
+      if ((flagsAndNext & NEXT_OR_INDIRECT) === 0 && length !== 0 && high < ADDRESS_HIGH_LIMIT && segment < lengths.length) {
         const writes = (flagsAndNext & DESCRIPTOR_F_WRITE) !== 0
-        let granted = NOT_ASKED
-        if (
-          (flagsAndNext & DESCRIPTOR_F_INDIRECT) === 0 &&
-          length !== 0 &&
-          high < ADDRESS_HIGH_LIMIT &&
-          elements <= size &&
-          total + length <= MAX_CHAIN_BYTES &&
-          (writes || writeFrom < 0)
-        ) {
-          request[0] = high * TWO_32 + low
-          granted = port.resolve(length, writes ? ACCESS_WRITE : ACCESS_READ)
-          if (granted === length && segment < lengths.length) {
-            if (writes && writeFrom < 0) {
-              writeFrom = segment
-              readable = total
-            }
-            total += length
-            // Comparing costs less than the store's write barrier.
-            const region = port.region
-            if (regions[segment] !== region) regions[segment] = region
-            lengths[segment] = length
-            spans[segment * 2] = port.offset
-            spans[segment * 2 + 1] = request[0]
-            segment++
-            if ((flagsAndNext & DESCRIPTOR_F_NEXT) === 0) break
-            index = flagsAndNext >>> 16
-            if (index < size) continue
-            this.fail('next', head, index, size)
-            segment = first
-            break walking
-          }
+        request[0] = high * TWO_32 + low
+        granted = port.resolve(length, writes ? ACCESS_WRITE : ACCESS_READ)
+        if (granted === length) {
+          // Comparing costs less than the store's write barrier.
+          const region = port.region
+          if (regions[segment] !== region) regions[segment] = region
+          lengths[segment] = length
+          spans[segment * 2] = port.offset
+          spans[segment * 2 + 1] = request[0]
+          const at = row * ROW
+          columns[at + ROW_HEAD] = head
+          columns[at + ROW_POSITION] = next
+          columns[at + ROW_FIRST] = segment
+          columns[at + ROW_WRITE] = writes ? segment : segment + 1
+          columns[at + ROW_END] = segment + 1
+          bytes[row * 2] = writes ? 0 : length
+          bytes[row * 2 + 1] = writes ? length : 0
+          if (held.length !== 0) held[next & mask] = -1
+          segment++
+          row++
+          next = (next + 1) & 0xffff
+          continue
         }
-        chains.rows = row
-        chains.segments = first
-        if (writeFrom < 0) readable = total
-        plain = false
-        if (
-          !this.walk(
-            head,
-            next,
-            segment,
-            index,
-            elements,
-            total,
-            readable,
-            writeFrom,
-            low,
-            high,
-            length,
-            flagsAndNext,
-            granted,
-          )
-        ) {
-          segment = first
-          break walking
-        }
-        ;({ lengths, spans, regions, segments: segment } = chains)
-        row = chains.rows
-        break
       }
-      if (plain) {
-        const at = row * ROW
-        columns[at + ROW_HEAD] = head
-        columns[at + ROW_POSITION] = next
-        columns[at + ROW_FIRST] = first
-        columns[at + ROW_WRITE] = writeFrom < 0 ? segment : writeFrom
-        columns[at + ROW_END] = segment
-        bytes[row * 2] = writeFrom < 0 ? total : readable
-        bytes[row * 2 + 1] = writeFrom < 0 ? 0 : total - readable
-        row++
-      }
+      chains.rows = row
+      chains.segments = segment
+      if (!this.walk(head, next, low, high, length, flagsAndNext, granted)) break
+      ;({ lengths, spans, regions, segments: segment } = chains)
+      row = chains.rows
       if (held.length !== 0) held[next & mask] = -1
       next = (next + 1) & 0xffff
-      taken++
-      descriptors += elements
     }
     this.next = next
     chains.rows = row
     chains.segments = segment
     if (driver.meter !== null) driver.meter.load(2, taken)
-    if (table.meter !== null) table.meter.load(4, 4 * descriptors)
+    if (table.meter !== null) table.meter.load(4, 4 * taken)
     return taken
   }
 
-  // The rest of a chain, in full generality (virtio 1.4 §2.7.5.3), from a descriptor on that was loaded already. `granted` is what the port gave
-  // for it, if it was asked. Appends a row and returns true, or sets `broken`.
-  private walk(
-    head: number,
-    position: number,
-    segment: number,
-    index: number,
-    elements: number,
-    total: number,
-    readable: number,
-    writeFrom: number,
-    low: number,
-    high: number,
-    length: number,
-    flagsAndNext: number,
-    granted: number,
-  ): boolean {
+  // A chain in full generality (virtio 1.4 §2.7.5.3), from its first descriptor on, which was loaded already. `granted` is what the port gave for
+  // it, if it was asked. Appends a row and returns true, or sets `broken`.
+  private walk(head: number, position: number, low: number, high: number, length: number, flagsAndNext: number, granted: number): boolean {
     const { chains, port, size } = this
     const first = chains.segments
+    let segment = first
+    let index = head
+    let elements = 1
+    let total = 0
+    let readable = 0
+    let writeFrom = -1
     let table = this.table
     let base = this.tableWord
     let unaligned = -1

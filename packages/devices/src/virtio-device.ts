@@ -64,22 +64,22 @@ export interface DeviceKind {
  * DEVICE_NEEDS_RESET, and the device then stays away from memory until it is reset.
  */
 export abstract class VirtioDevice {
-  readonly name: string
-  readonly port: BusPort
-  readonly deviceId: number
-  readonly queues: readonly DeviceQueue[]
-  readonly config: ConfigSpace
+  declare readonly name: string
+  declare readonly port: BusPort
+  declare readonly deviceId: number
+  declare readonly queues: readonly DeviceQueue[]
+  declare readonly config: ConfigSpace
   readonly faults: FaultLog<DeviceFault> = new FaultLog<DeviceFault>()
 
   protected polling = false
-  private readonly negotiation: Negotiation
-  private readonly inOrderBatches: boolean
+  declare private readonly negotiation: Negotiation
+  declare private readonly inOrderBatches: boolean
   private readonly driverWords = new Uint32Array(FEATURE_WORDS)
   private beyondFeatures = false
   private accepted: FeatureSet = FeatureSet.empty
   private statusBits = 0
   private alive = false
-  private epoch: number
+  declare private epoch: number
   private transport: DeviceTransport | null = null
 
   /** @throws DeviceError `DEVICE_FEATURE`, `DEVICE_QUEUE_SIZE` */

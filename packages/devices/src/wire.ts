@@ -4,8 +4,8 @@ import type { FrameReceiver, NetLink } from './net-link.ts'
 
 /** One end of a {@link Wire}. Made by it. */
 export class WireEnd implements NetLink {
-  private readonly out: FramePath
-  private readonly into: FramePath
+  declare private readonly out: FramePath
+  declare private readonly into: FramePath
 
   constructor(out: FramePath, into: FramePath) {
     this.out = out
@@ -46,8 +46,8 @@ export class WireEnd implements NetLink {
  * @throws DeviceError `LINK_OPTION`; `LINK_ATTACHED` if a second device is plugged into one end
  */
 export class Wire {
-  readonly a: WireEnd
-  readonly b: WireEnd
+  declare readonly a: WireEnd
+  declare readonly b: WireEnd
 
   constructor(options: FifoOptions = {}) {
     const toA = new FramePath('wire end a', options)

@@ -1,12 +1,4 @@
-import {
-  DMA_OK,
-  type DmaBackend,
-  type DmaLimits,
-  type DmaMappings,
-  type DmaScheme,
-  type DmaStatus,
-  type DmaTraits,
-} from '@guestdma/dma'
+import type { DmaBackend, DmaLimits, DmaScheme, DmaTraits } from '@guestdma/dma'
 import { ForwardingBackend } from '../../src/index.ts'
 
 /** The scheme with its backend replaced: what a backend that lies or errs looks like to the suite. */
@@ -40,21 +32,5 @@ class Claiming extends ForwardingBackend {
 
   override get limits(): DmaLimits {
     return this.claimedLimits
-  }
-}
-
-/** Inverts what crosses: the simplest payload that is not plain. `declared` says so. */
-export class Inverting extends ForwardingBackend {
-  private readonly invert: (m: DmaMappings, row: number) => void
-
-  constructor(inner: DmaBackend, invert: (m: DmaMappings, row: number) => void) {
-    super(inner)
-    this.invert = invert
-  }
-
-  override map(m: DmaMappings, row: number): DmaStatus {
-    const status = super.map(m, row)
-    if (status === DMA_OK) this.invert(m, row)
-    return status
   }
 }

@@ -224,9 +224,14 @@ export class HandDevice implements RegisterBus {
 
   /** The bytes of the device-readable segments of a chain. */
   gather(chain: Chain): Uint8Array {
-    return Uint8Array.from(
-      chain.segments.flatMap(({ address, length, writable }) => (writable ? [] : [...this.bytes(address, length)])),
-    )
+    const readable = chain.segments.filter(({ writable }) => !writable)
+    const bytes = new Uint8Array(readable.reduce((sum, { length }) => sum + length, 0))
+    let at = 0
+    for (const { address, length } of readable) {
+      bytes.set(this.bytes(address, length), at)
+      at += length
+    }
+    return bytes
   }
 
   private chain(queue: QueueRegisters, head: number): Chain {

@@ -175,6 +175,8 @@ export async function makeNet(
       },
     },
   })
+  // Receive buffers are posted from the first poll on.
+  net.poll(1)
   return { ...rig, net, frames, sent, events }
 }
 
