@@ -19,6 +19,16 @@ import {
 import { clear, copy, type GuestMemory, hex } from '@guestdma/memory'
 import { ADDRESS_MASK, type BouncePool, type BounceUser, SLOT_BYTES } from './bounce-pool.ts'
 
+// The engine folds a module's own constants into its code; imported ones it loads at each use.
+const OK = DMA_OK
+const UNMAPPABLE = DMA_UNMAPPABLE
+const EXHAUSTED = DMA_EXHAUSTED
+const TOO_LONG = DMA_TOO_LONG
+const SLOT = SLOT_BYTES
+const LOW_BITS = ADDRESS_MASK
+const TO = TO_DEVICE
+const FROM = FROM_DEVICE
+
 /**
  * What happens to bytes that a slot held before, so that a device that overstates what it wrote cannot have them delivered.
  * `on-lend`: lent bytes are cleared first (default). `on-return`: slots are cleared when they come back, so that nothing stays in the pool
@@ -85,7 +95,7 @@ export class BounceBackend implements DmaBackend {
       granule: 1,
       maxMappingLength: pool.maxMappingLength,
       maxLiveMappings: pool.slots,
-      maxDeviceAddress: pool.device + pool.slots * SLOT_BYTES - 1,
+      maxDeviceAddress: pool.device + pool.slots * SLOT - 1,
       overhead: 0,
       syncGranule: 1,
       staleEntries: 0,
@@ -116,23 +126,23 @@ export class BounceBackend implements DmaBackend {
     const length = m.length[row]
     if (memory.locate(m.guest, row, length) !== length) {
       totals.unmappable++
-      return DMA_UNMAPPABLE
+      return UNMAPPABLE
     }
-    const lead = m.guest[row] & ADDRESS_MASK
+    const lead = m.guest[row] & LOW_BITS
     const count = slotsFor(length + lead)
     if (count > pool.maxRun) {
       totals.tooLong++
-      return DMA_TOO_LONG
+      return TOO_LONG
     }
     const slot = pool.take(this.user, count, m.standing)
     if (slot < 0) {
       totals.exhausted++
-      return DMA_EXHAUSTED
+      return EXHAUSTED
     }
-    const into = slot * SLOT_BYTES + lead
+    const into = slot * SLOT + lead
     const region = pool.region
     region.refresh()
-    if ((m.direction[row] & TO_DEVICE) !== 0) {
+    if ((m.direction[row] & TO) !== 0) {
       memory.region.refresh()
       copy(region, pool.offset + into, memory.region, memory.offset, length)
       totals.bytesCopiedToDevice += length
@@ -145,59 +155,59 @@ export class BounceBackend implements DmaBackend {
     m.token[row] = slot
     this.lent[slot] = count
     totals.maps++
-    return DMA_OK
+    return OK
   }
 
   unmap(m: DmaMappings, row: number, written: number): DmaStatus {
     const { pool, totals } = this
     const length = m.length[row]
-    const lead = m.guest[row] & ADDRESS_MASK
+    const lead = m.guest[row] & LOW_BITS
     const slot = m.token[row]
     const back = written < length ? written : length
-    if (back > 0 && (m.direction[row] & FROM_DEVICE) !== 0) this.copyBack(m, row, 0, back)
+    if (back > 0 && (m.direction[row] & FROM) !== 0) this.copyBack(m, row, 0, back)
     const count = slotsFor(length + lead)
     if (this.clearOnReturn) {
       pool.region.refresh()
-      clear(pool.region, pool.offset + slot * SLOT_BYTES + lead, length)
+      clear(pool.region, pool.offset + slot * SLOT + lead, length)
       totals.bytesCleared += length
     }
     pool.give(this.user, slot, count, m.standing)
     this.lent[slot] = 0
     m.token[row] = -1
     totals.unmaps++
-    return DMA_OK
+    return OK
   }
 
   syncForDevice(m: DmaMappings, row: number, offset: number, length: number): DmaStatus {
     const { memory, pool, totals } = this
     totals.syncs++
     // Bytes that only the device writes must not be overwritten with older ones of the guest's.
-    if ((m.direction[row] & TO_DEVICE) === 0) return DMA_OK
-    if (!inside(m, row, offset, length)) return DMA_UNMAPPABLE
+    if ((m.direction[row] & TO) === 0) return OK
+    if (!inside(m, row, offset, length)) return UNMAPPABLE
     memory.locate(m.guest, row, m.length[row])
     memory.region.refresh()
     pool.region.refresh()
     copy(pool.region, this.slotOffset(m, row) + offset, memory.region, memory.offset + offset, length)
     totals.bytesCopiedToDevice += length
-    return DMA_OK
+    return OK
   }
 
   syncForCpu(m: DmaMappings, row: number, offset: number, length: number): DmaStatus {
     this.totals.syncs++
-    if ((m.direction[row] & FROM_DEVICE) === 0) return DMA_OK
-    if (!inside(m, row, offset, length)) return DMA_UNMAPPABLE
+    if ((m.direction[row] & FROM) === 0) return OK
+    if (!inside(m, row, offset, length)) return UNMAPPABLE
     this.copyBack(m, row, offset, length)
-    return DMA_OK
+    return OK
   }
 
   commitMaps(): DmaStatus {
     this.totals.commitMaps++
-    return DMA_OK
+    return OK
   }
 
   commitUnmaps(): DmaStatus {
     this.totals.commitUnmaps++
-    return DMA_OK
+    return OK
   }
 
   dispose(): void {
@@ -217,12 +227,12 @@ export class BounceBackend implements DmaBackend {
   }
 
   private slotOffset(m: DmaMappings, row: number): number {
-    return this.pool.offset + m.token[row] * SLOT_BYTES + (m.guest[row] & ADDRESS_MASK)
+    return this.pool.offset + m.token[row] * SLOT + (m.guest[row] & LOW_BITS)
   }
 }
 
 function slotsFor(bytes: number): number {
-  return bytes <= SLOT_BYTES ? 1 : Math.ceil(bytes / SLOT_BYTES)
+  return bytes <= SLOT ? 1 : Math.ceil(bytes / SLOT)
 }
 
 function inside(m: DmaMappings, row: number, offset: number, length: number): boolean {

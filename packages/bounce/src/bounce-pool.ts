@@ -9,6 +9,9 @@ export const MAX_RUN = 128
 /** A mapping keeps its address modulo 8, so that the copy in and out of a slot moves whole words. */
 export const ADDRESS_MASK = 7
 
+// As many slots as a batch usually holds.
+const SPARE = 64
+
 // Slots are aligned for every ring and buffer up to their own size.
 const POOL_ALIGN = SLOT_BYTES
 
@@ -57,6 +60,9 @@ export class BouncePool {
 
   declare private readonly general: SlotMap
   declare private readonly reserved: SlotMap
+  // Single slots that came back last, so that the next single mapping finds one without a search, and in the caches.
+  private readonly spare = new Int32Array(SPARE)
+  private spareCount = 0
   private readonly users = new Set<BounceUser>()
   private allocated = 0
   private standingLimit = 0
@@ -108,20 +114,20 @@ export class BouncePool {
 
   /** Takes `count` adjacent slots for a mapping and returns the first, or -1. */
   take(user: BounceUser, count: number, standing: boolean): number {
-    let slot: number
-    if (standing) {
-      slot = user.standing + count > this.standingLimit ? -1 : count === 1 ? this.general.takeLowest() : this.general.takeRunLowest(count)
-      if (slot >= 0) user.standing += count
+    let slot = -1
+    if (count === 1 && !standing && this.spareCount > 0) {
+      slot = this.spare[--this.spareCount]
     } else {
-      slot = count === 1 ? this.general.takeHighest() : this.general.takeRunHighest(count)
-      if (slot < 0) {
-        slot = count === 1 ? this.reserved.takeHighest() : this.reserved.takeRunHighest(count)
-        if (slot >= 0) slot += this.general.size
+      slot = this.find(user, count, standing)
+      if (slot < 0 && this.spareCount > 0) {
+        this.returnSpare()
+        slot = this.find(user, count, standing)
       }
-    }
-    if (slot < 0) {
-      this.stalls++
-      return -1
+      if (slot < 0) {
+        this.stalls++
+        return -1
+      }
+      if (standing) user.standing += count
     }
     this.inUse += count
     if (this.inUse > this.highWater) this.highWater = this.inUse
@@ -130,9 +136,13 @@ export class BouncePool {
 
   /** Gives the slots of a mapping back. */
   give(user: BounceUser, slot: number, count: number, standing: boolean): void {
-    if (standing) user.standing -= count
     this.inUse -= count
     const split = this.general.size
+    if (count === 1 && !standing && slot < split && this.spareCount < SPARE) {
+      this.spare[this.spareCount++] = slot
+      return
+    }
+    if (standing) user.standing -= count
     for (let i = slot; i < slot + count; i++) {
       if (i < split) this.general.give(i)
       else this.reserved.give(i - split)
@@ -144,6 +154,7 @@ export class BouncePool {
     const count = Math.ceil(length / SLOT_BYTES)
     const step = Math.max(1, align / SLOT_BYTES)
     const misfit = (this.device / SLOT_BYTES) % step
+    this.returnSpare()
     const slot = this.general.takeRunLowest(count, step, (step - misfit) % step)
     if (slot < 0) {
       throw new DmaError('DMA_ALLOC', this.name, `no ${count} adjacent slots for ${length} bytes (${this.general.free} of ${this.slots} free); make the pool larger`, {
@@ -170,6 +181,22 @@ export class BouncePool {
     for (let i = 0; i < count; i++) this.general.give(slot + i)
     this.allocated -= count
     this.divide()
+  }
+
+  private find(user: BounceUser, count: number, standing: boolean): number {
+    const { general, reserved } = this
+    if (standing) {
+      if (user.standing + count > this.standingLimit) return -1
+      return count === 1 ? general.takeLowest() : general.takeRunLowest(count)
+    }
+    const slot = count === 1 ? general.takeHighest() : general.takeRunHighest(count)
+    if (slot >= 0) return slot
+    const kept = count === 1 ? reserved.takeHighest() : reserved.takeRunHighest(count)
+    return kept < 0 ? -1 : kept + general.size
+  }
+
+  private returnSpare(): void {
+    while (this.spareCount > 0) this.general.give(this.spare[--this.spareCount])
   }
 
   private divide(): void {

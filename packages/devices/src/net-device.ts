@@ -33,6 +33,13 @@ import type { FrameReceiver, NetLink } from './net-link.ts'
 import { NO_CHAIN } from './split-ring-walker.ts'
 import { VirtioDevice } from './virtio-device.ts'
 
+// The engine folds a module's own constants into its code; imported ones it loads at each use.
+const HEADER = NET_HEADER_SIZE
+const FLAGS_AT = NET_HEADER_FLAGS
+const GSO_AT = NET_HEADER_GSO_TYPE
+const GSO_NONE = NET_HDR_GSO_NONE
+const VLAN = VLAN_TAG_SIZE
+
 // Flags of a transmit header that ask for what is never negotiated here: NEEDS_CSUM, and UDP_TUNNEL_CSUM, which without a tunnel the device
 // must not accept (§5.1.6.2.2). Other flags are ignored, as that section demands.
 const OFFLOAD_FLAGS = 1 | 8
@@ -129,7 +136,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
     if (!this.live) return false
     const { walker } = queue
     const { chains } = walker
-    const needed = NET_HEADER_SIZE + length
+    const needed = HEADER + length
     let rows = 0
     let room = 0
     while (room < needed) {
@@ -137,9 +144,9 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
       if (row === NO_CHAIN && walker.update() > 0) row = rows === 0 ? walker.take() : walker.takeMore()
       if (row === NO_CHAIN) return this.noBuffer(queue, rows)
       const writable = chains.writable(row)
-      if (writable < NET_HEADER_SIZE) {
+      if (writable < HEADER) {
         // §5.1.6.3.1. Without MRG_RXBUF it could not hold a frame either.
-        walker.fail('receive-buffer', chains.head(row), writable, NET_HEADER_SIZE)
+        walker.fail('receive-buffer', chains.head(row), writable, HEADER)
         return this.noBuffer(queue, 0)
       }
       room += writable
@@ -222,9 +229,9 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
     let row = 0
     for (; row < rows; row++) {
       if (linked && link.full === true) break
-      const length = chains.readable(row) - NET_HEADER_SIZE
+      const length = chains.readable(row) - HEADER
       // A VLAN tag is looked for in what was staged; one that long is the most that staging holds.
-      if (length <= 0 || length > longest + VLAN_TAG_SIZE) {
+      if (length <= 0 || length > longest + VLAN) {
         this.dropBadLength(queue, chains.head(row), length)
         continue
       }
@@ -274,35 +281,35 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
     const segment = chains.first(row)
     const first = chains.lengths[segment]
     const start = chains.offset(segment)
-    if (first >= NET_HEADER_SIZE && start < NEAR) {
+    if (first >= HEADER && start < NEAR) {
       const region = chains.regions[segment]
       // As integers: a double that is passed on is an allocation.
       const header = start | 0
       if (asksForOffload(region.u8, header)) return -1
       // The usual framings, one descriptor or two, without the general walk.
-      if (first === NET_HEADER_SIZE + length) {
-        const payload = header + NET_HEADER_SIZE
+      if (first === HEADER + length) {
+        const payload = header + HEADER
         copy(to, payload & 7, region, payload, length)
         return payload & 7
       }
-      if (first === NET_HEADER_SIZE && chains.lengths[segment + 1] === length && chains.offset(segment + 1) < NEAR) {
+      if (first === HEADER && chains.lengths[segment + 1] === length && chains.offset(segment + 1) < NEAR) {
         const payload = chains.offset(segment + 1) | 0
         copy(to, payload & 7, chains.regions[segment + 1], payload, length)
         return payload & 7
       }
-      chains.gather(row, NET_HEADER_SIZE, to, 0, length)
+      chains.gather(row, HEADER, to, 0, length)
       return 0
     }
-    chains.gather(row, 0, to, 0, NET_HEADER_SIZE)
+    chains.gather(row, 0, to, 0, HEADER)
     if (asksForOffload(to.u8, 0)) return -1
-    chains.gather(row, NET_HEADER_SIZE, to, 0, length)
+    chains.gather(row, HEADER, to, 0, length)
     return 0
   }
 
   private dropBadLength(queue: DeviceQueue, head: number, length: number): void {
     if (length < 0) {
       this.counters.transmitMalformed++
-      this.badRequest(queue, 'short-header', head, length + NET_HEADER_SIZE)
+      this.badRequest(queue, 'short-header', head, length + HEADER)
     } else {
       this.counters.transmitOversize++
       this.badRequest(queue, 'frame-size', head, length)
@@ -318,7 +325,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
     let left = frame.length
     this.putHeader(queue, rows)
     for (let row = 0; row < rows; row++) {
-      const skip = row === 0 ? NET_HEADER_SIZE : 0
+      const skip = row === 0 ? HEADER : 0
       const piece = Math.min(left, chains.writable(row) - skip)
       chains.scatter(row, skip, source, at, piece)
       at += piece
@@ -331,10 +338,10 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
   private putHeader(queue: DeviceQueue, rows: number): void {
     const { chains } = queue.walker
     const segment = chains.write(0)
-    if (chains.lengths[segment] < NET_HEADER_SIZE) {
+    if (chains.lengths[segment] < HEADER) {
       const header = this.staging.header
       header.view.setUint16(NET_HEADER_NUM_BUFFERS, rows, true)
-      chains.scatter(0, 0, header, 0, NET_HEADER_SIZE)
+      chains.scatter(0, 0, header, 0, HEADER)
       return
     }
     const region = chains.regions[segment]
@@ -344,7 +351,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
     view.setUint32(offset + 4, 0, true)
     view.setUint32(offset + 8, rows << 16, true)
     if (region.meter !== null) region.meter.store(4, 3)
-    if (region.onDeviceWrite !== null) region.onDeviceWrite(offset, NET_HEADER_SIZE)
+    if (region.onDeviceWrite !== null) region.onDeviceWrite(offset, HEADER)
   }
 
   private noBuffer(queue: DeviceQueue, rows: number): false {
@@ -360,7 +367,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
   private tooLong(frame: Uint8Array<ArrayBuffer>): boolean {
     const over = frame.length - this.longest
     if (over <= 0) return false
-    if (over > VLAN_TAG_SIZE) return true
+    if (over > VLAN) return true
     const type = (frame[ETHERTYPE_OFFSET] << 8) | frame[ETHERTYPE_OFFSET + 1]
     return type !== 0x8100 && type !== 0x88a8
   }
@@ -369,7 +376,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
 // The header's two fields that matter, each loaded once.
 function asksForOffload(bytes: Uint8Array, header: number): boolean {
   return (
-    (bytes[header + NET_HEADER_FLAGS] & OFFLOAD_FLAGS) !== 0 || bytes[header + NET_HEADER_GSO_TYPE] !== NET_HDR_GSO_NONE
+    (bytes[header + FLAGS_AT] & OFFLOAD_FLAGS) !== 0 || bytes[header + GSO_AT] !== GSO_NONE
   )
 }
 

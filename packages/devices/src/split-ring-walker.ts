@@ -17,6 +17,20 @@ import {
 import { ChainTable, ROW, ROW_END, ROW_FIRST, ROW_HEAD, ROW_POSITION, ROW_WRITE } from './chain-table.ts'
 import type { QueueFaultReason } from './faults.ts'
 
+// The engine folds a module's own constants into its code; imported ones it loads at each use.
+const STRIDE = ROW
+const HEAD = ROW_HEAD
+const POSITION = ROW_POSITION
+const FIRST = ROW_FIRST
+const WRITE = ROW_WRITE
+const END = ROW_END
+const READ_ACCESS = ACCESS_READ
+const WRITE_ACCESS = ACCESS_WRITE
+const F_NEXT = DESCRIPTOR_F_NEXT
+const F_WRITE = DESCRIPTOR_F_WRITE
+const F_INDIRECT = DESCRIPTOR_F_INDIRECT
+const HIGH_LIMIT = ADDRESS_HIGH_LIMIT
+
 /** What `take` returns when there is no chain: none available, or the queue is broken. */
 export const NO_CHAIN = -1
 
@@ -25,7 +39,7 @@ const MAX_INDIRECT_BYTES = 65536 * DESCRIPTOR_SIZE
 
 const TWO_32 = 2 ** 32
 // Neither: the chain is one descriptor.
-const NEXT_OR_INDIRECT = DESCRIPTOR_F_NEXT | DESCRIPTOR_F_INDIRECT
+const NEXT_OR_INDIRECT = F_NEXT | F_INDIRECT
 // The port was not asked yet. (0: it refused.)
 const NOT_ASKED = -1
 
@@ -132,15 +146,15 @@ export class SplitRingWalker {
   /** Resolves the three areas; again whenever the port's epoch changed. False: `broken` says why. */
   attach({ areas, size }: RingSetup): boolean {
     this.attached = false
-    const desc = this.area(areas[0], areas[1], descriptorTableBytes(size), DESCRIPTOR_TABLE_ALIGN, 4, ACCESS_READ)
+    const desc = this.area(areas[0], areas[1], descriptorTableBytes(size), DESCRIPTOR_TABLE_ALIGN, 4, READ_ACCESS)
     if (desc < 0) return false
     this.table = this.port.region
     this.tableWord = integer(desc / 4)
-    const driver = this.area(areas[2], areas[3], availableRingBytes(size), AVAILABLE_RING_ALIGN, 2, ACCESS_READ)
+    const driver = this.area(areas[2], areas[3], availableRingBytes(size), AVAILABLE_RING_ALIGN, 2, READ_ACCESS)
     if (driver < 0) return false
     this.driver = this.port.region
     this.driverHalf = integer(driver / 2)
-    const device = this.area(areas[4], areas[5], usedRingBytes(size), USED_RING_ALIGN, 4, ACCESS_WRITE)
+    const device = this.area(areas[4], areas[5], usedRingBytes(size), USED_RING_ALIGN, 4, WRITE_ACCESS)
     if (device < 0) return false
     this.device = this.port.region
     this.deviceHalf = integer(device / 2)
@@ -213,7 +227,7 @@ export class SplitRingWalker {
   pushRows(rows: number): void {
     const columns = this.chains.columns
     if (this.batchUsed) {
-      for (let row = 0; row < rows; row++) this.push(columns[row * ROW + ROW_HEAD], 0, true)
+      for (let row = 0; row < rows; row++) this.push(columns[row * STRIDE + HEAD], 0, true)
       return
     }
     const device = this.device
@@ -224,7 +238,7 @@ export class SplitRingWalker {
     let used = this.used
     for (let row = 0; row < rows; row++) {
       const word = first + ((used & mask) << 1)
-      words[word] = columns[row * ROW + ROW_HEAD]
+      words[word] = columns[row * STRIDE + HEAD]
       words[word + 1] = 0
       used = (used + 1) & 0xffff
     }
@@ -318,7 +332,7 @@ export class SplitRingWalker {
     let writable = 0
     for (let i = 0; i < count; i++) {
       this.port.request[0] = addresses[i]
-      segment = this.pieces(segment, lengths[i], this.port.resolve(lengths[i], ACCESS_WRITE), ACCESS_WRITE, head)
+      segment = this.pieces(segment, lengths[i], this.port.resolve(lengths[i], WRITE_ACCESS), WRITE_ACCESS, head)
       if (segment < 0) return false
       writable += lengths[i]
     }
@@ -360,10 +374,10 @@ export class SplitRingWalker {
       const length = words[word + 2]
       const flagsAndNext = words[word + 3]
       let granted = NOT_ASKED
-      if ((flagsAndNext & NEXT_OR_INDIRECT) === 0 && length !== 0 && high < ADDRESS_HIGH_LIMIT && segment < lengths.length) {
-        const writes = (flagsAndNext & DESCRIPTOR_F_WRITE) !== 0
+      if ((flagsAndNext & NEXT_OR_INDIRECT) === 0 && length !== 0 && high < HIGH_LIMIT && segment < lengths.length) {
+        const writes = (flagsAndNext & F_WRITE) !== 0
         request[0] = high * TWO_32 + low
-        granted = port.resolve(length, writes ? ACCESS_WRITE : ACCESS_READ)
+        granted = port.resolve(length, writes ? WRITE_ACCESS : READ_ACCESS)
         if (granted === length) {
           // Comparing costs less than the store's write barrier.
           const region = port.region
@@ -371,12 +385,12 @@ export class SplitRingWalker {
           lengths[segment] = length
           spans[segment * 2] = port.offset
           spans[segment * 2 + 1] = request[0]
-          const at = row * ROW
-          columns[at + ROW_HEAD] = head
-          columns[at + ROW_POSITION] = next
-          columns[at + ROW_FIRST] = segment
-          columns[at + ROW_WRITE] = writes ? segment : segment + 1
-          columns[at + ROW_END] = segment + 1
+          const at = row * STRIDE
+          columns[at + HEAD] = head
+          columns[at + POSITION] = next
+          columns[at + FIRST] = segment
+          columns[at + WRITE] = writes ? segment : segment + 1
+          columns[at + END] = segment + 1
           bytes[row * 2] = writes ? 0 : length
           bytes[row * 2 + 1] = writes ? length : 0
           if (held.length !== 0) held[next & mask] = -1
@@ -419,15 +433,15 @@ export class SplitRingWalker {
     let entries = size
     let inTable = false
     for (;;) {
-      if ((flagsAndNext & DESCRIPTOR_F_INDIRECT) !== 0) {
+      if ((flagsAndNext & F_INDIRECT) !== 0) {
         if (inTable) return this.reject('indirect-nested', head, index, 0)
         if (!this.indirect) return this.reject('indirect-feature', head, index, 0)
-        if ((flagsAndNext & DESCRIPTOR_F_NEXT) !== 0) return this.reject('indirect-next', head, index, 0)
+        if ((flagsAndNext & F_NEXT) !== 0) return this.reject('indirect-next', head, index, 0)
         if (length === 0 || (length & 15) !== 0 || length > MAX_INDIRECT_BYTES) {
           return this.reject('indirect-length', head, length, MAX_INDIRECT_BYTES)
         }
         // The WRITE flag of this descriptor is ignored (§2.7.5.3.2). The spec aligns no indirect table.
-        const offset = this.contiguous(low, high, length, ACCESS_READ)
+        const offset = this.contiguous(low, high, length, READ_ACCESS)
         if (offset < 0) return this.reject('indirect-unreachable', head, length, 0)
         table = port.region
         unaligned = (offset & 3) === 0 ? -1 : offset
@@ -440,9 +454,9 @@ export class SplitRingWalker {
       } else {
         if (elements > size) return this.reject('chain-length', head, elements, size)
         if (total + length > MAX_CHAIN_BYTES) return this.reject('chain-bytes', head, total + length, MAX_CHAIN_BYTES)
-        let access: 1 | 2 = ACCESS_READ
-        if ((flagsAndNext & DESCRIPTOR_F_WRITE) !== 0) {
-          access = ACCESS_WRITE
+        let access: 1 | 2 = READ_ACCESS
+        if ((flagsAndNext & F_WRITE) !== 0) {
+          access = WRITE_ACCESS
           if (writeFrom < 0) {
             writeFrom = segment
             readable = total
@@ -450,7 +464,7 @@ export class SplitRingWalker {
         } else if (writeFrom >= 0) return this.reject('order', head, index, 0)
         total += length
         if (length !== 0) {
-          if (high >= ADDRESS_HIGH_LIMIT) {
+          if (high >= HIGH_LIMIT) {
             port.outOfReach?.(high, low, length, access)
             return this.reject('buffer-unreachable', head, index, 0)
           }
@@ -461,7 +475,7 @@ export class SplitRingWalker {
           segment = this.pieces(segment, length, granted, access, head)
           if (segment < 0) return false
         }
-        if ((flagsAndNext & DESCRIPTOR_F_NEXT) === 0) break
+        if ((flagsAndNext & F_NEXT) === 0) break
         index = flagsAndNext >>> 16
         if (index >= entries) return this.reject('next', head, index, entries)
       }
@@ -523,7 +537,7 @@ export class SplitRingWalker {
   // Resolves a span that has to be one piece, though the port may grant it step by step. The port's region tells where; -1: it is not.
   private contiguous(low: number, high: number, length: number, access: 1 | 2): number {
     const port = this.port
-    if (high >= ADDRESS_HIGH_LIMIT) {
+    if (high >= HIGH_LIMIT) {
       port.outOfReach?.(high, low, length, access)
       return -1
     }

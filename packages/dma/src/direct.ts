@@ -6,6 +6,10 @@ import type { DmaMappings } from './mappings.ts'
 import type { DmaProvider, DmaScheme, PlatformBuilder, PlatformOffer, Suitability } from './offer.ts'
 import { DMA_OK, DMA_UNMAPPABLE, type DmaDirection, type DmaStatus } from './status.ts'
 
+// The engine folds a module's own constants into its code; imported ones it loads at each use.
+const OK = DMA_OK
+const UNMAPPABLE = DMA_UNMAPPABLE
+
 /**
  * No confinement: the device is given the guest's own addresses, plus a bus offset where ACCESS_PLATFORM was accepted. The measure that every
  * other scheme is held against, and the backend under an IOMMU driver's own request queue.
@@ -83,37 +87,37 @@ export class DirectBackend implements DmaBackend {
     const length = m.length[row]
     if (!this.memory.contains(m.guest, row, length)) {
       this.counters.unmappable++
-      return DMA_UNMAPPABLE
+      return UNMAPPABLE
     }
     m.device[row] = m.guest[row] + this.busOffset
     m.deviceLength[row] = length
     this.counters.maps++
-    return DMA_OK
+    return OK
   }
 
   unmap(_m: DmaMappings, _row: number, _written: number): DmaStatus {
     this.counters.unmaps++
-    return DMA_OK
+    return OK
   }
 
   syncForDevice(_m: DmaMappings, _row: number, _offset: number, _length: number): DmaStatus {
     this.counters.syncs++
-    return DMA_OK
+    return OK
   }
 
   syncForCpu(_m: DmaMappings, _row: number, _offset: number, _length: number): DmaStatus {
     this.counters.syncs++
-    return DMA_OK
+    return OK
   }
 
   commitMaps(): DmaStatus {
     this.counters.commitMaps++
-    return DMA_OK
+    return OK
   }
 
   commitUnmaps(): DmaStatus {
     this.counters.commitUnmaps++
-    return DMA_OK
+    return OK
   }
 
   dispose(): void {

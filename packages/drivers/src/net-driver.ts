@@ -23,6 +23,13 @@ import { FrameBatch, NO_BUFFER, ReceivedFrames } from './frames.ts'
 import { RamBuffers } from './ram-buffers.ts'
 import { type DeviceSession, QUEUE_FEATURES } from './session.ts'
 
+// The engine folds a module's own constants into its code; imported ones it loads at each use.
+const HEADER = NET_HEADER_SIZE
+const NONE = NO_BUFFER
+const OK = DMA_OK
+const ACQUIRED = BUFFER_ACQUIRED
+const LENT = BUFFER_LENT
+
 /** What {@link NetDriver} understands. Bits that decide the DMA backend are added when it is chosen. */
 export const NET_FEATURES: FeatureSet = FeatureSet.of(...QUEUE_FEATURES, VIRTIO_NET_F_MAC, VIRTIO_NET_F_STATUS, VIRTIO_NET_F_MTU)
 
@@ -91,7 +98,7 @@ export class NetDriver {
   readonly counters: NetCounters = { framesSent: 0, bytesSent: 0, framesReceived: 0, bytesReceived: 0, malformed: 0 }
   linkUp = true
   /** Why the last `send` took less than it was given: `QUEUE_FULL`, `DMA_EXHAUSTED` (both pass), or a permanent status. */
-  sendStatus: number = DMA_OK
+  sendStatus: number = OK
   broken: DeviceBrokenError | null = null
 
   declare private readonly observer: NetObserver
@@ -174,7 +181,7 @@ export class NetDriver {
     this.received = new ReceivedFrames(this.receiveBuffers.region, this.receive.size)
     // Only a frame in the caller's own memory has its header elsewhere. With no offload agreed it is all zero (virtio 1.4 §5.1.6.2), as its
     // cell is from the start.
-    this.transmitHeaders = pool ? SEGMENT_DEVICE : this.transmit.cells(NET_HEADER_SIZE, TO_DEVICE).kind
+    this.transmitHeaders = pool ? SEGMENT_DEVICE : this.transmit.cells(HEADER, TO_DEVICE).kind
     this.staged = new Float64Array(this.transmit.size)
     this.postedLength = new Uint32Array(this.receive.size).fill(this.receiveCapacity)
     this.postedAddress = new Float64Array(this.receive.size)
@@ -217,10 +224,10 @@ export class NetDriver {
     const owned = this.check(batch)
     const { count, length, buffer } = batch
     const framed = (owned || batch.headed) && count <= this.transmit.size
-    this.sendStatus = DMA_OK
+    this.sendStatus = OK
     const n = framed ? this.addFramed(batch, owned) : this.addUnframed(batch)
-    const published = n === 0 ? DMA_OK : this.transmit.publish()
-    if (published !== DMA_OK) {
+    const published = n === 0 ? OK : this.transmit.publish()
+    if (published !== OK) {
       this.sendStatus = published
       this.noticeBroken()
       return 0
@@ -229,7 +236,7 @@ export class NetDriver {
     let bytes = 0
     for (let i = 0; i < n; i++) {
       bytes += length[i]
-      if (buffer[i] !== NO_BUFFER) held[buffer[i]] = BUFFER_LENT
+      if (buffer[i] !== NONE) held[buffer[i]] = LENT
     }
     this.counters.framesSent += n
     this.counters.bytesSent += bytes
@@ -314,7 +321,7 @@ export class NetDriver {
     const { address, buffer, length, token, count } = batch
     const { transmit: queue, sent, transmitBase: base, place, staged } = this
     if (owned) for (let i = 0; i < count; i++) staged[i] = base[buffer[i]]
-    const n = queue.addEach(count, owned ? staged : address, length, NET_HEADER_SIZE, place, false)
+    const n = queue.addEach(count, owned ? staged : address, length, HEADER, place, false)
     const ids = queue.added
     for (let i = 0; i < n; i++) {
       const at = 2 * ids[i]
@@ -331,19 +338,19 @@ export class NetDriver {
     const { segments } = queue
     for (let i = 0; i < count; i++) {
       const own = buffer[i]
-      if (own === NO_BUFFER) {
+      if (own === NONE) {
         segments.kind[0] = transmitHeaders
         segments.address[0] = 0
-        segments.length[0] = NET_HEADER_SIZE
+        segments.length[0] = HEADER
         segments.kind[1] = SEGMENT_GUEST
         segments.address[1] = address[i]
         segments.length[1] = length[i]
       } else {
         segments.kind[0] = place
-        segments.address[0] = base[own] - NET_HEADER_SIZE
-        segments.length[0] = length[i] + NET_HEADER_SIZE
+        segments.address[0] = base[own] - HEADER
+        segments.length[0] = length[i] + HEADER
       }
-      const id = queue.add(own === NO_BUFFER ? 2 : 1, 0)
+      const id = queue.add(own === NONE ? 2 : 1, 0)
       if (id < 0) {
         this.sendStatus = id
         return i
@@ -363,7 +370,7 @@ export class NetDriver {
     for (let i = 0; i < n; i++) {
       const id = ids[i]
       const buffer = sent[2 * id]
-      if (buffer !== NO_BUFFER) this.transmitBuffers.release(buffer)
+      if (buffer !== NONE) this.transmitBuffers.release(buffer)
       tokens[i] = sent[2 * id + 1]
     }
     queue.recycle()
@@ -408,13 +415,13 @@ export class NetDriver {
       const buffer = this.postedBuffer[id]
       const begin = this.receiveBuffers.offset[buffer] + HEADROOM
       // NEEDS_CSUM and any gso_type would be an offload that nobody agreed on; other flags are ignored (virtio 1.4 §5.1.6.4.2).
-      if (status[i] !== DMA_OK || written <= NET_HEADER_SIZE || (u16[(begin - NET_HEADER_SIZE) / 2] & OFFLOADS) !== 0) {
+      if (status[i] !== OK || written <= HEADER || (u16[(begin - HEADER) / 2] & OFFLOADS) !== 0) {
         this.counters.malformed++
         continue
       }
       offset[frames] = begin
-      length[frames] = written - NET_HEADER_SIZE
-      bytes += written - NET_HEADER_SIZE
+      length[frames] = written - HEADER
+      bytes += written - HEADER
       frames++
     }
     this.received.count = frames
@@ -433,10 +440,10 @@ export class NetDriver {
       this.posting[i] = buffer
       postedAddress[i] = base[buffer]
     }
-    const n = queue.addEach(wanted, postedAddress, this.postedLength, NET_HEADER_SIZE, this.place, true)
+    const n = queue.addEach(wanted, postedAddress, this.postedLength, HEADER, this.place, true)
     for (let i = 0; i < n; i++) this.postedBuffer[queue.added[i]] = this.posting[i]
     for (let i = n; i < wanted; i++) buffers.release(this.posting[i])
-    if (queue.publish() === DMA_OK) return
+    if (queue.publish() === OK) return
     for (let i = 0; i < queue.undone; i++) buffers.release(this.postedBuffer[queue.undoneId[i]])
   }
 
@@ -469,8 +476,8 @@ export class NetDriver {
     let owned = true
     for (let i = 0; i < count; i++) {
       if (length[i] === 0 || length[i] > maxFrame) this.checkLength(length[i])
-      if (buffer[i] === NO_BUFFER) owned = false
-      else if (held[buffer[i]] !== BUFFER_ACQUIRED) {
+      if (buffer[i] === NONE) owned = false
+      else if (held[buffer[i]] !== ACQUIRED) {
         throw new DriverError('NET_FRAME_PLACE', this.name, `frame ${i} names buffer ${buffer[i]}, which is not one that acquire() returned`, { row: i, buffer: buffer[i] })
       }
     }

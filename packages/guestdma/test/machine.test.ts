@@ -33,6 +33,7 @@ import {
   RecordingLink,
   ranges,
   settled,
+  smallSchemes,
 } from './support/machines.ts'
 
 const net = (name: string, more: Partial<DeviceConfig & { type: 'net' }> = {}): DeviceConfig => ({
@@ -61,7 +62,10 @@ async function chosen(
 
 describe('machine/scheme: what is chosen and why', () => {
   it('takes the shared pool by default, and tells the ladder', async () => {
-    const { made, events } = await chosen([net('net0')])
+    const events: SchemeChosen[] = []
+    const emitter = new MachineEvents()
+    emitter.on('scheme', (event) => events.push(event))
+    const made = await createMachine({ memory: ranges(), devices: [net('net0')], events: emitter })
     expect(events).toEqual([
       {
         device: 'net0',
@@ -167,8 +171,9 @@ describe('machine/names and device types', () => {
     await expect(machine([blk('disk0', { make }), net('net0', { dma: 'nowhere' })])).rejects.toMatchObject({
       code: 'DMA_UNKNOWN_SCHEME',
     })
-    expect((first as BlkDevice | null)?.status).toBe(0)
-    expect(((first as BlkDevice | null)?.port as BusWindows).windows).toEqual([])
+    const { status, port } = first as unknown as BlkDevice
+    expect(status).toBe(0)
+    expect((port as BusWindows).windows).toEqual([])
   })
 
   it('refuses a model whose device ID is not of the type', async () => {
@@ -236,16 +241,11 @@ describe('init/*: the drivers break no rule that the device models know of', () 
 })
 
 describe('reset/revokes: close gives every span of guest RAM back', () => {
-  const schemes = [sharedPoolScheme(), directScheme(), { ...sharedPoolScheme({ per: 'machine' }) }]
-
   it.each(PLATFORMS.flatMap((platform) => MODES.map((mode) => [platform, mode] as const)))(
     'on %s in %s mode, with requests in flight',
     async (platform, mode) => {
       const store = new HeldStore(pattern(64 * 512))
-      const made = await machine(
-        [net('net0', { platform, mode }), blk('disk0', { platform, mode, device: { store } })],
-        { schemes: schemes.slice(0, 2) },
-      )
+      const made = await machine([net('net0', { platform, mode }), blk('disk0', { platform, mode, device: { store } })])
       made.pump()
       const address = made.ram.allocate(4096)
       const states = [outcome(made.blk('disk0').read(0, address, 4096)), outcome(made.blk('disk0').readBytes(0, 512))]
@@ -458,7 +458,7 @@ describe('machine/memory', () => {
       const wasm = new WebAssembly.Memory({ initial: 128, maximum: 256 })
       const link = new RecordingLink()
       const memory = new GuestMemory([{ base: BASE, length: 128 << 16, memory: wasm }])
-      const made = await createMachine({ memory, devices: devices(platform, mode, link) })
+      const made = await createMachine({ memory, schemes: smallSchemes(), devices: devices(platform, mode, link) })
       await work(made, link, () => wasm.grow(1))
       expect(wasm.buffer.byteLength).toBe((128 + 12) << 16)
       await made.close()
@@ -498,7 +498,11 @@ describe('machine/memory', () => {
     async (platform, mode) => {
       const link = new RecordingLink()
       const memory = new GuestMemory([{ base: BASE, length: 8 << 20, memory: new SharedArrayBuffer(8 << 20) }])
-      await work(await createMachine({ memory, devices: devices(platform, mode, link) }), link, () => {})
+      await work(
+        await createMachine({ memory, schemes: smallSchemes(), devices: devices(platform, mode, link) }),
+        link,
+        () => {},
+      )
     },
   )
 
@@ -508,7 +512,7 @@ describe('machine/memory', () => {
       { base: BASE, length: 8 << 20, memory: new ArrayBuffer(9 << 20), offset: 1 << 20 },
       { base: 0x1_0000_0000, length: 0x10_000, memory: new ArrayBuffer(0x10_000) },
     ])
-    const made = await createMachine({ memory, devices: [blk('disk0', { platform })] })
+    const made = await createMachine({ memory, schemes: smallSchemes(), devices: [blk('disk0', { platform })] })
     expect(made.ram.allocate(16)).toBeGreaterThanOrEqual(BASE)
     for (const at of [0x1000, 0x10_e00, 0x1_0000_0000, 0x1_0000_fe00]) {
       const address = guestAddress(at)

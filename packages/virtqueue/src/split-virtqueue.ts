@@ -34,6 +34,15 @@ import {
   type VirtqueueOptions,
 } from './virtqueue.ts'
 
+// The engine folds a module's own constants into its code; imported ones it loads at each use.
+const OK = DMA_OK
+const F_WRITE = DESCRIPTOR_F_WRITE
+const F_NEXT = DESCRIPTOR_F_NEXT
+const GUEST = SEGMENT_GUEST
+const CELL = SEGMENT_CELL
+const TO = TO_DEVICE
+const FROM = FROM_DEVICE
+
 // States of a chain. Only an OUTSTANDING one may come back through the used ring.
 const FREE = 0
 const OUTSTANDING = 1
@@ -173,11 +182,11 @@ export class SplitVirtqueue implements Virtqueue {
       return held[held.length - 1]
     }
     try {
-      this.table = alloc(descriptorTableBytes(size), DESCRIPTOR_TABLE_ALIGN, TO_DEVICE)
+      this.table = alloc(descriptorTableBytes(size), DESCRIPTOR_TABLE_ALIGN, TO)
       // The rings are accessed as 16- and 32-bit elements of one view; the used ring's elements begin 4 bytes in.
-      this.available = alloc(availableRingBytes(size), Math.max(AVAILABLE_RING_ALIGN, 4), TO_DEVICE)
-      this.used = alloc(usedRingBytes(size), USED_RING_ALIGN, FROM_DEVICE)
-      this.indirect = tables > 0 ? alloc(tables * this.tableCapacity * DESCRIPTOR_SIZE, DESCRIPTOR_TABLE_ALIGN, TO_DEVICE) : null
+      this.available = alloc(availableRingBytes(size), Math.max(AVAILABLE_RING_ALIGN, 4), TO)
+      this.used = alloc(usedRingBytes(size), USED_RING_ALIGN, FROM)
+      this.indirect = tables > 0 ? alloc(tables * this.tableCapacity * DESCRIPTOR_SIZE, DESCRIPTOR_TABLE_ALIGN, TO) : null
     } catch (error) {
       for (const region of held) backend.free(region)
       throw error
@@ -198,7 +207,7 @@ export class SplitVirtqueue implements Virtqueue {
     if (slot === MAX_CELL_AREAS) throw new VirtqueueError('VIRTQUEUE_CELLS', this.name, `there are ${MAX_CELL_AREAS} cell areas already`, { slot })
     const stride = Math.ceil(bytes / 8) * 8
     const memory = this.backend.alloc(stride * this.size, 8, direction, 'ring')
-    const area: CellArea = { kind: SEGMENT_CELL + slot, stride, memory }
+    const area: CellArea = { kind: CELL + slot, stride, memory }
     this.cellAreas.push(area)
     this.cellDevice[2 * slot] = memory.device
     this.cellDevice[2 * slot + 1] = stride
@@ -213,7 +222,7 @@ export class SplitVirtqueue implements Virtqueue {
   }
 
   addEach(count: number, addresses: Float64Array, lengths: Uint32Array, lead: number, kind: number, writable: boolean): number {
-    this.addStatus = DMA_OK
+    this.addStatus = OK
     if (this.broken !== null) {
       this.addStatus = QUEUE_BROKEN
       return 0
@@ -225,12 +234,12 @@ export class SplitVirtqueue implements Virtqueue {
     const u32 = this.table.region.u32
     const ring = this.available.region.u16
     const ringAt = this.availableHalf + 2
-    const direction: DmaDirection = writable ? FROM_DEVICE : TO_DEVICE
-    const mapped = kind === SEGMENT_GUEST
+    const direction: DmaDirection = writable ? FROM : TO
+    const mapped = kind === GUEST
     const info = OUTSTANDING | (((writable ? WRITABLE : 0) | (mapped ? MAPPED : 0)) << FLAGS_SHIFT) | (1 << COUNT_SHIFT)
-    const descriptorFlags = writable ? DESCRIPTOR_F_WRITE : 0
+    const descriptorFlags = writable ? F_WRITE : 0
     const room = this.free < count ? this.free : count
-    let status: number = room < count ? QUEUE_FULL : DMA_OK
+    let status: number = room < count ? QUEUE_FULL : OK
     let head = this.freeHead
     let n = 0
     for (; n < room; n++) {
@@ -243,7 +252,7 @@ export class SplitVirtqueue implements Virtqueue {
         m.length[head] = length
         m.direction[head] = direction
         const answer = backend.map(m, head)
-        if (answer !== DMA_OK) {
+        if (answer !== OK) {
           status = answer
           break
         }
@@ -270,14 +279,14 @@ export class SplitVirtqueue implements Virtqueue {
     this.pendingDescriptors += n
     this.availablePosition = (start + n) & 0xffff
     this.addStatus = status
-    if (n < room && (status === DMA_OK || status === QUEUE_FULL)) return this.addOdd(n, count, addresses, lengths, lead, kind, writable)
+    if (n < room && (status === OK || status === QUEUE_FULL)) return this.addOdd(n, count, addresses, lengths, lead, kind, writable)
     return n
   }
 
   // A segment that is empty or has to be split takes the general way, and the rest follow it.
   private addOdd(from: number, count: number, addresses: Float64Array, lengths: Uint32Array, lead: number, kind: number, writable: boolean): number {
     const { segments, added } = this
-    this.addStatus = DMA_OK
+    this.addStatus = OK
     for (let n = from; n < count; n++) {
       segments.address[0] = addresses[n] - lead
       segments.length[0] = lengths[n] + lead
@@ -305,7 +314,7 @@ export class SplitVirtqueue implements Virtqueue {
       const length = lengths[i]
       if (length === 0) this.refuseEmpty(i)
       bytes += length
-      if (length > limit && kinds[i] === SEGMENT_GUEST) descriptors += Math.ceil(length / limit) - 1
+      if (length > limit && kinds[i] === GUEST) descriptors += Math.ceil(length / limit) - 1
     }
     if (count < 1) this.refuseEmpty(0)
     if (descriptors > this.size || bytes > MAX_CHAIN_BYTES) return DMA_TOO_LONG
@@ -334,14 +343,14 @@ export class SplitVirtqueue implements Virtqueue {
       let done = 0
       do {
         const word = base + 4 * row
-        if (kind === SEGMENT_GUEST) {
+        if (kind === GUEST) {
           const rest = length - done
           const piece = rest < limit ? rest : limit
           m.guest[row] = addresses[i] + done
           m.length[row] = piece
-          m.direction[row] = into ? FROM_DEVICE : TO_DEVICE
+          m.direction[row] = into ? FROM : TO
           const status = this.backend.map(m, row)
-          if (status !== DMA_OK) {
+          if (status !== OK) {
             this.rewind(first, descriptors - left)
             return status
           }
@@ -352,7 +361,7 @@ export class SplitVirtqueue implements Virtqueue {
           u32[word + 2] = m.deviceLength[row]
           done += piece
         } else {
-          const device = kind < SEGMENT_CELL ? addresses[i] : addresses[i] + this.cellAddress(kind, head)
+          const device = kind < CELL ? addresses[i] : addresses[i] + this.cellAddress(kind, head)
           m.length[row] = length
           book[ROW * row + FLAGS] = into ? WRITABLE : 0
           u32[word] = device
@@ -363,8 +372,8 @@ export class SplitVirtqueue implements Virtqueue {
         last = row
         row = book[ROW * row + NEXT]
         left--
-        const flags = into ? DESCRIPTOR_F_WRITE : 0
-        u32[word + 3] = left > 0 ? flags | DESCRIPTOR_F_NEXT | ((row - bias) << 16) : flags
+        const flags = into ? F_WRITE : 0
+        u32[word + 3] = left > 0 ? flags | F_NEXT | ((row - bias) << 16) : flags
       } while (done < length)
     }
 
@@ -394,10 +403,10 @@ export class SplitVirtqueue implements Virtqueue {
     const old = this.publishedPosition
     const position = this.availablePosition
     const count = (position - old) & 0xffff
-    if (count === 0) return DMA_OK
+    if (count === 0) return OK
     this.counters.added += count
     const status = this.backend.commitMaps()
-    if (status !== DMA_OK) {
+    if (status !== OK) {
       this.undo(old, count)
       return status
     }
@@ -419,7 +428,7 @@ export class SplitVirtqueue implements Virtqueue {
       this.counters.notified++
       this.doorbell(this.index, position)
     }
-    return DMA_OK
+    return OK
   }
 
   reap(budget: number): number {
@@ -466,7 +475,7 @@ export class SplitVirtqueue implements Virtqueue {
         book[chain + INFO] = info ^ (OUTSTANDING ^ COMPLETED)
         ids[n] = id
         lengths[n] = here
-        statuses[n] = (info & (MAPPED << FLAGS_SHIFT)) === 0 ? DMA_OK : backend.unmap(mappings, id, here)
+        statuses[n] = (info & (MAPPED << FLAGS_SHIFT)) === 0 ? OK : backend.unmap(mappings, id, here)
         n++
         position = (position + 1) & 0xffff
         arrived--
@@ -499,7 +508,7 @@ export class SplitVirtqueue implements Virtqueue {
       this.used.region.meter.load(4, 2 * n)
     }
     const status = this.backend.commitUnmaps()
-    if (status !== DMA_OK) {
+    if (status !== OK) {
       this.break('VIRTQUEUE_COMMIT', `${this.backend.name} could not revoke ${n} completed chains`, { status, chains: n })
       return 0
     }
@@ -552,7 +561,7 @@ export class SplitVirtqueue implements Virtqueue {
     const status = this.backend.commitUnmaps()
     this.outstanding = 0
     this.unrecycled = 0
-    if (status !== DMA_OK) {
+    if (status !== OK) {
       // What could not be revoked must not be used again: its memory stays where it is, since memory goes back only when the device cannot reach it.
       throw new VirtqueueError('VIRTQUEUE_COMMIT', this.name, `${this.backend.name} could not revoke what was outstanding; its memory stays out of use`, { status })
     }
@@ -585,7 +594,7 @@ export class SplitVirtqueue implements Virtqueue {
     const info = book[chain + INFO]
     const count = info >> COUNT_SHIFT
     if (count > 1) return this.unmapRows(book[chain + FIRST], count, written)
-    return (info & (MAPPED << FLAGS_SHIFT)) === 0 ? DMA_OK : this.backend.unmap(this.mappings, id, written)
+    return (info & (MAPPED << FLAGS_SHIFT)) === 0 ? OK : this.backend.unmap(this.mappings, id, written)
   }
 
   // Was the chain added since the last publish? The device cannot know of it.
@@ -597,7 +606,7 @@ export class SplitVirtqueue implements Virtqueue {
   }
 
   private cellAddress(kind: number, head: number): number {
-    const cell = 2 * (kind - SEGMENT_CELL)
+    const cell = 2 * (kind - CELL)
     return this.cellDevice[cell] + head * this.cellDevice[cell + 1]
   }
 
@@ -611,7 +620,7 @@ export class SplitVirtqueue implements Virtqueue {
   private unmapRows(first: number, count: number, written: number): number {
     const m = this.mappings
     const book = this.book
-    let status: number = DMA_OK
+    let status: number = OK
     let row = first
     let left = written
     for (let i = 0; i < count; i++) {
@@ -624,7 +633,7 @@ export class SplitVirtqueue implements Virtqueue {
       }
       if ((flags & MAPPED) !== 0) {
         const result = this.backend.unmap(m, row, here)
-        if (result !== DMA_OK) status = result
+        if (result !== OK) status = result
       }
       row = book[ROW * row + NEXT]
     }
@@ -654,7 +663,7 @@ export class SplitVirtqueue implements Virtqueue {
   // Not Ok: the device may still reach what was unmapped, and only a reset helps.
   private commitUndone(): void {
     const status = this.backend.commitUnmaps()
-    if (status !== DMA_OK) this.break('VIRTQUEUE_COMMIT', `${this.backend.name} could not revoke what was never published`, { status })
+    if (status !== OK) this.break('VIRTQUEUE_COMMIT', `${this.backend.name} could not revoke what was never published`, { status })
   }
 
   private undo(from: number, count: number): void {

@@ -1,4 +1,6 @@
+import { sharedPoolScheme } from '@guestdma/bounce'
 import type { BlockRequest, BlockStore, NetLink } from '@guestdma/devices'
+import { type DmaScheme, directScheme } from '@guestdma/dma'
 import { GuestMemory, type GuestRange } from '@guestdma/memory'
 import { createMachine, type DeviceConfig, type Machine, type MachineConfig } from 'guestdma'
 import { vi } from 'vitest'
@@ -69,8 +71,11 @@ export class HeldStore implements BlockStore {
   }
 }
 
+/** The default schemes with a pool that leaves room for several devices in a small memory. */
+export const smallSchemes = (): DmaScheme[] => [sharedPoolScheme({ size: 2 << 20 }), directScheme()]
+
 export function machine(devices: readonly DeviceConfig[], config: Partial<MachineConfig> = {}): Promise<Machine> {
-  return createMachine({ memory: new GuestMemory(ranges()), devices, ...config })
+  return createMachine({ memory: new GuestMemory(ranges()), devices, schemes: smallSchemes(), ...config })
 }
 
 export const settled = (): Promise<void> => new Promise((resolve) => setImmediate(resolve))
