@@ -62,7 +62,6 @@ export interface BounceCounters extends DmaCounters {
 export class BounceBackend implements DmaBackend {
   declare readonly name: string
   declare readonly traits: DmaTraits
-  declare readonly limits: DmaLimits
 
   declare private readonly memory: GuestMemory
   declare private readonly pool: BouncePool
@@ -91,10 +90,15 @@ export class BounceBackend implements DmaBackend {
       enforcedBy: 'trusted-code',
       residue: policy !== 'never' ? 'none' : exclusive ? 'own' : 'other-devices',
     }
-    this.limits = {
+  }
+
+  /** As of now: rings that are made, and other users of the pool, lower `maxLiveMappings`. */
+  get limits(): DmaLimits {
+    const { pool } = this
+    return {
       granule: 1,
       maxMappingLength: pool.maxMappingLength,
-      maxLiveMappings: pool.slots,
+      maxLiveMappings: pool.liveMappings,
       maxDeviceAddress: pool.device + pool.slots * SLOT - 1,
       overhead: 0,
       syncGranule: 1,
@@ -212,7 +216,11 @@ export class BounceBackend implements DmaBackend {
 
   dispose(): void {
     for (const region of [...this.regions]) this.free(region)
-    for (const [slot, count] of this.lent.entries()) if (count > 0) this.pool.give(this.user, slot, count, false)
+    for (const [slot, count] of this.lent.entries()) {
+      if (count === 0) continue
+      clear(this.pool.region, this.pool.offset + slot * SLOT, count * SLOT)
+      this.pool.give(this.user, slot, count, false)
+    }
     this.lent.fill(0)
     this.pool.detach(this.user)
   }

@@ -64,6 +64,9 @@ const MAX_REQUEST = 1 << 20
 const POOL_BUFFER = 16 << 10
 const POOL_BUFFERS = 64
 
+// More sectors than that would not have exact byte offsets.
+const MAX_CAPACITY = Math.floor(Number.MAX_SAFE_INTEGER / SECTOR_SIZE)
+
 /** One request of the user's: cut into device requests, settled when the last of them is back. */
 interface Transfer {
   readonly type: number
@@ -92,8 +95,8 @@ export class BlkDriver {
   declare readonly name: string
   declare readonly session: DeviceSession
   declare readonly queue: BlkQueue
-  /** Sectors of 512 bytes. */
-  declare readonly capacity: number
+  /** Sectors of 512 bytes, as the device says now. */
+  capacity = 0
   declare readonly readOnly: boolean
   /** The device's preferred unit, in bytes. */
   declare readonly blockSize: number
@@ -130,15 +133,10 @@ export class BlkDriver {
     this.readOnly = features.has(VIRTIO_BLK_F_RO)
     this.canFlush = features.has(VIRTIO_BLK_F_FLUSH)
     const config = transport.readConfig((fields) => ({
-      low: fields.read32(BLK_CONFIG_CAPACITY),
-      high: fields.read32(BLK_CONFIG_CAPACITY + 4),
       sizeMax: features.has(VIRTIO_BLK_F_SIZE_MAX) ? fields.read32(BLK_CONFIG_SIZE_MAX) : MAX_REQUEST,
       blockSize: features.has(VIRTIO_BLK_F_BLK_SIZE) ? fields.read32(BLK_CONFIG_BLK_SIZE) : SECTOR_SIZE,
     }))
-    this.capacity = config.high * 2 ** 32 + config.low
-    if (this.capacity > Number.MAX_SAFE_INTEGER / SECTOR_SIZE) {
-      throw new DriverError('BLK_CAPACITY', this.name, `a capacity of ${this.capacity} sectors is more than ${Math.floor(Number.MAX_SAFE_INTEGER / SECTOR_SIZE)}`, config)
-    }
+    this.capacity = this.readCapacity()
     this.blockSize = config.blockSize
     const bounds = [MAX_REQUEST, config.sizeMax, this.pooled ? POOL_BUFFER : backend.limits.maxMappingLength]
     this.maxRequest = Math.floor(Math.min(...bounds) / SECTOR_SIZE) * SECTOR_SIZE
@@ -204,10 +202,8 @@ export class BlkDriver {
       if (this.interrupted) {
         this.interrupted = false
         const cause = this.session.transport.takeInterrupts()
-        if ((cause & INTERRUPT_CONFIGURATION) !== 0 && this.session.needsReset()) {
-          this.break('the device set DEVICE_NEEDS_RESET')
-          return 0
-        }
+        if ((cause & INTERRUPT_CONFIGURATION) !== 0) this.followConfiguration()
+        if (this.broken !== null) return 0
       }
       const submitted = this.advance()
       const n = this.queue.poll(budget)
@@ -232,6 +228,29 @@ export class BlkDriver {
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close()
+  }
+
+  // The capacity may change while the device runs (virtio 1.4 §5.2.6.1).
+  private followConfiguration(): void {
+    if (this.session.needsReset()) {
+      this.break('the device set DEVICE_NEEDS_RESET')
+      return
+    }
+    try {
+      this.capacity = this.readCapacity()
+    } catch (error) {
+      this.break((error as Error).message)
+    }
+  }
+
+  private readCapacity(): number {
+    const { low, high } = this.session.transport.readConfig((fields) => ({
+      low: fields.read32(BLK_CONFIG_CAPACITY),
+      high: fields.read32(BLK_CONFIG_CAPACITY + 4),
+    }))
+    const capacity = high * 2 ** 32 + low
+    if (capacity <= MAX_CAPACITY) return capacity
+    throw new DriverError('BLK_CAPACITY', this.name, `a capacity of ${capacity} sectors is more than ${MAX_CAPACITY}`, { low, high })
   }
 
   private checkRange(sector: number, length: number): Promise<never> | null {

@@ -48,6 +48,7 @@ export class ReceivedFrames {
 
   /** A copy of frame `i`, which stays valid. */
   copy(i: number): Uint8Array<ArrayBuffer> {
+    this.region.refresh()
     return new Uint8Array(this.region.u8.subarray(this.offset[i], this.offset[i] + this.length[i]))
   }
 }

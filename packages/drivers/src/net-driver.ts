@@ -197,6 +197,9 @@ export class NetDriver {
   }
 
   release(buffer: number): void {
+    if (this.transmitBuffers.held[buffer] === LENT) {
+      throw new DriverError('NET_BUFFER_LENT', this.name, `buffer ${buffer} is with the device; it goes back by itself once it was sent`, { buffer })
+    }
     this.transmitBuffers.release(buffer)
   }
 
@@ -222,22 +225,20 @@ export class NetDriver {
       return 0
     }
     const owned = this.check(batch)
-    const { count, length, buffer } = batch
+    const { count, length } = batch
     const framed = (owned || batch.headed) && count <= this.transmit.size
     this.sendStatus = OK
-    const n = framed ? this.addFramed(batch, owned) : this.addUnframed(batch)
+    const n = framed ? this.addFramed(batch) : this.addUnframed(batch)
     const published = n === 0 ? OK : this.transmit.publish()
     if (published !== OK) {
       this.sendStatus = published
-      this.noticeBroken()
+      this.keep(batch, 0)
+      this.interrupted = true
       return 0
     }
-    const { held } = this.transmitBuffers
+    if (n < count) this.keep(batch, n)
     let bytes = 0
-    for (let i = 0; i < n; i++) {
-      bytes += length[i]
-      if (buffer[i] !== NONE) held[buffer[i]] = LENT
-    }
+    for (let i = 0; i < n; i++) bytes += length[i]
     this.counters.framesSent += n
     this.counters.bytesSent += bytes
     if (n < count) this.noticeBlocked(this.sendStatus)
@@ -286,7 +287,10 @@ export class NetDriver {
     if (this.polling || this.broken !== null || this.session.closed) return 0
     this.polling = true
     try {
-      if (this.interrupted) this.handleInterrupt()
+      if (this.interrupted) {
+        this.handleInterrupt()
+        if (this.broken !== null) return 0
+      }
       let work = this.reapTransmit(budget)
       if (!this.session.closed) work += this.reapReceive(budget)
       if (this.session.closed) return work
@@ -317,11 +321,11 @@ export class NetDriver {
   }
 
   // Frames with their header right before them, as in all buffers of the driver's: one segment.
-  private addFramed(batch: FrameBatch, owned: boolean): number {
+  private addFramed(batch: FrameBatch): number {
     const { address, buffer, length, token, count } = batch
     const { transmit: queue, sent, transmitBase: base, place, staged } = this
-    if (owned) for (let i = 0; i < count; i++) staged[i] = base[buffer[i]]
-    const n = queue.addEach(count, owned ? staged : address, length, HEADER, place, false)
+    for (let i = 0; i < count; i++) staged[i] = buffer[i] === NONE ? address[i] : base[buffer[i]]
+    const n = queue.addEach(count, staged, length, HEADER, place, false)
     const ids = queue.added
     for (let i = 0; i < n; i++) {
       const at = 2 * ids[i]
@@ -469,22 +473,35 @@ export class NetDriver {
     this.tell(() => this.observer.link?.(up))
   }
 
-  // Checks a batch, and says whether all of its frames lie in buffers of the driver's.
-  private check({ buffer, length, count }: FrameBatch): boolean {
+  // Checks a batch and marks its buffers as lent. Says whether all of its frames lie in buffers of the driver's.
+  private check(batch: FrameBatch): boolean {
+    const { buffer, length, count } = batch
     const { maxFrame } = this
     const { held } = this.transmitBuffers
     let owned = true
     for (let i = 0; i < count; i++) {
-      if (length[i] === 0 || length[i] > maxFrame) this.checkLength(length[i])
+      if (length[i] === 0 || length[i] > maxFrame) {
+        this.keep(batch, 0, i)
+        this.checkLength(length[i])
+      }
       if (buffer[i] === NONE) owned = false
-      else if (held[buffer[i]] !== ACQUIRED) {
+      else if (held[buffer[i]] === ACQUIRED) held[buffer[i]] = LENT
+      else {
+        this.keep(batch, 0, i)
         throw new DriverError('NET_FRAME_PLACE', this.name, `frame ${i} names buffer ${buffer[i]}, which is not one that acquire() returned`, { row: i, buffer: buffer[i] })
       }
     }
     if (!owned && this.mode === 'pool') {
+      this.keep(batch, 0)
       throw new DriverError('NET_FRAME_PLACE', this.name, 'a frame is not in a buffer of the driver\'s; in pool mode, acquire() one and fill it')
     }
     return owned
+  }
+
+  // The buffers of rows that were not sent after all are the caller's again.
+  private keep({ buffer, count }: FrameBatch, from: number, to: number = count): void {
+    const { held } = this.transmitBuffers
+    for (let i = from; i < to; i++) if (buffer[i] !== NONE) held[buffer[i]] = ACQUIRED
   }
 
   private checkLength(length: number): void {
@@ -494,7 +511,8 @@ export class NetDriver {
 
   private noticeBlocked(status: number): void {
     if (status !== QUEUE_FULL && status !== DMA_EXHAUSTED) {
-      this.noticeBroken()
+      // Permanent. If it was the queue that broke, `poll` says so.
+      this.interrupted = true
       return
     }
     this.blocked = true

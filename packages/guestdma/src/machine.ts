@@ -27,7 +27,7 @@ export interface MachineCounters {
 // Two devices that answer each other for ever would otherwise keep pump() busy for ever.
 const MAX_ROUNDS = 1024
 const BUDGET = 64
-const BUSY_ROUNDS = 64
+const TURN_MS = 5
 
 /** Device models and their drivers over one guest memory, in one thread. Whoever owns the loop calls {@link pump}. */
 export class Machine {
@@ -86,7 +86,7 @@ export class Machine {
   /** Pumps until a promise settles: for stores that answer later, and for scripts. Resolves or rejects as the promise does. */
   async run<T>(promise: Promise<T>): Promise<T> {
     let settled = false
-    let busy = 0
+    let turned = performance.now()
     const mark = (): void => {
       settled = true
     }
@@ -94,7 +94,9 @@ export class Machine {
     for (;;) {
       const work = this.pump()
       // A microtask lets what was completed settle; a whole turn lets a store go on, and timers.
-      await (work > 0 && ++busy % BUSY_ROUNDS !== 0 ? Promise.resolve() : new Promise<void>((resolve) => setTimeout(resolve, 0)))
+      const busy = work > 0 && performance.now() - turned < TURN_MS
+      if (!busy) turned = performance.now()
+      await (busy ? Promise.resolve() : new Promise<void>((resolve) => setTimeout(resolve, 0)))
       if (settled) return promise
     }
   }

@@ -1,21 +1,125 @@
-import fc from 'fast-check'
-import { expect, test } from 'vitest'
-import { copy, Region } from '../src/index.ts'
+import { describe, expect, test } from 'vitest'
+import { clear, copy, Meter, Region } from '../src/index.ts'
 
-test('copy() moves exactly the bytes it is asked to, at any alignment and length', () => {
-  const place = fc.integer({ min: 0, max: 40 })
-  const length = fc.oneof(fc.integer({ min: 0, max: 300 }), fc.constantFrom(7, 8, 9, 256, 257, 4096, 4097))
-  fc.assert(
-    fc.property(place, place, length, fc.boolean(), (toOffset, fromOffset, bytes, oneBuffer) => {
-      const from = new Region(new ArrayBuffer(16384), 'from')
-      const to = oneBuffer ? from : new Region(new ArrayBuffer(16384), 'to')
-      for (let i = 0; i < 16384; i++) from.u8[i] = (i * 7 + (i >>> 8)) & 0xff
-      const at = toOffset + 8192
-      const expected = to.u8.slice()
-      expected.set(from.u8.slice(fromOffset, fromOffset + bytes), at)
-      copy(to, at, from, fromOffset, bytes)
-      expect(to.u8).toEqual(expected)
-    }),
-    { numRuns: 300 },
-  )
+const GUARD = 16
+
+function filled(bytes: number, seed: number, shared = false): Region {
+  const region = new Region(shared ? new SharedArrayBuffer(bytes) : new ArrayBuffer(bytes), 'test')
+  for (let i = 0; i < bytes; i++) region.u8[i] = 1 + ((i * 131 + seed * 17 + (i >>> 8)) % 255)
+  return region
+}
+
+// Byte by byte, as the model.
+function expected(to: Uint8Array, toOffset: number, from: Uint8Array, fromOffset: number, length: number): Uint8Array {
+  const result = to.slice()
+  for (let i = 0; i < length; i++) result[toOffset + i] = from[fromOffset + i]
+  return result
+}
+
+const differ = (a: Uint8Array, b: Uint8Array): number => a.findIndex((byte, i) => byte !== b[i])
+
+describe('copy() does what a copy byte by byte does, and touches nothing else', () => {
+  test.each([
+    ['between two buffers', false],
+    ['in one buffer', true],
+  ])('at all alignments, lengths 0 to 600, %s', (_, same) => {
+    for (let length = 0; length <= 600; length++) {
+      // All pairs for the lengths at which another way is taken, and a walk through them elsewhere.
+      const all = length < 20 || Math.abs(length - 257) < 3 || length % 100 === 0
+      for (let pair = 0; pair < 64; pair += all ? 1 : 9) {
+        const a = pair & 7
+        const b = (pair + length) & 7
+        const from = filled(same ? 2048 : GUARD + 8 + length + GUARD, length)
+        const to = same ? from : filled(GUARD + 8 + length + GUARD, length + 1)
+        const toOffset = (same ? 1024 : GUARD) + a
+        const want = expected(to.u8, toOffset, from.u8, GUARD + b, length)
+        copy(to, toOffset, from, GUARD + b, length)
+        expect([length, a, b, differ(to.u8, want)]).toEqual([length, a, b, -1])
+      }
+    }
+  })
+
+  test.each([4095, 4096, 4097, 5000, 65_536, 65_539])('%d bytes, between two buffers, one of them shared', (length) => {
+    for (const [a, b] of [
+      [0, 0],
+      [3, 3],
+      [1, 6],
+    ]) {
+      const from = filled(length + 64, 3, true)
+      const to = filled(length + 64, 4)
+      const want = expected(to.u8, 16 + a, from.u8, 16 + b, length)
+      copy(to, 16 + a, from, 16 + b, length)
+      expect(differ(to.u8, want)).toBe(-1)
+    }
+  })
+
+  test('up to the last byte of a buffer whose length is no multiple of 8', () => {
+    for (let bytes = 8; bytes < 80; bytes++) {
+      for (let offset = 0; offset < 8 && offset < bytes; offset++) {
+        const from = filled(bytes, 5)
+        const to = filled(bytes, 6)
+        const want = expected(to.u8, offset, from.u8, offset, bytes - offset)
+        copy(to, offset, from, offset, bytes - offset)
+        expect([bytes, offset, differ(to.u8, want)]).toEqual([bytes, offset, -1])
+      }
+    }
+  })
+
+  test('neighbouring spans of one buffer that touch', () => {
+    const region = filled(64, 7)
+    const want = expected(region.u8, 32, region.u8, 0, 32)
+    copy(region, 32, region, 0, 32)
+    expect(differ(region.u8, want)).toBe(-1)
+  })
+})
+
+describe('clear() zeroes its bytes and nothing else', () => {
+  test('at all alignments, lengths 0 to 300', () => {
+    for (let length = 0; length <= 300; length++) {
+      for (let offset = 0; offset < 8; offset++) {
+        const region = filled(GUARD + 8 + length + GUARD, length)
+        const want = region.u8.slice().fill(0, GUARD + offset, GUARD + offset + length)
+        clear(region, GUARD + offset, length)
+        expect([length, offset, differ(region.u8, want)]).toEqual([length, offset, -1])
+      }
+    }
+  })
+})
+
+describe('metering', () => {
+  test('counts a copy on both sides: all bytes, in words of 8 and single bytes', () => {
+    for (const length of [0, 1, 7, 8, 9, 64, 100, 256, 257, 1514, 5000]) {
+      const [from, to] = [filled(6000, 1), filled(6000, 2)]
+      from.meter = new Meter()
+      to.meter = new Meter()
+      copy(to, 3, from, 5, length)
+      expect(from.meter.snapshot()).toMatchObject({ bytesLoaded: length, bytesStored: 0 })
+      expect(to.meter.snapshot()).toMatchObject({ bytesLoaded: 0, bytesStored: length })
+      expect(from.meter.snapshot().loads).toEqual({ 1: length % 8, 2: 0, 4: 0, 8: Math.floor(length / 8) })
+    }
+  })
+
+  test('counts on the side that has a meter, and in one region both', () => {
+    const region = filled(1000, 1)
+    region.meter = new Meter()
+    copy(region, 500, region, 0, 100)
+    clear(region, 0, 77)
+    expect(region.meter.snapshot()).toMatchObject({ bytesLoaded: 100, bytesStored: 177 })
+  })
+
+  test('sums widths, and starts again after a reset', () => {
+    const meter = new Meter()
+    for (const [i, width] of ([1, 2, 4, 8] as const).entries()) {
+      meter.load(width, i + 1)
+      meter.store(width, 10 * (i + 1))
+    }
+    expect(meter.snapshot()).toEqual({
+      loads: { 1: 1, 2: 2, 4: 3, 8: 4 },
+      stores: { 1: 10, 2: 20, 4: 30, 8: 40 },
+      bytesLoaded: 1 + 4 + 12 + 32,
+      bytesStored: 10 + 40 + 120 + 320,
+    })
+    meter.reset()
+    expect(meter.snapshot()).toMatchObject({ bytesLoaded: 0, bytesStored: 0 })
+  })
 })

@@ -217,7 +217,7 @@ export class SplitVirtqueue implements Virtqueue {
   add(readable: number, writable: number): number {
     if (this.broken !== null) return QUEUE_BROKEN
     const position = this.availablePosition
-    if (position === this.publishedPosition) this.refresh()
+    this.refresh()
     return this.addChain(readable, readable + writable, position)
   }
 
@@ -228,7 +228,7 @@ export class SplitVirtqueue implements Virtqueue {
       return 0
     }
     const start = this.availablePosition
-    if (start === this.publishedPosition) this.refresh()
+    this.refresh()
     // All in locals: what is a field is loaded again after each call that is not inlined.
     const { backend, book, added, mask, chainsAt, orderAt, maxMappingLength: limit, mappings: m, tableWord } = this
     const u32 = this.table.region.u32
@@ -288,6 +288,10 @@ export class SplitVirtqueue implements Virtqueue {
     const { segments, added } = this
     this.addStatus = OK
     for (let n = from; n < count; n++) {
+      if (lengths[n] + lead > MAX_POSTED) {
+        this.addStatus = DMA_TOO_LONG
+        return n
+      }
       segments.address[0] = addresses[n] - lead
       segments.length[0] = lengths[n] + lead
       segments.kind[0] = kind
@@ -318,6 +322,8 @@ export class SplitVirtqueue implements Virtqueue {
     }
     if (count < 1) this.refuseEmpty(0)
     if (descriptors > this.size || bytes > MAX_CHAIN_BYTES) return DMA_TOO_LONG
+    // More pieces than can ever be live at once: waiting would not help.
+    if (descriptors > count && descriptors > this.backend.limits.maxLiveMappings) return DMA_TOO_LONG
     const direct = descriptors < this.indirectFrom || descriptors > this.tableCapacity || this.freeTableCount === 0
     if (this.free < (direct ? descriptors : 1)) return QUEUE_FULL
 

@@ -1,0 +1,15 @@
+import { describe, expect, it } from 'vitest'
+import { VARIANTS, type WorkloadResult, workload } from './support/workload.ts'
+
+describe('differential: one workload gives the same bytes over every scheme', () => {
+  it.each([1, 2, 3])('seed %d', async (seed) => {
+    const results: WorkloadResult[] = []
+    for (const variant of VARIANTS) results.push(await workload({ ...variant, seed, steps: 150 }))
+    const [first] = results
+    expect(first.received[0].length).toBeGreaterThan(100)
+    expect(first.received[1].length).toBeGreaterThan(100)
+    expect(first.reads.length).toBeGreaterThan(5)
+    expect(first).toMatchObject({ faults: 0, live: 0 })
+    for (const [i, result] of results.entries()) expect(result, `${JSON.stringify(VARIANTS[i])}`).toEqual(first)
+  })
+})
