@@ -92,13 +92,14 @@ export class BounceBackend implements DmaBackend {
     }
   }
 
-  /** As of now: rings that are made, and other users of the pool, lower `maxLiveMappings`. */
+  /** As of now: rings that are made, and other users of the pool, lower `assuredMappings`. */
   get limits(): DmaLimits {
     const { pool } = this
     return {
       granule: 1,
       maxMappingLength: pool.maxMappingLength,
-      maxLiveMappings: pool.liveMappings,
+      maxLiveMappings: pool.slots,
+      assuredMappings: pool.assuredMappings,
       maxDeviceAddress: pool.device + pool.slots * SLOT - 1,
       overhead: 0,
       syncGranule: 1,

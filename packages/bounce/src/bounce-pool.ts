@@ -108,7 +108,7 @@ export class BouncePool {
   }
 
   /** Maximal mappings that requests can hold at once, whatever rings and posted receive buffers take; at least 1. */
-  get liveMappings(): number {
+  get assuredMappings(): number {
     const standing = this.standingLimit * Math.max(1, this.users.size)
     return Math.max(1, Math.floor((this.slots - this.allocated - Math.min(standing, this.general.size - this.allocated)) / this.maxRun))
   }

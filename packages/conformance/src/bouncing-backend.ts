@@ -98,6 +98,7 @@ export class BouncingBackend implements DmaBackend {
       granule: 1,
       maxMappingLength: (count >>> 2) * slots.slotBytes - 7,
       maxLiveMappings: count,
+      assuredMappings: count,
       maxDeviceAddress: DEVICE_BASE + count * slots.slotBytes - 1,
       overhead: 0,
       syncGranule: 1,

@@ -80,6 +80,7 @@ export class ExactBackend implements DmaBackend {
       granule,
       maxMappingLength,
       maxLiveMappings: 2 ** 31,
+      assuredMappings: 2 ** 31,
       maxDeviceAddress: this.memory.ranges[this.memory.ranges.length - 1].end - 1 + busOffset,
       overhead: 0,
       syncGranule: 1,

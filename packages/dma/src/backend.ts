@@ -36,8 +36,9 @@ export interface DmaLimits {
   readonly granule: number
   /** Bytes of one mapping that can always be had, whatever the address, once other requests complete. The virtqueue splits what is longer. */
   readonly maxMappingLength: number
-  /** Mappings of `maxMappingLength` that can be live at once, once other requests complete. A chain that is split into more is refused for good. */
   readonly maxLiveMappings: number
+  /** How many mappings of `maxMappingLength` can always be had at once, once other requests complete. A chain that would be split into more is refused for good. */
+  readonly assuredMappings: number
   /** The highest address that a device may be asked to use. */
   readonly maxDeviceAddress: number
   /** Bytes that a mapping needs beyond the payload. */

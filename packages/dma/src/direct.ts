@@ -48,6 +48,7 @@ export class DirectBackend implements DmaBackend {
       granule: 1,
       maxMappingLength: 0xffff_ffff,
       maxLiveMappings: Infinity,
+      assuredMappings: Infinity,
       maxDeviceAddress: top.base + top.length - 1 + busOffset,
       overhead: 0,
       syncGranule: 1,

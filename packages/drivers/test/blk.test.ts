@@ -292,12 +292,12 @@ describe.each(MODES)('blk in %s mode', (mode) => {
     const write = rig.disk.write(100, address, bytes)
     await run(rig, disk)
     await write
-    expect(disk.slice(100 * 512, 100 * 512 + bytes)).toEqual(pattern(bytes, 7))
+    expect(Buffer.compare(disk.subarray(100 * 512, 100 * 512 + bytes), pattern(bytes, 7))).toBe(0)
     rig.memory.write(address, new Uint8Array(bytes))
     const read = rig.disk.read(100, address, bytes)
     await run(rig, disk)
     await read
-    expect(rig.memory.read(address, bytes)).toEqual(pattern(bytes, 7))
+    expect(Buffer.compare(rig.memory.read(address, bytes), pattern(bytes, 7))).toBe(0)
   })
 
   it('a transfer fails as a whole, once, after all of its parts are back', async () => {

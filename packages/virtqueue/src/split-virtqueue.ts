@@ -323,7 +323,7 @@ export class SplitVirtqueue implements Virtqueue {
     if (count < 1) this.refuseEmpty(0)
     if (descriptors > this.size || bytes > MAX_CHAIN_BYTES) return DMA_TOO_LONG
     // More pieces than can ever be live at once: waiting would not help.
-    if (descriptors > count && descriptors > this.backend.limits.maxLiveMappings) return DMA_TOO_LONG
+    if (descriptors > count && descriptors > this.backend.limits.assuredMappings) return DMA_TOO_LONG
     const direct = descriptors < this.indirectFrom || descriptors > this.tableCapacity || this.freeTableCount === 0
     if (this.free < (direct ? descriptors : 1)) return QUEUE_FULL
 
