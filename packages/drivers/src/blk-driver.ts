@@ -240,6 +240,12 @@ export class BlkDriver {
       this.capacity = this.readCapacity()
     } catch (error) {
       this.break((error as Error).message)
+      return
+    }
+    // What waits may not be submitted beyond a smaller capacity.
+    for (const transfer of [...this.waiting]) {
+      const error = this.rangeError(transfer.sector, transfer.length)
+      if (error !== null) this.fail(transfer, error)
     }
   }
 
@@ -257,16 +263,15 @@ export class BlkDriver {
     if (!Number.isInteger(length) || length < SECTOR_SIZE || length % SECTOR_SIZE !== 0) {
       return Promise.reject(new DriverError('BLK_LENGTH', this.name, `${length} bytes: must be a positive multiple of ${SECTOR_SIZE}`, { length }))
     }
-    if (!Number.isInteger(sector) || sector < 0 || sector + length / SECTOR_SIZE > this.capacity) {
-      return Promise.reject(
-        new DriverError('BLK_RANGE', this.name, `sectors ${sector} to ${sector + length / SECTOR_SIZE} lie beyond the capacity of ${this.capacity}`, {
-          sector,
-          length,
-          capacity: this.capacity,
-        }),
-      )
-    }
-    return null
+    const error = this.rangeError(sector, length)
+    return error === null ? null : Promise.reject(error)
+  }
+
+  private rangeError(sector: number, length: number): DriverError | null {
+    const { capacity } = this
+    const end = sector + length / SECTOR_SIZE
+    if (Number.isInteger(sector) && sector >= 0 && end <= capacity) return null
+    return new DriverError('BLK_RANGE', this.name, `sectors ${sector} to ${end} do not lie within the capacity of ${capacity}`, { sector, length, capacity })
   }
 
   private enqueue(type: number, sector: number, address: number, length: number): Promise<void> {

@@ -66,6 +66,8 @@ export interface NetCounters {
   bytesReceived: number
   /** Received buffers that held no valid frame: shorter than the header, an offload nobody agreed on, nothing delivered. */
   malformed: number
+  /** Receive buffers that could not be posted at the last try. All of them: the pool has no room for any, and nothing will be received. */
+  unposted: number
 }
 
 // Flag NEEDS_CSUM, and all of gso_type, which is the next byte.
@@ -95,7 +97,7 @@ export class NetDriver {
   declare readonly mtu: number
   /** Bytes of the largest frame. */
   declare readonly maxFrame: number
-  readonly counters: NetCounters = { framesSent: 0, bytesSent: 0, framesReceived: 0, bytesReceived: 0, malformed: 0 }
+  readonly counters: NetCounters = { framesSent: 0, bytesSent: 0, framesReceived: 0, bytesReceived: 0, malformed: 0, unposted: 0 }
   linkUp = true
   /** Why the last `send` took less than it was given: `QUEUE_FULL`, `DMA_EXHAUSTED` (both pass), or a permanent status. */
   sendStatus: number = OK
@@ -447,6 +449,7 @@ export class NetDriver {
     const n = queue.addEach(wanted, postedAddress, this.postedLength, HEADER, this.place, true)
     for (let i = 0; i < n; i++) this.postedBuffer[queue.added[i]] = this.posting[i]
     for (let i = n; i < wanted; i++) buffers.release(this.posting[i])
+    this.counters.unposted = wanted - n
     if (queue.publish() === OK) return
     for (let i = 0; i < queue.undone; i++) buffers.release(this.postedBuffer[queue.undoneId[i]])
   }

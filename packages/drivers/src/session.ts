@@ -6,6 +6,7 @@ import {
   STATUS_DEVICE_NEEDS_RESET,
   STATUS_DRIVER,
   STATUS_DRIVER_OK,
+  STATUS_FAILED,
   STATUS_FEATURES_OK,
   VIRTIO_F_EVENT_IDX,
   VIRTIO_F_IN_ORDER,
@@ -120,6 +121,11 @@ export class DeviceSession {
   /** Sets DRIVER_OK: the device is live (virtio 1.4 §3.1.1). */
   start(): void {
     this.transport.writeStatus(STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK | STATUS_DRIVER_OK)
+  }
+
+  /** Tells the device that its driver gave up (virtio 1.4 §3.1.1); `close` follows. */
+  giveUp(): void {
+    this.transport.writeStatus(this.transport.readStatus() | STATUS_FAILED)
   }
 
   /** Has the device set DEVICE_NEEDS_RESET? */

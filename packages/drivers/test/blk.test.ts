@@ -137,6 +137,71 @@ describe('blk/config (virtio 1.4 §5.2.4)', () => {
   })
 })
 
+describe('blk/capacity: a configuration that changes while the device runs', () => {
+  const change = (rig: BlkRig, low: number, high = 0): void => {
+    const fields = new DataView(rig.device.config.buffer)
+    fields.setUint32(0, low, true)
+    fields.setUint32(4, high, true)
+    rig.device.generation++
+    rig.device.interrupts |= 2
+    rig.disk.interrupt()
+  }
+
+  it('refuses what lies beyond a smaller capacity', async () => {
+    const rig = await makeBlk({ sectors: 64 })
+    change(rig, 8)
+    rig.disk.poll(8)
+    await expect(rig.disk.read(8, rig.ram.allocate(512), 512)).rejects.toMatchObject({
+      code: 'BLK_RANGE',
+      details: { capacity: 8 },
+    })
+  })
+
+  it('submits nothing beyond a smaller capacity that was asked for before (§5.2.6.1, MUST)', async () => {
+    const rig = await makeBlk({ sectors: 64, queueMax: 4 })
+    const address = rig.ram.allocate(8 * 512)
+    const states = Array.from({ length: 8 }, (_, i) =>
+      outcome(rig.disk.read(8 * i, guestAddress(address + 512 * i), 512)),
+    )
+    await settled()
+    // One is with the device, the others wait for room.
+    const [first] = requests(rig.device)
+    change(rig, 17)
+    answer(rig.device, first, { data: pattern(512) })
+    const sectors: number[] = []
+    for (let round = 0; round < 8; round++) {
+      rig.disk.poll(8)
+      await settled()
+      for (const request of requests(rig.device)) {
+        sectors.push(request.sector)
+        answer(rig.device, request, { data: pattern(512) })
+      }
+    }
+    expect(sectors).toEqual([8, 16])
+    expect(states.map((state) => state())).toEqual(['ok', 'ok', 'ok', ...Array.from({ length: 5 }, () => 'BLK_RANGE')])
+  })
+
+  it.each([
+    [
+      'never settles',
+      (rig: BlkRig) => {
+        rig.device.restless = true
+        change(rig, 64)
+      },
+    ],
+    ['claims more than any number holds', (rig: BlkRig) => change(rig, 0, 0xffff_ffff)],
+  ])('breaks the device and does not throw out of poll where it %s', async (_what, how) => {
+    const rig = await makeBlk({ sectors: 64 })
+    const state = outcome(rig.disk.read(0, rig.ram.allocate(512), 512))
+    await settled()
+    how(rig)
+    expect(() => rig.disk.poll(8)).not.toThrow()
+    await settled()
+    expect(rig.errors).toEqual(['DRIVER_DEVICE_BROKEN'])
+    expect(state()).toBe('DRIVER_DEVICE_BROKEN')
+  })
+})
+
 describe('ring/geometry: queue sizes that a device may allow', () => {
   it.each([1, 2])('is too small with %d entries: header, data and status are three descriptors', async (queueMax) => {
     await expect(makeBlk({ queueMax })).rejects.toMatchObject({ code: 'VIRTQUEUE_TOO_SMALL', details: { needed: 3 } })

@@ -35,7 +35,7 @@ export class DeviceSlot {
   private readonly context: SlotContext
   private readonly platform: DevicePlatform
   private readonly transport: VirtioTransport
-  private container: DependencyContainer | null = null
+  private child: DependencyContainer | null = null
   private agreed: Negotiated | null = null
   private current: NetDriver | BlkDriver | null = null
   private turn: Promise<void> = Promise.resolve()
@@ -83,6 +83,11 @@ export class DeviceSlot {
   /** What was negotiated. Throws `MACHINE_CLOSED` before `start` and after `close`. */
   get negotiated(): Negotiated {
     return this.agreed ?? this.refuseClosed()
+  }
+
+  /** The device's container: its backend, features, transport, session and driver. Throws as {@link negotiated} does. */
+  get container(): DependencyContainer {
+    return this.child ?? this.refuseClosed()
   }
 
   get driver(): NetDriver | BlkDriver {
@@ -147,30 +152,32 @@ export class DeviceSlot {
     try {
       this.current = net ? child.resolve(NET_DRIVER) : child.resolve(BLK_DRIVER)
     } catch (error) {
-      await session.close()
+      session.giveUp()
+      // The first error is the one to tell; a device that is stuck as well only decides what becomes of the memory.
+      await session.close().catch((closing: unknown) => this.noticeQuarantine(closing))
       throw error
     }
-    this.container = child
+    this.child = child
     this.agreed = agreed
     events.tell('scheme', { device: this.name, scheme: agreed.scheme, why: agreed.why, ladder: agreed.ladder })
   }
 
   private async bringDown(): Promise<void> {
-    const { current, container } = this
+    const { current, child } = this
     if (current === null) return
     const { backend } = this.negotiated
     this.current = null
-    this.container = null
+    this.child = null
     this.agreed = null
     try {
       await current.close()
     } catch (error) {
-      this.quarantined = error instanceof DeviceStuckError && error.details.quarantined === true
+      this.noticeQuarantine(error)
       throw error
     }
     const mappings = backend.counters.maps - backend.counters.unmaps
     if (mappings > 0) this.context.events.tell('leak', { device: this.name, mappings })
-    await container?.dispose()
+    await child?.dispose()
   }
 
   /** The device's figures, as plain data. */
@@ -190,6 +197,10 @@ export class DeviceSlot {
   release(): void {
     // What could not be revoked stays out of use.
     if (!this.quarantined) this.platform.release()
+  }
+
+  private noticeQuarantine(error: unknown): void {
+    this.quarantined ||= error instanceof DeviceStuckError && error.details.quarantined === true
   }
 
   private refuseClosed(): never {

@@ -1,4 +1,5 @@
 import { sharedPoolScheme } from '@guestdma/bounce'
+import { BlkDevice, NetDevice } from '@guestdma/devices'
 import { directScheme, UnknownSchemeError } from '@guestdma/dma'
 import { BlkDriver, NetDriver } from '@guestdma/drivers'
 import { GuestDmaError, GuestMemory, guestAddress, SpanAllocator } from '@guestdma/memory'
@@ -61,6 +62,20 @@ export class Machine {
     const { driver } = this.slot(name)
     if (driver instanceof BlkDriver) return driver
     throw new GuestDmaError('MACHINE_DEVICE', name, 'is not a block device')
+  }
+
+  /** The model of a net device, to receive frames into it or to pull its cable. Throws `MACHINE_DEVICE`. */
+  netDevice(name: string): NetDevice {
+    const { device } = this.slot(name)
+    if (device instanceof NetDevice) return device
+    throw new GuestDmaError('MACHINE_DEVICE', name, 'has no net device model of ours')
+  }
+
+  /** The model of a block device. Throws `MACHINE_DEVICE`. */
+  blkDevice(name: string): BlkDevice {
+    const { device } = this.slot(name)
+    if (device instanceof BlkDevice) return device
+    throw new GuestDmaError('MACHINE_DEVICE', name, 'has no block device model of ours')
   }
 
   /** A device with its model, its port and what was negotiated. Throws `MACHINE_DEVICE`. */

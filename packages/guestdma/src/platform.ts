@@ -1,6 +1,6 @@
 import { type AccessFault, BusWindows, everything, nothing, oneWindow } from '@guestdma/devices'
 import type { FactKey, PlatformBuilder, PlatformOffer, PoolFact } from '@guestdma/dma'
-import type { BusPort, DeviceAddress, GuestAddress, GuestMemory, MemoryWindow, SpanAllocator } from '@guestdma/memory'
+import { type BusPort, type DeviceAddress, type GuestAddress, GuestDmaError, type GuestMemory, type MemoryWindow, type SpanAllocator } from '@guestdma/memory'
 import type { FeatureSet } from '@guestdma/spec'
 
 /** What all devices of a machine have in common. */
@@ -36,7 +36,12 @@ export class DevicePlatform implements PlatformBuilder {
   }
 
   reserve(length: number, align: number): { guest: GuestAddress; window: MemoryWindow } {
-    const guest = this.ram.allocate(length, align)
+    let guest: GuestAddress
+    try {
+      guest = this.ram.allocate(length, align)
+    } catch (cause) {
+      throw new GuestDmaError('MACHINE_RESERVE', this.device, `no ${length} bytes of guest RAM for the device's pool: ${(cause as Error).message}`, { length, align })
+    }
     this.reserved.push(guest)
     return { guest, window: this.memory.window(guest, length) }
   }

@@ -176,6 +176,27 @@ describe('machine/names and device types', () => {
     expect((port as BusWindows).windows).toEqual([])
   })
 
+  it('closes a device whose queues are too small for its driver, and its name says which', async () => {
+    const devices: NetDevice[] = []
+    const make: DeviceConfig['make'] = (port) => {
+      devices.push(new NetDevice({ name: 'net0', port, mac: MAC, queueSize: 1, accessPlatform: 'offered' }))
+      return devices[0]
+    }
+    await expect(machine([net('net0', { make })])).rejects.toMatchObject({
+      code: 'VIRTQUEUE_TOO_SMALL',
+      part: 'net0 transmit',
+    })
+    expect(devices[0].live).toBe(false)
+    // One descriptor is enough where header and frame always lie together.
+    const link = new RecordingLink()
+    const made = await machine([net('net0', { mode: 'pool', device: { mac: MAC, queueSize: 1, link } })])
+    for (let i = 0; i < 3; i++) {
+      expect(made.net('net0').sendCopy(pattern(60, i))).toBe(true)
+      made.pump()
+    }
+    expect(link.frames).toEqual([0, 1, 2].map((seed) => pattern(60, seed)))
+  })
+
   it('refuses a model whose device ID is not of the type', async () => {
     const make: DeviceConfig['make'] = (port) =>
       new BlkDevice({ name: 'net0', port, store: new MemoryBlockStore(new Uint8Array(512)) })

@@ -177,8 +177,8 @@ describe('a WebAssembly.Memory may grow between uses', () => {
 
 describe('buffers', () => {
   test('that can be resized or grown are refused, with the reason', () => {
-    const resizable = new ArrayBuffer(16, { maxByteLength: 32 })
-    const growable = new SharedArrayBuffer(16, { maxByteLength: 32 })
+    const resizable = Reflect.construct(ArrayBuffer, [16, { maxByteLength: 32 }]) as ArrayBuffer
+    const growable = Reflect.construct(SharedArrayBuffer, [16, { maxByteLength: 32 }]) as SharedArrayBuffer
     for (const memory of [resizable, growable]) {
       expect(() => new GuestMemory([{ base: 0, length: 16, memory }])).toThrow(expect.objectContaining({ code: 'MEMORY_RESIZABLE' }))
     }
