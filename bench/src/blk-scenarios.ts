@@ -25,7 +25,13 @@ function requests(operation: 'read' | 'write'): Scenario {
       batch.length.fill(bytes)
       if (backend === NONE) return nothing(batch)
       const store = new MemoryBlockStore(new Uint8Array(DISK).fill(0x5a))
-      const machine = await machineFor(variant, { type: 'blk', name: 'disk0', mode, queueSize: QUEUE_SIZE, device: { store, queueSize: QUEUE_SIZE } })
+      const machine = await machineFor(variant, {
+        type: 'blk',
+        name: 'disk0',
+        mode,
+        queueSize: QUEUE_SIZE,
+        device: { store, queueSize: QUEUE_SIZE },
+      })
       const { queue } = machine.blk('disk0')
       const { device } = machine.slot('disk0')
       const ring = bufferRing(machine, variant, bytes)
@@ -48,7 +54,8 @@ function requests(operation: 'read' | 'write'): Scenario {
           device.poll(BUDGET)
           const done = queue.poll(BUDGET)
           if (buffers !== null) for (let i = 0; i < size; i++) buffers.release(batch.buffer[i])
-          if (taken !== size || done !== size) throw new Error(`${taken} of ${size} requests were taken and ${done} completed`)
+          if (taken !== size || done !== size)
+            throw new Error(`${taken} of ${size} requests were taken and ${done} completed`)
           return done
         },
         counters: () => countersOf(machine, 'disk0'),

@@ -14,7 +14,10 @@ export const NONE = 'none'
 const RAM = 64 << 20
 
 /** A machine with one device over the scheme that a variant names; for cold buffers, with RAM for four times the last-level cache. */
-export function machineFor({ backend, base, buffers, lastLevelCacheBytes }: Variant, device: DeviceConfig): Promise<Machine> {
+export function machineFor(
+  { backend, base, buffers, lastLevelCacheBytes }: Variant,
+  device: DeviceConfig,
+): Promise<Machine> {
   const length = RAM + (buffers === 'cold' ? 4 * lastLevelCacheBytes : 0)
   return createMachine({
     memory: [{ base, length, memory: new ArrayBuffer(length) }],
@@ -32,7 +35,11 @@ export function countersOf(machine: Machine, name: string): Record<string, numbe
 }
 
 /** Guest addresses for buffers of `stride` bytes: a few that are used again and again, or four times the last-level cache. */
-export function bufferRing(machine: Machine, { buffers, batch, lastLevelCacheBytes }: Variant, stride: number): { base: number; count: number } {
+export function bufferRing(
+  machine: Machine,
+  { buffers, batch, lastLevelCacheBytes }: Variant,
+  stride: number,
+): { base: number; count: number } {
   const count = buffers === 'cold' ? Math.floor((4 * lastLevelCacheBytes) / stride) : batch
   return { base: machine.ram.allocate(count * stride, 64), count }
 }

@@ -40,7 +40,8 @@ async function main(): Promise<void> {
   }
   const known = [NONE, ...Object.keys(SCHEMES)]
   const schemes = values.scheme?.flatMap((list) => list.split(',')) ?? known
-  for (const id of schemes) if (!known.includes(id)) throw new Error(`unknown scheme '${id}'; known: ${known.join(', ')}`)
+  for (const id of schemes)
+    if (!known.includes(id)) throw new Error(`unknown scheme '${id}'; known: ${known.join(', ')}`)
   const words = values.only?.split(/\s+/).filter((word) => word !== '') ?? []
   const subjects = SCENARIOS.flatMap((scenario) => schemes.flatMap((id) => variantsOf(scenario, id)))
     .filter((subject) => words.every((word) => Object.values(subject).some((value) => String(value) === word)))
@@ -54,9 +55,16 @@ async function main(): Promise<void> {
   await run('tsc', ['-p', 'bench/tsconfig.build.json'])
 
   const effort = values.quick ? { milliseconds: 60, warmup: 120 } : { milliseconds: 600, warmup: 400 }
-  const common = { worker: new URL('../dist/worker.js', import.meta.url), execArgv: ['--conditions=guestdma-built'], effort, onResult: progress }
+  const common = {
+    worker: new URL('../dist/worker.js', import.meta.url),
+    execArgv: ['--conditions=guestdma-built'],
+    effort,
+    onResult: progress,
+  }
   if (values.heap) {
-    const picked = subjects.filter(({ bytes, batch, buffers, backend }) => bytes === 64 && batch === 32 && buffers === 'warm' && backend !== NONE)
+    const picked = subjects.filter(
+      ({ bytes, batch, buffers, backend }) => bytes === 64 && batch === 32 && buffers === 'warm' && backend !== NONE,
+    )
     for (const base of HEAP_BASES) await heap(base, picked, common)
     return
   }
@@ -66,11 +74,17 @@ async function main(): Promise<void> {
   if (values.json !== undefined) await writeFile(values.json, `${JSON.stringify(report, null, 2)}\n`)
 }
 
-async function heap(base: number, subjects: readonly Subject[], common: Omit<Parameters<typeof runBench>[0], 'subjects'>): Promise<void> {
+async function heap(
+  base: number,
+  subjects: readonly Subject[],
+  common: Omit<Parameters<typeof runBench>[0], 'subjects'>,
+): Promise<void> {
   const { results }: BenchReport = await runBench({ ...common, subjects, base })
   clear()
   for (const { operation, backend, mode, bytesAllocatedPerOperation: bytes } of results) {
-    process.stdout.write(`base 0x${base.toString(16).padEnd(9)} net ${operation.padEnd(9)} ${backend.padEnd(12)} ${mode.padEnd(5)} ${bytes.toFixed(3)} B/packet\n`)
+    process.stdout.write(
+      `base 0x${base.toString(16).padEnd(9)} net ${operation.padEnd(9)} ${backend.padEnd(12)} ${mode.padEnd(5)} ${bytes.toFixed(3)} B/packet\n`,
+    )
   }
 }
 
@@ -87,6 +101,8 @@ try {
 } catch (error) {
   clear()
   const detail = error instanceof ProgramFailed ? `\n${error.output}` : ''
-  process.stderr.write(process.env.DEBUG ? `${(error as Error).stack}${detail}\n` : `bench: ${(error as Error).message}${detail}\n`)
+  process.stderr.write(
+    process.env.DEBUG ? `${(error as Error).stack}${detail}\n` : `bench: ${(error as Error).message}${detail}\n`,
+  )
   process.exitCode = 1
 }

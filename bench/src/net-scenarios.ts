@@ -77,7 +77,7 @@ export const receive: Scenario = defineScenario({
     }
     const machine = await machineFor(variant, { type: 'net', name: 'net0', mode, device: { mac: MAC }, observer })
     const net = machine.net('net0')
-    const device = machine.slot('net0').device 
+    const device = machine.netDevice('net0')
     const frame = new Uint8Array(bytes).fill(0x5a)
     // Receive buffers are posted by the first poll.
     machine.pump()
@@ -115,7 +115,13 @@ export const pingPong: Scenario = defineScenario({
         frames += received.count
       },
     }
-    const machine = await machineFor(variant, { type: 'net', name: 'net0', mode, device: { mac: MAC, link: new LoopbackLink() }, observer })
+    const machine = await machineFor(variant, {
+      type: 'net',
+      name: 'net0',
+      mode,
+      device: { mac: MAC, link: new LoopbackLink() },
+      observer,
+    })
     const net = machine.net('net0')
     const { device } = machine.slot('net0')
     return {

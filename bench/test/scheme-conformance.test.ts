@@ -7,7 +7,15 @@ const functions = { describe, test, expect }
 
 describeDmaScheme(functions, () => sharedPoolScheme({ size: 1 << 20 }), { name: 'shared-pool' })
 describeDmaScheme(functions, () => sharedPoolScheme({ size: 1 << 18, reserve: 2 }), { name: 'shared-pool, small' })
-describeDmaScheme(functions, () => sharedPoolScheme({ size: 1 << 20, per: 'machine' }), { name: 'shared-pool of a machine' })
-describeDmaScheme(functions, () => sharedPoolScheme({ size: 1 << 19, clear: 'on-return' }), { name: 'shared-pool, cleared on return' })
-describeDmaScheme(functions, () => sharedPoolScheme({ size: 1 << 18, clear: 'never' }), { name: 'shared-pool, never cleared' })
-describeDmaScheme(functions, () => sharedPoolScheme({ size: 1 << 18, clear: 'never', per: 'machine' }), { name: 'shared-pool of a machine, never cleared' })
+describeDmaScheme(functions, () => sharedPoolScheme({ size: 1 << 20, per: 'machine' }), {
+  name: 'shared-pool of a machine',
+})
+describeDmaScheme(functions, () => sharedPoolScheme({ size: 1 << 19, clear: 'on-return' }), {
+  name: 'shared-pool, cleared on return',
+})
+describeDmaScheme(functions, () => sharedPoolScheme({ size: 1 << 18, clear: 'never' }), {
+  name: 'shared-pool, never cleared',
+})
+describeDmaScheme(functions, () => sharedPoolScheme({ size: 1 << 18, clear: 'never', per: 'machine' }), {
+  name: 'shared-pool of a machine, never cleared',
+})

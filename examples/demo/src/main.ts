@@ -20,7 +20,10 @@ async function main(args: readonly string[]): Promise<number> {
     process.stdout.write(HELP)
     return 0
   }
-  const capture = readPcap(new Uint8Array(await reading(options.pcap, () => readFile(options.pcap))), basename(options.pcap))
+  const capture = readPcap(
+    new Uint8Array(await reading(options.pcap, () => readFile(options.pcap))),
+    basename(options.pcap),
+  )
   const image = await reading(options.disk, () => hashFile(options.disk))
   checkImage(image.length, basename(options.disk))
   const out = options.out ?? (await mkdtemp(join(tmpdir(), 'guestdma-demo-')))
@@ -55,7 +58,12 @@ async function main(args: readonly string[]): Promise<number> {
   process.stdout.write(`${summary(results)}\nframes as they arrived: ${join(out, '*.pcap')}\n`)
   if (options.json !== undefined) {
     const { json } = options
-    await reading(json, () => writeFile(json, `${JSON.stringify({ schema: 'guestdma-demo-1', pcap: options.pcap, disk: options.disk, results }, null, 2)}\n`))
+    await reading(json, () =>
+      writeFile(
+        json,
+        `${JSON.stringify({ schema: 'guestdma-demo-1', pcap: options.pcap, disk: options.disk, results }, null, 2)}\n`,
+      ),
+    )
   }
   return results.every(sound) ? 0 : 1
 }
@@ -121,7 +129,12 @@ async function reading<T>(path: string, action: () => Promise<T>): Promise<T> {
   } catch (error) {
     const { code, syscall } = error as NodeJS.ErrnoException
     if (syscall === undefined) throw error
-    throw new DemoUsageError('DEMO_FILE', path, code === 'ENOENT' ? 'there is no such file' : `cannot be used (${code})`, { path, code })
+    throw new DemoUsageError(
+      'DEMO_FILE',
+      path,
+      code === 'ENOENT' ? 'there is no such file' : `cannot be used (${code})`,
+      { path, code },
+    )
   }
 }
 

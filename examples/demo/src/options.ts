@@ -33,7 +33,15 @@ Exit code 0 if every frame and every block arrived unchanged, 1 otherwise.
 
 /** Reads the command line. Throws `DEMO_USAGE`, `DEMO_SCHEME`. */
 export function readOptions(args: readonly string[]): DemoOptions {
-  let values: { scheme?: string[]; pcap?: string; disk?: string; json?: string; out?: string; write?: boolean; help?: boolean }
+  let values: {
+    scheme?: string[]
+    pcap?: string
+    disk?: string
+    json?: string
+    out?: string
+    write?: boolean
+    help?: boolean
+  }
   let positionals: string[]
   try {
     ;({ values, positionals } = parseArgs({
@@ -60,7 +68,12 @@ export function readOptions(args: readonly string[]): DemoOptions {
   const schemes = wanted.flatMap((list) => list.split(','))
   for (const id of schemes) {
     if (!Object.hasOwn(SCHEMES, id)) {
-      throw new DemoUsageError('DEMO_SCHEME', 'demo', `unknown scheme '${id}'; known: ${Object.keys(SCHEMES).join(', ')}`, { id })
+      throw new DemoUsageError(
+        'DEMO_SCHEME',
+        'demo',
+        `unknown scheme '${id}'; known: ${Object.keys(SCHEMES).join(', ')}`,
+        { id },
+      )
     }
   }
   const fixture = (name: string): string => fileURLToPath(new URL(`../fixtures/${name}`, import.meta.url))

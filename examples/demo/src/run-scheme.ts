@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
-import type { DmaScheme } from '@guestdma/dma'
 import type { BlockStore } from '@guestdma/devices'
+import type { DmaScheme } from '@guestdma/dma'
 import { GuestDmaError } from '@guestdma/memory'
 import { ETHERNET_HEADER_SIZE, ETHERNET_MTU, NET_MTU_MAX, SECTOR_SIZE } from '@guestdma/spec'
 import { createMachine, FrameBatch, type Machine, MachineEvents, type SchemeChosen, Wire } from 'guestdma'
@@ -50,12 +50,20 @@ const WRITE_BYTES = 1024
 const TIMING_MS = 300
 
 /** Runs capture and image through a machine whose devices all stand on one scheme's platform. */
-export async function runScheme(scheme: DmaScheme, input: RunInput): Promise<{ result: SchemeResult; received: Uint8Array<ArrayBuffer>[] }> {
+export async function runScheme(
+  scheme: DmaScheme,
+  input: RunInput,
+): Promise<{ result: SchemeResult; received: Uint8Array<ArrayBuffer>[] }> {
   const { capture, captureName, store, progress } = input
   const longest = capture.frames.reduce((most, { data }) => Math.max(most, data.length), 0)
   const mtu = Math.max(ETHERNET_MTU, longest - ETHERNET_HEADER_SIZE)
   if (mtu > NET_MTU_MAX) {
-    throw new GuestDmaError('DEMO_FRAME', captureName, `a frame of ${longest} bytes is above the largest MTU of ${NET_MTU_MAX}`, { length: longest })
+    throw new GuestDmaError(
+      'DEMO_FRAME',
+      captureName,
+      `a frame of ${longest} bytes is above the largest MTU of ${NET_MTU_MAX}`,
+      { length: longest },
+    )
   }
   const wire = new Wire()
   const chosen: SchemeChosen[] = []
@@ -131,7 +139,11 @@ function sendAll(machine: Machine, { frames }: Capture): void {
     for (let i = taken; i < batch.count; i++) net.release(batch.buffer[i])
     next += taken
     if (machine.pump() === 0 && taken === 0) {
-      throw new GuestDmaError('DEMO_STALLED', net.name, `no frame was taken (status ${net.sendStatus}) and nothing is in flight; the pool is too small`)
+      throw new GuestDmaError(
+        'DEMO_STALLED',
+        net.name,
+        `no frame was taken (status ${net.sendStatus}) and nothing is in flight; the pool is too small`,
+      )
     }
   }
   machine.pump()
@@ -156,7 +168,11 @@ function time(machine: Machine, capture: Capture): number {
   return settled[settled.length >> 1]
 }
 
-async function runDisk(machine: Machine, scheme: string, { store, diskName, sha256, progress }: RunInput): Promise<SchemeResult['blk']> {
+async function runDisk(
+  machine: Machine,
+  scheme: string,
+  { store, diskName, sha256, progress }: RunInput,
+): Promise<SchemeResult['blk']> {
   const disk = machine.blk('disk0')
   const id = await machine.run(disk.id())
   const hash = createHash('sha256')
@@ -165,7 +181,10 @@ async function runDisk(machine: Machine, scheme: string, { store, diskName, sha2
     hash.update(await machine.run(disk.readBytes(at / SECTOR_SIZE, Math.min(READ_BYTES, store.capacity - at))))
   }
   const digest = hash.digest('hex')
-  const superblock = await readSuperblock((offset, length) => machine.run(disk.readBytes(offset / SECTOR_SIZE, length)), diskName)
+  const superblock = await readSuperblock(
+    (offset, length) => machine.run(disk.readBytes(offset / SECTOR_SIZE, length)),
+    diskName,
+  )
   checkWhole(superblock, store.capacity, diskName)
 
   const text = new TextEncoder().encode(`written by the guestdma demo over ${scheme}\n`)

@@ -15,7 +15,11 @@ const SAMPLE_MS = 0.5
 const HEAP_OPERATIONS = 50_000
 
 /** Measures one variant. tinybench takes the samples; each is the mean of many rounds. */
-export async function measure(subject: Subject, prepared: Prepared, { milliseconds, warmup }: Effort): Promise<BenchResult> {
+export async function measure(
+  subject: Subject,
+  prepared: Prepared,
+  { milliseconds, warmup }: Effort,
+): Promise<BenchResult> {
   const rounds = warmUp(prepared, warmup)
   const before = prepared.counters()
   let operations = 0
@@ -38,7 +42,9 @@ export async function measure(subject: Subject, prepared: Prepared, { millisecon
     nsPerOperation: { median: quantile(samples, 0.5), p05: quantile(samples, 0.05), p95: quantile(samples, 0.95) },
     samples: samples.length,
     bytesAllocatedPerOperation: heapPerOperation(prepared),
-    counters: Object.fromEntries(Object.entries(after).map(([name, value]) => [name, (value - (before[name] ?? 0)) / operations])),
+    counters: Object.fromEntries(
+      Object.entries(after).map(([name, value]) => [name, (value - (before[name] ?? 0)) / operations]),
+    ),
   }
 }
 
@@ -47,7 +53,8 @@ export async function measure(subject: Subject, prepared: Prepared, { millisecon
  * cancels out.
  */
 export function heapPerOperation(prepared: Prepared): number {
-  const allocated = (): number => (getHeapStatistics() as { total_allocated_bytes?: number }).total_allocated_bytes ?? Number.NaN
+  const allocated = (): number =>
+    (getHeapStatistics() as { total_allocated_bytes?: number }).total_allocated_bytes ?? Number.NaN
   const run = (target: number): { bytes: number; operations: number } => {
     const from = allocated()
     let operations = 0

@@ -26,7 +26,14 @@ const DEFAULT_BASE = 0x1_0000_0000
  *
  * @throws Error if a process fails, with what it printed
  */
-export async function runBench({ worker, execArgv = [], subjects, effort, base = DEFAULT_BASE, onResult }: RunOptions): Promise<BenchReport> {
+export async function runBench({
+  worker,
+  execArgv = [],
+  subjects,
+  effort,
+  base = DEFAULT_BASE,
+  onResult,
+}: RunOptions): Promise<BenchReport> {
   const environment = readEnvironment()
   const groups = new Map<string, Subject[]>()
   for (const subject of subjects) {
@@ -47,9 +54,16 @@ export async function runBench({ worker, execArgv = [], subjects, effort, base =
   return { schema: 'guestdma-bench-1', environment, results }
 }
 
-function runJob(worker: string, execArgv: readonly string[], job: Job, onResult: (result: BenchResult) => void): Promise<void> {
+function runJob(
+  worker: string,
+  execArgv: readonly string[],
+  job: Job,
+  onResult: (result: BenchResult) => void,
+): Promise<void> {
   return new Promise((resolve, reject) => {
-    const child = spawn(process.execPath, [...execArgv, worker, JSON.stringify(job)], { stdio: ['ignore', 'pipe', 'pipe'] })
+    const child = spawn(process.execPath, [...execArgv, worker, JSON.stringify(job)], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+    })
     let pending = ''
     let errors = ''
     child.stdout.setEncoding('utf8').on('data', (text: string) => {

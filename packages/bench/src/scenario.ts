@@ -31,7 +31,8 @@ export interface Scenario {
 /** Checks a scenario and gives it back, with its type. Throws `RangeError` on an empty list. */
 export function defineScenario(scenario: Scenario): Scenario {
   for (const list of ['modes', 'bytes', 'batches'] as const) {
-    if (scenario[list].length === 0) throw new RangeError(`scenario ${scenario.driver} ${scenario.operation}: ${list} is empty`)
+    if (scenario[list].length === 0)
+      throw new RangeError(`scenario ${scenario.driver} ${scenario.operation}: ${list} is empty`)
   }
   return scenario
 }
@@ -41,7 +42,11 @@ export function variantsOf(scenario: Scenario, backend: string): Subject[] {
   const { driver, operation, modes, bytes, batches, cold } = scenario
   return modes.flatMap((mode) =>
     (cold.includes(mode) ? (['warm', 'cold'] as const) : (['warm'] as const)).flatMap((buffers) =>
-      bytes.flatMap((size) => batches.map((batch): Subject => ({ driver, operation, backend, mode, ring: 'split', bytes: size, batch, buffers }))),
+      bytes.flatMap((size) =>
+        batches.map(
+          (batch): Subject => ({ driver, operation, backend, mode, ring: 'split', bytes: size, batch, buffers }),
+        ),
+      ),
     ),
   )
 }

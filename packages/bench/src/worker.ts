@@ -18,7 +18,9 @@ export async function runWorker(scenarios: readonly Scenario[]): Promise<void> {
   const job = JSON.parse(process.argv[2] ?? 'null') as Job | null
   if (job === null) throw new Error('a worker is started by the runner, with its job as argument')
   for (const subject of job.subjects) {
-    const scenario = scenarios.find(({ driver, operation }) => driver === subject.driver && operation === subject.operation)
+    const scenario = scenarios.find(
+      ({ driver, operation }) => driver === subject.driver && operation === subject.operation,
+    )
     if (scenario === undefined) throw new Error(`no scenario ${subject.driver} ${subject.operation}`)
     const { lastLevelCacheBytes, base } = job
     const prepared = await scenario.prepare({ ...subject, lastLevelCacheBytes, base })

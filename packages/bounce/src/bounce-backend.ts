@@ -1,4 +1,8 @@
 import {
+  DMA_EXHAUSTED,
+  DMA_OK,
+  DMA_TOO_LONG,
+  DMA_UNMAPPABLE,
   type DmaBackend,
   type DmaCounters,
   type DmaDirection,
@@ -8,10 +12,6 @@ import {
   type DmaRegion,
   type DmaStatus,
   type DmaTraits,
-  DMA_EXHAUSTED,
-  DMA_OK,
-  DMA_TOO_LONG,
-  DMA_UNMAPPABLE,
   FROM_DEVICE,
   newDmaCounters,
   TO_DEVICE,
@@ -121,7 +121,10 @@ export class BounceBackend implements DmaBackend {
   }
 
   free(region: DmaRegion): void {
-    if (!this.regions.delete(region)) throw new DmaError('DMA_FREE', this.name, `the region at ${hex(region.device)} is not allocated here`, { device: region.device })
+    if (!this.regions.delete(region))
+      throw new DmaError('DMA_FREE', this.name, `the region at ${hex(region.device)} is not allocated here`, {
+        device: region.device,
+      })
     this.totals.allocatedBytes -= region.length
     this.pool.free(region)
   }

@@ -70,13 +70,26 @@ export class BouncePool {
   constructor({ name, pool, reserve }: BouncePoolOptions) {
     const { window, device, home } = pool
     const slots = Math.floor(window.length / SLOT_BYTES)
-    if (slots < 1) throw new DmaError('BOUNCE_POOL_SIZE', name, `a pool of ${window.length} bytes holds no slot of ${SLOT_BYTES}`, { length: window.length })
+    if (slots < 1)
+      throw new DmaError('BOUNCE_POOL_SIZE', name, `a pool of ${window.length} bytes holds no slot of ${SLOT_BYTES}`, {
+        length: window.length,
+      })
     if (window.offset % POOL_ALIGN !== 0 || device % POOL_ALIGN !== 0) {
-      throw new DmaError('BOUNCE_POOL_ALIGN', name, `offset ${window.offset} and device address ${hex(device)} must be multiples of ${POOL_ALIGN}`, { offset: window.offset, device })
+      throw new DmaError(
+        'BOUNCE_POOL_ALIGN',
+        name,
+        `offset ${window.offset} and device address ${hex(device)} must be multiples of ${POOL_ALIGN}`,
+        { offset: window.offset, device },
+      )
     }
     const reservedSlots = reserve ?? Math.min(MAX_RUN, Math.max(1, slots >>> 3))
     if (!Number.isInteger(reservedSlots) || reservedSlots < 1 || reservedSlots > Math.min(MAX_RUN, slots)) {
-      throw new DmaError('BOUNCE_RESERVE', name, `a reserve of ${reservedSlots} slots must be 1 to ${Math.min(MAX_RUN, slots)}`, { reserve: reservedSlots, slots })
+      throw new DmaError(
+        'BOUNCE_RESERVE',
+        name,
+        `a reserve of ${reservedSlots} slots must be 1 to ${Math.min(MAX_RUN, slots)}`,
+        { reserve: reservedSlots, slots },
+      )
     }
     this.name = name
     this.region = window.region
@@ -110,7 +123,10 @@ export class BouncePool {
   /** Maximal mappings that requests can hold at once, whatever rings and posted receive buffers take; at least 1. */
   get assuredMappings(): number {
     const standing = this.standingLimit * Math.max(1, this.users.size)
-    return Math.max(1, Math.floor((this.slots - this.allocated - Math.min(standing, this.general.size - this.allocated)) / this.maxRun))
+    return Math.max(
+      1,
+      Math.floor((this.slots - this.allocated - Math.min(standing, this.general.size - this.allocated)) / this.maxRun),
+    )
   }
 
   /** How many users share the pool. */
@@ -163,19 +179,30 @@ export class BouncePool {
     this.returnSpare()
     const slot = this.general.takeRunLowest(count, step, (step - misfit) % step)
     if (slot < 0) {
-      throw new DmaError('DMA_ALLOC', this.name, `no ${count} adjacent slots for ${length} bytes (${this.general.free} of ${this.slots} free); make the pool larger`, {
-        length,
-        align,
-        free: this.general.free,
-        slots: this.slots,
-      })
+      throw new DmaError(
+        'DMA_ALLOC',
+        this.name,
+        `no ${count} adjacent slots for ${length} bytes (${this.general.free} of ${this.slots} free); make the pool larger`,
+        {
+          length,
+          align,
+          free: this.general.free,
+          slots: this.slots,
+        },
+      )
     }
     this.allocated += count
     this.divide()
     const offset = this.offset + slot * SLOT_BYTES
     this.region.refresh()
     this.region.u8.fill(0, offset, offset + count * SLOT_BYTES)
-    return { device: (this.device + slot * SLOT_BYTES) as DeviceAddress, region: this.region, offset, length, direction }
+    return {
+      device: (this.device + slot * SLOT_BYTES) as DeviceAddress,
+      region: this.region,
+      offset,
+      length,
+      direction,
+    }
   }
 
   free(region: DmaRegion): void {

@@ -1,4 +1,14 @@
-import { type DmaBackend, type DmaProvider, type DmaScheme, type FactKey, factKey, type PlatformBuilder, type PlatformOffer, type PoolFact, type Suitability } from '@guestdma/dma'
+import {
+  type DmaBackend,
+  type DmaProvider,
+  type DmaScheme,
+  type FactKey,
+  factKey,
+  type PlatformBuilder,
+  type PlatformOffer,
+  type PoolFact,
+  type Suitability,
+} from '@guestdma/dma'
 import type { BusPort, DeviceAddress } from '@guestdma/memory'
 import { FeatureSet, VIRTIO_F_ACCESS_PLATFORM } from '@guestdma/spec'
 import { BounceBackend, type ClearPolicy } from './bounce-backend.ts'
@@ -56,15 +66,24 @@ function sharedPoolProvider(clear: ClearPolicy, exclusive: boolean): DmaProvider
       const accessPlatform = offer.offered.has(VIRTIO_F_ACCESS_PLATFORM)
       const listed = offer.listed.has(ID)
       if (offer.pool === undefined) return { fit: 'unusable', why: 'the platform has no pool for this device' }
-      if (accessPlatform && offer.iommu !== undefined) return { fit: 'unusable', why: 'the endpoint is behind an IOMMU' }
+      if (accessPlatform && offer.iommu !== undefined)
+        return { fit: 'unusable', why: 'the endpoint is behind an IOMMU' }
       if (!accessPlatform && offer.ramReachable && !listed) {
-        return { fit: 'unusable', why: 'the device does not offer ACCESS_PLATFORM and can reach guest RAM; list the pool to use it' }
+        return {
+          fit: 'unusable',
+          why: 'the device does not offer ACCESS_PLATFORM and can reach guest RAM; list the pool to use it',
+        }
       }
-      const why = listed ? 'listed by the caller' : accessPlatform ? 'the platform has a pool for this device' : 'devices reach the pool and not guest RAM'
+      const why = listed
+        ? 'listed by the caller'
+        : accessPlatform
+          ? 'the platform has a pool for this device'
+          : 'devices reach the pool and not guest RAM'
       return { fit: 'usable', accept: FeatureSet.of(VIRTIO_F_ACCESS_PLATFORM), why }
     },
     create(offer: PlatformOffer): DmaBackend {
-      const pool = offer.fact(bouncePoolFact) ?? new BouncePool({ name: `${offer.device} pool`, pool: offer.pool as PoolFact })
+      const pool =
+        offer.fact(bouncePoolFact) ?? new BouncePool({ name: `${offer.device} pool`, pool: offer.pool as PoolFact })
       return new BounceBackend({ name: ID, memory: offer.memory, pool, clear, exclusive })
     },
   }

@@ -124,7 +124,8 @@ export class BouncingBackend implements DmaBackend {
 
   free(region: DmaRegion): void {
     const slot = this.regions.get(region)
-    if (slot === undefined) throw new DmaError('DMA_FREE', this.name, `the region at ${hex(region.device)} is not allocated here`)
+    if (slot === undefined)
+      throw new DmaError('DMA_FREE', this.name, `the region at ${hex(region.device)} is not allocated here`)
     this.regions.delete(region)
     this.give(slot)
     this.counters.allocatedBytes -= region.length

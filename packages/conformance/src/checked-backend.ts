@@ -1,4 +1,12 @@
-import { DMA_OK, type DmaBackend, type DmaDirection, DmaError, type DmaMappings, type DmaRegion, type DmaStatus } from '@guestdma/dma'
+import {
+  DMA_OK,
+  type DmaBackend,
+  type DmaDirection,
+  DmaError,
+  type DmaMappings,
+  type DmaRegion,
+  type DmaStatus,
+} from '@guestdma/dma'
 import { hex } from '@guestdma/memory'
 import { ForwardingBackend } from './forwarding-backend.ts'
 
@@ -53,7 +61,8 @@ export class CheckedBackend extends ForwardingBackend {
 
   override free(region: DmaRegion): void {
     this.alive('free')
-    if (!this.regions.delete(region)) this.fail('CHECK_FREE', `the region at ${hex(region.device)} is not allocated`, { device: region.device })
+    if (!this.regions.delete(region))
+      this.fail('CHECK_FREE', `the region at ${hex(region.device)} is not allocated`, { device: region.device })
     super.free(region)
   }
 
@@ -62,12 +71,16 @@ export class CheckedBackend extends ForwardingBackend {
     const rows = this.rowsOf(m)
     const before = rows.get(row)
     const details = { row, guest: m.guest[row], length: m.length[row], direction: m.direction[row] }
-    if (!(row >= 0 && row < m.rows)) this.fail('CHECK_NOT_MAPPED', `there is no row ${row} in a table of ${m.rows}`, details)
+    if (!(row >= 0 && row < m.rows))
+      this.fail('CHECK_NOT_MAPPED', `there is no row ${row} in a table of ${m.rows}`, details)
     if (before?.state === 'live') this.fail('CHECK_MAPPED', `row ${row} is mapped already`, details)
-    if (before?.state === 'unmapped') this.fail('CHECK_REUSE', `row ${row} is mapped again before its unmap was committed`, details)
-    if (before?.state === 'quarantined') this.fail('CHECK_REUSE', `row ${row} is mapped again though the commit of its unmap failed`, details)
+    if (before?.state === 'unmapped')
+      this.fail('CHECK_REUSE', `row ${row} is mapped again before its unmap was committed`, details)
+    if (before?.state === 'quarantined')
+      this.fail('CHECK_REUSE', `row ${row} is mapped again though the commit of its unmap failed`, details)
     if (m.length[row] === 0) this.fail('CHECK_LENGTH', `row ${row} lends no byte`, details)
-    if (m.direction[row] < 1 || m.direction[row] > 3) this.fail('CHECK_DIRECTION', `row ${row} has direction ${m.direction[row]}`, details)
+    if (m.direction[row] < 1 || m.direction[row] > 3)
+      this.fail('CHECK_DIRECTION', `row ${row} has direction ${m.direction[row]}`, details)
     const status = super.map(m, row)
     rows.set(row, snapshot(m, row, status === DMA_OK ? 'live' : 'failed'))
     return status
@@ -77,7 +90,11 @@ export class CheckedBackend extends ForwardingBackend {
     this.alive('unmap')
     const record = this.live(m, row, 'unmap')
     if (!Number.isInteger(written) || written < 0 || written > record.length) {
-      this.fail('CHECK_WRITTEN', `row ${row} lends ${record.length} bytes, of which ${written} cannot have been written`, { row, written, length: record.length })
+      this.fail(
+        'CHECK_WRITTEN',
+        `row ${row} lends ${record.length} bytes, of which ${written} cannot have been written`,
+        { row, written, length: record.length },
+      )
     }
     const status = super.unmap(m, row, written)
     record.state = 'unmapped'
@@ -128,7 +145,11 @@ export class CheckedBackend extends ForwardingBackend {
     this.alive('sync')
     const record = this.live(m, row, 'sync')
     if (!(offset >= 0 && length >= 0 && offset + length <= record.length)) {
-      this.fail('CHECK_SYNC', `[${offset}, ${offset + length}) is outside the ${record.length} bytes of row ${row}`, { row, offset, length })
+      this.fail('CHECK_SYNC', `[${offset}, ${offset + length}) is outside the ${record.length} bytes of row ${row}`, {
+        row,
+        offset,
+        length,
+      })
     }
   }
 
@@ -137,10 +158,15 @@ export class CheckedBackend extends ForwardingBackend {
     if (record === undefined || record.state === 'unmapped' || record.state === 'quarantined') {
       this.fail('CHECK_NOT_MAPPED', `${verb} of row ${row}, which is not mapped`, { row })
     }
-    if (record.state === 'failed') this.fail('CHECK_UNCHECKED', `${verb} of row ${row}, whose map did not return Ok`, { row })
+    if (record.state === 'failed')
+      this.fail('CHECK_UNCHECKED', `${verb} of row ${row}, whose map did not return Ok`, { row })
     for (const column of COLUMNS) {
       if (m[column][row] === record[column]) continue
-      this.fail('CHECK_CHANGED', `${column} of row ${row} was ${record[column]} at map and is ${m[column][row]} at ${verb}`, { row, column })
+      this.fail(
+        'CHECK_CHANGED',
+        `${column} of row ${row} was ${record[column]} at map and is ${m[column][row]} at ${verb}`,
+        { row, column },
+      )
     }
     return record
   }

@@ -100,7 +100,13 @@ export class ExactBackend implements DmaBackend {
     }
     const { region, offset } = this.memory.window(guest, whole)
     region.u8.fill(0, offset, offset + whole)
-    const allocated: DmaRegion = { device: (guest + this.busOffset) as DeviceAddress, region, offset, length: whole, direction }
+    const allocated: DmaRegion = {
+      device: (guest + this.busOffset) as DeviceAddress,
+      region,
+      offset,
+      length: whole,
+      direction,
+    }
     this.regions.set(allocated, { guest, length: whole, access: 3 })
     this.counters.allocatedBytes += whole
     this.open()
@@ -109,7 +115,8 @@ export class ExactBackend implements DmaBackend {
 
   free(region: DmaRegion): void {
     const span = this.regions.get(region)
-    if (span === undefined) throw new DmaError('DMA_FREE', this.name, `the region at ${hex(region.device)} is not allocated here`)
+    if (span === undefined)
+      throw new DmaError('DMA_FREE', this.name, `the region at ${hex(region.device)} is not allocated here`)
     this.regions.delete(region)
     this.open()
     this.ram.release(span.guest as GuestAddress)

@@ -1,4 +1,14 @@
-import { DMA_CORRUPT, DMA_EXHAUSTED, DMA_FAILED, DMA_OK, type DmaDirection, DmaError, type DmaMappings, type DmaRegion, type DmaStatus } from '@guestdma/dma'
+import {
+  DMA_CORRUPT,
+  DMA_EXHAUSTED,
+  DMA_FAILED,
+  DMA_OK,
+  type DmaDirection,
+  DmaError,
+  type DmaMappings,
+  type DmaRegion,
+  type DmaStatus,
+} from '@guestdma/dma'
 import { ForwardingBackend } from './forwarding-backend.ts'
 
 /**

@@ -1,4 +1,13 @@
-import type { DmaBackend, DmaCounters, DmaDirection, DmaLimits, DmaMappings, DmaRegion, DmaStatus, DmaTraits } from '@guestdma/dma'
+import type {
+  DmaBackend,
+  DmaCounters,
+  DmaDirection,
+  DmaLimits,
+  DmaMappings,
+  DmaRegion,
+  DmaStatus,
+  DmaTraits,
+} from '@guestdma/dma'
 
 /** Passes every call on to another backend: what doubles that change one thing extend. */
 export class ForwardingBackend implements DmaBackend {

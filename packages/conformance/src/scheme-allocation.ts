@@ -1,5 +1,5 @@
 import { BIDIRECTIONAL, type DmaDirection, DmaMappings, type DmaRegion, FROM_DEVICE, TO_DEVICE } from '@guestdma/dma'
-import { readBus, reaches, writeBus } from './bus-access.ts'
+import { reaches, readBus, writeBus } from './bus-access.ts'
 import { fillPattern, firstDifference, pattern, type SchemeRig } from './scheme-rig.ts'
 import type { SchemeSuite } from './scheme-suite.ts'
 import { codeThrownBy } from './test-functions.ts'
@@ -15,7 +15,11 @@ export function describeAllocation({ test, check }: SchemeSuite): void {
       for (const length of [1, 16, 1000, 4096]) {
         const region = backend.alloc(length, 16, BIDIRECTIONAL, use)
         check(`${use} of ${length} bytes is long enough`, region.length >= length, true)
-        check(`first byte of ${length} that is not zero`, firstDifference(cpuView(region), new Uint8Array(region.length)), -1)
+        check(
+          `first byte of ${length} that is not zero`,
+          firstDifference(cpuView(region), new Uint8Array(region.length)),
+          -1,
+        )
         cpuView(region).fill(0xee)
         backend.free(region)
       }
@@ -27,7 +31,11 @@ export function describeAllocation({ test, check }: SchemeSuite): void {
       const region = backend.alloc(24, align, TO_DEVICE, 'ring')
       check(`device address modulo ${align}`, region.device % align, 0)
       check('the CPU can use elements of the alignment, up to 8 bytes', region.offset % Math.min(align, 8), 0)
-      check('last byte beyond maxDeviceAddress', region.device + region.length - 1 > backend.limits.maxDeviceAddress, false)
+      check(
+        'last byte beyond maxDeviceAddress',
+        region.device + region.length - 1 > backend.limits.maxDeviceAddress,
+        false,
+      )
     }
   })
 
@@ -51,11 +59,19 @@ export function describeAllocation({ test, check }: SchemeSuite): void {
       const region = backend.alloc(3000, 8, direction, 'ring')
       if ((direction & TO_DEVICE) !== 0) {
         fillPattern(cpuView(region), 1)
-        check('the device reads what the CPU wrote', firstDifference(readBus(port, region.device, 3000), pattern(3000, 1)), -1)
+        check(
+          'the device reads what the CPU wrote',
+          firstDifference(readBus(port, region.device, 3000), pattern(3000, 1)),
+          -1,
+        )
       }
       if ((direction & FROM_DEVICE) !== 0) {
         check('the port lets the device write', writeBus(port, region.device, pattern(3000, 2)), 3000)
-        check('the CPU reads what the device wrote', firstDifference(cpuView(region).subarray(0, 3000), pattern(3000, 2)), -1)
+        check(
+          'the CPU reads what the device wrote',
+          firstDifference(cpuView(region).subarray(0, 3000), pattern(3000, 2)),
+          -1,
+        )
       }
     })
   }
@@ -73,12 +89,20 @@ export function describeAllocation({ test, check }: SchemeSuite): void {
     const region = backend.alloc(64, 8, TO_DEVICE, 'ring')
     check('bytes allocated beside one region', backend.counters.allocatedBytes - before >= 64, true)
     backend.free(region)
-    check('freeing it twice', codeThrownBy(() => backend.free(region)), 'DMA_FREE')
+    check(
+      'freeing it twice',
+      codeThrownBy(() => backend.free(region)),
+      'DMA_FREE',
+    )
   })
 
   test('an allocation that cannot be had throws DMA_ALLOC and takes nothing', ({ backend }) => {
     const before = backend.counters.allocatedBytes
-    check('2^40 bytes', codeThrownBy(() => backend.alloc(2 ** 40, 8, TO_DEVICE, 'ring')), 'DMA_ALLOC')
+    check(
+      '2^40 bytes',
+      codeThrownBy(() => backend.alloc(2 ** 40, 8, TO_DEVICE, 'ring')),
+      'DMA_ALLOC',
+    )
     check('bytes allocated', backend.counters.allocatedBytes, before)
     backend.free(backend.alloc(4096, 8, TO_DEVICE, 'ring'))
   })

@@ -13,7 +13,11 @@ export function describeLimits({ test, check }: SchemeSuite): void {
     const whole = (value: number): boolean => Number.isInteger(value) || value === Infinity
     check('granule is a power of two', Number.isInteger(Math.log2(granule)), true)
     check('syncGranule is a power of two', Number.isInteger(Math.log2(syncGranule)), true)
-    check('maxMappingLength fits a descriptor', maxMappingLength >= 1 && maxMappingLength <= 0xffff_ffff && whole(maxMappingLength), true)
+    check(
+      'maxMappingLength fits a descriptor',
+      maxMappingLength >= 1 && maxMappingLength <= 0xffff_ffff && whole(maxMappingLength),
+      true,
+    )
     check('maxLiveMappings', maxLiveMappings >= 1 && whole(maxLiveMappings), true)
     check('overhead', overhead >= 0 && Number.isInteger(overhead), true)
     check('staleEntries and staleNs', staleEntries >= 0 && whole(staleEntries) && staleNs >= 0, true)
@@ -37,7 +41,11 @@ export function describeLimits({ test, check }: SchemeSuite): void {
       const length = Math.min(limits.maxMappingLength + beyond, rig.arena.length)
       for (let round = 0; round < 100; round++) {
         const status = rig.map(m, 0, 0, length, FROM_DEVICE)
-        check(`map of ${length} bytes is Ok or TooLong`, status === DMA_OK || status === DMA_TOO_LONG ? 'yes' : status, 'yes')
+        check(
+          `map of ${length} bytes is Ok or TooLong`,
+          status === DMA_OK || status === DMA_TOO_LONG ? 'yes' : status,
+          'yes',
+        )
         if (status === DMA_OK) rig.takeBack(m, 0)
         else refused++
       }
@@ -62,7 +70,8 @@ export function describeLimits({ test, check }: SchemeSuite): void {
       if (held.rows < BOUND) {
         check('status where none is left', held.status, DMA_EXHAUSTED)
         // A refused map must not keep anything: the thousandth has no other effect than the first.
-        for (let i = 0; i < 1000; i++) check('status again', rig.map(m, held.rows, 0, length, FROM_DEVICE), DMA_EXHAUSTED)
+        for (let i = 0; i < 1000; i++)
+          check('status again', rig.map(m, held.rows, 0, length, FROM_DEVICE), DMA_EXHAUSTED)
         check('exhausted counted', backend.counters.exhausted - exhausted, 1001)
         rig.takeBack(m, 0, 0)
         check('status after one came back', rig.map(m, 0, 3, length, FROM_DEVICE), DMA_OK)
@@ -106,7 +115,8 @@ export function describeLimits({ test, check }: SchemeSuite): void {
     const { backend } = rig
     for (const bytes of [65_536, 4096]) {
       let code = 'nothing was thrown'
-      for (let i = 0; i < 512 && code === 'nothing was thrown'; i++) code = codeThrownBy(() => backend.alloc(bytes, 16, TO_DEVICE, 'ring'))
+      for (let i = 0; i < 512 && code === 'nothing was thrown'; i++)
+        code = codeThrownBy(() => backend.alloc(bytes, 16, TO_DEVICE, 'ring'))
       check('what ended the allocations', code === 'nothing was thrown' ? 'DMA_ALLOC' : code, 'DMA_ALLOC')
     }
     rig.takeBack(rig.lend(4101, rig.longest, BIDIRECTIONAL), 0)

@@ -1,6 +1,6 @@
 import { BIDIRECTIONAL, DMA_OK, DMA_UNMAPPABLE, DmaMappings, FROM_DEVICE, TO_DEVICE } from '@guestdma/dma'
 import { ADDRESS_LIMIT } from '@guestdma/memory'
-import { firstDifference, fillPattern, interestingLengths, pattern, type SchemeRig } from './scheme-rig.ts'
+import { fillPattern, firstDifference, interestingLengths, pattern, type SchemeRig } from './scheme-rig.ts'
 import type { SchemeSuite } from './scheme-suite.ts'
 
 /** Bytes looked at on both sides of a lent buffer. */
@@ -19,7 +19,11 @@ function eachBuffer(rig: SchemeRig, body: (at: number, length: number, where: st
 export function describeMappings({ test, check }: SchemeSuite): void {
   const guards = (rig: SchemeRig, at: number, length: number, expected: Uint8Array, where: string): void => {
     const from = at - GUARD
-    check(`${where}: first difference in the guest's bytes, from ${GUARD} before the buffer`, firstDifference(rig.arena.subarray(from, at + length + GUARD), expected), -1)
+    check(
+      `${where}: first difference in the guest's bytes, from ${GUARD} before the buffer`,
+      firstDifference(rig.arena.subarray(from, at + length + GUARD), expected),
+      -1,
+    )
   }
 
   test('to the device: it sees exactly the lent bytes, at every address modulo 8', (rig) => {
@@ -28,7 +32,11 @@ export function describeMappings({ test, check }: SchemeSuite): void {
     eachBuffer(rig, (at, length, where) => {
       const before = rig.arena.slice(at - GUARD, at + length + GUARD)
       const m = rig.lend(at, length, TO_DEVICE)
-      check(`${where}: first difference that the device sees`, firstDifference(rig.deviceReads(m), before.subarray(GUARD, GUARD + length)), -1)
+      check(
+        `${where}: first difference that the device sees`,
+        firstDifference(rig.deviceReads(m), before.subarray(GUARD, GUARD + length)),
+        -1,
+      )
       check(`${where}: deviceLength is at least the length`, m.deviceLength[0] >= length, true)
       check(`${where}: bytes beyond limits.overhead`, Math.max(0, m.deviceLength[0] - length - limits.overhead), 0)
       check(`${where}: beyond maxDeviceAddress`, m.device[0] + m.deviceLength[0] - 1 > limits.maxDeviceAddress, false)
@@ -59,7 +67,11 @@ export function describeMappings({ test, check }: SchemeSuite): void {
       fillPattern(rig.arena.subarray(at - GUARD, at + length + GUARD), 4)
       const expected = rig.arena.slice(at - GUARD, at + length + GUARD)
       const m = rig.lend(at, length, BIDIRECTIONAL)
-      check(`${where}: first difference that the device sees`, firstDifference(rig.deviceReads(m), expected.subarray(GUARD, GUARD + length)), -1)
+      check(
+        `${where}: first difference that the device sees`,
+        firstDifference(rig.deviceReads(m), expected.subarray(GUARD, GUARD + length)),
+        -1,
+      )
       const written = (length + 1) >>> 1
       check(`${where}: the port lets the device write`, rig.deviceWrites(m, pattern(written, 5)), true)
       rig.takeBack(m, written)
@@ -150,7 +162,11 @@ export function describeMappings({ test, check }: SchemeSuite): void {
     check('commitMaps of nothing', backend.commitMaps(), DMA_OK)
     check('commitUnmaps of nothing', backend.commitUnmaps(), DMA_OK)
     rig.takeBack(rig.lend(4096, 8, BIDIRECTIONAL), 0)
-    check('commits counted', [backend.counters.commitMaps - commitMaps, backend.counters.commitUnmaps - commitUnmaps], [2, 2])
+    check(
+      'commits counted',
+      [backend.counters.commitMaps - commitMaps, backend.counters.commitUnmaps - commitUnmaps],
+      [2, 2],
+    )
   })
 
   test('counters add up', (rig) => {
@@ -164,9 +180,16 @@ export function describeMappings({ test, check }: SchemeSuite): void {
     const now = backend.counters
     check('live after two unmaps', live(rig) - (start.maps - start.unmaps), 0)
     const copied = backend.traits.streaming === 'copied'
-    const moved = [now.bytesCopiedToDevice - start.bytesCopiedToDevice, now.bytesCopiedFromDevice - start.bytesCopiedFromDevice]
+    const moved = [
+      now.bytesCopiedToDevice - start.bytesCopiedToDevice,
+      now.bytesCopiedFromDevice - start.bytesCopiedFromDevice,
+    ]
     if (backend.limits.overhead === 0) check('bytes copied to and from the device', moved, copied ? [100, 77] : [0, 0])
-    check('failures counted', [now.exhausted, now.tooLong, now.unmappable, now.corrupt], [start.exhausted, start.tooLong, start.unmappable, start.corrupt])
+    check(
+      'failures counted',
+      [now.exhausted, now.tooLong, now.unmappable, now.corrupt],
+      [start.exhausted, start.tooLong, start.unmappable, start.corrupt],
+    )
   })
 }
 

@@ -9,7 +9,7 @@ import {
 import type { BusPort } from '@guestdma/memory'
 import { FeatureSet, VIRTIO_F_ACCESS_PLATFORM, VIRTIO_F_VERSION_1 } from '@guestdma/spec'
 import { readBus, writeBus } from './bus-access.ts'
-import { TestMachine, type TestMachineOptions } from './test-machine.ts'
+import type { TestMachine, TestMachineOptions } from './test-machine.ts'
 
 /** What {@link describeDmaScheme} may be told. */
 export interface DmaSchemeOptions extends TestMachineOptions {
@@ -55,14 +55,20 @@ export class SchemeRig {
   }
 
   /** Installs the scheme for the device `name`, offers, selects and creates as a driver does. */
-  static async open(scheme: DmaScheme, options: DmaSchemeOptions, machine: TestMachine, name: string): Promise<SchemeRig> {
+  static async open(
+    scheme: DmaScheme,
+    options: DmaSchemeOptions,
+    machine: TestMachine,
+    name: string,
+  ): Promise<SchemeRig> {
     const platform = machine.platform(name)
     const port = scheme.install(platform)
     const offered = options.offered ?? FeatureSet.of(VIRTIO_F_VERSION_1, VIRTIO_F_ACCESS_PLATFORM)
     const offer = platform.offer(offered, new Set([scheme.provider.id]))
     const { ladder, reports } = select(offer, [scheme.provider], scheme.provider.id)
     const [candidate] = ladder
-    if (candidate === undefined) throw new Error(`the scheme is not usable on the platform that it installed itself on: ${reports[0]?.why}`)
+    if (candidate === undefined)
+      throw new Error(`the scheme is not usable on the platform that it installed itself on: ${reports[0]?.why}`)
     const agreed = offered.and(FeatureSet.of(VIRTIO_F_VERSION_1)).or(candidate.accept)
     const backend = await scheme.provider.create(offer, agreed)
     return new SchemeRig(machine, port, backend, scheme, offer, agreed, options.codec)
@@ -70,7 +76,12 @@ export class SchemeRig {
 
   /** Another device of the same machine. */
   another(): Promise<SchemeRig> {
-    return SchemeRig.open(this.scheme, this.codec === undefined ? { offered: this.offer.offered } : { offered: this.offer.offered, codec: this.codec }, this.machine, 'other0')
+    return SchemeRig.open(
+      this.scheme,
+      this.codec === undefined ? { offered: this.offer.offered } : { offered: this.offer.offered, codec: this.codec },
+      this.machine,
+      'other0',
+    )
   }
 
   /** What a driver makes after a reset: a new backend on the same platform. */
@@ -143,5 +154,7 @@ export function firstDifference(a: Uint8Array | null, b: Uint8Array): number {
 /** Lengths worth trying: around the sizes at which copies, granules, slots and limits change, up to `longest`. */
 export function interestingLengths(longest: number): number[] {
   const around = [1, 8, 64, 128, 256, 512, 1514, 2048, 4096, 65536].flatMap((n) => [n - 1, n, n + 1])
-  return [...new Set([...around, 3, 5, longest - 8, longest - 1, longest])].filter((n) => n >= 1 && n <= longest).sort((a, b) => a - b)
+  return [...new Set([...around, 3, 5, longest - 8, longest - 1, longest])]
+    .filter((n) => n >= 1 && n <= longest)
+    .sort((a, b) => a - b)
 }

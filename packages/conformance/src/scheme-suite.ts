@@ -24,7 +24,11 @@ export interface SchemeSuite {
  * @example
  * describeDmaScheme({ describe, test, expect }, () => myScheme({ size: 1 << 20 }))
  */
-export function describeDmaScheme(functions: TestFunctions, scheme: DmaScheme | (() => DmaScheme), options: DmaSchemeOptions = {}): void {
+export function describeDmaScheme(
+  functions: TestFunctions,
+  scheme: DmaScheme | (() => DmaScheme),
+  options: DmaSchemeOptions = {},
+): void {
   const make = typeof scheme === 'function' ? scheme : (): DmaScheme => scheme
   const { describe, expect } = functions
   const suite: SchemeSuite = {

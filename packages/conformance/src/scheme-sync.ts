@@ -39,7 +39,11 @@ export function describeSync({ test, check }: SchemeSuite): void {
     check('syncForDevice of a part', rig.backend.syncForDevice(m, 0, 0, unit), DMA_OK)
     check('syncForDevice of all', rig.backend.syncForDevice(m, 0, 0, length), DMA_OK)
     rig.takeBack(m, length)
-    check('first byte that did not arrive', firstDifference(rig.arena.subarray(AT, AT + length), pattern(length, 4)), -1)
+    check(
+      'first byte that did not arrive',
+      firstDifference(rig.arena.subarray(AT, AT + length), pattern(length, 4)),
+      -1,
+    )
   })
 
   test('syncForDevice of a part leaves the rest as the device wrote it, in both directions', (rig) => {

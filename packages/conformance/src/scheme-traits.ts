@@ -1,6 +1,6 @@
 import { BIDIRECTIONAL, DmaMappings, FROM_DEVICE, TO_DEVICE } from '@guestdma/dma'
 import { ACCESS_READ, ACCESS_WRITE } from '@guestdma/memory'
-import { readBus, reaches, writeBus } from './bus-access.ts'
+import { reaches, readBus, writeBus } from './bus-access.ts'
 import { fillPattern, firstDifference, pattern, type SchemeRig } from './scheme-rig.ts'
 import type { SchemeSuite } from './scheme-suite.ts'
 import { DIRT } from './test-machine.ts'
@@ -41,7 +41,10 @@ export function describeTraits({ test, check }: SchemeSuite): void {
     rig.port.request[0] = m.device[0]
     rig.port.resolve(1, ACCESS_READ)
     const { region, offset } = rig.port
-    const inRam = rig.machine.memory.ranges.some((range) => range.region.source === region.source && offset >= range.offset && offset < range.offset + range.length)
+    const inRam = rig.machine.memory.ranges.some(
+      (range) =>
+        range.region.source === region.source && offset >= range.offset && offset < range.offset + range.length,
+    )
     check('the memory that the device reads', inRam ? 'guest-ram' : 'device-memory', rig.backend.traits.home)
     rig.takeBack(m, 0)
   })
@@ -60,7 +63,8 @@ export function describeTraits({ test, check }: SchemeSuite): void {
       const found = guest > 0 && beyond > 0 ? 'all' : beyond > 0 ? 'pool' : outside.length > 0 ? 'granule' : 'byte'
       const declared = reach === 'granule' && !near ? 'byte' : reach
       check(`what was reached around ${length} lent bytes`, found, declared)
-      if (found === 'granule') check('bytes of the granule that are out of reach', last - first + 1 - length - outside.length, 0)
+      if (found === 'granule')
+        check('bytes of the granule that are out of reach', last - first + 1 - length - outside.length, 0)
     }
   })
 
@@ -88,7 +92,11 @@ export function describeTraits({ test, check }: SchemeSuite): void {
       check('stale entries that a strict backend may leave', [staleEntries, staleNs], [0, 0])
       return
     }
-    check('it can still be reached after commitUnmaps, so the backend is not', revocation === 'strict' ? 'strict' : 'not strict', 'not strict')
+    check(
+      'it can still be reached after commitUnmaps, so the backend is not',
+      revocation === 'strict' ? 'strict' : 'not strict',
+      'not strict',
+    )
     const bounded = staleEntries < MAX_STALE_CYCLES
     for (let i = 0; bounded && i <= staleEntries; i++) rig.takeBack(rig.lend(64 * (i % 64), 64, BIDIRECTIONAL), 0)
     const lost = bounded && !stillReaches(rig, device)
@@ -106,7 +114,11 @@ export function describeTraits({ test, check }: SchemeSuite): void {
     // The others first: afterwards a backend's own bytes lie in every slot.
     const others = residue(other, rig)
     const own = residue(rig, rig)
-    check('bytes of earlier mappings arrive', others ? 'other-devices' : own ? 'own' : 'none', rig.backend.traits.residue)
+    check(
+      'bytes of earlier mappings arrive',
+      others ? 'other-devices' : own ? 'own' : 'none',
+      rig.backend.traits.residue,
+    )
   })
 
   test('residue: what was allocated and freed does not arrive either, unless declared', (rig) => {
@@ -154,7 +166,9 @@ function probe(rig: SchemeRig, length: number): { device: number; outside: numbe
   const m = rig.lend(at(rig), length, BIDIRECTIONAL)
   const device = m.device[0]
   const radius = Math.min(65_536, Math.max(4096, 2 * rig.backend.limits.granule))
-  const outside = around(device, length, radius).filter((address) => reaches(rig.port, address, ACCESS_WRITE) || reaches(rig.port, address, ACCESS_READ))
+  const outside = around(device, length, radius).filter(
+    (address) => reaches(rig.port, address, ACCESS_WRITE) || reaches(rig.port, address, ACCESS_READ),
+  )
   for (const address of outside) {
     const was = readBus(rig.port, address, 1)?.[0] ?? 0
     writeBus(rig.port, address, new Uint8Array([was ^ 0xff]))

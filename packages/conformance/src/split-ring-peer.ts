@@ -45,7 +45,10 @@ export class SplitRingPeer implements RingPeer {
     this.eventIndex = setup.features.has(VIRTIO_F_EVENT_IDX)
     const { descriptor, driver, device } = setup.areas
     if (descriptor % 16 !== 0 || driver % 2 !== 0 || device % 4 !== 0) {
-      throw new PeerError('ring/geometry', `areas at ${descriptor}, ${driver} and ${device} are not aligned to 16, 2 and 4 (§2.7)`)
+      throw new PeerError(
+        'ring/geometry',
+        `areas at ${descriptor}, ${driver} and ${device} are not aligned to 16, 2 and 4 (§2.7)`,
+      )
     }
   }
 
@@ -53,7 +56,8 @@ export class SplitRingPeer implements RingPeer {
   get pending(): number {
     const { areas, size } = this.setup
     const pending = (this.load16(areas.driver + AVAILABLE_INDEX) - this.taken) & 0xffff
-    if (pending > size) throw new PeerError('ring/publication', `${pending} chains are available in a queue of ${size} (§2.7.13)`)
+    if (pending > size)
+      throw new PeerError('ring/publication', `${pending} chains are available in a queue of ${size} (§2.7.13)`)
     return pending
   }
 
@@ -125,7 +129,8 @@ export class SplitRingPeer implements RingPeer {
     const indirect = this.walk(areas.descriptor, size, head, elements)
     const bytes = elements.reduce((sum, { length }) => sum + length, 0)
     if (bytes > MAX_CHAIN_BYTES) throw new PeerError('ring/chains', `a chain of ${bytes} bytes (§2.7.5.2)`)
-    if (elements.length > size) throw new PeerError('ring/chains', `${elements.length} elements in a queue of ${size} (§2.7.5.3.1)`)
+    if (elements.length > size)
+      throw new PeerError('ring/chains', `${elements.length} elements in a queue of ${size} (§2.7.5.3.1)`)
     const firstWritable = elements.findIndex(({ writable }) => writable)
     if (firstWritable >= 0 && elements.slice(firstWritable).some(({ writable }) => !writable)) {
       throw new PeerError('ring/chains', 'a device-readable element after a device-writable one (§2.7.4.2)')
@@ -146,10 +151,13 @@ export class SplitRingPeer implements RingPeer {
       const flags = this.load16(at + DESCRIPTOR_FLAGS)
       if ((flags & ~KNOWN_FLAGS) !== 0) throw new PeerError('ring/chains', `flags ${flags} in descriptor ${index}`)
       if ((flags & DESCRIPTOR_F_INDIRECT) !== 0) {
-        if (!this.setup.features.has(VIRTIO_F_INDIRECT_DESC)) throw new PeerError('ring/chains', 'INDIRECT was not negotiated (§2.7.5.3.1)')
+        if (!this.setup.features.has(VIRTIO_F_INDIRECT_DESC))
+          throw new PeerError('ring/chains', 'INDIRECT was not negotiated (§2.7.5.3.1)')
         if (nested) throw new PeerError('ring/chains', 'an indirect table in an indirect table (§2.7.5.3.1)')
-        if ((flags & DESCRIPTOR_F_NEXT) !== 0) throw new PeerError('ring/chains', 'INDIRECT together with NEXT (§2.7.5.3.1)')
-        if (length === 0 || length % DESCRIPTOR_SIZE !== 0) throw new PeerError('ring/chains', `an indirect table of ${length} bytes`)
+        if ((flags & DESCRIPTOR_F_NEXT) !== 0)
+          throw new PeerError('ring/chains', 'INDIRECT together with NEXT (§2.7.5.3.1)')
+        if (length === 0 || length % DESCRIPTOR_SIZE !== 0)
+          throw new PeerError('ring/chains', `an indirect table of ${length} bytes`)
         this.walk(address, length / DESCRIPTOR_SIZE, 0, elements, true)
         return true
       }
@@ -189,7 +197,8 @@ export class SplitRingPeer implements RingPeer {
     port.refresh()
     port.request[0] = address
     const granted = port.resolve(length, access)
-    if (granted !== length) throw new PeerError('swiotlb/inside', `the port refuses ${length} bytes of the ring at ${address}`)
+    if (granted !== length)
+      throw new PeerError('swiotlb/inside', `the port refuses ${length} bytes of the ring at ${address}`)
     return port
   }
 }

@@ -36,12 +36,20 @@ export function describeChains({ test, check, rig: open, options }: QueueSuite):
 
   for (const size of options.badSizes ?? [0, -1, 3, 6, 100, 32_767, 32_769, 65_536, 1.5, Number.NaN]) {
     test(`ring/geometry: a queue of ${size} is refused`, () => {
-      check('code', codeThrownBy(() => open({ size })), 'VIRTQUEUE_SIZE')
+      check(
+        'code',
+        codeThrownBy(() => open({ size })),
+        'VIRTQUEUE_SIZE',
+      )
     })
   }
 
   test('ring/geometry: a queue that cannot hold the longest chain is refused', () => {
-    check('code', codeThrownBy(() => open({ size: 4, longestChain: 5 })), 'VIRTQUEUE_TOO_SMALL')
+    check(
+      'code',
+      codeThrownBy(() => open({ size: 4, longestChain: 5 })),
+      'VIRTQUEUE_TOO_SMALL',
+    )
     open({ size: 4, longestChain: 4 }).close()
   })
 
@@ -55,11 +63,22 @@ export function describeChains({ test, check, rig: open, options }: QueueSuite):
     const [chain, ...others] = rig.takeAll()
     check('other chains', others.length, 0)
     check('id', chain.id, id)
-    const expected = lengths.map((length, i) => ({ address: rig.deviceAddress(5000 * i + i), length, writable: i >= 2 }))
+    const expected = lengths.map((length, i) => ({
+      address: rig.deviceAddress(5000 * i + i),
+      length,
+      writable: i >= 2,
+    }))
     check('elements', chain.elements, expected)
     for (const i of [0, 1]) {
       const { address, length } = chain.elements[i]
-      check(`first difference in segment ${i}`, firstDifference(readBus(rig.port, address, length), rig.machine.arena.slice(5000 * i + i, 5000 * i + i + length)), -1)
+      check(
+        `first difference in segment ${i}`,
+        firstDifference(
+          readBus(rig.port, address, length),
+          rig.machine.arena.slice(5000 * i + i, 5000 * i + i + length),
+        ),
+        -1,
+      )
     }
     finish(rig, [chain])
     rig.close()
@@ -82,7 +101,11 @@ export function describeChains({ test, check, rig: open, options }: QueueSuite):
       const chains = rig.takeAll()
       const of = (at: number, writable: boolean): unknown[] =>
         pieces.map((piece, i) => ({ address: rig.deviceAddress(at + 100 * i), length: piece, writable }))
-      check(`elements of ${length} bytes`, chains[0].elements, [{ address: rig.deviceAddress(8), length: 40, writable: false }, ...of(4096, false), ...of(16_384, true)])
+      check(`elements of ${length} bytes`, chains[0].elements, [
+        { address: rig.deviceAddress(8), length: 40, writable: false },
+        ...of(4096, false),
+        ...of(16_384, true),
+      ])
       finish(rig, chains)
     }
     rig.close()
@@ -117,10 +140,18 @@ export function describeChains({ test, check, rig: open, options }: QueueSuite):
 
   test('ring/chains: an empty chain and an empty segment are refused, and nothing stays mapped', () => {
     const rig = open()
-    check('no segment', codeThrownBy(() => rig.queue.add(0, 0)), 'VIRTQUEUE_SEGMENT')
+    check(
+      'no segment',
+      codeThrownBy(() => rig.queue.add(0, 0)),
+      'VIRTQUEUE_SEGMENT',
+    )
     rig.guest(0, 0, 10)
     rig.guest(1, 0, 0)
-    check('an empty segment', codeThrownBy(() => rig.queue.add(1, 1)), 'VIRTQUEUE_SEGMENT')
+    check(
+      'an empty segment',
+      codeThrownBy(() => rig.queue.add(1, 1)),
+      'VIRTQUEUE_SEGMENT',
+    )
     check('mapped', rig.backend.liveMappings, 0)
     check('free', rig.queue.free, 8)
     rig.close()
@@ -140,12 +171,16 @@ export function describeChains({ test, check, rig: open, options }: QueueSuite):
         check('a chain of 4 without a table', rig.queue.add(4, 0) >= 0, true)
         check('publish', rig.queue.publish(), DMA_OK)
         const chains = rig.takeAll()
-        check('indirect', chains.map(({ indirect, elements }) => [indirect, elements.length]), [
-          [false, 2],
-          [true, 3],
-          [true, 6],
-          [false, 4],
-        ])
+        check(
+          'indirect',
+          chains.map(({ indirect, elements }) => [indirect, elements.length]),
+          [
+            [false, 2],
+            [true, 3],
+            [true, 6],
+            [false, 4],
+          ],
+        )
         finish(rig, chains)
         check('free', rig.queue.free, 8)
       }
@@ -161,7 +196,11 @@ export function describeChains({ test, check, rig: open, options }: QueueSuite):
       rig.queue.add(5, 0)
       rig.queue.publish()
       const chains = rig.takeAll()
-      check('indirect', chains.map(({ indirect }) => indirect), [false])
+      check(
+        'indirect',
+        chains.map(({ indirect }) => indirect),
+        [false],
+      )
       finish(rig, chains)
       rig.close()
     }
@@ -207,11 +246,19 @@ export function describeChains({ test, check, rig: open, options }: QueueSuite):
       check('added', [added, queue.addStatus], [4, DMA_OK])
       queue.publish()
       const chains = rig.takeAll()
-      check('ids', chains.map(({ id }) => id), [...queue.added.subarray(0, 4)])
+      check(
+        'ids',
+        chains.map(({ id }) => id),
+        [...queue.added.subarray(0, 4)],
+      )
       const at = (n: number, i = 0): unknown => rig.deviceAddress(64 + 1000 * n + 100 * i - lead)
       const whole = (n: number): unknown[] => [{ address: at(n), length: lengths[n] + lead, writable: true }]
       const pieces = [100, 100, 50].map((length, i) => ({ address: at(2, i), length, writable: true }))
-      check('elements', chains.map(({ elements }) => elements), [whole(0), whole(1), pieces, whole(3)])
+      check(
+        'elements',
+        chains.map(({ elements }) => elements),
+        [whole(0), whole(1), pieces, whole(3)],
+      )
       check('free', queue.free, 2)
       const more = queue.addEach(4, addresses, lengths, lead, kind, true)
       check('added where there is room for two', [more, queue.addStatus], [2, QUEUE_FULL])

@@ -1,8 +1,8 @@
 import { DMA_CORRUPT, DMA_EXHAUSTED, DMA_FAILED, DMA_OK, DMA_UNMAPPABLE } from '@guestdma/dma'
 import { FeatureSet, VIRTIO_F_IN_ORDER, VIRTIO_F_INDIRECT_DESC, VIRTIO_F_VERSION_1 } from '@guestdma/spec'
+import { codeThrownBy } from './test-functions.ts'
 import type { QueueRig } from './virtqueue-rig.ts'
 import type { QueueSuite } from './virtqueue-suite.ts'
-import { codeThrownBy } from './test-functions.ts'
 
 /** Backends that fail, and the end of a queue. */
 export function describeFailures({ test, check, rig: open, make, options: suite }: QueueSuite): void {
@@ -31,10 +31,14 @@ export function describeFailures({ test, check, rig: open, make, options: suite 
       ids.push(kept, rig.queue.add(2, 2))
       check('publish', rig.queue.publish(), DMA_OK)
       const chains = rig.takeAll()
-      check('chains', chains.map(({ id, elements }) => [id, elements.length]), [
-        [kept, 1],
-        [ids[1], 6],
-      ])
+      check(
+        'chains',
+        chains.map(({ id, elements }) => [id, elements.length]),
+        [
+          [kept, 1],
+          [ids[1], 6],
+        ],
+      )
       rig.peer.use(ids.map((id) => ({ id, written: 0 })))
       check('reap', rig.queue.reap(8), 2)
       rig.close()
@@ -52,14 +56,22 @@ export function describeFailures({ test, check, rig: open, make, options: suite 
         check('publish', rig.queue.publish(), DMA_FAILED)
         check('undone', [...rig.queue.undoneId.subarray(0, rig.queue.undone)].sort(), [...ids].sort())
         check('doorbells', rig.doorbells.length, 0)
-        check('available', rig.peer.peek().map(({ id }) => id), [before])
+        check(
+          'available',
+          rig.peer.peek().map(({ id }) => id),
+          [before],
+        )
         check('mapped', rig.backend.liveMappings, 1)
         check('free and outstanding', [rig.queue.free, rig.queue.outstanding], [15, 1])
       }
       const after = rig.addOne(1)
       check('publish', rig.queue.publish(), DMA_OK)
       check('undone', rig.queue.undone, 0)
-      check('available', rig.takeAll().map(({ id }) => id), [before, after])
+      check(
+        'available',
+        rig.takeAll().map(({ id }) => id),
+        [before, after],
+      )
       rig.peer.use([before, after].map((id) => ({ id, written: 0 })))
       check('reap', rig.queue.reap(8), 2)
       rig.close()
@@ -77,7 +89,11 @@ export function describeFailures({ test, check, rig: open, make, options: suite 
     rig.addOne(4)
     rig.faulty.failCommitMaps = 1
     check('publish', rig.queue.publish(), DMA_FAILED)
-    check('completions', rig.completions(3).map(({ id }) => id), first)
+    check(
+      'completions',
+      rig.completions(3).map(({ id }) => id),
+      first,
+    )
     rig.queue.recycle()
     check('free', rig.queue.free, 8)
     rig.close()
@@ -122,7 +138,11 @@ export function describeFailures({ test, check, rig: open, make, options: suite 
     rig.peer.use(ids.slice(0, 2).map((id) => ({ id, written: 10 })))
     rig.faulty.failUnmap = 1
     check('reap', rig.queue.reap(8), 2)
-    check('statuses', rig.completions(2).map(({ status }) => status), [DMA_CORRUPT, DMA_OK])
+    check(
+      'statuses',
+      rig.completions(2).map(({ status }) => status),
+      [DMA_CORRUPT, DMA_OK],
+    )
     rig.peer.use([{ id: ids[2], written: 10 }])
     rig.faulty.failUnmap = 2
     check('reap', rig.queue.reap(8), 1)
@@ -139,7 +159,9 @@ export function describeFailures({ test, check, rig: open, make, options: suite 
       const { name, index, size } = rig.queue
       const features = FeatureSet.of(VIRTIO_F_VERSION_1, VIRTIO_F_INDIRECT_DESC, ...(suite.format ?? []))
       const indirect = { tables: 2, capacity: 4 }
-      const code = codeThrownBy(() => make({ name, index, size, backend: rig.backend, features, doorbell: () => {}, indirect }))
+      const code = codeThrownBy(() =>
+        make({ name, index, size, backend: rig.backend, features, doorbell: () => {}, indirect }),
+      )
       check('code', code, 'DMA_ALLOC')
       check('regions that stayed', rig.backend.liveRegions - regions, 0)
       rig.close()
@@ -162,7 +184,11 @@ export function describeFailures({ test, check, rig: open, make, options: suite 
       rig.queue.add(2, 2)
       check('mapped', rig.backend.liveMappings, 13)
       rig.queue.dispose()
-      check('mapped, uncommitted and allocated', [rig.backend.liveMappings, rig.backend.uncommitted, rig.backend.liveRegions], [0, 0, 0])
+      check(
+        'mapped, uncommitted and allocated',
+        [rig.backend.liveMappings, rig.backend.uncommitted, rig.backend.liveRegions],
+        [0, 0, 0],
+      )
       check('reachable windows', rig.port.windows.length, 0)
       rig.backend.dispose()
     })

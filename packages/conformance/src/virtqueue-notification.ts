@@ -48,7 +48,8 @@ export function describeNotification({ test, check, rig: open }: QueueSuite): vo
       rig.queue.publish()
       let expected = 0
       for (let p = position; p < position + batch; p++) if (((p - event) & 0xffff) === 0) expected = 1
-      if (rig.doorbells.length !== expected) wrong.push(`batch of ${batch} at ${position}, event ${event}: ${rig.doorbells.length} doorbells`)
+      if (rig.doorbells.length !== expected)
+        wrong.push(`batch of ${batch} at ${position}, event ${event}: ${rig.doorbells.length} doorbells`)
       position += batch
       rig.peer.use(rig.takeAll().map(({ id }) => ({ id, written: 0 })))
       if (rig.queue.reap(64) !== batch) wrong.push(`reap at ${position}`)

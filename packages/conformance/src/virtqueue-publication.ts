@@ -7,7 +7,12 @@ import type { QueueSuite } from './virtqueue-suite.ts'
 /** What the device can see between any two stores of the driver. */
 export function describePublication({ test, check, rig: open }: QueueSuite): void {
   test('ring/publication: a device that looks after every store never meets an incomplete chain (virtio 1.4 §2.7.13)', () => {
-    const rig = open({ size: 16, maxMappingLength: 100, features: [VIRTIO_F_INDIRECT_DESC], indirect: { tables: 2, capacity: 8, from: 3 } })
+    const rig = open({
+      size: 16,
+      maxMappingLength: 100,
+      features: [VIRTIO_F_INDIRECT_DESC],
+      indirect: { tables: 2, capacity: 8, from: 3 },
+    })
     const stepping = new SteppingMemory(rig.machine.memory.regions[0])
     let steps = 0
     for (let batch = 0; batch < 12; batch++) {
@@ -20,7 +25,8 @@ export function describePublication({ test, check, rig: open }: QueueSuite): voi
         for (const [i, { elements }] of chains.entries()) {
           check('chain', JSON.stringify(elements), expected[i])
           // Committed before it was published: the port is open already.
-          for (const { address, length, writable } of elements) if (!writable) check('readable', readBus(rig.port, address, length) !== null, true)
+          for (const { address, length, writable } of elements)
+            if (!writable) check('readable', readBus(rig.port, address, length) !== null, true)
         }
       }
       stepping.run(() => {
@@ -86,7 +92,11 @@ export function describePublication({ test, check, rig: open }: QueueSuite): voi
     for (let n = 1; n <= 10; n++) {
       const id = rig.addPlain()
       rig.queue.publish()
-      check('doorbells', rig.doorbells, Array.from({ length: n }, (_, i) => i + 1))
+      check(
+        'doorbells',
+        rig.doorbells,
+        Array.from({ length: n }, (_, i) => i + 1),
+      )
       check('available', rig.takeAll().length, 1)
       rig.peer.use([{ id, written: 0 }])
       rig.queue.reap(4)
@@ -136,9 +146,17 @@ export function describePublication({ test, check, rig: open }: QueueSuite): voi
       rig.peer.use(ids.map((id, i) => ({ id, written: 10 + i })))
       // From the second load on, everything that is loaded again reads as all ones.
       stepping.onLoad = (offset, bytes, nth) => void (nth > 1 && stepping.raw.u8.fill(0xff, offset, offset + bytes))
-      check('reap', stepping.run(() => rig.queue.reap(8)), 4)
+      check(
+        'reap',
+        stepping.run(() => rig.queue.reap(8)),
+        4,
+      )
       stepping.onLoad = null
-      check('completions', rig.completions(4), ids.map((id, i) => ({ id, written: 10 + i, status: DMA_OK })))
+      check(
+        'completions',
+        rig.completions(4),
+        ids.map((id, i) => ({ id, written: 10 + i, status: DMA_OK })),
+      )
       check('broken', rig.queue.broken, null)
       rig.queue.recycle()
     }
@@ -155,18 +173,30 @@ export function describePublication({ test, check, rig: open }: QueueSuite): voi
         ids.push(rig.queue.add(count - 1, 1))
       }
       rig.queue.publish()
-      check('chains', rig.takeAll().map(({ id }) => id), ids)
+      check(
+        'chains',
+        rig.takeAll().map(({ id }) => id),
+        ids,
+      )
       rig.peer.scribble()
       rig.peer.use([...ids].reverse().map((id) => ({ id, written: 20 })))
       check('reap', rig.queue.reap(8), 3)
-      check('completions', rig.completions(3), [...ids].reverse().map((id) => ({ id, written: 20, status: DMA_OK })))
+      check(
+        'completions',
+        rig.completions(3),
+        [...ids].reverse().map((id) => ({ id, written: 20, status: DMA_OK })),
+      )
       rig.queue.recycle()
       check('free', rig.queue.free, 8)
       check('mapped', rig.backend.liveMappings, 0)
       // The position alone must survive, since a device may look at it: the driver stores all of it again.
       const again = rig.addPlain()
       rig.queue.publish()
-      check('the next chain is whole again', rig.takeAll().map(({ id }) => id), [again])
+      check(
+        'the next chain is whole again',
+        rig.takeAll().map(({ id }) => id),
+        [again],
+      )
       rig.peer.use([{ id: again, written: 0 }])
       check('reap', rig.queue.reap(8), 1)
     }

@@ -44,10 +44,17 @@ export class QueueRig {
   readonly doorbells: number[] = []
   private scratch: DmaRegion | undefined
 
-  constructor(make: (options: VirtqueueOptions) => Virtqueue, suite: VirtqueueSuiteOptions, options: QueueRigOptions = {}) {
+  constructor(
+    make: (options: VirtqueueOptions) => Virtqueue,
+    suite: VirtqueueSuiteOptions,
+    options: QueueRigOptions = {},
+  ) {
     const { size = 8, features: bits = [], maxMappingLength, ...rest } = options
     const { memory, ram } = this.machine
-    this.exact = new ExactBackend({ memory, ram, port: this.port }, maxMappingLength === undefined ? {} : { maxMappingLength })
+    this.exact = new ExactBackend(
+      { memory, ram, port: this.port },
+      maxMappingLength === undefined ? {} : { maxMappingLength },
+    )
     this.faulty = new FaultyBackend(this.exact)
     this.backend = new CheckedBackend(this.faulty)
     const features = FeatureSet.of(VIRTIO_F_VERSION_1, ...(suite.format ?? []), ...bits)
@@ -55,7 +62,15 @@ export class QueueRig {
       if (index !== QUEUE_INDEX) throw new Error(`the doorbell rang for queue ${index}`)
       this.doorbells.push(position)
     }
-    this.queue = make({ name: 'test queue', index: QUEUE_INDEX, size, backend: this.backend, features, doorbell, ...rest })
+    this.queue = make({
+      name: 'test queue',
+      index: QUEUE_INDEX,
+      size,
+      backend: this.backend,
+      features,
+      doorbell,
+      ...rest,
+    })
     const { areas } = this.queue
     this.peer = (suite.makePeer ?? ((setup) => new SplitRingPeer(setup)))({ port: this.port, size, areas, features })
   }

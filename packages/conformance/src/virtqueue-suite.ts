@@ -25,7 +25,11 @@ export interface QueueSuite {
  * @example
  * describeVirtqueue({ describe, test, expect }, (options) => new SplitVirtqueue(options))
  */
-export function describeVirtqueue(functions: TestFunctions, makeQueue: (options: VirtqueueOptions) => Virtqueue, options: VirtqueueSuiteOptions = {}): void {
+export function describeVirtqueue(
+  functions: TestFunctions,
+  makeQueue: (options: VirtqueueOptions) => Virtqueue,
+  options: VirtqueueSuiteOptions = {},
+): void {
   const { describe, test, expect } = functions
   const suite: QueueSuite = {
     test,

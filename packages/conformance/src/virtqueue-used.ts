@@ -71,14 +71,54 @@ export function describeUsed({ test, check, rig: open }: QueueSuite): void {
   }
 
   // Each breaks the queue: with which code, after how many good completions.
-  const lies: ReadonlyArray<readonly [what: string, code: string, good: number, tell: (rig: QueueRig, ids: readonly number[]) => void]> = [
-    ['an id outside the queue', 'VIRTQUEUE_USED_ID', 0, ({ peer, queue }) => peer.use([{ id: queue.size, written: 0 }])],
+  const lies: ReadonlyArray<
+    readonly [what: string, code: string, good: number, tell: (rig: QueueRig, ids: readonly number[]) => void]
+  > = [
+    [
+      'an id outside the queue',
+      'VIRTQUEUE_USED_ID',
+      0,
+      ({ peer, queue }) => peer.use([{ id: queue.size, written: 0 }]),
+    ],
     ['an id of 2^32 - 1', 'VIRTQUEUE_USED_ID', 0, ({ peer }) => peer.use([{ id: 0xffff_ffff, written: 0 }])],
-    ['an id of 2^16, which is 0 in 16 bits', 'VIRTQUEUE_USED_ID', 0, ({ peer }, [id]) => peer.use([{ id: 0x1_0000 + id, written: 0 }])],
-    ['the same id twice', 'VIRTQUEUE_USED_TWICE', 1, ({ peer }, [id]) => peer.use([{ id, written: 0 }, { id, written: 0 }])],
-    ['an id that nobody added', 'VIRTQUEUE_USED_TWICE', 0, ({ peer, queue }, ids) => peer.use([{ id: unusedId(queue.size, ids), written: 0 }])],
-    ['a descriptor that is not a head', 'VIRTQUEUE_USED_TWICE', 1, ({ peer }, ids) => peer.use([{ id: ids[0], written: 0 }, { id: nonHead(ids), written: 0 }])],
-    ['a chain that is not published', 'VIRTQUEUE_USED_TWICE', 0, (rig) => rig.peer.use([{ id: rig.addOne(9), written: 0 }])],
+    [
+      'an id of 2^16, which is 0 in 16 bits',
+      'VIRTQUEUE_USED_ID',
+      0,
+      ({ peer }, [id]) => peer.use([{ id: 0x1_0000 + id, written: 0 }]),
+    ],
+    [
+      'the same id twice',
+      'VIRTQUEUE_USED_TWICE',
+      1,
+      ({ peer }, [id]) =>
+        peer.use([
+          { id, written: 0 },
+          { id, written: 0 },
+        ]),
+    ],
+    [
+      'an id that nobody added',
+      'VIRTQUEUE_USED_TWICE',
+      0,
+      ({ peer, queue }, ids) => peer.use([{ id: unusedId(queue.size, ids), written: 0 }]),
+    ],
+    [
+      'a descriptor that is not a head',
+      'VIRTQUEUE_USED_TWICE',
+      1,
+      ({ peer }, ids) =>
+        peer.use([
+          { id: ids[0], written: 0 },
+          { id: nonHead(ids), written: 0 },
+        ]),
+    ],
+    [
+      'a chain that is not published',
+      'VIRTQUEUE_USED_TWICE',
+      0,
+      (rig) => rig.peer.use([{ id: rig.addOne(9), written: 0 }]),
+    ],
     ['more chains than are outstanding', 'VIRTQUEUE_USED_INDEX', 0, ({ peer }) => peer.jump(4)],
     ['an index that goes backwards', 'VIRTQUEUE_USED_INDEX', 0, ({ peer }) => peer.jump(-1)],
     ['an index half way round', 'VIRTQUEUE_USED_INDEX', 0, ({ peer }) => peer.jump(0x8000)],
@@ -111,10 +151,18 @@ export function describeUsed({ test, check, rig: open }: QueueSuite): void {
     for (let round = 0; round < 30; round++) {
       const ids = Array.from({ length: 6 }, (_, i) => rig.addOne(i, i % 2 === 0))
       rig.queue.publish()
-      check('chains', rig.takeAll().map(({ id }) => id), ids)
+      check(
+        'chains',
+        rig.takeAll().map(({ id }) => id),
+        ids,
+      )
       rig.peer.useBatch(ids[3], 4, 0)
       check('reap takes a batch whole', rig.queue.reap(1), 4)
-      check('completions', rig.completions(4), ids.slice(0, 4).map((id, i) => ({ id, written: i % 2 === 0 ? 100 : 0, status: DMA_OK })))
+      check(
+        'completions',
+        rig.completions(4),
+        ids.slice(0, 4).map((id, i) => ({ id, written: i % 2 === 0 ? 100 : 0, status: DMA_OK })),
+      )
       rig.peer.useBatch(ids[4], 1, 30)
       rig.peer.useBatch(ids[5], 1, 0)
       check('reap', rig.queue.reap(8), 2)
@@ -128,7 +176,11 @@ export function describeUsed({ test, check, rig: open }: QueueSuite): void {
   })
 
   test('ring/used: IN_ORDER, chains of several descriptors and tables come back in ring order', () => {
-    const rig = open({ size: 8, features: [...IN_ORDER, VIRTIO_F_INDIRECT_DESC], indirect: { tables: 1, capacity: 8, from: 4 } })
+    const rig = open({
+      size: 8,
+      features: [...IN_ORDER, VIRTIO_F_INDIRECT_DESC],
+      indirect: { tables: 1, capacity: 8, from: 4 },
+    })
     for (let round = 0; round < 40; round++) {
       const ids: number[] = []
       for (const count of [3, 1, 4, 2]) {
@@ -136,7 +188,11 @@ export function describeUsed({ test, check, rig: open }: QueueSuite): void {
         ids.push(rig.queue.add(count, 0))
       }
       rig.queue.publish()
-      check('chains', rig.takeAll().map(({ id }) => id), ids)
+      check(
+        'chains',
+        rig.takeAll().map(({ id }) => id),
+        ids,
+      )
       rig.peer.useBatch(ids[3], 4, 0)
       check('reap', rig.queue.reap(8), 4)
       rig.queue.recycle()

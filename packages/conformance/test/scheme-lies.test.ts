@@ -55,7 +55,10 @@ describe('describeDmaScheme fails a trait that is not true', () => {
     const [[trait, value]] = Object.entries(traits)
     test(`${label} claims ${trait} ${value}`, async () => {
       const of = new RegExp(`traits > ${trait}`)
-      const { ran, failed } = await collect((functions) => describeDmaScheme(functions, () => claiming(scheme(), traits)), of)
+      const { ran, failed } = await collect(
+        (functions) => describeDmaScheme(functions, () => claiming(scheme(), traits)),
+        of,
+      )
       expect(ran).toBeGreaterThan(0)
       expect(failed.map(({ name }) => name).join('\n')).toMatch(of)
     })
@@ -67,7 +70,13 @@ describe('describeDmaScheme fails a limit that is not true', () => {
     ['a granule of 16 where it is 4096', pages, {}, { granule: 16 }, /reach/],
     ['a granule of 4096 where there is none', direct, { reach: 'granule' }, { granule: 4096 }, /reach/],
     ['mappings longer than a descriptor', direct, {}, { maxMappingLength: 2 ** 33 }, /limits are/],
-    ['mappings longer than there is room for', bouncing, {}, { maxMappingLength: 16_384 }, /maxMappingLength can be had/],
+    [
+      'mappings longer than there is room for',
+      bouncing,
+      {},
+      { maxMappingLength: 16_384 },
+      /maxMappingLength can be had/,
+    ],
     ['fewer live mappings than there are', bouncing, {}, { maxLiveMappings: 10 }, /until none is left, small/],
     ['lower device addresses than it hands out', bouncing, {}, { maxDeviceAddress: 0xffff_ffff }, /to the device/],
     ['fewer stale entries than there are', deferred, {}, { staleEntries: 2 }, /revocation/],
@@ -75,7 +84,10 @@ describe('describeDmaScheme fails a limit that is not true', () => {
   ] as const
   for (const [label, scheme, traits, limits, of] of cases) {
     test(label, async () => {
-      const { failed } = await collect((functions) => describeDmaScheme(functions, () => claiming(scheme(), traits, limits)), of)
+      const { failed } = await collect(
+        (functions) => describeDmaScheme(functions, () => claiming(scheme(), traits, limits)),
+        of,
+      )
       expect(failed.map(({ name }) => name).join('\n')).toMatch(of)
     })
   }

@@ -20,45 +20,52 @@ import { withBackend } from './support/lies.ts'
 import { sealingScheme } from './support/sealing.ts'
 
 // One error each, of those that real backends had; and the test that has to notice.
-const MUTANTS: ReadonlyArray<readonly [error: string, scheme: DmaScheme, mutant: (inner: DmaBackend) => DmaBackend, noticed: RegExp]> = [
+const MUTANTS: ReadonlyArray<
+  readonly [error: string, scheme: DmaScheme, mutant: (inner: DmaBackend) => DmaBackend, noticed: RegExp]
+> = [
   [
     'delivers the whole buffer, not what was written (CVE-2022-0854)',
     bouncingScheme({ clear: false }),
-    (inner) => new (class extends ForwardingBackend {
-      override unmap = (m: DmaMappings, row: number): DmaStatus => inner.unmap(m, row, m.length[row])
-    })(inner),
+    (inner) =>
+      new (class extends ForwardingBackend {
+        override unmap = (m: DmaMappings, row: number): DmaStatus => inner.unmap(m, row, m.length[row])
+      })(inner),
     /from the device/,
   ],
   [
     'delivers one byte less',
     bouncingScheme(),
-    (inner) => new (class extends ForwardingBackend {
-      override unmap = (m: DmaMappings, row: number, written: number): DmaStatus => inner.unmap(m, row, Math.max(0, written - 1))
-    })(inner),
+    (inner) =>
+      new (class extends ForwardingBackend {
+        override unmap = (m: DmaMappings, row: number, written: number): DmaStatus =>
+          inner.unmap(m, row, Math.max(0, written - 1))
+      })(inner),
     /from the device/,
   ],
   [
     'delivers a byte beyond the buffer',
     bouncingScheme(),
-    (inner) => new (class extends ForwardingBackend {
-      override unmap = (m: DmaMappings, row: number, written: number): DmaStatus => {
-        m.length[row]++
-        const status = inner.unmap(m, row, written + 1)
-        m.length[row]--
-        return status
-      }
-    })(inner),
+    (inner) =>
+      new (class extends ForwardingBackend {
+        override unmap = (m: DmaMappings, row: number, written: number): DmaStatus => {
+          m.length[row]++
+          const status = inner.unmap(m, row, written + 1)
+          m.length[row]--
+          return status
+        }
+      })(inner),
     /from the device/,
   ],
   [
     'copies back what was lent for reading',
     bouncingScheme(),
-    (inner) => new (class extends ForwardingBackend {
-      override unmap = (m: DmaMappings, row: number, written: number): DmaStatus => {
-        m.direction[row] = BIDIRECTIONAL
-        return inner.unmap(m, row, written)
-      }
-    })(inner),
+    (inner) =>
+      new (class extends ForwardingBackend {
+        override unmap = (m: DmaMappings, row: number, written: number): DmaStatus => {
+          m.direction[row] = BIDIRECTIONAL
+          return inner.unmap(m, row, written)
+        }
+      })(inner),
     /ring\/immutability/,
   ],
   [
@@ -84,63 +91,71 @@ const MUTANTS: ReadonlyArray<readonly [error: string, scheme: DmaScheme, mutant:
   [
     'does not zero what it allocates',
     directScheme(),
-    (inner) => new (class extends ForwardingBackend {
-      override alloc = (length: number, align: number, direction: DmaDirection): DmaRegion => {
-        const region = inner.alloc(length, align, direction, 'ring')
-        region.region.u8[region.offset + region.length - 1] = 1
-        return region
-      }
-    })(inner),
+    (inner) =>
+      new (class extends ForwardingBackend {
+        override alloc = (length: number, align: number, direction: DmaDirection): DmaRegion => {
+          const region = inner.alloc(length, align, direction, 'ring')
+          region.region.u8[region.offset + region.length - 1] = 1
+          return region
+        }
+      })(inner),
     /zeroed/,
   ],
   [
     'ignores the alignment',
     directScheme(),
-    (inner) => new (class extends ForwardingBackend {
-      override alloc = (length: number, _align: number, direction: DmaDirection): DmaRegion => inner.alloc(length, 1, direction, 'ring')
-    })(inner),
+    (inner) =>
+      new (class extends ForwardingBackend {
+        override alloc = (length: number, _align: number, direction: DmaDirection): DmaRegion =>
+          inner.alloc(length, 1, direction, 'ring')
+      })(inner),
     /aligned/,
   ],
   [
     'frees a region twice',
     directScheme(),
-    (inner) => new (class extends ForwardingBackend {
-      private readonly freed = new Set<DmaRegion>()
-      override free = (region: DmaRegion): void => {
-        if (!this.freed.has(region)) inner.free(region)
-        this.freed.add(region)
-      }
-    })(inner),
+    (inner) =>
+      new (class extends ForwardingBackend {
+        private readonly freed = new Set<DmaRegion>()
+        override free = (region: DmaRegion): void => {
+          if (!this.freed.has(region)) inner.free(region)
+          this.freed.add(region)
+        }
+      })(inner),
     /freed once/,
   ],
   [
     'clobbers what the device wrote when a part is synced (CVE-2022-0854, first fix)',
     bouncingScheme(),
-    (inner) => new (class extends ForwardingBackend {
-      override syncForDevice = (m: DmaMappings, row: number, offset: number, length: number): DmaStatus => {
-        const direction = m.direction[row]
-        m.direction[row] = BIDIRECTIONAL
-        const status = inner.syncForDevice(m, row, offset, length)
-        m.direction[row] = direction
-        return status
-      }
-    })(inner),
+    (inner) =>
+      new (class extends ForwardingBackend {
+        override syncForDevice = (m: DmaMappings, row: number, offset: number, length: number): DmaStatus => {
+          const direction = m.direction[row]
+          m.direction[row] = BIDIRECTIONAL
+          const status = inner.syncForDevice(m, row, offset, length)
+          m.direction[row] = direction
+          return status
+        }
+      })(inner),
     /CVE-2022-0854/,
   ],
   [
     'syncs the whole buffer for the device',
     bouncingScheme(),
-    (inner) => new (class extends ForwardingBackend {
-      override syncForDevice = (m: DmaMappings, row: number): DmaStatus => inner.syncForDevice(m, row, 0, m.length[row])
-    })(inner),
+    (inner) =>
+      new (class extends ForwardingBackend {
+        override syncForDevice = (m: DmaMappings, row: number): DmaStatus =>
+          inner.syncForDevice(m, row, 0, m.length[row])
+      })(inner),
     /leaves the rest/,
   ],
   [
     'syncs the whole buffer for the CPU',
     bouncingScheme(),
-    (inner) => new (class extends ForwardingBackend {
-      override syncForCpu = (m: DmaMappings, row: number): DmaStatus => inner.syncForCpu(m, row, 0, m.length[row])
-    })(inner),
+    (inner) =>
+      new (class extends ForwardingBackend {
+        override syncForCpu = (m: DmaMappings, row: number): DmaStatus => inner.syncForCpu(m, row, 0, m.length[row])
+      })(inner),
     /syncForCpu shows/,
   ],
   [
@@ -161,97 +176,108 @@ const MUTANTS: ReadonlyArray<readonly [error: string, scheme: DmaScheme, mutant:
   [
     'calls a mapping that is too long exhausted',
     bouncingScheme(),
-    (inner) => new (class extends ForwardingBackend {
-      override map = (m: DmaMappings, row: number): DmaStatus => {
-        const status = inner.map(m, row)
-        return status === DMA_TOO_LONG ? DMA_EXHAUSTED : status
-      }
-    })(inner),
+    (inner) =>
+      new (class extends ForwardingBackend {
+        override map = (m: DmaMappings, row: number): DmaStatus => {
+          const status = inner.map(m, row)
+          return status === DMA_TOO_LONG ? DMA_EXHAUSTED : status
+        }
+      })(inner),
     /never Exhausted/,
   ],
   [
     'lets receive buffers take all slots',
     bouncingScheme(),
-    (inner) => new (class extends ForwardingBackend {
-      override map = (m: DmaMappings, row: number): DmaStatus => inner.map(Object.create(m, { standing: { value: false } }) as DmaMappings, row)
-    })(inner),
+    (inner) =>
+      new (class extends ForwardingBackend {
+        override map = (m: DmaMappings, row: number): DmaStatus =>
+          inner.map(Object.create(m, { standing: { value: false } }) as DmaMappings, row)
+      })(inner),
     /no deadlock/,
   ],
   [
     'counts nothing',
     bouncingScheme(),
-    (inner) => new (class extends ForwardingBackend {
-      override get counters() {
-        return newDmaCounters()
-      }
-    })(inner),
+    (inner) =>
+      new (class extends ForwardingBackend {
+        override get counters() {
+          return newDmaCounters()
+        }
+      })(inner),
     /counters add up/,
   ],
   [
     'gives nothing back at dispose',
     directScheme(),
-    (inner) => new (class extends ForwardingBackend {
-      override dispose = (): void => {}
-    })(inner),
+    (inner) =>
+      new (class extends ForwardingBackend {
+        override dispose = (): void => {}
+      })(inner),
     /dispose gives/,
   ],
   [
     'lends a byte more than it was given',
     directScheme(),
-    (inner) => new (class extends ForwardingBackend {
-      override map = (m: DmaMappings, row: number): DmaStatus => {
-        const status = inner.map(m, row)
-        m.deviceLength[row]++
-        return status
-      }
-    })(inner),
+    (inner) =>
+      new (class extends ForwardingBackend {
+        override map = (m: DmaMappings, row: number): DmaStatus => {
+          const status = inner.map(m, row)
+          m.deviceLength[row]++
+          return status
+        }
+      })(inner),
     /to the device/,
   ],
   [
     'gets odd addresses wrong',
     directScheme(),
-    (inner) => new (class extends ForwardingBackend {
-      override map = (m: DmaMappings, row: number): DmaStatus => {
-        const status = inner.map(m, row)
-        if (m.guest[row] % 8 === 7) m.device[row] -= 7
-        return status
-      }
-    })(inner),
+    (inner) =>
+      new (class extends ForwardingBackend {
+        override map = (m: DmaMappings, row: number): DmaStatus => {
+          const status = inner.map(m, row)
+          if (m.guest[row] % 8 === 7) m.device[row] -= 7
+          return status
+        }
+      })(inner),
     /at every address modulo 8/,
   ],
   [
     'lends what is not memory',
     directScheme(),
-    (inner) => new (class extends ForwardingBackend {
-      override map = (m: DmaMappings, row: number): DmaStatus => {
-        inner.map(m, row)
-        return DMA_OK
-      }
-    })(inner),
+    (inner) =>
+      new (class extends ForwardingBackend {
+        override map = (m: DmaMappings, row: number): DmaStatus => {
+          inner.map(m, row)
+          return DMA_OK
+        }
+      })(inner),
     /is Unmappable/,
   ],
   [
     'forgets to open the port at the commit',
     exactScheme(),
-    (inner) => new (class extends ForwardingBackend {
-      override commitMaps = (): DmaStatus => DMA_OK
-    })(inner),
+    (inner) =>
+      new (class extends ForwardingBackend {
+        override commitMaps = (): DmaStatus => DMA_OK
+      })(inner),
     /to the device/,
   ],
   [
     'forgets to close the port at the commit',
     exactScheme(),
-    (inner) => new (class extends ForwardingBackend {
-      override commitUnmaps = (): DmaStatus => DMA_OK
-    })(inner),
+    (inner) =>
+      new (class extends ForwardingBackend {
+        override commitUnmaps = (): DmaStatus => DMA_OK
+      })(inner),
     /revocation/,
   ],
   [
     'fails a commit of nothing',
     exactScheme(),
-    (inner) => new (class extends ForwardingBackend {
-      override commitMaps = (): DmaStatus => (this.counters.maps === 0 ? DMA_FAILED : inner.commitMaps())
-    })(inner),
+    (inner) =>
+      new (class extends ForwardingBackend {
+        override commitMaps = (): DmaStatus => (this.counters.maps === 0 ? DMA_FAILED : inner.commitMaps())
+      })(inner),
     /commits say Ok/,
   ],
   ['transforms a payload that it calls plain', sealingScheme('plain'), (inner) => inner, /traits > payload/],
@@ -260,7 +286,10 @@ const MUTANTS: ReadonlyArray<readonly [error: string, scheme: DmaScheme, mutant:
 describe('describeDmaScheme notices a backend that', () => {
   for (const [error, scheme, mutant, noticed] of MUTANTS) {
     test(error, async () => {
-      const { ran, failed } = await collect((functions) => describeDmaScheme(functions, withBackend(scheme, mutant)), noticed)
+      const { ran, failed } = await collect(
+        (functions) => describeDmaScheme(functions, withBackend(scheme, mutant)),
+        noticed,
+      )
       expect(ran).toBeGreaterThan(0)
       expect(failed.length).toBeGreaterThan(0)
     })
@@ -270,7 +299,10 @@ describe('describeDmaScheme notices a backend that', () => {
 describe('describeDmaScheme reports a scheme that cannot be used at all', () => {
   test('every test fails, with the reason', async () => {
     const scheme = directScheme()
-    const unusable = { ...scheme, provider: { ...scheme.provider, assess: () => ({ fit: 'unusable' as const, why: 'a reason' }) } }
+    const unusable = {
+      ...scheme,
+      provider: { ...scheme.provider, assess: () => ({ fit: 'unusable' as const, why: 'a reason' }) },
+    }
     const { ran, failed } = await collect((functions) => describeDmaScheme(functions, unusable))
     expect(failed.length).toBe(ran)
     expect(failed[0].message).toContain('a reason')

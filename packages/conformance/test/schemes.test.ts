@@ -13,5 +13,7 @@ describeDmaScheme(functions, () => exactScheme({ granule: 4096 }), { name: 'exac
 describeDmaScheme(functions, () => exactScheme({ granule: 16, staleEntries: 8 }), { name: 'exact, deferred' })
 describeDmaScheme(functions, () => bouncingScheme())
 describeDmaScheme(functions, () => bouncingScheme({ clear: false }), { name: 'bouncing, not cleared' })
-describeDmaScheme(functions, () => bouncingScheme({ clear: false, shared: true }), { name: 'bouncing, shared, not cleared' })
+describeDmaScheme(functions, () => bouncingScheme({ clear: false, shared: true }), {
+  name: 'bouncing, shared, not cleared',
+})
 describeDmaScheme(functions, () => sealingScheme(), { name: 'sealing', codec })

@@ -375,9 +375,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
 
 // The header's two fields that matter, each loaded once.
 function asksForOffload(bytes: Uint8Array, header: number): boolean {
-  return (
-    (bytes[header + FLAGS_AT] & OFFLOAD_FLAGS) !== 0 || bytes[header + GSO_AT] !== GSO_NONE
-  )
+  return (bytes[header + FLAGS_AT] & OFFLOAD_FLAGS) !== 0 || bytes[header + GSO_AT] !== GSO_NONE
 }
 
 function rethrow(error: unknown): void {

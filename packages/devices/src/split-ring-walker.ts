@@ -418,7 +418,15 @@ export class SplitRingWalker {
 
   // A chain in full generality (virtio 1.4 §2.7.5.3), from its first descriptor on, which was loaded already. `granted` is what the port gave for
   // it, if it was asked. Appends a row and returns true, or sets `broken`.
-  private walk(head: number, position: number, low: number, high: number, length: number, flagsAndNext: number, granted: number): boolean {
+  private walk(
+    head: number,
+    position: number,
+    low: number,
+    high: number,
+    length: number,
+    flagsAndNext: number,
+    granted: number,
+  ): boolean {
     const { chains, port, size } = this
     const first = chains.segments
     let segment = first

@@ -22,7 +22,11 @@ export class BufferPool extends Buffers {
   constructor(backend: DmaBackend, options: { name: string; count: number; bytes: number; direction: DmaDirection }) {
     const { name, count, bytes, direction } = options
     if (backend.traits.payload !== 'plain') {
-      throw new DmaError('DMA_POOL_TRANSFORMED', name, `${backend.name} transforms payload, so a buffer cannot be shared in place; map it instead`)
+      throw new DmaError(
+        'DMA_POOL_TRANSFORMED',
+        name,
+        `${backend.name} transforms payload, so a buffer cannot be shared in place; map it instead`,
+      )
     }
     const stride = bufferStride(name, count, bytes)
     const memory = backend.alloc(stride * count, BUFFER_ALIGN, direction, 'payload')

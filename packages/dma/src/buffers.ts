@@ -49,7 +49,10 @@ export abstract class Buffers {
   /** Gives a buffer back. Throws `DMA_BUFFER_RELEASE` for one that is not held. */
   release(buffer: number): void {
     if (!(this.held[buffer] > BUFFER_FREE)) {
-      throw new DmaError('DMA_BUFFER_RELEASE', this.name, `buffer ${buffer} is not held (there are ${this.count})`, { buffer, count: this.count })
+      throw new DmaError('DMA_BUFFER_RELEASE', this.name, `buffer ${buffer} is not held (there are ${this.count})`, {
+        buffer,
+        count: this.count,
+      })
     }
     this.held[buffer] = BUFFER_FREE
     this.free[this.freeCount++] = buffer
@@ -65,7 +68,10 @@ export const BUFFER_ALIGN = 64
 /** Bytes from one buffer to the next. Throws `DMA_BUFFER_SIZE`. */
 export function bufferStride(name: string, count: number, bytes: number): number {
   if (!Number.isInteger(count) || count < 1 || !Number.isInteger(bytes) || bytes < 1) {
-    throw new DmaError('DMA_BUFFER_SIZE', name, `${count} buffers of ${bytes} bytes: both must be at least 1`, { count, bytes })
+    throw new DmaError('DMA_BUFFER_SIZE', name, `${count} buffers of ${bytes} bytes: both must be at least 1`, {
+      count,
+      bytes,
+    })
   }
   return Math.ceil(bytes / BUFFER_ALIGN) * BUFFER_ALIGN
 }

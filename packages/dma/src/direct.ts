@@ -1,6 +1,21 @@
-import { type BusPort, type DeviceAddress, type GuestAddress, type GuestMemory, hex, type MemoryWindow, type SpanAllocator } from '@guestdma/memory'
+import {
+  type BusPort,
+  type DeviceAddress,
+  type GuestAddress,
+  type GuestMemory,
+  hex,
+  type MemoryWindow,
+  type SpanAllocator,
+} from '@guestdma/memory'
 import { FeatureSet, VIRTIO_F_ACCESS_PLATFORM } from '@guestdma/spec'
-import { type DmaBackend, type DmaCounters, type DmaLimits, type DmaRegion, type DmaTraits, newDmaCounters } from './backend.ts'
+import {
+  type DmaBackend,
+  type DmaCounters,
+  type DmaLimits,
+  type DmaRegion,
+  type DmaTraits,
+  newDmaCounters,
+} from './backend.ts'
 import { DmaError } from './errors.ts'
 import type { DmaMappings } from './mappings.ts'
 import type { DmaProvider, DmaScheme, PlatformBuilder, PlatformOffer, Suitability } from './offer.ts'
@@ -40,7 +55,12 @@ export class DirectBackend implements DmaBackend {
     this.memory = memory
     this.ram = ram
     if (busOffset % BUS_ALIGN !== 0) {
-      throw new DmaError('DMA_BUS_OFFSET', this.name, `a bus offset of ${hex(busOffset)} is not a multiple of ${BUS_ALIGN}, so aligned rings would not stay aligned`, { busOffset })
+      throw new DmaError(
+        'DMA_BUS_OFFSET',
+        this.name,
+        `a bus offset of ${hex(busOffset)} is not a multiple of ${BUS_ALIGN}, so aligned rings would not stay aligned`,
+        { busOffset },
+      )
     }
     this.busOffset = busOffset
     const top = memory.ranges[memory.ranges.length - 1]
@@ -65,12 +85,21 @@ export class DirectBackend implements DmaBackend {
       window = this.memory.window(guest, length)
     } catch (cause) {
       if (guest !== undefined) this.ram.release(guest)
-      throw new DmaError('DMA_ALLOC', this.name, `no guest RAM for ${length} bytes: ${(cause as Error).message}`, { length, align })
+      throw new DmaError('DMA_ALLOC', this.name, `no guest RAM for ${length} bytes: ${(cause as Error).message}`, {
+        length,
+        align,
+      })
     }
     const { region, offset } = window
     region.refresh()
     region.u8.fill(0, offset, offset + length)
-    const allocated: DmaRegion = { device: (guest + this.busOffset) as DeviceAddress, region, offset, length, direction }
+    const allocated: DmaRegion = {
+      device: (guest + this.busOffset) as DeviceAddress,
+      region,
+      offset,
+      length,
+      direction,
+    }
     this.regions.set(allocated, guest)
     this.counters.allocatedBytes += length
     return allocated
@@ -78,7 +107,10 @@ export class DirectBackend implements DmaBackend {
 
   free(region: DmaRegion): void {
     const guest = this.regions.get(region)
-    if (guest === undefined) throw new DmaError('DMA_FREE', this.name, `the region at ${hex(region.device)} is not allocated here`, { device: region.device })
+    if (guest === undefined)
+      throw new DmaError('DMA_FREE', this.name, `the region at ${hex(region.device)} is not allocated here`, {
+        device: region.device,
+      })
     this.regions.delete(region)
     this.ram.release(guest)
     this.counters.allocatedBytes -= region.length
@@ -152,7 +184,8 @@ const directProvider: DmaProvider = {
     const listed = offer.listed.has('direct')
     if (!offer.ramReachable) return unusable('guest RAM is not reachable by devices on this platform')
     if (!accessPlatform) {
-      if (offer.busOffset === 0) return usable('the device does not offer ACCESS_PLATFORM: it uses physical addresses', FeatureSet.empty)
+      if (offer.busOffset === 0)
+        return usable('the device does not offer ACCESS_PLATFORM: it uses physical addresses', FeatureSet.empty)
       return unusable(`the bus is offset by ${hex(offer.busOffset)} and the device does not offer ACCESS_PLATFORM`)
     }
     const accept = FeatureSet.of(VIRTIO_F_ACCESS_PLATFORM)

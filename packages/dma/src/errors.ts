@@ -16,7 +16,9 @@ export interface CandidateReport {
 export class NoUsableBackendError extends DmaError {
   constructor(device: string, candidates: readonly CandidateReport[]) {
     const list = candidates.map((c) => `${c.id}: ${c.outcome ?? c.why}`).join('; ')
-    super('DMA_NO_USABLE_BACKEND', device, `no DMA scheme can be used (${list || 'none is registered'})`, { candidates })
+    super('DMA_NO_USABLE_BACKEND', device, `no DMA scheme can be used (${list || 'none is registered'})`, {
+      candidates,
+    })
   }
 }
 
@@ -36,7 +38,12 @@ export class DowngradeRefusedError extends DmaError {
 /** Two schemes each claim to be required. */
 export class DmaConflictError extends DmaError {
   constructor(device: string, ids: readonly string[]) {
-    super('DMA_CONFLICT', device, `${ids.map((id) => `'${id}'`).join(' and ')} are both required; the platform must declare one of them`, { ids })
+    super(
+      'DMA_CONFLICT',
+      device,
+      `${ids.map((id) => `'${id}'`).join(' and ')} are both required; the platform must declare one of them`,
+      { ids },
+    )
   }
 }
 

@@ -6,11 +6,25 @@
  *
  * @packageDocumentation
  */
-export { type DmaBackend, type DmaCounters, type DmaLimits, type DmaRegion, type DmaTraits, newDmaCounters } from './backend.ts'
+export {
+  type DmaBackend,
+  type DmaCounters,
+  type DmaLimits,
+  type DmaRegion,
+  type DmaTraits,
+  newDmaCounters,
+} from './backend.ts'
 export { BufferPool } from './buffer-pool.ts'
 export { BUFFER_ACQUIRED, BUFFER_ALIGN, BUFFER_FREE, BUFFER_LENT, Buffers, bufferStride } from './buffers.ts'
 export { DirectBackend, directScheme } from './direct.ts'
-export { type CandidateReport, DmaConflictError, DmaError, DowngradeRefusedError, NoUsableBackendError, UnknownSchemeError } from './errors.ts'
+export {
+  type CandidateReport,
+  DmaConflictError,
+  DmaError,
+  DowngradeRefusedError,
+  NoUsableBackendError,
+  UnknownSchemeError,
+} from './errors.ts'
 export { DmaMappings } from './mappings.ts'
 export {
   type DmaProvider,

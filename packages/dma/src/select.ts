@@ -41,17 +41,33 @@ export function listedIds(choice: DmaChoice): ReadonlySet<string> {
  */
 export function select(offer: PlatformOffer, providers: readonly DmaProvider[], choice: DmaChoice): Selection {
   const listed = listedIds(choice)
-  if (choice !== 'auto' && listed.size === 0) throw new DmaError('DMA_EMPTY_CHOICE', offer.device, "the list of schemes is empty; list at least one, or say 'auto'")
+  if (choice !== 'auto' && listed.size === 0)
+    throw new DmaError(
+      'DMA_EMPTY_CHOICE',
+      offer.device,
+      "the list of schemes is empty; list at least one, or say 'auto'",
+    )
   const known = providers.map((provider) => provider.id)
   for (const id of listed) if (!known.includes(id)) throw new UnknownSchemeError(offer.device, id, known)
-  const considered = listed.size === 0 ? providers : [...listed].map((id) => providers.find((provider) => provider.id === id) as DmaProvider)
+  const considered =
+    listed.size === 0
+      ? providers
+      : [...listed].map((id) => providers.find((provider) => provider.id === id) as DmaProvider)
 
   const assessed = considered.map((provider) => ({ provider, suitability: provider.assess(offer) }))
   const required = assessed.filter(({ suitability }) => suitability.fit === 'required')
-  if (required.length > 1) throw new DmaConflictError(offer.device, required.map(({ provider }) => provider.id))
+  if (required.length > 1)
+    throw new DmaConflictError(
+      offer.device,
+      required.map(({ provider }) => provider.id),
+    )
   if (listed.size === 0) assessed.sort((a, b) => rank(a.suitability.fit) - rank(b.suitability.fit))
 
-  const willing: PlatformOffer = { ...offer, fact: (key) => offer.fact(key), offered: offer.offered.or(FeatureSet.of(VIRTIO_F_ACCESS_PLATFORM)) }
+  const willing: PlatformOffer = {
+    ...offer,
+    fact: (key) => offer.fact(key),
+    offered: offer.offered.or(FeatureSet.of(VIRTIO_F_ACCESS_PLATFORM)),
+  }
   const strongest = providers
     .filter((provider) => confines(provider.reach) && provider.assess(willing).fit !== 'unusable')
     .map((provider) => provider.id)[0]

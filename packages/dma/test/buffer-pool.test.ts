@@ -1,15 +1,29 @@
 import { describe, expect, test } from 'vitest'
-import { BUFFER_ACQUIRED, BUFFER_FREE, BUFFER_LENT, BufferPool, type DmaBackend, DmaMappings, describeStatus, TO_DEVICE } from '../src/index.ts'
+import {
+  BUFFER_ACQUIRED,
+  BUFFER_FREE,
+  BUFFER_LENT,
+  BufferPool,
+  type DmaBackend,
+  DmaMappings,
+  describeStatus,
+  TO_DEVICE,
+} from '../src/index.ts'
 import { direct } from './support.ts'
 
-const make = (backend: DmaBackend, count = 4, bytes = 100): BufferPool => new BufferPool(backend, { name: 'a pool', count, bytes, direction: TO_DEVICE })
+const make = (backend: DmaBackend, count = 4, bytes = 100): BufferPool =>
+  new BufferPool(backend, { name: 'a pool', count, bytes, direction: TO_DEVICE })
 
 describe('a buffer pool', () => {
   test('has buffers that share no cache line, on either side', () => {
     const backend = direct(0x10_0000)
     const pool = make(backend)
     for (let i = 0; i < 4; i++) {
-      expect([pool.device[i] % 64, pool.device[i] - pool.device[0], pool.offset[i] - pool.offset[0]]).toEqual([0, 128 * i, 128 * i])
+      expect([pool.device[i] % 64, pool.device[i] - pool.device[0], pool.offset[i] - pool.offset[0]]).toEqual([
+        0,
+        128 * i,
+        128 * i,
+      ])
     }
     expect([pool.count, pool.bytes, backend.counters.allocatedBytes]).toEqual([4, 100, 512])
   })
@@ -51,7 +65,9 @@ describe('a buffer pool', () => {
   })
 
   test('cannot be had where payload is transformed, or where there is no room', () => {
-    const sealing = Object.create(direct(), { traits: { value: { ...direct().traits, payload: 'transformed' } } }) as DmaBackend
+    const sealing = Object.create(direct(), {
+      traits: { value: { ...direct().traits, payload: 'transformed' } },
+    }) as DmaBackend
     expect(() => make(sealing)).toThrow(expect.objectContaining({ code: 'DMA_POOL_TRANSFORMED' }))
     const backend = direct()
     expect(() => make(backend, 1000, 1000)).toThrow(expect.objectContaining({ code: 'DMA_ALLOC' }))
@@ -69,11 +85,24 @@ describe('a buffer pool', () => {
 
 describe('small things', () => {
   test('statuses have words', () => {
-    expect([0, -1, -2, -3, -4, -5, -16].map(describeStatus)).toEqual(['ok', 'exhausted', 'too long', 'unmappable', 'corrupt', 'failed', 'status -16'])
+    expect([0, -1, -2, -3, -4, -5, -16].map(describeStatus)).toEqual([
+      'ok',
+      'exhausted',
+      'too long',
+      'unmappable',
+      'corrupt',
+      'failed',
+      'status -16',
+    ])
   })
 
   test('a new table of mappings holds no token and lends for requests', () => {
     const m = new DmaMappings(3)
-    expect([m.rows, [...m.token], m.standing, new DmaMappings(1, true).standing]).toEqual([3, [-1, -1, -1], false, true])
+    expect([m.rows, [...m.token], m.standing, new DmaMappings(1, true).standing]).toEqual([
+      3,
+      [-1, -1, -1],
+      false,
+      true,
+    ])
   })
 })

@@ -12,7 +12,13 @@ describe('the direct backend', () => {
     expect(backend.map(m, 0)).toBe(DMA_OK)
     expect([m.device[0], m.deviceLength[0]]).toEqual([BASE + 123, 456])
     backend.unmap(m, 0, 0)
-    expect(backend.counters).toMatchObject({ maps: 1, unmaps: 1, bytesCopiedToDevice: 0, bytesCopiedFromDevice: 0, bytesCleared: 0 })
+    expect(backend.counters).toMatchObject({
+      maps: 1,
+      unmaps: 1,
+      bytesCopiedToDevice: 0,
+      bytesCopiedFromDevice: 0,
+      bytesCleared: 0,
+    })
   })
 
   test('adds the bus offset to mappings, allocations and the highest address (init/access-platform)', () => {
@@ -25,9 +31,12 @@ describe('the direct backend', () => {
     expect(backend.limits.maxDeviceAddress).toBe(BASE + BYTES - 1 + 0x7_0000_0000)
   })
 
-  test.each([1, 8, 16, 100, 2048])('refuses a bus offset of %d, which would misalign rings (ring/geometry)', (busOffset) => {
-    expect(() => direct(busOffset)).toThrow(expect.objectContaining({ code: 'DMA_BUS_OFFSET' }))
-  })
+  test.each([1, 8, 16, 100, 2048])(
+    'refuses a bus offset of %d, which would misalign rings (ring/geometry)',
+    (busOffset) => {
+      expect(() => direct(busOffset)).toThrow(expect.objectContaining({ code: 'DMA_BUS_OFFSET' }))
+    },
+  )
 
   test('its bus offset may be negative, as long as no address is', () => {
     const m = row(BASE + 4096, 16)

@@ -11,10 +11,18 @@ const pool = provider('pool', 'pool', ({ offered, iommu, pool: fact, ramReachabl
   if (fact === undefined || (accessPlatform && iommu !== undefined)) return unusable
   return accessPlatform || !ramReachable || listed.has('pool') ? usable : unusable
 })
-const iommu = provider('iommu', 'granule', ({ offered, iommu: fact }) => (offered.has(VIRTIO_F_ACCESS_PLATFORM) && fact !== undefined ? usable : unusable))
+const iommu = provider('iommu', 'granule', ({ offered, iommu: fact }) =>
+  offered.has(VIRTIO_F_ACCESS_PLATFORM) && fact !== undefined ? usable : unusable,
+)
 const all: readonly DmaProvider[] = [iommu, pool, direct]
-const ladder = (facts: Facts, choice: Parameters<typeof select>[2] = 'auto', providers: readonly DmaProvider[] = all): string[] =>
-  select(offer({ ...facts, listed: [...listedIds(choice)] }), providers, choice).ladder.map((candidate) => candidate.provider.id)
+const ladder = (
+  facts: Facts,
+  choice: Parameters<typeof select>[2] = 'auto',
+  providers: readonly DmaProvider[] = all,
+): string[] =>
+  select(offer({ ...facts, listed: [...listedIds(choice)] }), providers, choice).ladder.map(
+    (candidate) => candidate.provider.id,
+  )
 
 describe('the table of choices (init/access-platform), first match wins', () => {
   const table: ReadonlyArray<readonly [condition: string, facts: Facts, ladder: readonly string[]]> = [
@@ -57,7 +65,10 @@ describe('a device’s claim may narrow the choice and never widen it', () => {
     const selection = select(offer({ pool: true }), all, 'auto')
     expect(selection.ladder).toEqual([])
     expect(selection.downgrade).toEqual({ refused: 'direct', stronger: 'pool' })
-    expect(selection.reports.find(({ id }) => id === 'direct')).toMatchObject({ fit: 'usable', outcome: expect.stringContaining("'pool'") })
+    expect(selection.reports.find(({ id }) => id === 'direct')).toMatchObject({
+      fit: 'usable',
+      outcome: expect.stringContaining("'pool'"),
+    })
   })
 
   test('listing it accepts that', () => {
@@ -79,7 +90,11 @@ describe('a device’s claim may narrow the choice and never widen it', () => {
 })
 
 describe('the order of the ladder', () => {
-  const [a, b, must] = [provider('a', 'pool', usable), provider('b', 'byte', usable), provider('must', 'pool', required)]
+  const [a, b, must] = [
+    provider('a', 'pool', usable),
+    provider('b', 'byte', usable),
+    provider('must', 'pool', required),
+  ]
 
   test('auto: what is required first, then as registered', () => {
     expect(ladder({}, 'auto', [a, b])).toEqual(['a', 'b'])
@@ -100,7 +115,9 @@ describe('the order of the ladder', () => {
 
   test('two required ones are a conflict', () => {
     const other = provider('other', 'pool', required)
-    expect(() => select(offer(), [must, a, other], 'auto')).toThrow(expect.objectContaining({ code: 'DMA_CONFLICT', details: { ids: ['must', 'other'] } }))
+    expect(() => select(offer(), [must, a, other], 'auto')).toThrow(
+      expect.objectContaining({ code: 'DMA_CONFLICT', details: { ids: ['must', 'other'] } }),
+    )
     expect(ladder({}, ['must', 'a'], [must, a, other])).toEqual(['must', 'a'])
   })
 
@@ -123,7 +140,9 @@ describe('selection is pure', () => {
   test('only offered bits are accepted (init/features)', () => {
     const greedy = provider('greedy', 'pool', usable)
     expect(select(offer(), [greedy], 'auto').ladder[0].accept).toEqual(FeatureSet.empty)
-    expect(select(offer({ accessPlatform: true }), [greedy], 'auto').ladder[0].accept.bits()).toEqual([VIRTIO_F_ACCESS_PLATFORM])
+    expect(select(offer({ accessPlatform: true }), [greedy], 'auto').ladder[0].accept.bits()).toEqual([
+      VIRTIO_F_ACCESS_PLATFORM,
+    ])
   })
 
   test('the same answer for the same offer, which is not changed', () => {

@@ -1,6 +1,14 @@
 import { type DeviceAddress, GuestMemory, guestAddress, SpanAllocator } from '@guestdma/memory'
 import { FeatureSet, VIRTIO_F_ACCESS_PLATFORM, VIRTIO_F_VERSION_1 } from '@guestdma/spec'
-import { type DmaProvider, type DmaTraits, DirectBackend, DmaMappings, type PlatformOffer, type PoolFact, type Suitability } from '../src/index.ts'
+import {
+  DirectBackend,
+  DmaMappings,
+  type DmaProvider,
+  type DmaTraits,
+  type PlatformOffer,
+  type PoolFact,
+  type Suitability,
+} from '../src/index.ts'
 
 export const BASE = 0x8000_0000
 export const BYTES = 1 << 16
@@ -39,7 +47,11 @@ export interface Facts {
 export function offer(facts: Facts = {}): PlatformOffer {
   const { accessPlatform = false, ram: ramReachable = true, iommu, pool, busOffset = 0, listed = [] } = facts
   const { memory, ram } = machine()
-  const fact: PoolFact = { window: memory.window(guestAddress(BASE), 4096), device: BASE as DeviceAddress, home: 'guest-ram' }
+  const fact: PoolFact = {
+    window: memory.window(guestAddress(BASE), 4096),
+    device: BASE as DeviceAddress,
+    home: 'guest-ram',
+  }
   return {
     device: 'dev0',
     offered: FeatureSet.of(VIRTIO_F_VERSION_1, ...(accessPlatform ? [VIRTIO_F_ACCESS_PLATFORM] : [])),
@@ -59,7 +71,11 @@ export function offer(facts: Facts = {}): PlatformOffer {
 }
 
 /** A provider that says the same to every offer, or what a function says. */
-export function provider(id: string, reach: DmaTraits['reach'], says: Suitability | ((offer: PlatformOffer) => Suitability)): DmaProvider {
+export function provider(
+  id: string,
+  reach: DmaTraits['reach'],
+  says: Suitability | ((offer: PlatformOffer) => Suitability),
+): DmaProvider {
   return { id, reach, assess: (offer) => (typeof says === 'function' ? says(offer) : says), create: () => direct() }
 }
 

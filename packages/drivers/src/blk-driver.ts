@@ -22,7 +22,7 @@ import {
   VIRTIO_BLK_F_SIZE_MAX,
 } from '@guestdma/spec'
 import { QUEUE_FULL } from '@guestdma/virtqueue'
-import { BlkQueue, BLK_S_SHORT, BLK_S_UNWRITTEN, type CompletedRequests, RequestBatch } from './blk-queue.ts'
+import { BLK_S_SHORT, BLK_S_UNWRITTEN, BlkQueue, type CompletedRequests, RequestBatch } from './blk-queue.ts'
 import { DeviceBrokenError, DriverError } from './errors.ts'
 import { NO_BUFFER } from './frames.ts'
 import type { BufferMode } from './net-driver.ts'
@@ -113,7 +113,11 @@ export class BlkDriver {
   private readonly waiting: Transfer[] = []
   // By token: who the device request belongs to, and what of it.
   private readonly owner: (Transfer | null)[]
-  declare private readonly chunk: { readonly at: Float64Array; readonly length: Uint32Array; readonly buffer: Int32Array }
+  declare private readonly chunk: {
+    readonly at: Float64Array
+    readonly length: Uint32Array
+    readonly buffer: Int32Array
+  }
   declare private readonly freeTokens: number[]
   private interrupted = false
   private scheduled = false
@@ -141,9 +145,19 @@ export class BlkDriver {
     const bounds = [MAX_REQUEST, config.sizeMax, this.pooled ? POOL_BUFFER : backend.limits.maxMappingLength]
     this.maxRequest = Math.floor(Math.min(...bounds) / SECTOR_SIZE) * SECTOR_SIZE
     if (this.maxRequest < SECTOR_SIZE) {
-      throw new DriverError('BLK_SIZE_MAX', this.name, `segments of at most ${Math.min(...bounds)} bytes cannot hold a sector of ${SECTOR_SIZE}`, { bounds })
+      throw new DriverError(
+        'BLK_SIZE_MAX',
+        this.name,
+        `segments of at most ${Math.min(...bounds)} bytes cannot hold a sector of ${SECTOR_SIZE}`,
+        { bounds },
+      )
     }
-    this.queue = new BlkQueue(session, { mode, queueSize, buffers: { count: Math.min(POOL_BUFFERS, queueSize), bytes: this.maxRequest }, completed: (batch) => this.settle(batch) })
+    this.queue = new BlkQueue(session, {
+      mode,
+      queueSize,
+      buffers: { count: Math.min(POOL_BUFFERS, queueSize), bytes: this.maxRequest },
+      completed: (batch) => this.settle(batch),
+    })
     const size = this.queue.queue.size
     this.batch = new RequestBatch(size)
     this.owner = new Array<Transfer | null>(size).fill(null)
@@ -159,7 +173,8 @@ export class BlkDriver {
 
   /** Writes `length` bytes of guest memory to `sector` on. Rejects as {@link read} does, and with `BLK_READ_ONLY`. */
   write(sector: number, address: GuestAddress, length: number): Promise<void> {
-    if (this.readOnly) return Promise.reject(new DriverError('BLK_READ_ONLY', this.name, 'the device is read-only', { sector, length }))
+    if (this.readOnly)
+      return Promise.reject(new DriverError('BLK_READ_ONLY', this.name, 'the device is read-only', { sector, length }))
     return this.checkRange(sector, length) ?? this.enqueue(BLK_T_OUT, sector, address, length)
   }
 
@@ -222,7 +237,9 @@ export class BlkDriver {
     try {
       await this.session.close()
     } finally {
-      this.failAll(() => new DriverError('DRIVER_CLOSED', this.name, 'the device was reset while the request was in flight'))
+      this.failAll(
+        () => new DriverError('DRIVER_CLOSED', this.name, 'the device was reset while the request was in flight'),
+      )
     }
   }
 
@@ -256,12 +273,19 @@ export class BlkDriver {
     }))
     const capacity = high * 2 ** 32 + low
     if (capacity <= MAX_CAPACITY) return capacity
-    throw new DriverError('BLK_CAPACITY', this.name, `a capacity of ${capacity} sectors is more than ${MAX_CAPACITY}`, { low, high })
+    throw new DriverError('BLK_CAPACITY', this.name, `a capacity of ${capacity} sectors is more than ${MAX_CAPACITY}`, {
+      low,
+      high,
+    })
   }
 
   private checkRange(sector: number, length: number): Promise<never> | null {
     if (!Number.isInteger(length) || length < SECTOR_SIZE || length % SECTOR_SIZE !== 0) {
-      return Promise.reject(new DriverError('BLK_LENGTH', this.name, `${length} bytes: must be a positive multiple of ${SECTOR_SIZE}`, { length }))
+      return Promise.reject(
+        new DriverError('BLK_LENGTH', this.name, `${length} bytes: must be a positive multiple of ${SECTOR_SIZE}`, {
+          length,
+        }),
+      )
     }
     const error = this.rangeError(sector, length)
     return error === null ? null : Promise.reject(error)
@@ -271,7 +295,12 @@ export class BlkDriver {
     const { capacity } = this
     const end = sector + length / SECTOR_SIZE
     if (Number.isInteger(sector) && sector >= 0 && end <= capacity) return null
-    return new DriverError('BLK_RANGE', this.name, `sectors ${sector} to ${end} do not lie within the capacity of ${capacity}`, { sector, length, capacity })
+    return new DriverError(
+      'BLK_RANGE',
+      this.name,
+      `sectors ${sector} to ${end} do not lie within the capacity of ${capacity}`,
+      { sector, length, capacity },
+    )
   }
 
   private enqueue(type: number, sector: number, address: number, length: number): Promise<void> {
@@ -281,7 +310,12 @@ export class BlkDriver {
       try {
         this.session.memory.window(guestAddress(address), length)
       } catch (error) {
-        return Promise.reject(new DriverError('BLK_DMA', this.name, `the data cannot be lent to the device: ${(error as Error).message}`, { address, length }))
+        return Promise.reject(
+          new DriverError('BLK_DMA', this.name, `the data cannot be lent to the device: ${(error as Error).message}`, {
+            address,
+            length,
+          }),
+        )
       }
     }
     this.counters.requests++
@@ -315,7 +349,15 @@ export class BlkDriver {
         break
       }
       const transfer = this.batchOwner[taken]
-      this.fail(transfer, new DriverError('BLK_DMA', this.name, `the data at ${transfer.address} could not be lent to the device (status ${status})`, { ...plain(transfer), status }))
+      this.fail(
+        transfer,
+        new DriverError(
+          'BLK_DMA',
+          this.name,
+          `the data at ${transfer.address} could not be lent to the device (status ${status})`,
+          { ...plain(transfer), status },
+        ),
+      )
     }
     return moved
   }
@@ -428,7 +470,10 @@ export class BlkDriver {
     else this.session.memory.write(address, buffers.region.u8.subarray(offset, offset + bytes))
   }
 
-  private async withMemory(length: number, use: (address: GuestAddress) => Promise<void>): Promise<Uint8Array<ArrayBuffer>> {
+  private async withMemory(
+    length: number,
+    use: (address: GuestAddress) => Promise<void>,
+  ): Promise<Uint8Array<ArrayBuffer>> {
     const { memory, ram } = this.session
     const address = ram.allocate(length, SECTOR_SIZE)
     try {
@@ -445,13 +490,33 @@ export class BlkDriver {
     const details = { ...plain(transfer), status }
     switch (status) {
       case BLK_S_IOERR:
-        return new DriverError('BLK_IOERR', this.name, `the device reports an I/O error at sector ${transfer.sector}`, details)
+        return new DriverError(
+          'BLK_IOERR',
+          this.name,
+          `the device reports an I/O error at sector ${transfer.sector}`,
+          details,
+        )
       case BLK_S_UNSUPP:
-        return new DriverError('BLK_UNSUPPORTED', this.name, `the device does not support request type ${transfer.type}`, details)
+        return new DriverError(
+          'BLK_UNSUPPORTED',
+          this.name,
+          `the device does not support request type ${transfer.type}`,
+          details,
+        )
       case BLK_S_UNWRITTEN:
-        return new DriverError('BLK_NO_STATUS', this.name, 'the device completed the request without writing its status', details)
+        return new DriverError(
+          'BLK_NO_STATUS',
+          this.name,
+          'the device completed the request without writing its status',
+          details,
+        )
       case BLK_S_SHORT:
-        return new DriverError('BLK_SHORT', this.name, `the device claims success but did not deliver ${transfer.length} bytes`, details)
+        return new DriverError(
+          'BLK_SHORT',
+          this.name,
+          `the device claims success but did not deliver ${transfer.length} bytes`,
+          details,
+        )
       default:
         return new DriverError('BLK_STATUS', this.name, `the device wrote the unknown status ${status}`, details)
     }
@@ -462,6 +527,11 @@ function isSubmitted(transfer: Transfer): boolean {
   return transfer.submitted >= Math.max(1, transfer.length)
 }
 
-function plain({ type, sector, address, length }: Transfer): { type: number; sector: number; address: number; length: number } {
+function plain({ type, sector, address, length }: Transfer): {
+  type: number
+  sector: number
+  address: number
+  length: number
+} {
   return { type, sector, address, length }
 }

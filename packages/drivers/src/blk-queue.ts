@@ -1,12 +1,6 @@
-import { BufferPool, BIDIRECTIONAL, DMA_OK, FROM_DEVICE, TO_DEVICE } from '@guestdma/dma'
+import { BIDIRECTIONAL, BufferPool, DMA_OK, FROM_DEVICE, TO_DEVICE } from '@guestdma/dma'
 import { observe } from '@guestdma/memory'
-import {
-  BLK_REQUEST_HEADER_SIZE,
-  BLK_REQUEST_QUEUE,
-  BLK_S_OK,
-  BLK_T_FLUSH,
-  BLK_T_OUT,
-} from '@guestdma/spec'
+import { BLK_REQUEST_HEADER_SIZE, BLK_REQUEST_QUEUE, BLK_S_OK, BLK_T_FLUSH, BLK_T_OUT } from '@guestdma/spec'
 import { type CellArea, SEGMENT_DEVICE, SEGMENT_GUEST, type Virtqueue } from '@guestdma/virtqueue'
 import { NO_BUFFER } from './frames.ts'
 import type { BufferMode } from './net-driver.ts'
@@ -99,7 +93,9 @@ export class BlkQueue {
     this.headers = this.queue.cells(BLK_REQUEST_HEADER_SIZE, TO_DEVICE)
     this.statuses = this.queue.cells(1, FROM_DEVICE)
     this.buffers =
-      mode === 'pool' ? new BufferPool(session.backend, { ...buffers, name: `${session.name} data`, direction: BIDIRECTIONAL }) : null
+      mode === 'pool'
+        ? new BufferPool(session.backend, { ...buffers, name: `${session.name} data`, direction: BIDIRECTIONAL })
+        : null
     this.token = new Uint32Array(size)
     this.needed = new Float64Array(size)
     this.results = new CompletedRequests(size)
@@ -163,7 +159,8 @@ export class BlkQueue {
       const id = ids[i]
       const byte = statuses.memory.region.u8[statuses.memory.offset + id * statuses.stride]
       results.token[i] = this.token[id]
-      results.status[i] = status[i] !== DMA_OK ? BLK_S_SHORT : byte === BLK_S_OK && written[i] < this.needed[id] ? BLK_S_SHORT : byte
+      results.status[i] =
+        status[i] !== DMA_OK ? BLK_S_SHORT : byte === BLK_S_OK && written[i] < this.needed[id] ? BLK_S_SHORT : byte
     }
     results.count = n
     queue.recycle()

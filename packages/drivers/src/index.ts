@@ -8,9 +8,23 @@
  * @packageDocumentation
  */
 export { BLK_FEATURES, type BlkCounters, BlkDriver, type BlkObserver, type BlkOptions } from './blk-driver.ts'
-export { BLK_S_SHORT, BLK_S_UNWRITTEN, BlkQueue, type BlkQueueOptions, CompletedRequests, RequestBatch } from './blk-queue.ts'
+export {
+  BLK_S_SHORT,
+  BLK_S_UNWRITTEN,
+  BlkQueue,
+  type BlkQueueOptions,
+  CompletedRequests,
+  RequestBatch,
+} from './blk-queue.ts'
 export { DeviceBrokenError, DriverError } from './errors.ts'
 export { FrameBatch, NO_BUFFER, ReceivedFrames } from './frames.ts'
-export { type BufferMode, NET_FEATURES, type NetCounters, NetDriver, type NetObserver, type NetOptions } from './net-driver.ts'
+export {
+  type BufferMode,
+  NET_FEATURES,
+  type NetCounters,
+  NetDriver,
+  type NetObserver,
+  type NetOptions,
+} from './net-driver.ts'
 export { RamBuffers } from './ram-buffers.ts'
 export { DeviceSession, QUEUE_FEATURES, type QueueRequest, type SessionOptions } from './session.ts'

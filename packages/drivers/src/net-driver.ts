@@ -1,4 +1,14 @@
-import { BUFFER_ACQUIRED, BUFFER_LENT, BufferPool, type Buffers, DMA_EXHAUSTED, DMA_OK, type DmaDirection, FROM_DEVICE, TO_DEVICE } from '@guestdma/dma'
+import {
+  BUFFER_ACQUIRED,
+  BUFFER_LENT,
+  BufferPool,
+  type Buffers,
+  DMA_EXHAUSTED,
+  DMA_OK,
+  type DmaDirection,
+  FROM_DEVICE,
+  TO_DEVICE,
+} from '@guestdma/dma'
 import { GuestDmaError, observe } from '@guestdma/memory'
 import {
   ETHERNET_HEADER_SIZE,
@@ -31,7 +41,12 @@ const ACQUIRED = BUFFER_ACQUIRED
 const LENT = BUFFER_LENT
 
 /** What {@link NetDriver} understands. Bits that decide the DMA backend are added when it is chosen. */
-export const NET_FEATURES: FeatureSet = FeatureSet.of(...QUEUE_FEATURES, VIRTIO_NET_F_MAC, VIRTIO_NET_F_STATUS, VIRTIO_NET_F_MTU)
+export const NET_FEATURES: FeatureSet = FeatureSet.of(
+  ...QUEUE_FEATURES,
+  VIRTIO_NET_F_MAC,
+  VIRTIO_NET_F_STATUS,
+  VIRTIO_NET_F_MTU,
+)
 
 /** `map`: frames lie in guest RAM and each is lent for one transfer. `pool`: frames lie in memory that the device always sees. */
 export type BufferMode = 'map' | 'pool'
@@ -97,7 +112,14 @@ export class NetDriver {
   declare readonly mtu: number
   /** Bytes of the largest frame. */
   declare readonly maxFrame: number
-  readonly counters: NetCounters = { framesSent: 0, bytesSent: 0, framesReceived: 0, bytesReceived: 0, malformed: 0, unposted: 0 }
+  readonly counters: NetCounters = {
+    framesSent: 0,
+    bytesSent: 0,
+    framesReceived: 0,
+    bytesReceived: 0,
+    malformed: 0,
+    unposted: 0,
+  }
   linkUp = true
   /** Why the last `send` took less than it was given: `QUEUE_FULL`, `DMA_EXHAUSTED` (both pass), or a permanent status. */
   sendStatus: number = OK
@@ -137,7 +159,10 @@ export class NetDriver {
    *
    * @throws DriverError `NET_MTU`, `DRIVER_NO_QUEUE`; QueueTooSmallError; DmaError `DMA_ALLOC`; MemoryError `MEMORY_EXHAUSTED`
    */
-  constructor(session: DeviceSession, { mode = 'map', queueSize = 256, interrupts = true, observer = {} }: NetOptions = {}) {
+  constructor(
+    session: DeviceSession,
+    { mode = 'map', queueSize = 256, interrupts = true, observer = {} }: NetOptions = {},
+  ) {
     const { features, backend, transport } = session
     this.session = session
     this.name = session.name
@@ -146,11 +171,19 @@ export class NetDriver {
     this.interrupts = interrupts
     this.hasStatus = features.has(VIRTIO_NET_F_STATUS)
     const { mac, mtu, linkUp } = transport.readConfig((config) => ({
-      mac: features.has(VIRTIO_NET_F_MAC) ? Uint8Array.from({ length: 6 }, (_, i) => config.read8(NET_CONFIG_MAC + i)) : null,
+      mac: features.has(VIRTIO_NET_F_MAC)
+        ? Uint8Array.from({ length: 6 }, (_, i) => config.read8(NET_CONFIG_MAC + i))
+        : null,
       mtu: features.has(VIRTIO_NET_F_MTU) ? config.read16(NET_CONFIG_MTU) : ETHERNET_MTU,
       linkUp: this.hasStatus ? (config.read16(NET_CONFIG_STATUS) & NET_S_LINK_UP) !== 0 : true,
     }))
-    if (mtu < NET_MTU_MIN) throw new DriverError('NET_MTU', this.name, `the device's MTU of ${mtu} is below ${NET_MTU_MIN} (virtio 1.4 §5.1.4.1)`, { mtu })
+    if (mtu < NET_MTU_MIN)
+      throw new DriverError(
+        'NET_MTU',
+        this.name,
+        `the device's MTU of ${mtu} is below ${NET_MTU_MIN} (virtio 1.4 §5.1.4.1)`,
+        { mtu },
+      )
     this.mac = mac
     this.mtu = mtu
     this.linkUp = linkUp
@@ -159,11 +192,20 @@ export class NetDriver {
     const pool = mode === 'pool'
     this.place = pool ? SEGMENT_DEVICE : SEGMENT_GUEST
     this.receive = session.openQueue({ index: NET_RECEIVE_QUEUE, label: 'receive', size: queueSize, standing: true })
-    this.transmit = session.openQueue({ index: NET_TRANSMIT_QUEUE, label: 'transmit', size: queueSize, longestChain: pool ? 1 : 2 })
+    this.transmit = session.openQueue({
+      index: NET_TRANSMIT_QUEUE,
+      label: 'transmit',
+      size: queueSize,
+      longestChain: pool ? 1 : 2,
+    })
 
     const bytes = HEADROOM + this.receiveCapacity
     const toFrame = (address: number): number => address + HEADROOM
-    const makeBuffers = (label: string, count: number, direction: DmaDirection): [buffers: Buffers, base: Float64Array] => {
+    const makeBuffers = (
+      label: string,
+      count: number,
+      direction: DmaDirection,
+    ): [buffers: Buffers, base: Float64Array] => {
       if (pool) {
         const buffers = new BufferPool(backend, { name: `${this.name} ${label}`, count, bytes, direction })
         return [buffers, buffers.device.map(toFrame)]
@@ -200,7 +242,12 @@ export class NetDriver {
 
   release(buffer: number): void {
     if (this.transmitBuffers.held[buffer] === LENT) {
-      throw new DriverError('NET_BUFFER_LENT', this.name, `buffer ${buffer} is with the device; it goes back by itself once it was sent`, { buffer })
+      throw new DriverError(
+        'NET_BUFFER_LENT',
+        this.name,
+        `buffer ${buffer} is with the device; it goes back by itself once it was sent`,
+        { buffer },
+      )
     }
     this.transmitBuffers.release(buffer)
   }
@@ -491,12 +538,21 @@ export class NetDriver {
       else if (held[buffer[i]] === ACQUIRED) held[buffer[i]] = LENT
       else {
         this.keep(batch, 0, i)
-        throw new DriverError('NET_FRAME_PLACE', this.name, `frame ${i} names buffer ${buffer[i]}, which is not one that acquire() returned`, { row: i, buffer: buffer[i] })
+        throw new DriverError(
+          'NET_FRAME_PLACE',
+          this.name,
+          `frame ${i} names buffer ${buffer[i]}, which is not one that acquire() returned`,
+          { row: i, buffer: buffer[i] },
+        )
       }
     }
     if (!owned && this.mode === 'pool') {
       this.keep(batch, 0)
-      throw new DriverError('NET_FRAME_PLACE', this.name, 'a frame is not in a buffer of the driver\'s; in pool mode, acquire() one and fill it')
+      throw new DriverError(
+        'NET_FRAME_PLACE',
+        this.name,
+        "a frame is not in a buffer of the driver's; in pool mode, acquire() one and fill it",
+      )
     }
     return owned
   }
@@ -509,7 +565,12 @@ export class NetDriver {
 
   private checkLength(length: number): void {
     if (length > 0 && length <= this.maxFrame) return
-    throw new DriverError('NET_FRAME_LENGTH', this.name, `a frame of ${length} bytes: must be 1 to ${this.maxFrame} (MTU ${this.mtu})`, { length, maxFrame: this.maxFrame })
+    throw new DriverError(
+      'NET_FRAME_LENGTH',
+      this.name,
+      `a frame of ${length} bytes: must be 1 to ${this.maxFrame} (MTU ${this.mtu})`,
+      { length, maxFrame: this.maxFrame },
+    )
   }
 
   private noticeBlocked(status: number): void {

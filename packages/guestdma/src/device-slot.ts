@@ -1,15 +1,38 @@
 import { BlkDevice, MmioRegisters, NetDevice, type VirtioDevice } from '@guestdma/devices'
 import { type DmaChoice, type DmaProvider, type DmaScheme, listedIds } from '@guestdma/dma'
-import { BLK_FEATURES, type BlkDriver, DeviceSession, NET_FEATURES, type NetDriver, type NetObserver } from '@guestdma/drivers'
+import {
+  BLK_FEATURES,
+  type BlkDriver,
+  DeviceSession,
+  NET_FEATURES,
+  type NetDriver,
+  type NetObserver,
+} from '@guestdma/drivers'
 import { type BusPort, GuestDmaError } from '@guestdma/memory'
 import { DEVICE_ID_BLOCK, DEVICE_ID_NET, NET_FEATURE_DEPENDENCIES } from '@guestdma/spec'
-import { DeviceStuckError, MmioTransport, type Negotiated, negotiate, type VirtioTransport, type Wait } from '@guestdma/transport'
+import {
+  DeviceStuckError,
+  MmioTransport,
+  type Negotiated,
+  negotiate,
+  type VirtioTransport,
+  type Wait,
+} from '@guestdma/transport'
 import type { DependencyContainer } from 'tsyringe'
 import type { DeviceConfig } from './config.ts'
 import type { MachineEvents } from './events.ts'
 import type { DeviceCounters } from './machine.ts'
 import { DevicePlatform, type PlatformShared } from './platform.ts'
-import { AGREED_FEATURES, BLK_DRIVER, BLK_OPTIONS, DMA_BACKEND, NET_DRIVER, NET_OPTIONS, SESSION, TRANSPORT } from './tokens.ts'
+import {
+  AGREED_FEATURES,
+  BLK_DRIVER,
+  BLK_OPTIONS,
+  DMA_BACKEND,
+  NET_DRIVER,
+  NET_OPTIONS,
+  SESSION,
+  TRANSPORT,
+} from './tokens.ts'
 
 /** What a slot needs from its machine. */
 export interface SlotContext {
@@ -52,7 +75,12 @@ export class DeviceSlot {
     this.device = makeDevice(config, this.port)
     const deviceId = config.type === 'net' ? DEVICE_ID_NET : DEVICE_ID_BLOCK
     if (this.device.deviceId !== deviceId) {
-      throw new GuestDmaError('MACHINE_DEVICE', name, `the model has device ID ${this.device.deviceId}; type '${config.type}' needs ${deviceId}`, { deviceId: this.device.deviceId })
+      throw new GuestDmaError(
+        'MACHINE_DEVICE',
+        name,
+        `the model has device ID ${this.device.deviceId}; type '${config.type}' needs ${deviceId}`,
+        { deviceId: this.device.deviceId },
+      )
     }
     this.device.faults.observer = (fault) => events.tell('fault', { device: name, fault })
     this.registers = new MmioRegisters(this.device, {
@@ -139,7 +167,15 @@ export class DeviceSlot {
     })
     const { features, backend } = agreed
     const { memory, ram } = common
-    const session = new DeviceSession({ transport, features, backend, memory, ram, wait, detach: () => platform.detach(port) })
+    const session = new DeviceSession({
+      transport,
+      features,
+      backend,
+      memory,
+      ram,
+      wait,
+      detach: () => platform.detach(port),
+    })
     const child = container.createChildContainer()
     child.registerInstance(DMA_BACKEND, backend)
     child.registerInstance(AGREED_FEATURES, features)
@@ -212,5 +248,7 @@ function makeDevice(config: DeviceConfig, port: BusPort): VirtioDevice {
   if (config.make !== undefined) return config.make(port)
   // Confined devices say so: without ACCESS_PLATFORM a driver may pass only physical addresses (virtio 1.4 §6.1).
   const offered = { accessPlatform: 'offered' as const }
-  return config.type === 'net' ? new NetDevice({ ...offered, ...config.device, name: config.name, port }) : new BlkDevice({ ...offered, ...config.device, name: config.name, port })
+  return config.type === 'net'
+    ? new NetDevice({ ...offered, ...config.device, name: config.name, port })
+    : new BlkDevice({ ...offered, ...config.device, name: config.name, port })
 }

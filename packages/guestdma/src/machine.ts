@@ -42,7 +42,13 @@ export class Machine {
   private readonly slots: ReadonlyMap<string, DeviceSlot>
   private closed = false
 
-  constructor(memory: GuestMemory, ram: SpanAllocator, events: MachineEvents, container: DependencyContainer, slots: ReadonlyMap<string, DeviceSlot>) {
+  constructor(
+    memory: GuestMemory,
+    ram: SpanAllocator,
+    events: MachineEvents,
+    container: DependencyContainer,
+    slots: ReadonlyMap<string, DeviceSlot>,
+  ) {
     this.memory = memory
     this.ram = ram
     this.events = events
@@ -81,7 +87,12 @@ export class Machine {
   /** A device with its model, its port and what was negotiated. Throws `MACHINE_DEVICE`. */
   slot(name: string): DeviceSlot {
     const slot = this.slots.get(name)
-    if (slot === undefined) throw new GuestDmaError('MACHINE_DEVICE', name, `there is no such device; there are ${[...this.slots.keys()].join(', ') || 'none'}`)
+    if (slot === undefined)
+      throw new GuestDmaError(
+        'MACHINE_DEVICE',
+        name,
+        `there is no such device; there are ${[...this.slots.keys()].join(', ') || 'none'}`,
+      )
     return slot
   }
 
@@ -124,7 +135,11 @@ export class Machine {
   }
 
   counters(): MachineCounters {
-    return { devices: Object.fromEntries([...this.slots].filter(([, slot]) => slot.running).map(([name, slot]) => [name, slot.counters()])) }
+    return {
+      devices: Object.fromEntries(
+        [...this.slots].filter(([, slot]) => slot.running).map(([name, slot]) => [name, slot.counters()]),
+      ),
+    }
   }
 
   /** Resets all devices and gives all memory back. The first error is thrown once all were tried. */
@@ -161,8 +176,12 @@ export async function createMachine(config: MachineConfig): Promise<Machine> {
   const container = root.createChildContainer()
   container.registerInstance(GUEST_MEMORY, memory)
   container.registerInstance(GUEST_RAM, ram)
-  container.register(NET_DRIVER, { useFactory: instancePerContainerCachingFactory((c) => new NetDriver(c.resolve(SESSION), c.resolve(NET_OPTIONS))) })
-  container.register(BLK_DRIVER, { useFactory: instancePerContainerCachingFactory((c) => new BlkDriver(c.resolve(SESSION), c.resolve(BLK_OPTIONS))) })
+  container.register(NET_DRIVER, {
+    useFactory: instancePerContainerCachingFactory((c) => new NetDriver(c.resolve(SESSION), c.resolve(NET_OPTIONS))),
+  })
+  container.register(BLK_DRIVER, {
+    useFactory: instancePerContainerCachingFactory((c) => new BlkDriver(c.resolve(SESSION), c.resolve(BLK_OPTIONS))),
+  })
 
   const slots = new Map<string, DeviceSlot>()
   const machine = new Machine(memory, ram, events, container, slots)
@@ -176,12 +195,24 @@ export async function createMachine(config: MachineConfig): Promise<Machine> {
   const pick = ({ name, platform }: DeviceConfig) => {
     const scheme = platform === undefined ? schemes[0] : schemes.find(({ id }) => id === platform)
     if (scheme !== undefined) return scheme
-    throw new UnknownSchemeError(name, platform ?? '', schemes.map(({ id }) => id))
+    throw new UnknownSchemeError(
+      name,
+      platform ?? '',
+      schemes.map(({ id }) => id),
+    )
   }
   try {
     for (const device of config.devices) {
       if (slots.has(device.name)) throw new GuestDmaError('MACHINE_DEVICE', device.name, 'two devices have this name')
-      const context = { container, events, common, scheme: pick(device), providers: schemes.map(({ provider }) => provider), choice: device.dma ?? 'auto', wait }
+      const context = {
+        container,
+        events,
+        common,
+        scheme: pick(device),
+        providers: schemes.map(({ provider }) => provider),
+        choice: device.dma ?? 'auto',
+        wait,
+      }
       const slot = new DeviceSlot(device, context)
       slots.set(device.name, slot)
       await slot.start()

@@ -1,6 +1,14 @@
-import { type AccessFault, BusWindows, everything, nothing, oneWindow } from '@guestdma/devices'
+import { type AccessFault, type BusWindows, everything, nothing, oneWindow } from '@guestdma/devices'
 import type { FactKey, PlatformBuilder, PlatformOffer, PoolFact } from '@guestdma/dma'
-import { type BusPort, type DeviceAddress, type GuestAddress, GuestDmaError, type GuestMemory, type MemoryWindow, type SpanAllocator } from '@guestdma/memory'
+import {
+  type BusPort,
+  type DeviceAddress,
+  type GuestAddress,
+  GuestDmaError,
+  type GuestMemory,
+  type MemoryWindow,
+  type SpanAllocator,
+} from '@guestdma/memory'
 import type { FeatureSet } from '@guestdma/spec'
 
 /** What all devices of a machine have in common. */
@@ -40,7 +48,12 @@ export class DevicePlatform implements PlatformBuilder {
     try {
       guest = this.ram.allocate(length, align)
     } catch (cause) {
-      throw new GuestDmaError('MACHINE_RESERVE', this.device, `no ${length} bytes of guest RAM for the device's pool: ${(cause as Error).message}`, { length, align })
+      throw new GuestDmaError(
+        'MACHINE_RESERVE',
+        this.device,
+        `no ${length} bytes of guest RAM for the device's pool: ${(cause as Error).message}`,
+        { length, align },
+      )
     }
     this.reserved.push(guest)
     return { guest, window: this.memory.window(guest, length) }

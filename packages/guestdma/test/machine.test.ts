@@ -560,7 +560,7 @@ describe('machine/memory', () => {
 
   it('fails with a code where RAM is too small', async () => {
     await expect(createMachine({ memory: ranges(64 << 10), devices: [blk('disk0')] })).rejects.toMatchObject({
-      code: 'MEMORY_EXHAUSTED',
+      code: 'MACHINE_RESERVE',
     })
     await expect(
       createMachine({ memory: ranges(64 << 10), devices: [net('net0')], schemes: [directScheme()] }),

@@ -28,7 +28,8 @@ export function copy(to: Region, toOffset: number, from: Region, fromOffset: num
     }
   }
   if (length < 8) copyBytes(to, toOffset, from, fromOffset, length)
-  else if (((toOffset ^ fromOffset) & 7) === 0 && toOffset < NEAR && fromOffset < NEAR) copyAligned(to, toOffset | 0, from, fromOffset | 0, length)
+  else if (((toOffset ^ fromOffset) & 7) === 0 && toOffset < NEAR && fromOffset < NEAR)
+    copyAligned(to, toOffset | 0, from, fromOffset | 0, length)
   else copyUnaligned(to, toOffset, from, fromOffset, length)
 }
 

@@ -36,7 +36,8 @@ export class SpanAllocator {
 
   /** A span of `length` bytes whose base is a multiple of `align` (a power of two). */
   allocate(length: number, align = 8): GuestAddress {
-    if (!Number.isInteger(length) || length < 1) throw new MemoryError('MEMORY_LENGTH', this.name, `cannot allocate ${length} bytes`, { length })
+    if (!Number.isInteger(length) || length < 1)
+      throw new MemoryError('MEMORY_LENGTH', this.name, `cannot allocate ${length} bytes`, { length })
     if (!Number.isInteger(align) || align < 1 || align > 2 ** 30 || (align & (align - 1)) !== 0) {
       throw new MemoryError('MEMORY_ALIGN', this.name, `alignment ${align} is not a power of two up to 2^30`, { align })
     }
@@ -52,17 +53,23 @@ export class SpanAllocator {
       this.taken.set(base, length)
       return base as GuestAddress
     }
-    throw new MemoryError('MEMORY_EXHAUSTED', this.name, `no ${length} bytes free at alignment ${align} (${this.available} bytes free in ${this.free.length} spans)`, {
-      length,
-      align,
-      available: this.available,
-    })
+    throw new MemoryError(
+      'MEMORY_EXHAUSTED',
+      this.name,
+      `no ${length} bytes free at alignment ${align} (${this.available} bytes free in ${this.free.length} spans)`,
+      {
+        length,
+        align,
+        available: this.available,
+      },
+    )
   }
 
   /** Takes back a span that {@link allocate} returned. */
   release(base: GuestAddress): void {
     const length = this.taken.get(base)
-    if (length === undefined) throw new MemoryError('MEMORY_FREE', this.name, `${hex(base)} was not handed out`, { base })
+    if (length === undefined)
+      throw new MemoryError('MEMORY_FREE', this.name, `${hex(base)} was not handed out`, { base })
     this.taken.delete(base)
     const after = this.free.findIndex((span) => span.base > base)
     const at = after === -1 ? this.free.length : after

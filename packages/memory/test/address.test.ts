@@ -1,5 +1,14 @@
 import { describe, expect, test } from 'vitest'
-import { ADDRESS_HIGH_LIMIT, ADDRESS_LIMIT, checkSpan, deviceAddress, GuestDmaError, guestAddress, hex, MemoryError } from '../src/index.ts'
+import {
+  ADDRESS_HIGH_LIMIT,
+  ADDRESS_LIMIT,
+  checkSpan,
+  deviceAddress,
+  GuestDmaError,
+  guestAddress,
+  hex,
+  MemoryError,
+} from '../src/index.ts'
 
 describe('addresses are integers from 0 to 2^53 - 1', () => {
   test.each([0, 1, 0x8000_0000, 2 ** 32, ADDRESS_LIMIT - 1])('%d is one', (value) => {
@@ -38,7 +47,9 @@ describe('spans end at or below 2^53', () => {
     [16, Number.POSITIVE_INFINITY],
     [16, Number.NaN],
   ])('%d + %d is none', (base, length) => {
-    expect(() => checkSpan(base, length, 'part')).toThrow(expect.objectContaining({ code: 'MEMORY_LENGTH', part: 'part' }))
+    expect(() => checkSpan(base, length, 'part')).toThrow(
+      expect.objectContaining({ code: 'MEMORY_LENGTH', part: 'part' }),
+    )
   })
 })
 

@@ -1,8 +1,10 @@
 import { describe, expect, test } from 'vitest'
-import { ADDRESS_LIMIT, GuestMemory, guestAddress, MemoryError } from '../src/index.ts'
+import { ADDRESS_LIMIT, GuestMemory, guestAddress, type MemoryError } from '../src/index.ts'
 
-const at = (memory: GuestMemory, address: number, length: number): number => memory.locate(Float64Array.of(address), 0, length)
-const inside = (memory: GuestMemory, address: number, length: number): boolean => memory.contains(Float64Array.of(address), 0, length)
+const at = (memory: GuestMemory, address: number, length: number): number =>
+  memory.locate(Float64Array.of(address), 0, length)
+const inside = (memory: GuestMemory, address: number, length: number): boolean =>
+  memory.contains(Float64Array.of(address), 0, length)
 const code = (body: () => unknown): string => {
   try {
     body()
@@ -81,8 +83,12 @@ describe('guest ranges', () => {
   })
 
   test('a high base and a low offset agree modulo 16, whichever is larger', () => {
-    expect(code(() => new GuestMemory([{ base: 0x10, length: 16, memory: buffer, offset: 0x20 }]))).toBe('nothing was thrown')
-    expect(code(() => new GuestMemory([{ base: 2 ** 40 + 4, length: 12, memory: buffer, offset: 4 }]))).toBe('nothing was thrown')
+    expect(code(() => new GuestMemory([{ base: 0x10, length: 16, memory: buffer, offset: 0x20 }]))).toBe(
+      'nothing was thrown',
+    )
+    expect(code(() => new GuestMemory([{ base: 2 ** 40 + 4, length: 12, memory: buffer, offset: 4 }]))).toBe(
+      'nothing was thrown',
+    )
   })
 
   test('ranges that touch are two ranges', () => {
@@ -119,19 +125,28 @@ describe('locate and contains', () => {
     }
   })
 
-  test.each([0, 0xfff, 0x2000, 2 ** 40 - 1, 2 ** 40 + 0x1000, 2 ** 53, -1, Number.NaN, Number.POSITIVE_INFINITY])('find nothing at %d', (address) => {
-    expect(at(memory, address, 1)).toBe(0)
-    expect(inside(memory, address, 1)).toBe(false)
-  })
+  test.each([0, 0xfff, 0x2000, 2 ** 40 - 1, 2 ** 40 + 0x1000, 2 ** 53, -1, Number.NaN, Number.POSITIVE_INFINITY])(
+    'find nothing at %d',
+    (address) => {
+      expect(at(memory, address, 1)).toBe(0)
+      expect(inside(memory, address, 1)).toBe(false)
+    },
+  )
 
   test('agree with a search through all ranges, after any earlier question', () => {
-    const contained = (address: number, length: number): boolean => memory.ranges.some(({ base, end }) => address >= base && address + length <= end)
+    const contained = (address: number, length: number): boolean =>
+      memory.ranges.some(({ base, end }) => address >= base && address + length <= end)
     const edges = [0x1000, 0x2000, 2 ** 40, 2 ** 40 + 0x1000].flatMap((edge) => [edge - 2, edge - 1, edge, edge + 1])
     for (const before of edges) {
       for (const address of edges) {
         for (const length of [1, 2, 0x1000, 0x1001]) {
           at(memory, before, 1)
-          expect([before, address, length, inside(memory, address, length)]).toEqual([before, address, length, contained(address, length)])
+          expect([before, address, length, inside(memory, address, length)]).toEqual([
+            before,
+            address,
+            length,
+            contained(address, length),
+          ])
         }
       }
     }
@@ -180,7 +195,9 @@ describe('buffers', () => {
     const resizable = Reflect.construct(ArrayBuffer, [16, { maxByteLength: 32 }]) as ArrayBuffer
     const growable = Reflect.construct(SharedArrayBuffer, [16, { maxByteLength: 32 }]) as SharedArrayBuffer
     for (const memory of [resizable, growable]) {
-      expect(() => new GuestMemory([{ base: 0, length: 16, memory }])).toThrow(expect.objectContaining({ code: 'MEMORY_RESIZABLE' }))
+      expect(() => new GuestMemory([{ base: 0, length: 16, memory }])).toThrow(
+        expect.objectContaining({ code: 'MEMORY_RESIZABLE' }),
+      )
     }
   })
 
@@ -200,7 +217,9 @@ describe('read and write', () => {
   const memory = new GuestMemory([{ base: 0x1000, length: 64, memory: new ArrayBuffer(64) }])
 
   test('refuse what is not memory', () => {
-    expect(() => memory.write(guestAddress(0x103f), new Uint8Array(2))).toThrow(expect.objectContaining({ code: 'MEMORY_OUTSIDE' }))
+    expect(() => memory.write(guestAddress(0x103f), new Uint8Array(2))).toThrow(
+      expect.objectContaining({ code: 'MEMORY_OUTSIDE' }),
+    )
     expect(() => memory.read(guestAddress(0xfff), 1)).toThrow(expect.objectContaining({ code: 'MEMORY_OUTSIDE' }))
     expect(() => memory.window(guestAddress(0x1000), 0)).toThrow(expect.objectContaining({ code: 'MEMORY_LENGTH' }))
   })

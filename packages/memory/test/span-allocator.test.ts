@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { type GuestAddress, guestAddress, MemoryError, SpanAllocator } from '../src/index.ts'
+import { type GuestAddress, guestAddress, type MemoryError, SpanAllocator } from '../src/index.ts'
 
 const BASE = 0x8000_0000
 const code = (body: () => unknown): string => {
@@ -50,7 +50,11 @@ describe('spans of guest addresses', () => {
   })
 
   test('never overlap, stay inside, and lose no byte (model)', () => {
-    const operation = fc.record({ length: fc.integer({ min: 1, max: 300 }), align: fc.integer({ min: 0, max: 8 }), release: fc.nat() })
+    const operation = fc.record({
+      length: fc.integer({ min: 1, max: 300 }),
+      align: fc.integer({ min: 0, max: 8 }),
+      release: fc.nat(),
+    })
     fc.assert(
       fc.property(fc.array(operation, { maxLength: 120 }), (operations) => {
         const ram = new SpanAllocator(guestAddress(BASE + 3), 2048)
@@ -59,13 +63,16 @@ describe('spans of guest addresses', () => {
           if (release % 3 === 0 && held.length > 0) {
             const [span] = held.splice(release % held.length, 1)
             ram.release(span.base as GuestAddress)
-          } else if (code(() => held.push({ base: ram.allocate(length, 2 ** align), length })) === 'nothing was thrown') {
+          } else if (
+            code(() => held.push({ base: ram.allocate(length, 2 ** align), length })) === 'nothing was thrown'
+          ) {
             const { base } = held[held.length - 1]
             if (base % 2 ** align !== 0 || base < BASE + 3 || base + length > BASE + 3 + 2048) return false
           }
           const sorted = [...held].sort((a, b) => a.base - b.base)
           if (sorted.some(({ base }, i) => i > 0 && sorted[i - 1].base + sorted[i - 1].length > base)) return false
-          if (ram.available !== 2048 - held.reduce((sum, span) => sum + span.length, 0) || ram.live !== held.length) return false
+          if (ram.available !== 2048 - held.reduce((sum, span) => sum + span.length, 0) || ram.live !== held.length)
+            return false
         }
         for (const { base } of held) ram.release(base as GuestAddress)
         return ram.allocate(2048, 1) === BASE + 3

@@ -73,10 +73,21 @@ export class MmioTransport implements VirtioTransport {
    */
   static probe(bus: RegisterBus, name: string): MmioTransport | null {
     const magic = bus.read(MMIO_MAGIC_VALUE, 4) >>> 0
-    if (magic !== MMIO_MAGIC) throw new TransportError('TRANSPORT_MAGIC', name, `magic value ${hex(magic)} is not ${hex(MMIO_MAGIC)}: no virtio-mmio device here`, { magic })
+    if (magic !== MMIO_MAGIC)
+      throw new TransportError(
+        'TRANSPORT_MAGIC',
+        name,
+        `magic value ${hex(magic)} is not ${hex(MMIO_MAGIC)}: no virtio-mmio device here`,
+        { magic },
+      )
     const version = bus.read(MMIO_VERSION, 4)
     if (version !== MMIO_MODERN_VERSION) {
-      throw new TransportError('TRANSPORT_VERSION', name, `version ${version} is not 2; legacy (pre-1.0) devices are not supported`, { version })
+      throw new TransportError(
+        'TRANSPORT_VERSION',
+        name,
+        `version ${version} is not 2; legacy (pre-1.0) devices are not supported`,
+        { version },
+      )
     }
     const deviceId = bus.read(MMIO_DEVICE_ID, 4)
     return deviceId === 0 ? null : new MmioTransport(bus, name, deviceId)
@@ -114,9 +125,20 @@ export class MmioTransport implements VirtioTransport {
 
   enableQueue(index: number, size: number, areas: QueueAreas): void {
     const max = this.maxQueueSize(index)
-    if (size > max) throw new TransportError('TRANSPORT_QUEUE_SIZE', this.name, `queue ${index} of ${size} entries: the device allows ${max}`, { index, size, max })
+    if (size > max)
+      throw new TransportError(
+        'TRANSPORT_QUEUE_SIZE',
+        this.name,
+        `queue ${index} of ${size} entries: the device allows ${max}`,
+        { index, size, max },
+      )
     if (this.bus.read(MMIO_QUEUE_READY, 4) !== 0) {
-      throw new TransportError('TRANSPORT_QUEUE_BUSY', this.name, `queue ${index} is in use already; reset the device first`, { index })
+      throw new TransportError(
+        'TRANSPORT_QUEUE_BUSY',
+        this.name,
+        `queue ${index} is in use already; reset the device first`,
+        { index },
+      )
     }
     this.bus.write(MMIO_QUEUE_SIZE, 4, size)
     this.writeAddress(MMIO_QUEUE_DESC_LOW, MMIO_QUEUE_DESC_HIGH, areas.descriptor)
@@ -145,7 +167,11 @@ export class MmioTransport implements VirtioTransport {
       const value = read(this.config)
       if (this.bus.read(MMIO_CONFIG_GENERATION, 4) === before) return value
     }
-    throw new TransportError('TRANSPORT_CONFIG_UNSTABLE', this.name, `the configuration changed during each of ${CONFIG_ATTEMPTS} attempts to read it`)
+    throw new TransportError(
+      'TRANSPORT_CONFIG_UNSTABLE',
+      this.name,
+      `the configuration changed during each of ${CONFIG_ATTEMPTS} attempts to read it`,
+    )
   }
 
   takeInterrupts(): number {

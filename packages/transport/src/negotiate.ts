@@ -113,9 +113,14 @@ async function acknowledge(transport: VirtioTransport, wait: Wait): Promise<Feat
   transport.writeStatus(STATUS_ACKNOWLEDGE | STATUS_DRIVER)
   const offered = transport.readFeatures()
   if (!offered.has(VIRTIO_F_VERSION_1)) {
-    throw new TransportError('TRANSPORT_LEGACY', transport.name, `the device offers ${offered} without VERSION_1 (32); legacy devices are not supported`, {
-      offered: offered.bits(),
-    })
+    throw new TransportError(
+      'TRANSPORT_LEGACY',
+      transport.name,
+      `the device offers ${offered} without VERSION_1 (32); legacy devices are not supported`,
+      {
+        offered: offered.bits(),
+      },
+    )
   }
   return offered
 }
@@ -123,7 +128,12 @@ async function acknowledge(transport: VirtioTransport, wait: Wait): Promise<Feat
 // VERSION_1 must, ACCESS_PLATFORM and ORDER_PLATFORM should be accepted wherever they are offered: virtio 1.4 §6.1.
 const ALWAYS = FeatureSet.of(VIRTIO_F_VERSION_1, VIRTIO_F_ACCESS_PLATFORM, VIRTIO_F_ORDER_PLATFORM)
 
-function agreeable(offered: FeatureSet, understood: FeatureSet, accept: FeatureSet, dependencies: ReadonlyArray<readonly [number, number]>): FeatureSet {
+function agreeable(
+  offered: FeatureSet,
+  understood: FeatureSet,
+  accept: FeatureSet,
+  dependencies: ReadonlyArray<readonly [number, number]>,
+): FeatureSet {
   let features = offered.and(understood.without(DMA_FEATURES).or(ALWAYS).or(accept))
   for (let settled = false; !settled; ) {
     const unmet = dependencies.filter(([bit, needs]) => features.has(bit) && !features.has(needs)).map(([bit]) => bit)

@@ -10,6 +10,11 @@ export class VirtqueueError extends GuestDmaError {}
 /** The longest chain of a driver does not fit the queue that the device allows: a chain may not be longer than the queue (virtio 1.4 §2.7.5.3.1). */
 export class QueueTooSmallError extends VirtqueueError {
   constructor(queue: string, size: number, needed: number) {
-    super('VIRTQUEUE_TOO_SMALL', queue, `a queue of ${size} descriptors cannot hold a chain of ${needed}; the device must allow at least ${needed}`, { size, needed })
+    super(
+      'VIRTQUEUE_TOO_SMALL',
+      queue,
+      `a queue of ${size} descriptors cannot hold a chain of ${needed}; the device must allow at least ${needed}`,
+      { size, needed },
+    )
   }
 }

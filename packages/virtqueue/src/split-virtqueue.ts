@@ -1,4 +1,13 @@
-import { type DmaBackend, type DmaDirection, DmaMappings, type DmaRegion, DMA_OK, DMA_TOO_LONG, FROM_DEVICE, TO_DEVICE } from '@guestdma/dma'
+import {
+  DMA_OK,
+  DMA_TOO_LONG,
+  type DmaBackend,
+  type DmaDirection,
+  DmaMappings,
+  type DmaRegion,
+  FROM_DEVICE,
+  TO_DEVICE,
+} from '@guestdma/dma'
 import type { DeviceAddress } from '@guestdma/memory'
 import {
   AVAILABLE_F_NO_INTERRUPT,
@@ -93,7 +102,11 @@ export class SplitVirtqueue implements Virtqueue {
   declare readonly completed: Completions
   declare readonly added: Uint16Array
   declare readonly counters: VirtqueueCounters
-  declare readonly areas: { readonly descriptor: DeviceAddress; readonly driver: DeviceAddress; readonly device: DeviceAddress }
+  declare readonly areas: {
+    readonly descriptor: DeviceAddress
+    readonly driver: DeviceAddress
+    readonly device: DeviceAddress
+  }
   declare broken: VirtqueueError | null
   free = 0
   outstanding = 0
@@ -142,7 +155,12 @@ export class SplitVirtqueue implements Virtqueue {
   constructor(options: VirtqueueOptions) {
     const { name, index, size, backend, features, doorbell, longestChain = 1, standing = false } = options
     if (!Number.isInteger(size) || size < 1 || size > MAX_QUEUE_SIZE || (size & (size - 1)) !== 0) {
-      throw new VirtqueueError('VIRTQUEUE_SIZE', name, `queue size ${size} is not a power of two from 1 to ${MAX_QUEUE_SIZE} (virtio 1.4 §2.7)`, { size })
+      throw new VirtqueueError(
+        'VIRTQUEUE_SIZE',
+        name,
+        `queue size ${size} is not a power of two from 1 to ${MAX_QUEUE_SIZE} (virtio 1.4 §2.7)`,
+        { size },
+      )
     }
     if (longestChain > size) throw new QueueTooSmallError(name, size, longestChain)
     this.name = name
@@ -186,7 +204,8 @@ export class SplitVirtqueue implements Virtqueue {
       // The rings are accessed as 16- and 32-bit elements of one view; the used ring's elements begin 4 bytes in.
       this.available = alloc(availableRingBytes(size), Math.max(AVAILABLE_RING_ALIGN, 4), TO)
       this.used = alloc(usedRingBytes(size), USED_RING_ALIGN, FROM)
-      this.indirect = tables > 0 ? alloc(tables * this.tableCapacity * DESCRIPTOR_SIZE, DESCRIPTOR_TABLE_ALIGN, TO) : null
+      this.indirect =
+        tables > 0 ? alloc(tables * this.tableCapacity * DESCRIPTOR_SIZE, DESCRIPTOR_TABLE_ALIGN, TO) : null
     } catch (error) {
       for (const region of held) backend.free(region)
       throw error
@@ -204,7 +223,8 @@ export class SplitVirtqueue implements Virtqueue {
 
   cells(bytes: number, direction: DmaDirection): CellArea {
     const slot = this.cellAreas.length
-    if (slot === MAX_CELL_AREAS) throw new VirtqueueError('VIRTQUEUE_CELLS', this.name, `there are ${MAX_CELL_AREAS} cell areas already`, { slot })
+    if (slot === MAX_CELL_AREAS)
+      throw new VirtqueueError('VIRTQUEUE_CELLS', this.name, `there are ${MAX_CELL_AREAS} cell areas already`, { slot })
     const stride = Math.ceil(bytes / 8) * 8
     const memory = this.backend.alloc(stride * this.size, 8, direction, 'ring')
     const area: CellArea = { kind: CELL + slot, stride, memory }
@@ -221,7 +241,14 @@ export class SplitVirtqueue implements Virtqueue {
     return this.addChain(readable, readable + writable, position)
   }
 
-  addEach(count: number, addresses: Float64Array, lengths: Uint32Array, lead: number, kind: number, writable: boolean): number {
+  addEach(
+    count: number,
+    addresses: Float64Array,
+    lengths: Uint32Array,
+    lead: number,
+    kind: number,
+    writable: boolean,
+  ): number {
     this.addStatus = OK
     if (this.broken !== null) {
       this.addStatus = QUEUE_BROKEN
@@ -279,12 +306,21 @@ export class SplitVirtqueue implements Virtqueue {
     this.pendingDescriptors += n
     this.availablePosition = (start + n) & 0xffff
     this.addStatus = status
-    if (n < room && (status === OK || status === QUEUE_FULL)) return this.addOdd(n, count, addresses, lengths, lead, kind, writable)
+    if (n < room && (status === OK || status === QUEUE_FULL))
+      return this.addOdd(n, count, addresses, lengths, lead, kind, writable)
     return n
   }
 
   // A segment that is empty or has to be split takes the general way, and the rest follow it.
-  private addOdd(from: number, count: number, addresses: Float64Array, lengths: Uint32Array, lead: number, kind: number, writable: boolean): number {
+  private addOdd(
+    from: number,
+    count: number,
+    addresses: Float64Array,
+    lengths: Uint32Array,
+    lead: number,
+    kind: number,
+    writable: boolean,
+  ): number {
     const { segments, added } = this
     this.addStatus = OK
     for (let n = from; n < count; n++) {
@@ -447,11 +483,15 @@ export class SplitVirtqueue implements Virtqueue {
     let arrived = (arrivedIndex - position) & 0xffff
     if (arrived === 0) return 0
     if (arrived > this.outstanding) {
-      this.break('VIRTQUEUE_USED_INDEX', `the used index went from ${position} to ${arrivedIndex}, but only ${this.outstanding} chains are outstanding`, {
-        from: position,
-        to: arrivedIndex,
-        outstanding: this.outstanding,
-      })
+      this.break(
+        'VIRTQUEUE_USED_INDEX',
+        `the used index went from ${position} to ${arrivedIndex}, but only ${this.outstanding} chains are outstanding`,
+        {
+          from: position,
+          to: arrivedIndex,
+          outstanding: this.outstanding,
+        },
+      )
       return 0
     }
 
@@ -491,7 +531,11 @@ export class SplitVirtqueue implements Virtqueue {
         // One element may stand for a batch; what it skips was used completely: virtio 1.4 §2.7.9.
         const skipped = this.distance(position, id)
         if (skipped >= arrived) {
-          this.break('VIRTQUEUE_USED_ORDER', `used id ${id} at ${position} skips ${skipped} chains, but only ${arrived} were used`, { id, position, skipped })
+          this.break(
+            'VIRTQUEUE_USED_ORDER',
+            `used id ${id} at ${position} skips ${skipped} chains, but only ${arrived} were used`,
+            { id, position, skipped },
+          )
           break
         }
         for (let i = 0; i < skipped; i++) {
@@ -515,7 +559,10 @@ export class SplitVirtqueue implements Virtqueue {
     }
     const status = this.backend.commitUnmaps()
     if (status !== OK) {
-      this.break('VIRTQUEUE_COMMIT', `${this.backend.name} could not revoke ${n} completed chains`, { status, chains: n })
+      this.break('VIRTQUEUE_COMMIT', `${this.backend.name} could not revoke ${n} completed chains`, {
+        status,
+        chains: n,
+      })
       return 0
     }
     this.unrecycled = n
@@ -569,7 +616,12 @@ export class SplitVirtqueue implements Virtqueue {
     this.unrecycled = 0
     if (status !== OK) {
       // What could not be revoked must not be used again: its memory stays where it is, since memory goes back only when the device cannot reach it.
-      throw new VirtqueueError('VIRTQUEUE_COMMIT', this.name, `${this.backend.name} could not revoke what was outstanding; its memory stays out of use`, { status })
+      throw new VirtqueueError(
+        'VIRTQUEUE_COMMIT',
+        this.name,
+        `${this.backend.name} could not revoke what was outstanding; its memory stays out of use`,
+        { status },
+      )
     }
     this.broken ??= new VirtqueueError('VIRTQUEUE_DISPOSED', this.name, 'the queue was disposed')
     for (const region of [this.table, this.available, this.used]) this.backend.free(region)
@@ -669,7 +721,8 @@ export class SplitVirtqueue implements Virtqueue {
   // Not Ok: the device may still reach what was unmapped, and only a reset helps.
   private commitUndone(): void {
     const status = this.backend.commitUnmaps()
-    if (status !== OK) this.break('VIRTQUEUE_COMMIT', `${this.backend.name} could not revoke what was never published`, { status })
+    if (status !== OK)
+      this.break('VIRTQUEUE_COMMIT', `${this.backend.name} could not revoke what was never published`, { status })
   }
 
   private undo(from: number, count: number): void {
@@ -726,19 +779,37 @@ export class SplitVirtqueue implements Virtqueue {
   }
 
   private refuseEmpty(segment: number): never {
-    throw new VirtqueueError('VIRTQUEUE_SEGMENT', this.name, `segment ${segment} is empty; a chain is one or more segments of at least one byte`, { segment })
+    throw new VirtqueueError(
+      'VIRTQUEUE_SEGMENT',
+      this.name,
+      `segment ${segment} is empty; a chain is one or more segments of at least one byte`,
+      { segment },
+    )
   }
 
   private refuseRecycle(id: number): never {
-    throw new VirtqueueError('VIRTQUEUE_RECYCLE', this.name, `id ${id} is not a completed chain; completed.id belongs to the queue`, { id })
+    throw new VirtqueueError(
+      'VIRTQUEUE_RECYCLE',
+      this.name,
+      `id ${id} is not a completed chain; completed.id belongs to the queue`,
+      { id },
+    )
   }
 
   private refuseUsed(id: number, position: number): void {
     if (id >= this.size) {
-      this.break('VIRTQUEUE_USED_ID', `used id ${id} at ${position} is outside the queue of ${this.size}`, { id, position, size: this.size })
+      this.break('VIRTQUEUE_USED_ID', `used id ${id} at ${position} is outside the queue of ${this.size}`, {
+        id,
+        position,
+        size: this.size,
+      })
     } else {
       const state = this.book[this.chainsAt + CHAIN * id + INFO] & STATE_MASK
-      this.break('VIRTQUEUE_USED_TWICE', `used id ${id} at ${position} is not the head of an outstanding chain`, { id, position, state })
+      this.break('VIRTQUEUE_USED_TWICE', `used id ${id} at ${position} is not the head of an outstanding chain`, {
+        id,
+        position,
+        state,
+      })
     }
   }
 

@@ -1,5 +1,5 @@
-import type { DeviceAddress } from '@guestdma/memory'
 import type { DmaBackend, DmaDirection, DmaRegion } from '@guestdma/dma'
+import type { DeviceAddress } from '@guestdma/memory'
 import type { FeatureSet } from '@guestdma/spec'
 import type { VirtqueueError } from './errors.ts'
 
@@ -126,7 +126,14 @@ export interface Virtqueue {
    *
    * @throws VirtqueueError `VIRTQUEUE_SEGMENT` for an empty segment
    */
-  addEach(count: number, addresses: Float64Array, lengths: Uint32Array, lead: number, kind: number, writable: boolean): number
+  addEach(
+    count: number,
+    addresses: Float64Array,
+    lengths: Uint32Array,
+    lead: number,
+    kind: number,
+    writable: boolean,
+  ): number
   /** The ids of the last `addEach`. */
   readonly added: Uint16Array
   /** Why the last `addEach` added fewer than it was asked to; `DMA_OK` where it did not. */

@@ -7,7 +7,11 @@ export function withBackend(scheme: DmaScheme, replace: (backend: DmaBackend) =>
   return {
     ...scheme,
     install: (platform) => scheme.install(platform),
-    provider: { ...provider, assess: (offer) => provider.assess(offer), create: async (offer, agreed) => replace(await provider.create(offer, agreed)) },
+    provider: {
+      ...provider,
+      assess: (offer) => provider.assess(offer),
+      create: async (offer, agreed) => replace(await provider.create(offer, agreed)),
+    },
   }
 }
 

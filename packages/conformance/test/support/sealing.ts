@@ -9,7 +9,11 @@ class SealingBackend extends BouncingBackend {
   private readonly sealed: BouncingSlots
   private readonly payload: DmaTraits['payload']
 
-  constructor(memory: ConstructorParameters<typeof BouncingBackend>[0], slots: BouncingSlots, payload: DmaTraits['payload']) {
+  constructor(
+    memory: ConstructorParameters<typeof BouncingBackend>[0],
+    slots: BouncingSlots,
+    payload: DmaTraits['payload'],
+  ) {
     super(memory, slots)
     this.sealed = slots
     this.payload = payload
@@ -70,7 +74,11 @@ export function sealingScheme(payload: DmaTraits['payload'] = 'transformed'): Dm
       platform.declareFact(slotsOf, slots)
       platform.declareRam(false)
       const { region } = slots
-      return platform.window(DEVICE_BASE as Parameters<typeof platform.window>[0], { region, offset: 0, length: region.length })
+      return platform.window(DEVICE_BASE as Parameters<typeof platform.window>[0], {
+        region,
+        offset: 0,
+        length: region.length,
+      })
     },
   }
 }
