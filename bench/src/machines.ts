@@ -13,7 +13,10 @@ export const NONE = 'none'
 
 const RAM = 64 << 20
 
-/** A machine with one device over the scheme that a variant names; for cold buffers, with RAM for four times the last-level cache. */
+/**
+ * A machine with one device over the scheme that a variant names; for cold buffers, with RAM for four times the
+ * last-level cache.
+ */
 export function machineFor(
   { backend, base, buffers, lastLevelCacheBytes }: Variant,
   device: DeviceConfig,
@@ -34,7 +37,10 @@ export function countersOf(machine: Machine, name: string): Record<string, numbe
   return { ...totals, notified }
 }
 
-/** Guest addresses for buffers of `stride` bytes: a few that are used again and again, or four times the last-level cache. */
+/**
+ * Guest addresses for buffers of `stride` bytes: a few that are used again and again, or four times the last-level
+ * cache.
+ */
 export function bufferRing(
   machine: Machine,
   { buffers, batch, lastLevelCacheBytes }: Variant,

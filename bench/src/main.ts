@@ -49,8 +49,8 @@ async function main(): Promise<void> {
     .filter((subject) => !values.quick || (![256, 512].includes(subject.bytes) && subject.buffers === 'warm'))
   if (subjects.length === 0) throw new Error(`nothing matches --only "${values.only}"`)
 
-  // Users run the built packages, and so does this: loading TypeScript would cost every figure 30 % (it grows a WebAssembly.Memory, and the engine then
-  // checks at each access to a typed array whether its buffer is still there).
+  // Users run the built packages, and so does this: loading TypeScript would cost every figure 30 % (it grows a
+  // WebAssembly.Memory, and the engine then checks at each access to a typed array whether its buffer is still there).
   await build()
   await run('tsc', ['-p', 'bench/tsconfig.build.json'])
 

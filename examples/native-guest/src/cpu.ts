@@ -1,5 +1,6 @@
-// A CPU that is small enough to read: sixteen registers of 32 bits (r0 is always 0), instructions of 8 bytes: operation, three register numbers,
-// a 32-bit constant. It knows nothing of devices: all that it can do is load and store on the machine's bus.
+// A CPU that is small enough to read: sixteen registers of 32 bits (r0 is always 0), instructions of 8 bytes:
+// operation, three register numbers, a 32-bit constant. It knows nothing of devices: all that it can do is load and
+// store on the machine's bus.
 
 export const OPERATIONS = [
   'halt', // stop with code constant

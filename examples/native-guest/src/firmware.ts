@@ -1,5 +1,5 @@
-// The guest: it brings two virtio devices up and uses them, with nothing but loads and stores. It follows virtio 1.4 step by step; the section
-// numbers stand beside the steps. None of guestdma's drivers is involved.
+// The guest: it brings two virtio devices up and uses them, with nothing but loads and stores. It follows virtio 1.4
+// step by step; the section numbers stand beside the steps. None of guestdma's drivers is involved.
 import {
   BLK_REQUEST_HEADER_SIZE,
   BLK_T_FLUSH,
@@ -128,7 +128,10 @@ export function assembleFirmware(): Uint8Array<ArrayBuffer> {
   return asm.bytes()
 }
 
-/** Initialisation: virtio 1.4 §3.1.1 and §4.2.3.1. `features` are the bits from 0 to 31 that the firmware needs; it accepts no others. */
+/**
+ * Initialisation: virtio 1.4 §3.1.1 and §4.2.3.1. `features` are the bits from 0 to 31 that the firmware needs; it
+ * accepts no others.
+ */
 function bringUp(asm: Assembler, base: number, deviceId: number, features: number, queues: readonly number[]): void {
   asm.get(32, 2, base + MMIO_MAGIC_VALUE)
   asm.expect(2, MMIO_MAGIC, 'no virtio device here')

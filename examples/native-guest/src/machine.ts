@@ -123,7 +123,8 @@ export class Machine implements CpuBus {
     return found
   }
 
-  // Register 0: prints the NUL-terminated string at the address written. Register 4: the number that `#` in it stands for.
+  // Register 0: prints the NUL-terminated string at the address written. Register 4: the number that `#` in it stands
+  // for.
   private console(say: (line: string) => void): RegisterBus {
     return {
       read: () => 0,

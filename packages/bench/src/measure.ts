@@ -49,8 +49,8 @@ export async function measure(
 }
 
 /**
- * Bytes that an operation allocates on the JavaScript heap: the difference between what n and 2n operations allocate, so that whatever happens once
- * cancels out.
+ * Bytes that an operation allocates on the JavaScript heap: the difference between what n and 2n operations allocate,
+ * so that whatever happens once cancels out.
  */
 export function heapPerOperation(prepared: Prepared): number {
   const allocated = (): number =>

@@ -21,8 +21,9 @@ export interface RunOptions {
 const DEFAULT_BASE = 0x1_0000_0000
 
 /**
- * Measures all subjects: one process for each backend, operation and mode, since what the compiler learned from one scheme costs the next one;
- * processes in shuffled order, so that a slow minute of the machine hits no scheme in particular.
+ * Measures all subjects: one process for each backend, operation and mode, since what the compiler learned from one
+ * scheme costs the next one; processes in shuffled order, so that a slow minute of the machine hits no scheme in
+ * particular.
  *
  * @throws Error if a process fails, with what it printed
  */

@@ -13,7 +13,10 @@ export interface Job {
 /** What a process answers, line by line. */
 export type Answer = { readonly result: BenchResult }
 
-/** The body of a worker program: takes the job from the command line, runs it, prints an answer per variant as a line of JSON. */
+/**
+ * The body of a worker program: takes the job from the command line, runs it, prints an answer per variant as a line of
+ * JSON.
+ */
 export async function runWorker(scenarios: readonly Scenario[]): Promise<void> {
   const job = JSON.parse(process.argv[2] ?? 'null') as Job | null
   if (job === null) throw new Error('a worker is started by the runner, with its job as argument')

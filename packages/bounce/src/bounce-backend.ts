@@ -30,9 +30,9 @@ const TO = TO_DEVICE
 const FROM = FROM_DEVICE
 
 /**
- * What happens to bytes that a slot held before, so that a device that overstates what it wrote cannot have them delivered.
- * `on-lend`: lent bytes are cleared first (default). `on-return`: slots are cleared when they come back, so that nothing stays in the pool
- * either. `never`: opt-in, and shown in `traits.residue`.
+ * What happens to bytes that a slot held before, so that a device that overstates what it wrote cannot have them
+ * delivered. `on-lend`: lent bytes are cleared first (default). `on-return`: slots are cleared when they come back, so
+ * that nothing stays in the pool either. `never`: opt-in, and shown in `traits.residue`.
  */
 export type ClearPolicy = 'on-lend' | 'on-return' | 'never'
 
@@ -55,9 +55,9 @@ export interface BounceCounters extends DmaCounters {
 }
 
 /**
- * Copies each lent buffer into a slot that the device can see, and back: only as many bytes as the device wrote, which the virtqueue knows
- * and Linux's swiotlb does not. One mechanism for a pool in host memory and for a region on the device; they differ in how the region is
- * found and in what an access costs.
+ * Copies each lent buffer into a slot that the device can see, and back: only as many bytes as the device wrote, which
+ * the virtqueue knows and Linux's swiotlb does not. One mechanism for a pool in host memory and for a region on the
+ * device; they differ in how the region is found and in what an access costs.
  */
 export class BounceBackend implements DmaBackend {
   declare readonly name: string

@@ -17,11 +17,14 @@ const POOL_ALIGN = SLOT_BYTES
 
 export interface BouncePoolOptions {
   readonly name: string
-  /** Memory that the device can see, and that becomes the pool's: it is cleared. Offset and device address are multiples of 2,048. */
+  /**
+   * Memory that the device can see, and that becomes the pool's: it is cleared. Offset and device address are multiples
+   * of 2,048.
+   */
   readonly pool: PoolFact
   /**
-   * Slots that neither rings nor posted receive buffers may hold, so that one request of this size can always go on. It bounds one mapping.
-   * Default: an eighth of the pool, from 1 to 128.
+   * Slots that neither rings nor posted receive buffers may hold, so that one request of this size can always go on. It
+   * bounds one mapping. Default: an eighth of the pool, from 1 to 128.
    */
   readonly reserve?: number
 }
@@ -35,8 +38,9 @@ export interface BounceUser {
 /**
  * A region cut into slots of 2 KiB, shared by the backends that attach to it.
  *
- * Two zones keep the promise that every queue can go on: rings and posted receive buffers come from the general zone only, and posted receive
- * buffers hold at most half of the pool, divided evenly among its users; requests may use both zones.
+ * Two zones keep the promise that every queue can go on: rings and posted receive buffers come from the general zone
+ * only, and posted receive buffers hold at most half of the pool, divided evenly among its users; requests may use both
+ * zones.
  *
  * @throws DmaError `BOUNCE_POOL_SIZE`, `BOUNCE_POOL_ALIGN`, `BOUNCE_RESERVE`
  */
@@ -235,7 +239,8 @@ export class BouncePool {
   private divide(): void {
     const room = this.general.size - this.allocated
     const share = Math.min(room, Math.ceil((this.slots - this.allocated) / 2))
-    // Never less than one maximal mapping where there is room for one: a share that nothing fits into would stall its user for ever.
+    // Never less than one maximal mapping where there is room for one: a share that nothing fits into would stall its
+    // user for ever.
     this.standingLimit = Math.max(Math.floor(share / Math.max(1, this.users.size)), Math.min(room, this.maxRun))
   }
 }

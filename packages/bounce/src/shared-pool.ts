@@ -29,8 +29,8 @@ export interface SharedPoolOptions {
 }
 
 /**
- * The `shared-pool` scheme: a `restricted-dma-pool` in host memory. The platform sets a span of guest RAM aside, the device's port reaches
- * that span and nothing else, and everything that crosses is copied into and out of it.
+ * The `shared-pool` scheme: a `restricted-dma-pool` in host memory. The platform sets a span of guest RAM aside, the
+ * device's port reaches that span and nothing else, and everything that crosses is copied into and out of it.
  */
 export function sharedPoolScheme(options: SharedPoolOptions = {}): DmaScheme {
   const { size = 4 << 20, per = 'device', clear = 'on-lend', reserve } = options

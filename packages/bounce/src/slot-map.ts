@@ -1,6 +1,6 @@
 /**
- * Which of `size` slots are free. Single slots are taken and given in constant time: three levels of bitmaps, in which a set bit says that
- * something below it is free. Runs are found by a scan.
+ * Which of `size` slots are free. Single slots are taken and given in constant time: three levels of bitmaps, in which
+ * a set bit says that something below it is free. Runs are found by a scan.
  */
 export class SlotMap {
   declare readonly size: number
@@ -62,7 +62,10 @@ export class SlotMap {
     return -1
   }
 
-  /** Takes `count` adjacent slots, the lowest such run whose first slot is `phase` modulo `step`, and returns its first slot, or -1. */
+  /**
+   * Takes `count` adjacent slots, the lowest such run whose first slot is `phase` modulo `step`, and returns its first
+   * slot, or -1.
+   */
   takeRunLowest(count: number, step = 1, phase = 0): number {
     for (let first = phase; first + count <= this.size; first += step) {
       let i = 0

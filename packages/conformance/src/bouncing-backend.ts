@@ -63,8 +63,8 @@ export class BouncingSlots {
 }
 
 /**
- * The hardest backend for a driver: every buffer is copied, into memory that is not the guest's, at device addresses that are not guest
- * addresses, and there are few slots. Small and slow on purpose.
+ * The hardest backend for a driver: every buffer is copied, into memory that is not the guest's, at device addresses
+ * that are not guest addresses, and there are few slots. Small and slow on purpose.
  */
 export class BouncingBackend implements DmaBackend {
   readonly name = 'bouncing'

@@ -1,6 +1,9 @@
 import { ACCESS_READ, ACCESS_WRITE, type BusPort } from '@guestdma/memory'
 
-/** The `length` bytes that a device reads at a device address through its port, or `null` where the port refuses one of them. */
+/**
+ * The `length` bytes that a device reads at a device address through its port, or `null` where the port refuses one of
+ * them.
+ */
 export function readBus(port: BusPort, address: number, length: number): Uint8Array<ArrayBuffer> | null {
   port.refresh()
   const bytes = new Uint8Array(length)

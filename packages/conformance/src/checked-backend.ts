@@ -24,11 +24,12 @@ interface RowRecord {
 const COLUMNS = ['guest', 'length', 'direction', 'device', 'deviceLength', 'token'] as const
 
 /**
- * Wraps any backend, knows every live mapping and throws where its *caller* breaks the contract, as Linux's dma-debug does. Codes of the
- * `DmaError`: `CHECK_MAPPED` (mapped twice), `CHECK_NOT_MAPPED` (unmap or sync of a row that is not), `CHECK_UNCHECKED` (a row whose map did not
- * return Ok is used), `CHECK_CHANGED` (columns changed between map and unmap), `CHECK_WRITTEN` (more written than was lent, or no integer),
- * `CHECK_SYNC` (outside the mapping), `CHECK_DIRECTION`, `CHECK_LENGTH`, `CHECK_REUSE` (reused between unmap and commit, or after a commit that
- * failed), `CHECK_FREE` (not allocated, or freed already), `CHECK_LEAK` (something is left at dispose), `CHECK_DISPOSED`.
+ * Wraps any backend, knows every live mapping and throws where its *caller* breaks the contract, as Linux's dma-debug
+ * does. Codes of the `DmaError`: `CHECK_MAPPED` (mapped twice), `CHECK_NOT_MAPPED` (unmap or sync of a row that is
+ * not), `CHECK_UNCHECKED` (a row whose map did not return Ok is used), `CHECK_CHANGED` (columns changed between map and
+ * unmap), `CHECK_WRITTEN` (more written than was lent, or no integer), `CHECK_SYNC` (outside the mapping),
+ * `CHECK_DIRECTION`, `CHECK_LENGTH`, `CHECK_REUSE` (reused between unmap and commit, or after a commit that failed),
+ * `CHECK_FREE` (not allocated, or freed already), `CHECK_LEAK` (something is left at dispose), `CHECK_DISPOSED`.
  *
  * It allocates on the data path: for tests only.
  */
@@ -129,7 +130,10 @@ export class CheckedBackend extends ForwardingBackend {
     return status
   }
 
-  /** Disposes the wrapped backend; throws `CHECK_LEAK` where the callers left something mapped, uncommitted or allocated. */
+  /**
+   * Disposes the wrapped backend; throws `CHECK_LEAK` where the callers left something mapped, uncommitted or
+   * allocated.
+   */
   override dispose(): void {
     this.alive('dispose')
     this.disposed = true

@@ -28,7 +28,10 @@ export interface ExactOptions {
   readonly staleEntries?: number
   /** Longest mapping. Default 2^32 - 1. */
   readonly maxMappingLength?: number
-  /** Device address less guest address, a multiple of 4096. Default 0x1_2000_0000, so that device addresses exceed 32 bits. */
+  /**
+   * Device address less guest address, a multiple of 4096. Default 0x1_2000_0000, so that device addresses exceed 32
+   * bits.
+   */
   readonly busOffset?: number
 }
 
@@ -39,9 +42,9 @@ interface Span {
 }
 
 /**
- * A perfect IOMMU, to hold drivers and suites against: buffers are lent in place, and the device's port opens when maps are committed and
- * closes when unmaps are, for exactly the granules that are lent and in the direction they are lent. Whoever publishes before the
- * commit, or uses an address after the unmap, meets a fault.
+ * A perfect IOMMU, to hold drivers and suites against: buffers are lent in place, and the device's port opens when maps
+ * are committed and closes when unmaps are, for exactly the granules that are lent and in the direction they are lent.
+ * Whoever publishes before the commit, or uses an address after the unmap, meets a fault.
  *
  * Every commit rebuilds the port's windows, so keep live mappings in the hundreds.
  */
@@ -186,7 +189,8 @@ export class ExactBackend implements DmaBackend {
     this.open()
   }
 
-  // Spans may overlap, windows may not: between two neighbouring edges the accesses of all spans that cover them add up.
+  // Spans may overlap, windows may not: between two neighbouring edges the accesses of all spans that cover them add
+  // up.
   private open(): void {
     this.dirty = false
     const edges: { at: number; read: number; write: number }[] = []

@@ -12,8 +12,8 @@ import {
 import { ForwardingBackend } from './forwarding-backend.ts'
 
 /**
- * Fails on demand. Each `fail…` counts down with every call of its kind: 1 fails the next call, 2 the one after it, and so on, once; 0 (the
- * default) fails none.
+ * Fails on demand. Each `fail…` counts down with every call of its kind: 1 fails the next call, 2 the one after it, and
+ * so on, once; 0 (the default) fails none.
  *
  * @example
  * const backend = new FaultyBackend(inner)

@@ -1,6 +1,7 @@
 /**
- * Suites for whoever implements a part of guestdma, and doubles that play its other side: a checking backend, a faulty one, an exact IOMMU, the
- * hardest bounce buffer, memory that steps, and split rings that keep the rules or break them. The test runner's functions are handed in.
+ * Suites for whoever implements a part of guestdma, and doubles that play its other side: a checking backend, a faulty
+ * one, an exact IOMMU, the hardest bounce buffer, memory that steps, and split rings that keep the rules or break them.
+ * The test runner's functions are handed in.
  *
  * @example
  * import { describe, expect, test } from 'vitest'

@@ -27,8 +27,8 @@ export interface PeerSetup {
 }
 
 /**
- * The device's half of a virtqueue, for tests of the driver's half: it knows the ring's format, checks all that a device may rely on, and
- * can lie. Where the driver's half breaks a rule it throws a `PeerError`.
+ * The device's half of a virtqueue, for tests of the driver's half: it knows the ring's format, checks all that a
+ * device may rely on, and can lie. Where the driver's half breaks a rule it throws a `PeerError`.
  */
 export interface RingPeer {
   /** All chains that are available and not taken, in order, taking none. */
@@ -43,7 +43,10 @@ export interface RingPeer {
   mustInterrupt(): boolean
   /** Without EVENT_IDX: does the device want doorbells? */
   wantDoorbells(wanted: boolean): void
-  /** With EVENT_IDX: the device wants a doorbell when the chain at this position (counted from 0, from the start) is made available. */
+  /**
+   * With EVENT_IDX: the device wants a doorbell when the chain at this position (counted from 0, from the start) is
+   * made available.
+   */
   wantDoorbellAt(position: number): void
 
   /** A lie: makes the used side go on by `by` without writing any element. */

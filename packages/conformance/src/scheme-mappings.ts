@@ -52,7 +52,8 @@ export function describeMappings({ test, check }: SchemeSuite): void {
         fillPattern(rig.arena.subarray(at - GUARD, at + length + GUARD), 2)
         const expected = rig.arena.slice(at - GUARD, at + length + GUARD)
         const m = rig.lend(at, length, FROM_DEVICE)
-        // In place nothing but the port keeps bytes beyond `written` from the guest, so an honest device is tested there.
+        // In place nothing but the port keeps bytes beyond `written` from the guest, so an honest device is tested
+        // there.
         const bytes = pattern(copied ? length : written, 3)
         check(`${where}: the port lets the device write`, rig.deviceWrites(m, bytes), true)
         rig.takeBack(m, written)

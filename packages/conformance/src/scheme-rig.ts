@@ -18,8 +18,8 @@ export interface DmaSchemeOptions extends TestMachineOptions {
   /** The feature bits that the test's device offers. Default: VERSION_1 and ACCESS_PLATFORM. */
   readonly offered?: FeatureSet
   /**
-   * The device's half of a transformed payload: turns what is on the bus into what the guest meant, and back. Needed where
-   * `traits.payload` is `transformed`.
+   * The device's half of a transformed payload: turns what is on the bus into what the guest meant, and back. Needed
+   * where `traits.payload` is `transformed`.
    */
   readonly codec?: { open(onBus: Uint8Array): Uint8Array; seal(plain: Uint8Array): Uint8Array }
 }

@@ -189,7 +189,9 @@ function stillReaches(rig: SchemeRig, device: number): boolean {
   return firstDifference(rig.arena, before) !== -1
 }
 
-/** Does a mapping of `rig` deliver what `writer` lent before, when its device wrote nothing and says that it wrote all? */
+/**
+ * Does a mapping of `rig` deliver what `writer` lent before, when its device wrote nothing and says that it wrote all?
+ */
 function residue(writer: SchemeRig, rig: SchemeRig): boolean {
   const m = new DmaMappings(ROWS)
   const length = Math.min(1024, rig.longest)
@@ -198,7 +200,10 @@ function residue(writer: SchemeRig, rig: SchemeRig): boolean {
   return countDelivered(rig, SECRET) > 0
 }
 
-/** Maps as many receive buffers as there are to be had, claims that all of them were filled, and counts the bytes of one value. */
+/**
+ * Maps as many receive buffers as there are to be had, claims that all of them were filled, and counts the bytes of one
+ * value.
+ */
 function countDelivered(rig: SchemeRig, value: number): number {
   const m = new DmaMappings(ROWS)
   const length = Math.min(1024, rig.longest)

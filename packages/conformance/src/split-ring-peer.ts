@@ -29,8 +29,8 @@ import { type PeerChain, type PeerElement, PeerError, type PeerSetup, type RingP
 const KNOWN_FLAGS = DESCRIPTOR_F_NEXT | DESCRIPTOR_F_WRITE | DESCRIPTOR_F_INDIRECT
 
 /**
- * The device's half of a split virtqueue, written from the text of virtio 1.4 §2.7 and sharing no code with the driver's half: plain loads and
- * stores through the device's port, and every rule for drivers checked.
+ * The device's half of a split virtqueue, written from the text of virtio 1.4 §2.7 and sharing no code with the
+ * driver's half: plain loads and stores through the device's port, and every rule for drivers checked.
  */
 export class SplitRingPeer implements RingPeer {
   /** Free-running counters, not taken modulo 2^16. */

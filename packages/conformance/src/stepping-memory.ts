@@ -5,9 +5,9 @@ const STORING_METHODS = new Set(['fill', 'set', 'copyWithin', 'sort', 'reverse']
 type View = Region[(typeof VIEWS)[number]]
 
 /**
- * Turns the stores and loads of a region into steps, so that the other side can act between any two of them: in one process nothing else
- * makes an order of publication, or a second load of the same word, visible. It replaces the region's views by proxies; whoever took a
- * view before it was made is not stepped.
+ * Turns the stores and loads of a region into steps, so that the other side can act between any two of them: in one
+ * process nothing else makes an order of publication, or a second load of the same word, visible. It replaces the
+ * region's views by proxies; whoever took a view before it was made is not stepped.
  *
  * Steps are taken while {@link run} runs, and not inside of the callbacks, which may thus use the region themselves.
  *
@@ -20,8 +20,8 @@ export class SteppingMemory {
   /** Called after each store, with the bytes that it changed. A `fill` or `set` is one store. */
   onStore: ((offset: number, bytes: number) => void) | null = null
   /**
-   * Called before each load. `nth` counts the loads of the byte at `offset` since `run` began, from 1 on: an adversary changes the bytes
-   * where it is 2, and catches who fetches twice for one decision.
+   * Called before each load. `nth` counts the loads of the byte at `offset` since `run` began, from 1 on: an adversary
+   * changes the bytes where it is 2, and catches who fetches twice for one decision.
    */
   onLoad: ((offset: number, bytes: number, nth: number) => void) | null = null
   /** Stores since the last `run` began. */

@@ -26,8 +26,8 @@ const RAM_OFFSET = 0x2_0000
 export const DIRT = 0xa5
 
 /**
- * A small machine for tests: guest RAM that is full of old bytes, an arena for the tests' own buffers in it, and a {@link TestPlatform} for
- * each device. Guest addresses, buffer offsets and device addresses all differ.
+ * A small machine for tests: guest RAM that is full of old bytes, an arena for the tests' own buffers in it, and a
+ * {@link TestPlatform} for each device. Guest addresses, buffer offsets and device addresses all differ.
  */
 export class TestMachine {
   readonly memory: GuestMemory

@@ -18,8 +18,8 @@ export interface QueueSuite {
 }
 
 /**
- * Tests the driver's half of a virtqueue against a device's half that knows the format and lies on demand, over an exact IOMMU: what the driver
- * publishes before it is committed, or uses after it was taken back, is a fault.
+ * Tests the driver's half of a virtqueue against a device's half that knows the format and lies on demand, over an
+ * exact IOMMU: what the driver publishes before it is committed, or uses after it was taken back, is a fault.
  *
  * @param makeQueue makes the queue under test
  * @example

@@ -5,8 +5,8 @@ export interface AddressHalves {
 }
 
 /**
- * Why a port refused an access: `unmapped`, nothing is there; `permission`, something is there that may not be accessed in this way; `range`,
- * the address lies at or beyond 2^53, outside every memory.
+ * Why a port refused an access: `unmapped`, nothing is there; `permission`, something is there that may not be accessed
+ * in this way; `range`, the address lies at or beyond 2^53, outside every memory.
  */
 export type AccessFaultReason = 'unmapped' | 'permission' | 'range'
 

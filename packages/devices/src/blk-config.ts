@@ -22,7 +22,10 @@ import { ConfigSpace } from './config-space.ts'
 import { DeviceError } from './errors.ts'
 import type { DeviceOptions } from './virtio-device.ts'
 
-/** Options of a block device; the defaults give a writable disk with one queue of 256 and a write-back cache that FLUSH empties. */
+/**
+ * Options of a block device; the defaults give a writable disk with one queue of 256 and a write-back cache that FLUSH
+ * empties.
+ */
 export interface BlkOptions extends DeviceOptions {
   readonly store: BlockStore
   /** The string that GET_ID returns: up to 20 ASCII bytes. Defaults to the device's name, cut. */
@@ -43,7 +46,10 @@ export interface BlkOptions extends DeviceOptions {
   readonly queueSize?: number
   /** The most requests at the store at a time; further ones stay in the ring. Defaults to 64. */
   readonly maxInFlight?: number
-  /** The most bytes of staging memory in use at a time; further requests stay in the ring. A request that would not fit even alone fails. Defaults to 16 MiB. */
+  /**
+   * The most bytes of staging memory in use at a time; further requests stay in the ring. A request that would not fit
+   * even alone fails. Defaults to 16 MiB.
+   */
   readonly stagingBytes?: number
   /** Called when the store ended a request outside of `poll`: it takes another poll to complete it. */
   readonly onWork?: () => void

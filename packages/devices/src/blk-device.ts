@@ -34,13 +34,15 @@ const SCRATCH_BYTES = 40
 /**
  * A block device: virtio 1.4 §5.2. IN, OUT, FLUSH and GET_ID; everything else is UNSUPP.
  *
- * Framing is arbitrary (§2.7.4): the first 16 device-readable bytes are the header and the rest is OUT data, the last device-writable byte is the
- * status and what stands before it is IN data. A failed request fills its IN data with zeros, so that the used length can cover the status byte
- * truthfully. A chain without a device-writable byte cannot be answered: it is not executed, and used with length 0.
+ * Framing is arbitrary (§2.7.4): the first 16 device-readable bytes are the header and the rest is OUT data, the last
+ * device-writable byte is the status and what stands before it is IN data. A failed request fills its IN data with
+ * zeros, so that the used length can cover the status byte truthfully. A chain without a device-writable byte cannot be
+ * answered: it is not executed, and used with length 0.
  *
- * A store that ends its requests at once is served within the poll. One that takes its time is completed by a later poll: its data is then copied
- * through the port under the permissions of that moment. After a reset the store keeps what it was given, but its answers are dropped, and the
- * device takes nothing new until they all came, so that a late write cannot overtake a new one.
+ * A store that ends its requests at once is served within the poll. One that takes its time is completed by a later
+ * poll: its data is then copied through the port under the permissions of that moment. After a reset the store keeps
+ * what it was given, but its answers are dropped, and the device takes nothing new until they all came, so that a late
+ * write cannot overtake a new one.
  *
  * @throws DeviceError `DEVICE_OPTION`, `STORE_CAPACITY`, and what `VirtioDevice` throws
  */
@@ -231,7 +233,8 @@ export class BlkDevice extends VirtioDevice {
     return true
   }
 
-  // Asks the store, and again for the flush that a write-through write needs. `row`: the chain still stands in row 0 of the walker.
+  // Asks the store, and again for the flush that a write-through write needs. `row`: the chain still stands in row 0 of
+  // the walker.
   private run(slot: BlkSlot, queue: DeviceQueue, row: boolean): void {
     const { port } = this
     const epoch = port.epoch
@@ -331,7 +334,8 @@ export class BlkDevice extends VirtioDevice {
     return true
   }
 
-  // Data that a failed request did not deliver. Beyond the longest request there is no point in writing gigabytes: the used length is then 0.
+  // Data that a failed request did not deliver. Beyond the longest request there is no point in writing gigabytes: the
+  // used length is then 0.
   private zero(queue: DeviceQueue, dataBytes: number): void {
     if (dataBytes > 0 && dataBytes <= this.longest) queue.walker.chains.scatterZeros(0, 0, dataBytes)
   }
@@ -354,8 +358,8 @@ export class BlkDevice extends VirtioDevice {
     return this.negotiated.has(VIRTIO_BLK_F_CONFIG_WCE) && this.config.read(BLK_CONFIG_WRITEBACK, 1) === 0
   }
 
-  // A slot for `bytes` of staging within the limit; null while there is none. Buffers have sizes in powers of two: one of the right size is used
-  // again, and a larger one is not taken for a small request, which would starve others.
+  // A slot for `bytes` of staging within the limit; null while there is none. Buffers have sizes in powers of two: one
+  // of the right size is used again, and a larger one is not taken for a small request, which would starve others.
   private freeSlot(bytes: number): BlkSlot | null {
     const needed = bytes === 0 ? 0 : stagingSize(bytes)
     if (this.stagingUsed + needed > this.stagingLimit) return null

@@ -4,8 +4,8 @@ import type { BLK_S_IOERR, BLK_S_OK, BLK_S_UNSUPP } from '@guestdma/spec'
 export type BlockStatus = typeof BLK_S_OK | typeof BLK_S_IOERR | typeof BLK_S_UNSUPP
 
 /**
- * One request to a store. `data` is staging memory of the device, never guest memory: the store fills it (read) or takes from it (write), and
- * may touch it until it calls `done`, not after. The object is reused for later requests.
+ * One request to a store. `data` is staging memory of the device, never guest memory: the store fills it (read) or
+ * takes from it (write), and may touch it until it calls `done`, not after. The object is reused for later requests.
  */
 export interface BlockRequest {
   /** First sector, in units of 512 bytes. The whole request lies inside the store's capacity. */
@@ -17,8 +17,8 @@ export interface BlockRequest {
 }
 
 /**
- * What a block device keeps its sectors in. The device checks bounds, lengths and read-only access before it calls. `flush` ends once all writes
- * that had ended before it are on stable storage.
+ * What a block device keeps its sectors in. The device checks bounds, lengths and read-only access before it calls.
+ * `flush` ends once all writes that had ended before it are on stable storage.
  */
 export interface BlockStore {
   /** Bytes; a multiple of 512. */

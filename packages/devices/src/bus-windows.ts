@@ -13,7 +13,8 @@ export interface BusWindow {
   readonly access?: 1 | 2 | 3
 }
 
-// Elements of `request`. One array for the question, the answer and the window that served last: a hit then touches nothing else.
+// Elements of `request`. One array for the question, the answer and the window that served last: a hit then touches
+// nothing else.
 const HIT_BASE = 1
 const HIT_LENGTH = 2
 const HIT_OFFSET = 3
@@ -21,18 +22,19 @@ const ANSWER = 4
 const REQUEST_LENGTH = 5
 
 /**
- * A port that reaches zero, one or many windows of memory: everything, one pool, nothing. One class for all of them, so that a device's
- * accesses stay monomorphic; the window that served last is tried first.
+ * A port that reaches zero, one or many windows of memory: everything, one pool, nothing. One class for all of them, so
+ * that a device's accesses stay monomorphic; the window that served last is tried first.
  *
- * An access is granted up to the end of its window. Where another window follows directly, asking again for the rest succeeds; otherwise that
- * second request is the one that faults, and it names the first byte out of reach.
+ * An access is granted up to the end of its window. Where another window follows directly, asking again for the rest
+ * succeeds; otherwise that second request is the one that faults, and it names the first byte out of reach.
  *
  * @example
  * const port = new BusWindows('net0', [{ base: 0x5000_0000, length: 1 << 20, region, offset: 0 }])
  * port.request[0] = 0x5000_1000
  * port.resolve(64, ACCESS_READ) // 64; port.region and port.offset tell where
  *
- * @throws DeviceError `WINDOW_OVERLAP`, `WINDOW_OUTSIDE`, `WINDOW_ACCESS`; MemoryError `MEMORY_ADDRESS`, `MEMORY_LENGTH`
+ * @throws DeviceError `WINDOW_OVERLAP`, `WINDOW_OUTSIDE`, `WINDOW_ACCESS`; MemoryError `MEMORY_ADDRESS`,
+ *   `MEMORY_LENGTH`
  */
 export class BusWindows implements BusPort {
   declare readonly name: string
@@ -76,7 +78,10 @@ export class BusWindows implements BusPort {
     }))
   }
 
-  /** For the platform: replaces all windows and bumps `epoch`, so that every earlier grant is asked for anew. Throws as the constructor does. */
+  /**
+   * For the platform: replaces all windows and bumps `epoch`, so that every earlier grant is asked for anew. Throws as
+   * the constructor does.
+   */
   setWindows(windows: readonly BusWindow[]): void {
     const sorted = [...windows].sort((a, b) => a.base - b.base)
     let end = 0
@@ -165,7 +170,10 @@ export interface EverythingOptions {
   readonly busOffset?: number
 }
 
-/** A port that reaches all of guest memory, to read and to write: a device without confinement. Throws as {@link BusWindows} does. */
+/**
+ * A port that reaches all of guest memory, to read and to write: a device without confinement. Throws as {@link
+ * BusWindows} does.
+ */
 export function everything(memory: GuestMemory, options: EverythingOptions = {}): BusWindows {
   const { name = `all of ${memory.name}`, busOffset = 0 } = options
   return new BusWindows(
@@ -174,7 +182,9 @@ export function everything(memory: GuestMemory, options: EverythingOptions = {})
   )
 }
 
-/** A port that reaches one window and nothing else: a pool, or memory on the device. Throws as {@link BusWindows} does. */
+/**
+ * A port that reaches one window and nothing else: a pool, or memory on the device. Throws as {@link BusWindows} does.
+ */
 export function oneWindow(name: string, window: BusWindow): BusWindows {
   return new BusWindows(name, [window])
 }

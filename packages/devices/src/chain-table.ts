@@ -1,7 +1,10 @@
 import { clear, copy, type Region } from '@guestdma/memory'
 
 const FIRST_CAPACITY = 64
-/** Pieces that a device keeps of its current chains. A chain of queue-size descriptors fits many times over; a platform that maps by the page may cut a long buffer into more. */
+/**
+ * Pieces that a device keeps of its current chains. A chain of queue-size descriptors fits many times over; a platform
+ * that maps by the page may cut a long buffer into more.
+ */
 export const MAX_SEGMENTS = 65536
 
 /** Columns of a row in {@link ChainTable.columns}, and how many elements a row takes. */
@@ -13,8 +16,9 @@ export const ROW_END = 4
 export const ROW = 8
 
 /**
- * The chains that a device is working on, as columns: rows (one per chain) over segments (contiguous pieces of memory, resolved through the
- * port). Device-readable segments of a row come first. Rows are valid until the next `take`, segments for as long as the port's epoch.
+ * The chains that a device is working on, as columns: rows (one per chain) over segments (contiguous pieces of memory,
+ * resolved through the port). Device-readable segments of a row come first. Rows are valid until the next `take`,
+ * segments for as long as the port's epoch.
  */
 export class ChainTable {
   /** Rows in use; segments in use. */
@@ -26,7 +30,10 @@ export class ChainTable {
   declare lengths: Uint32Array
   declare spans: Float64Array
 
-  /** All columns of the rows in one array, and their two byte counts (readable, writable) in another: a chain is put down with few loads. */
+  /**
+   * All columns of the rows in one array, and their two byte counts (readable, writable) in another: a chain is put
+   * down with few loads.
+   */
   declare readonly columns: Int32Array
   declare readonly bytes: Float64Array
 

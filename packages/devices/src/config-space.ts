@@ -6,8 +6,8 @@ export interface ConfigField {
 }
 
 /**
- * The device-specific configuration space (virtio 1.4 §2.5): little-endian bytes, the fields that they form, and the generation that changes
- * with them.
+ * The device-specific configuration space (virtio 1.4 §2.5): little-endian bytes, the fields that they form, and the
+ * generation that changes with them.
  */
 export class ConfigSpace {
   readonly bytes: Uint8Array<ArrayBuffer>

@@ -11,7 +11,9 @@ export const AREA_DRIVER_HIGH = 3
 export const AREA_DEVICE_LOW = 4
 export const AREA_DEVICE_HIGH = 5
 
-/** One virtqueue of a device: the registers that its driver sets, whatever the transport, and the walker over its ring. */
+/**
+ * One virtqueue of a device: the registers that its driver sets, whatever the transport, and the walker over its ring.
+ */
 export class DeviceQueue {
   declare readonly index: number
   declare readonly maxSize: number

@@ -17,9 +17,9 @@ export interface QueueState {
 }
 
 /**
- * A device as plain data: it survives JSON and `structuredClone`. It holds what the driver negotiated and set up and how far the rings were
- * worked, but neither guest memory nor what stands behind the device (a store's contents, frames that a link still holds), nor the
- * transport's own registers (see `MmioRegisters.save`).
+ * A device as plain data: it survives JSON and `structuredClone`. It holds what the driver negotiated and set up and
+ * how far the rings were worked, but neither guest memory nor what stands behind the device (a store's contents, frames
+ * that a link still holds), nor the transport's own registers (see `MmioRegisters.save`).
  */
 export interface DeviceState {
   readonly format: 'guestdma-device-1'

@@ -74,7 +74,8 @@ export interface RequestFault {
 /**
  * A register access that the driver must not make. It reads as 0 or has no effect, unless the reason says otherwise.
  *
- * - `width`: not 32 bits wide and aligned, or (configuration space) not of the width of the field; such a *read* of configuration is served
+ * - `width`: not 32 bits wide and aligned, or (configuration space) not of the width of the field; such a *read* of
+ *   configuration is served
  * - `unknown`: there is no register, or no configuration byte
  * - `read-only`, `write-only`
  * - `no-queue`: QueueSel or QueueNotify names a queue that the device does not have
@@ -109,7 +110,10 @@ export interface RegisterFault {
 export interface FeatureFault {
   readonly kind: 'features'
   readonly device: string
-  /** `version-1`: bit 32 is missing. `not-offered`. `required`: this device insists on them. `dependency`: they need bits that are missing. */
+  /**
+   * `version-1`: bit 32 is missing. `not-offered`. `required`: this device insists on them. `dependency`: they need
+   * bits that are missing.
+   */
   readonly reason: 'version-1' | 'not-offered' | 'required' | 'dependency'
   readonly bits: readonly number[]
 }

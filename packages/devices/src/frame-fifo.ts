@@ -8,7 +8,9 @@ const DEFAULT_FRAME_BYTES = 1518
 export interface FifoOptions {
   /** Frames per direction (or port). Defaults to 64. */
   readonly frames?: number
-  /** Bytes of the longest frame that can wait; 14 more than the largest MTU in use, 18 with VLAN tags. Defaults to 1518. */
+  /**
+   * Bytes of the longest frame that can wait; 14 more than the largest MTU in use, 18 with VLAN tags. Defaults to 1518.
+   */
   readonly frameBytes?: number
 }
 

@@ -13,8 +13,9 @@ export interface PathCounters {
 }
 
 /**
- * The way to one receiver: handed over at once while it has buffers, queued otherwise. Order is kept. A receiver that is not live is a cable that
- * is not plugged in: what is sent to it is dropped and counted, and what waited for it as well, so that a stopped peer never blocks a sender.
+ * The way to one receiver: handed over at once while it has buffers, queued otherwise. Order is kept. A receiver that
+ * is not live is a cable that is not plugged in: what is sent to it is dropped and counted, and what waited for it as
+ * well, so that a stopped peer never blocks a sender.
  */
 export class FramePath {
   readonly counters: PathCounters = { delivered: 0, dropped: 0, oversize: 0 }
@@ -47,7 +48,10 @@ export class FramePath {
     return this.fifo.full && !this.unplugged()
   }
 
-  /** Sends a frame on its way. False: it was dropped, and counted, except where the queue is full, which is the caller's to count. */
+  /**
+   * Sends a frame on its way. False: it was dropped, and counted, except where the queue is full, which is the caller's
+   * to count.
+   */
   send(frame: Uint8Array<ArrayBuffer>): boolean {
     const { fifo, receiver } = this
     if (receiver === null || this.unplugged()) {

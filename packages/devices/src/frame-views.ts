@@ -7,8 +7,8 @@ const ALIGNMENTS = 8
 const KEPT_SOURCES = 8
 
 /**
- * Staging memory for outgoing frames, with views that are made once per length and alignment: a view costs 25 ns and 100 bytes, the copy of a
- * small frame 4 ns.
+ * Staging memory for outgoing frames, with views that are made once per length and alignment: a view costs 25 ns and
+ * 100 bytes, the copy of a small frame 4 ns.
  */
 export class FrameStaging {
   declare readonly region: Region
@@ -35,7 +35,9 @@ export class FrameStaging {
   }
 }
 
-/** Regions over the buffers that incoming frames lie in, so that the one copy routine can read them. Keeps the last few. */
+/**
+ * Regions over the buffers that incoming frames lie in, so that the one copy routine can read them. Keeps the last few.
+ */
 export class FrameSources {
   private readonly kept: Region[] = []
   private next = 0

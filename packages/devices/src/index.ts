@@ -1,6 +1,6 @@
 /**
- * Virtio device models for a machine: bus ports, registers, block and network devices. Usable alone: the guest may be native code with drivers
- * of its own.
+ * Virtio device models for a machine: bus ports, registers, block and network devices. Usable alone: the guest may be
+ * native code with drivers of its own.
  *
  * @example
  * const memory = new GuestMemory([{ base: 0x8000_0000, length: 1 << 24, memory: ram }])

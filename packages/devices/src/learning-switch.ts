@@ -11,11 +11,13 @@ const SOURCE = 6
 export interface SwitchOptions extends FifoOptions {
   /** How many ports: 2 to 1024. */
   readonly ports: number
-  /** Addresses to remember; the table is bounded, and an address that fell out is flooded to again. Defaults to 1024. */
+  /**
+   * Addresses to remember; the table is bounded, and an address that fell out is flooded to again. Defaults to 1024.
+   */
   readonly addresses?: number
   /**
-   * False (default): while any live port's queue is full, all other ports hold their frames back; nothing is lost, and one slow guest slows
-   * all. True: a frame for a full port is dropped and counted in that port's `full`.
+   * False (default): while any live port's queue is full, all other ports hold their frames back; nothing is lost, and
+   * one slow guest slows all. True: a frame for a full port is dropped and counted in that port's `full`.
    */
   readonly dropWhenFull?: boolean
 }
@@ -86,8 +88,9 @@ export class SwitchPort implements NetLink {
 }
 
 /**
- * An Ethernet switch that learns which address is behind which port: known unicast goes to one port, everything else to all other ports with a
- * live driver. Frames that cannot be delivered at once wait in a bounded queue per port; see `dropWhenFull` for what happens when one is full.
+ * An Ethernet switch that learns which address is behind which port: known unicast goes to one port, everything else to
+ * all other ports with a live driver. Frames that cannot be delivered at once wait in a bounded queue per port; see
+ * `dropWhenFull` for what happens when one is full.
  *
  * @example
  * const network = new LearningSwitch({ ports: 3 })

@@ -3,8 +3,8 @@ import { FramePath, type PathCounters } from './frame-path.ts'
 import type { FrameReceiver, NetLink } from './net-link.ts'
 
 /**
- * A link that gives every frame back to the device that sent it: at once while it has receive buffers, otherwise from a bounded queue. While
- * that is full the device holds its frames back; nothing is lost.
+ * A link that gives every frame back to the device that sent it: at once while it has receive buffers, otherwise from a
+ * bounded queue. While that is full the device holds its frames back; nothing is lost.
  *
  * @throws DeviceError `LINK_OPTION`; `LINK_ATTACHED` if a second device is plugged in
  */

@@ -1,8 +1,8 @@
 const WAYS = 4
 
 /**
- * Which port an Ethernet address was last seen on. Bounded: sets of four entries, the oldest of a full set gives way, so an address flood costs
- * floods of frames but no memory.
+ * Which port an Ethernet address was last seen on. Bounded: sets of four entries, the oldest of a full set gives way,
+ * so an address flood costs floods of frames but no memory.
  */
 export class MacTable {
   private readonly sets: number

@@ -3,7 +3,8 @@ import type { BlockRequest, BlockStore } from './block-store.ts'
 import { DeviceError } from './errors.ts'
 
 /**
- * A block store in memory. Requests end before the call returns. The bytes stay the caller's: changes show at once on both sides.
+ * A block store in memory. Requests end before the call returns. The bytes stay the caller's: changes show at once on
+ * both sides.
  *
  * @throws DeviceError `STORE_CAPACITY` unless the length is a positive multiple of 512 bytes
  */

@@ -61,7 +61,10 @@ export interface MmioOptions {
   readonly interrupts?: InterruptSink
   /** VendorID. Defaults to "gdma" read as a little-endian word. */
   readonly vendorId?: number
-  /** `marked` (default): a doorbell marks the queue, and the machine polls. `inline`: the doorbell runs `device.poll` before it returns. */
+  /**
+   * `marked` (default): a doorbell marks the queue, and the machine polls. `inline`: the doorbell runs `device.poll`
+   * before it returns.
+   */
   readonly notify?: 'marked' | 'inline'
 }
 
@@ -75,11 +78,12 @@ export interface MmioState {
 /**
  * The registers of a virtio-mmio device, version 2: virtio 1.4 §4.2.2.
  *
- * Control registers are 32 bits wide and aligned; any other access to them reads 0 or is ignored. Configuration is read in any width inside the
- * space, and written in the width of the field only. What a driver must not do is recorded in `device.faults` and never throws.
+ * Control registers are 32 bits wide and aligned; any other access to them reads 0 or is ignored. Configuration is read
+ * in any width inside the space, and written in the width of the field only. What a driver must not do is recorded in
+ * `device.faults` and never throws.
  *
- * InterruptStatus shows an event from the moment it happens; the line rises at the end of the next `device.poll`, and falls when the driver
- * acknowledged everything or reset the device.
+ * InterruptStatus shows an event from the moment it happens; the line rises at the end of the next `device.poll`, and
+ * falls when the driver acknowledged everything or reset the device.
  *
  * @throws DeviceError `DEVICE_OPTION` if the device already has a transport
  */
@@ -257,7 +261,8 @@ export class MmioRegisters implements RegisterBus {
 
   private notify(value: number): RegisterFaultReason | null {
     const { device } = this
-    // §4.2.3.3: with NOTIFICATION_DATA the upper half says where the driver stands in the ring; the ring itself says so more reliably.
+    // §4.2.3.3: with NOTIFICATION_DATA the upper half says where the driver stands in the ring; the ring itself says so
+    // more reliably.
     const index = device.negotiated.has(VIRTIO_F_NOTIFICATION_DATA) ? value & 0xffff : value
     const queue = device.queues[index]
     if (queue === undefined) return 'no-queue'

@@ -15,9 +15,15 @@ export type FeatureDependency = readonly [bit: number, ...anyOf: number[]]
 
 /** How a device's offer differs from the default. */
 export interface FeatureOptions {
-  /** Bits to offer beside the default ones. A test may offer what no honest device would; only RING_PACKED (34) is refused, as a driver would take it up. */
+  /**
+   * Bits to offer beside the default ones. A test may offer what no honest device would; only RING_PACKED (34) is
+   * refused, as a driver would take it up.
+   */
   readonly offer?: readonly number[]
-  /** Bits not to offer. VERSION_1 may be among them, to build what a driver must refuse; FEATURES_OK then does not ask for it. */
+  /**
+   * Bits not to offer. VERSION_1 may be among them, to build what a driver must refuse; FEATURES_OK then does not ask
+   * for it.
+   */
   readonly withhold?: readonly number[]
   /** Bits without which FEATURES_OK is refused. They must be offered. */
   readonly requires?: FeatureSet

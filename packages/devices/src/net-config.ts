@@ -49,7 +49,10 @@ export interface NetCounters {
   /** Handed to the link. */
   transmitted: number
   transmittedBytes: number
-  /** Not handed to the link: a header that is missing or asks for an offload that was not negotiated; an empty or too long frame; no link, or link down. */
+  /**
+   * Not handed to the link: a header that is missing or asks for an offload that was not negotiated; an empty or too
+   * long frame; no link, or link down.
+   */
   transmitMalformed: number
   transmitOversize: number
   transmitUnlinked: number

@@ -40,8 +40,8 @@ const GSO_AT = NET_HEADER_GSO_TYPE
 const GSO_NONE = NET_HDR_GSO_NONE
 const VLAN = VLAN_TAG_SIZE
 
-// Flags of a transmit header that ask for what is never negotiated here: NEEDS_CSUM, and UDP_TUNNEL_CSUM, which without a tunnel the device
-// must not accept (§5.1.6.2.2). Other flags are ignored, as that section demands.
+// Flags of a transmit header that ask for what is never negotiated here: NEEDS_CSUM, and UDP_TUNNEL_CSUM, which without
+// a tunnel the device must not accept (§5.1.6.2.2). Other flags are ignored, as that section demands.
 const OFFLOAD_FLAGS = 1 | 8
 const ETHERTYPE_OFFSET = 12
 // Below this an offset is an integer to the engine, with room for a header.
@@ -50,10 +50,12 @@ const NEAR = 0x7fff0000
 const TRANSMIT_BATCH = 32
 
 /**
- * A network device with one pair of queues: virtio 1.4 §5.1. It has no offloads: frames are complete Ethernet frames without check sequence.
+ * A network device with one pair of queues: virtio 1.4 §5.1. It has no offloads: frames are complete Ethernet frames
+ * without check sequence.
  *
- * Transmit: the 12-byte header may be framed in any way (§2.7.4); the payload is copied to staging memory and handed to the link. Receive: see
- * {@link receive}. Frames longer than the MTU, its Ethernet header and possibly a VLAN tag are dropped and counted.
+ * Transmit: the 12-byte header may be framed in any way (§2.7.4); the payload is copied to staging memory and handed to
+ * the link. Receive: see {@link receive}. Frames longer than the MTU, its Ethernet header and possibly a VLAN tag are
+ * dropped and counted.
  *
  * @throws DeviceError `DEVICE_OPTION`, and what `VirtioDevice` throws
  */
@@ -104,7 +106,10 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
     return this.up
   }
 
-  /** Plugs the cable in or pulls it. With STATUS offered the driver is told (§5.1.4). While it is out, frames are dropped and counted. */
+  /**
+   * Plugs the cable in or pulls it. With STATUS offered the driver is told (§5.1.4). While it is out, frames are
+   * dropped and counted.
+   */
   setLink(up: boolean): void {
     if (up === this.up) return
     this.up = up
@@ -113,8 +118,9 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
   }
 
   /**
-   * Copies a frame into receive buffers of the driver: one, or with MRG_RXBUF as many as it takes (§5.1.6.3). They are marked used now and
-   * published by the next `poll`. False: no buffer, or no live driver; counted, and the frame is still the caller's. True: done with it.
+   * Copies a frame into receive buffers of the driver: one, or with MRG_RXBUF as many as it takes (§5.1.6.3). They are
+   * marked used now and published by the next `poll`. False: no buffer, or no live driver; counted, and the frame is
+   * still the caller's. True: done with it.
    */
   receive(frame: Uint8Array<ArrayBuffer>): boolean {
     const { counters } = this
@@ -197,7 +203,8 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
       if (rows > 0) {
         const { generation } = queue
         const sent = this.send(queue, rows)
-        // The link may have run code that reset the queue or the device: then there is nothing to give back, and nobody to tell.
+        // The link may have run code that reset the queue or the device: then there is nothing to give back, and nobody
+        // to tell.
         if (queue.generation !== generation) return done
         // It may also have moved memory: the rings come first.
         this.checkPort()
@@ -216,8 +223,8 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
     }
   }
 
-  // Hands the frames of rows 0 to `rows` - 1 to the link, or drops and counts them. Returns how many rows that were: fewer where the link is full
-  // or memory moved.
+  // Hands the frames of rows 0 to `rows` - 1 to the link, or drops and counts them. Returns how many rows that were:
+  // fewer where the link is full or memory moved.
   private send(queue: DeviceQueue, rows: number): number {
     const { counters, link, longest, port, staging } = this
     const { chains } = queue.walker
@@ -274,8 +281,8 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
     return this.link !== null && this.up && this.link.full === true
   }
 
-  // Copies the payload of a row to staging memory, at the offset that is returned: the payload's own modulo 8, since a copy is fastest so.
-  // -1: the header asks for an offload, and nothing was copied.
+  // Copies the payload of a row to staging memory, at the offset that is returned: the payload's own modulo 8, since a
+  // copy is fastest so. -1: the header asks for an offload, and nothing was copied.
   private stage(chains: ChainTable, row: number, length: number): number {
     const to = this.staging.region
     const segment = chains.first(row)

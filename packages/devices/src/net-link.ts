@@ -5,25 +5,31 @@ export interface FrameReceiver {
   /**
    * Offers a frame: an Ethernet frame without its check sequence. It is copied before the call returns.
    *
-   * False: there is no receive buffer now; the caller keeps the frame and may offer it again. True: the device is done with it: it was
-   * delivered, or it can never be (empty, too long, link down) and was counted as dropped.
+   * False: there is no receive buffer now; the caller keeps the frame and may offer it again. True: the device is done
+   * with it: it was delivered, or it can never be (empty, too long, link down) and was counted as dropped.
    */
   receive(frame: Uint8Array<ArrayBuffer>): boolean
 }
 
 /**
- * What a network device is plugged into. The device calls `transmit` for each frame that its driver sends, from within `poll`.
+ * What a network device is plugged into. The device calls `transmit` for each frame that its driver sends, from within
+ * `poll`.
  */
 export interface NetLink {
   /** The view is valid until return, and is reused for later frames: a link that needs the bytes later copies them. */
   transmit(frame: Uint8Array<ArrayBuffer>): void
   /** While true the device leaves frames in its transmit queue: back-pressure instead of loss. */
   readonly full?: boolean
-  /** Called at the head of each poll of the device: hands over up to `budget` frames that had to wait. Returns how many. */
+  /**
+   * Called at the head of each poll of the device: hands over up to `budget` frames that had to wait. Returns how many.
+   */
   deliver?(budget: number): number
   /** Called once by the device that is plugged in. Throws `LINK_ATTACHED` if another one is. */
   attach?(device: FrameReceiver): void
 }
 
-/** Bytes of the longest frame that the links of this package queue: the largest MTU, an Ethernet header and one VLAN tag. */
+/**
+ * Bytes of the longest frame that the links of this package queue: the largest MTU, an Ethernet header and one VLAN
+ * tag.
+ */
 export const MAX_FRAME_BYTES: number = 65535 + 14 + 4

@@ -58,12 +58,13 @@ export interface RingSetup {
 /**
  * The device's side of one split virtqueue (virtio 1.4 §2.7): takes available chains, pushes used ones.
  *
- * Nothing in the ring is trusted. Every shared field is loaded once per decision; a chain's descriptors are copied into the private columns of
- * {@link ChainTable} and each buffer is resolved through the port before `take` returns, so a device acts on a whole chain or on none. What is
- * malformed sets `broken`: from then on nothing is taken, and only what was pushed before is still published. Nothing here throws, and every loop is bounded by the queue size.
+ * Nothing in the ring is trusted. Every shared field is loaded once per decision; a chain's descriptors are copied into
+ * the private columns of {@link ChainTable} and each buffer is resolved through the port before `take` returns, so a
+ * device acts on a whole chain or on none. What is malformed sets `broken`: from then on nothing is taken, and only
+ * what was pushed before is still published. Nothing here throws, and every loop is bounded by the queue size.
  *
- * A zero-length element is legal (§2.7 forbids none, and §2.7.4.1 forbids assumptions about framing): it counts towards the chain's
- * length, its address is not looked at, and it yields no segment.
+ * A zero-length element is legal (§2.7 forbids none, and §2.7.4.1 forbids assumptions about framing): it counts towards
+ * the chain's length, its address is not looked at, and it yields no segment.
  *
  * Use: `update`, then `take` and `push` until `NO_CHAIN`, then `flush`, then `rearm`.
  */
@@ -206,8 +207,9 @@ export class SplitRingWalker {
   }
 
   /**
-   * Marks a chain used, in memory but not yet for the driver to see. `written` counts from the first device-writable byte on. `whole`: all of
-   * the writable part was written, or there is none; only such an element may be left out of an in-order batch.
+   * Marks a chain used, in memory but not yet for the driver to see. `written` counts from the first device-writable
+   * byte on. `whole`: all of the writable part was written, or there is none; only such an element may be left out of
+   * an in-order batch.
    */
   push(head: number, written: number, whole: boolean): void {
     const used = this.used
@@ -246,7 +248,10 @@ export class SplitRingWalker {
     if (device.meter !== null) device.meter.store(4, 2 * rows)
   }
 
-  /** As `push`, for chains that are completed in any order. In order, it is held until all chains taken before it are completed (§2.7.9). */
+  /**
+   * As `push`, for chains that are completed in any order. In order, it is held until all chains taken before it are
+   * completed (§2.7.9).
+   */
   complete(head: number, position: number, written: number, whole: boolean): void {
     if (!this.inOrder) {
       this.push(head, written, whole)
@@ -283,7 +288,10 @@ export class SplitRingWalker {
     return ((used - event - 1) & 0xffff) < ((used - old) & 0xffff)
   }
 
-  /** Before waiting: asks for a notification at the next available chain (§2.7.10). Returns whether one came in the meantime. */
+  /**
+   * Before waiting: asks for a notification at the next available chain (§2.7.10). Returns whether one came in the
+   * meantime.
+   */
   rearm(): boolean {
     if (this.broken !== null) return false
     // Without the event index the used ring's flags stay 0, as the driver initialised them: it always notifies.
@@ -322,8 +330,8 @@ export class SplitRingWalker {
   }
 
   /**
-   * Replaces all rows by one that consists of `count` device-writable spans, resolved as the port grants them now. For a completion that comes
-   * long after its chain was taken. False: the port refused, and `broken` is set.
+   * Replaces all rows by one that consists of `count` device-writable spans, resolved as the port grants them now. For
+   * a completion that comes long after its chain was taken. False: the port refused, and `broken` is set.
    */
   reresolve(addresses: Float64Array, lengths: Uint32Array, count: number, head: number, position: number): boolean {
     const chains = this.chains
@@ -340,8 +348,9 @@ export class SplitRingWalker {
     return true
   }
 
-  // Copies chains into rows: virtio 1.4 §2.7.5. Here only chains of one plain descriptor; whatever is longer, unusual or wrong goes on in walk(), which
-  // decides. All state is local, since a field would be loaded again after each call that is not inlined.
+  // Copies chains into rows: virtio 1.4 §2.7.5. Here only chains of one plain descriptor; whatever is longer, unusual
+  // or wrong goes on in walk(), which decides. All state is local, since a field would be loaded again after each call
+  // that is not inlined.
   private append(limit: number): number {
     if (this.broken !== null) return 0
     const { chains, driver, port, size, table } = this
@@ -416,8 +425,8 @@ export class SplitRingWalker {
     return taken
   }
 
-  // A chain in full generality (virtio 1.4 §2.7.5.3), from its first descriptor on, which was loaded already. `granted` is what the port gave for
-  // it, if it was asked. Appends a row and returns true, or sets `broken`.
+  // A chain in full generality (virtio 1.4 §2.7.5.3), from its first descriptor on, which was loaded already. `granted`
+  // is what the port gave for it, if it was asked. Appends a row and returns true, or sets `broken`.
   private walk(
     head: number,
     position: number,
@@ -516,7 +525,8 @@ export class SplitRingWalker {
     return false
   }
 
-  // A buffer that the port grants in several pieces, or that needs more room. `request[0]` and `granted` stand at its beginning.
+  // A buffer that the port grants in several pieces, or that needs more room. `request[0]` and `granted` stand at its
+  // beginning.
   private pieces(segment: number, length: number, granted: number, access: 1 | 2, head: number): number {
     const { chains, port } = this
     for (;;) {
@@ -542,7 +552,8 @@ export class SplitRingWalker {
     return offset
   }
 
-  // Resolves a span that has to be one piece, though the port may grant it step by step. The port's region tells where; -1: it is not.
+  // Resolves a span that has to be one piece, though the port may grant it step by step. The port's region tells where;
+  // -1: it is not.
   private contiguous(low: number, high: number, length: number, access: 1 | 2): number {
     const port = this.port
     if (high >= HIGH_LIMIT) {
@@ -576,7 +587,8 @@ export class SplitRingWalker {
   }
 }
 
-// An element index as an integer for the engine too, not as the double that its computation gave. Beyond 2^31 it has to stay one.
+// An element index as an integer for the engine too, not as the double that its computation gave. Beyond 2^31 it has to
+// stay one.
 function integer(value: number): number {
   return value <= 0x7fffffff ? value | 0 : value
 }

@@ -57,11 +57,11 @@ export interface DeviceKind {
 }
 
 /**
- * A virtio device without its transport: status, feature negotiation, configuration, queues (virtio 1.4 §2, §3). A register file
- * (`MmioRegisters`) drives it; {@link poll} is the only place where it works.
+ * A virtio device without its transport: status, feature negotiation, configuration, queues (virtio 1.4 §2, §3). A
+ * register file (`MmioRegisters`) drives it; {@link poll} is the only place where it works.
  *
- * Nothing that a guest writes throws. What a driver does wrong goes to {@link faults}; a ring that cannot be trusted any more sets
- * DEVICE_NEEDS_RESET, and the device then stays away from memory until it is reset.
+ * Nothing that a guest writes throws. What a driver does wrong goes to {@link faults}; a ring that cannot be trusted
+ * any more sets DEVICE_NEEDS_RESET, and the device then stays away from memory until it is reset.
  */
 export abstract class VirtioDevice {
   declare readonly name: string
@@ -131,7 +131,10 @@ export abstract class VirtioDevice {
     return true
   }
 
-  /** A write to the device status field: virtio 1.4 §2.1, §3.1. Returns false if a part of it was not for a driver to write. */
+  /**
+   * A write to the device status field: virtio 1.4 §2.1, §3.1. Returns false if a part of it was not for a driver to
+   * write.
+   */
   writeStatus(value: number): boolean {
     if (value === 0) {
       this.reset()
@@ -163,7 +166,10 @@ export abstract class VirtioDevice {
     this.transport?.reset()
   }
 
-  /** Makes a queue ready, once its registers are set. Returns false before FEATURES_OK, when it is ignored. A bad ring sets NEEDS_RESET. */
+  /**
+   * Makes a queue ready, once its registers are set. Returns false before FEATURES_OK, when it is ignored. A bad ring
+   * sets NEEDS_RESET.
+   */
   enableQueue(queue: DeviceQueue): boolean {
     if ((this.statusBits & STATUS_FEATURES_OK) === 0) return false
     if (queue.ready) return true
@@ -194,7 +200,10 @@ export abstract class VirtioDevice {
     return true
   }
 
-  /** A driver's write to a field of the configuration space that it may write, after FEATURES_OK. Returns false where it has no effect. */
+  /**
+   * A driver's write to a field of the configuration space that it may write, after FEATURES_OK. Returns false where it
+   * has no effect.
+   */
   writeConfig(_offset: number, _width: 1 | 2 | 4, _value: number): boolean {
     return false
   }
@@ -205,9 +214,9 @@ export abstract class VirtioDevice {
   }
 
   /**
-   * Does the device's work, and nothing else does: takes up to about `budget` chains, completes what came back, publishes once per
-   * queue, raises interrupts last. Returns how many chains or frames it moved; 0 means that there is nothing to do at present.
-   * `poll(0)` completes and publishes but takes nothing new.
+   * Does the device's work, and nothing else does: takes up to about `budget` chains, completes what came back,
+   * publishes once per queue, raises interrupts last. Returns how many chains or frames it moved; 0 means that there is
+   * nothing to do at present. `poll(0)` completes and publishes but takes nothing new.
    */
   poll(budget: number): number {
     if (this.polling) return 0
@@ -225,13 +234,19 @@ export abstract class VirtioDevice {
     return done
   }
 
-  /** For a platform or a device type: an error that only a reset cures (virtio 1.4 §2.1.2). Stops all work and notifies the driver. */
+  /**
+   * For a platform or a device type: an error that only a reset cures (virtio 1.4 §2.1.2). Stops all work and notifies
+   * the driver.
+   */
   needsReset(reason: string): void {
     this.faults.record({ kind: 'needs-reset', device: this.name, reason })
     this.stopForReset()
   }
 
-  /** The device as plain data. Throws `DEVICE_BUSY` while requests are in flight: poll(0) until {@link inFlight} is 0, then save. */
+  /**
+   * The device as plain data. Throws `DEVICE_BUSY` while requests are in flight: poll(0) until {@link inFlight} is 0,
+   * then save.
+   */
   save(): DeviceState {
     if (this.inFlight > 0 || this.polling) {
       const message = `${this.inFlight} requests are in flight; call poll(0) until they are completed, then save`
@@ -252,8 +267,9 @@ export abstract class VirtioDevice {
   }
 
   /**
-   * Puts a device that was made with the same options where another one was saved. Guest memory must be restored by the caller. What this
-   * device was doing before is dropped as by a reset. Throws `DEVICE_STATE` where the state does not fit, and then changes nothing.
+   * Puts a device that was made with the same options where another one was saved. Guest memory must be restored by the
+   * caller. What this device was doing before is dropped as by a reset. Throws `DEVICE_STATE` where the state does not
+   * fit, and then changes nothing.
    */
   restore(state: DeviceState): void {
     const features = FeatureSet.fromWords(state.driverFeatures ?? [])
@@ -302,7 +318,10 @@ export abstract class VirtioDevice {
   /** Called when one queue was stopped or reset. */
   protected onQueueReset(_queue: DeviceQueue): void {}
 
-  /** The head of a batch, and after foreign code ran: fresh views, and rings resolved anew if the port's answers may have changed. */
+  /**
+   * The head of a batch, and after foreign code ran: fresh views, and rings resolved anew if the port's answers may
+   * have changed.
+   */
   protected checkPort(): void {
     this.port.refresh()
     const epoch = this.port.epoch

@@ -35,8 +35,9 @@ export class WireEnd implements NetLink {
 }
 
 /**
- * A cable between two devices. A frame goes straight into the peer's receive buffers, or into a bounded queue per direction while there are none;
- * when that is full, the sender holds its frames back. Frames for a peer that is not live are dropped and counted.
+ * A cable between two devices. A frame goes straight into the peer's receive buffers, or into a bounded queue per
+ * direction while there are none; when that is full, the sender holds its frames back. Frames for a peer that is not
+ * live are dropped and counted.
  *
  * @example
  * const wire = new Wire()

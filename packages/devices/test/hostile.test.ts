@@ -57,7 +57,8 @@ const scenario = fc.record({
   bytes: fc.uint8Array({ minLength: 64, maxLength: 64 }),
 })
 
-// Rings: descriptor table at 0 (8), an area of 40 more descriptors behind it for indirect tables, available ring, used ring.
+// Rings: descriptor table at 0 (8), an area of 40 more descriptors behind it for indirect tables, available ring, used
+// ring.
 const TABLE = 0
 const AVAILABLE = 0x300
 const USED = 0x320
@@ -181,7 +182,8 @@ test('mmio, fuzzed: no register access throws', () => {
 })
 
 describe('double fetches', () => {
-  // A region whose 16- and 32-bit fields turn hostile once they were loaded: a second load of the same field would see something else.
+  // A region whose 16- and 32-bit fields turn hostile once they were loaded: a second load of the same field would see
+  // something else.
   class Trap extends Region {
     readonly loads = new Map<string, number>()
 

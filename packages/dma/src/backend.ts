@@ -13,7 +13,10 @@ export interface DmaRegion {
   readonly direction: DmaDirection
 }
 
-/** What a scheme is, in terms that can be tested. `describeDmaScheme` of the conformance package fails a trait that is not true. */
+/**
+ * What a scheme is, in terms that can be tested. `describeDmaScheme` of the conformance package fails a trait that is
+ * not true.
+ */
 export interface DmaTraits {
   /** Does a mapping lend the guest's own bytes, or a copy of them? */
   readonly streaming: 'in-place' | 'copied'
@@ -23,7 +26,10 @@ export interface DmaTraits {
   readonly home: 'guest-ram' | 'device-memory'
   /** What a device can reach around a lent byte. */
   readonly reach: 'all' | 'granule' | 'byte' | 'pool'
-  /** When does a lent byte stop being reachable? `strict`: when `commitUnmaps` returns. `deferred`: within `staleEntries` and `staleNs`. */
+  /**
+   * When does a lent byte stop being reachable? `strict`: when `commitUnmaps` returns. `deferred`: within
+   * `staleEntries` and `staleNs`.
+   */
   readonly revocation: 'none' | 'deferred' | 'strict'
   readonly enforcedBy: 'construction' | 'trusted-code' | 'peer' | 'nothing'
   /** What lent bytes may still hold of earlier mappings when they are lent again. */
@@ -34,10 +40,16 @@ export interface DmaTraits {
 export interface DmaLimits {
   /** The unit of reach: lengths and addresses of `alloc` are whole granules. */
   readonly granule: number
-  /** Bytes of one mapping that can always be had, whatever the address, once other requests complete. The virtqueue splits what is longer. */
+  /**
+   * Bytes of one mapping that can always be had, whatever the address, once other requests complete. The virtqueue
+   * splits what is longer.
+   */
   readonly maxMappingLength: number
   readonly maxLiveMappings: number
-  /** How many mappings of `maxMappingLength` can always be had at once, once other requests complete. A chain that would be split into more is refused for good. */
+  /**
+   * How many mappings of `maxMappingLength` can always be had at once, once other requests complete. A chain that would
+   * be split into more is refused for good.
+   */
   readonly assuredMappings: number
   /** The highest address that a device may be asked to use. */
   readonly maxDeviceAddress: number
@@ -51,7 +63,10 @@ export interface DmaLimits {
   readonly staleNs: number
 }
 
-/** Running totals of one backend; `maps - unmaps` mappings are live. Bytes count what was moved by the CPU, not what was lent. */
+/**
+ * Running totals of one backend; `maps - unmaps` mappings are live. Bytes count what was moved by the CPU, not what was
+ * lent.
+ */
 export interface DmaCounters {
   maps: number
   unmaps: number
@@ -91,13 +106,14 @@ export function newDmaCounters(): DmaCounters {
 /**
  * The guest half of a scheme: turns guest addresses into device addresses and takes them back.
  *
- * Callers (the virtqueue; a driver only calls `alloc` and `free`) must: map a row at most once before unmapping it; leave lent bytes alone
- * until `unmap` or `syncForCpu`; call `commitMaps` after the last map of a batch and before the device can learn of it; call `commitUnmaps`
- * after the last unmap of a batch and before anyone reads, reuses or releases what was lent.
+ * Callers (the virtqueue; a driver only calls `alloc` and `free`) must: map a row at most once before unmapping it;
+ * leave lent bytes alone until `unmap` or `syncForCpu`; call `commitMaps` after the last map of a batch and before the
+ * device can learn of it; call `commitUnmaps` after the last unmap of a batch and before anyone reads, reuses or
+ * releases what was lent.
  *
- * Implementers must: answer expected outcomes with a status and throw only on misuse; make `map` undo itself on any status but `DMA_OK`;
- * never write guest memory outside [guest, guest + min(written, length)) of an unmapped row; zero what `alloc` returns; allocate nothing on
- * the JavaScript heap in `map`, `unmap`, the syncs and the commits.
+ * Implementers must: answer expected outcomes with a status and throw only on misuse; make `map` undo itself on any
+ * status but `DMA_OK`; never write guest memory outside [guest, guest + min(written, length)) of an unmapped row; zero
+ * what `alloc` returns; allocate nothing on the JavaScript heap in `map`, `unmap`, the syncs and the commits.
  */
 export interface DmaBackend {
   readonly name: string
@@ -106,8 +122,8 @@ export interface DmaBackend {
   readonly counters: Readonly<DmaCounters>
 
   /**
-   * Zeroed memory that both sides see, in whole granules that no other direction shares. Set-up time. `use` tells rings from payload for
-   * backends that transform payload or place the two differently.
+   * Zeroed memory that both sides see, in whole granules that no other direction shares. Set-up time. `use` tells rings
+   * from payload for backends that transform payload or place the two differently.
    *
    * @throws DmaError `DMA_ALLOC` where there is no room
    */
@@ -116,7 +132,9 @@ export interface DmaBackend {
 
   /** Lends the guest range in `row` and fills in its device address. */
   map(m: DmaMappings, row: number): DmaStatus
-  /** Takes it back. At most `written` bytes that the device wrote become visible; the rest of the buffer is untouched. */
+  /**
+   * Takes it back. At most `written` bytes that the device wrote become visible; the rest of the buffer is untouched.
+   */
   unmap(m: DmaMappings, row: number, written: number): DmaStatus
 
   /** Makes what the CPU wrote into [offset, offset + length) of a live mapping visible to the device. */
@@ -127,8 +145,8 @@ export interface DmaBackend {
   /** Not Ok: no map since the last Ok counts; the caller undoes them and publishes nothing. */
   commitMaps(): DmaStatus
   /**
-   * Strict and Ok: the device cannot reach what was unmapped, and no access that began earlier is still running. Not Ok: the caller
-   * quarantines what was unmapped and stops using the queue.
+   * Strict and Ok: the device cannot reach what was unmapped, and no access that began earlier is still running. Not
+   * Ok: the caller quarantines what was unmapped and stops using the queue.
    */
   commitUnmaps(): DmaStatus
 

@@ -4,8 +4,9 @@ import { DmaError } from './errors.ts'
 import type { DmaDirection } from './status.ts'
 
 /**
- * Buffers that already live where the device can see them: acquire one, fill it in place, submit it, and release it when it comes back.
- * Nothing is copied and nothing is revoked: the device can change a buffer while it is being read. Works on every backend whose payload is plain.
+ * Buffers that already live where the device can see them: acquire one, fill it in place, submit it, and release it
+ * when it comes back. Nothing is copied and nothing is revoked: the device can change a buffer while it is being read.
+ * Works on every backend whose payload is plain.
  *
  * @example
  * const pool = new BufferPool(backend, { name: 'net0 transmit', count: 256, bytes: 2048, direction: TO_DEVICE })

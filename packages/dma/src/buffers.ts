@@ -7,7 +7,10 @@ export const BUFFER_ACQUIRED = 1
 /** With the device; whoever lent it releases it when it comes back. */
 export const BUFFER_LENT = 2
 
-/** Buffers of equal size in one region, named by index, with a stack of free ones: the buffer used last is still in the caches and is used next. */
+/**
+ * Buffers of equal size in one region, named by index, with a stack of free ones: the buffer used last is still in the
+ * caches and is used next.
+ */
 export abstract class Buffers {
   declare readonly name: string
   declare readonly count: number

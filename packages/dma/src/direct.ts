@@ -26,8 +26,8 @@ const OK = DMA_OK
 const UNMAPPABLE = DMA_UNMAPPABLE
 
 /**
- * No confinement: the device is given the guest's own addresses, plus a bus offset where ACCESS_PLATFORM was accepted. The measure that every
- * other scheme is held against, and the backend under an IOMMU driver's own request queue.
+ * No confinement: the device is given the guest's own addresses, plus a bus offset where ACCESS_PLATFORM was accepted.
+ * The measure that every other scheme is held against, and the backend under an IOMMU driver's own request queue.
  *
  * @example
  * const backend = new DirectBackend({ memory, ram: new SpanAllocator(guestAddress(0x8010_0000), 1 << 20) })
@@ -159,8 +159,8 @@ export class DirectBackend implements DmaBackend {
 }
 
 /**
- * The `direct` scheme. A bus offset makes device addresses differ from guest addresses; a driver may use it only where the device offers
- * ACCESS_PLATFORM (virtio 1.4 §6: without it, only physical addresses).
+ * The `direct` scheme. A bus offset makes device addresses differ from guest addresses; a driver may use it only where
+ * the device offers ACCESS_PLATFORM (virtio 1.4 §6: without it, only physical addresses).
  */
 export function directScheme({ busOffset = 0 }: { busOffset?: number } = {}): DmaScheme {
   return {

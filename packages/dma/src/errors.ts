@@ -12,7 +12,9 @@ export interface CandidateReport {
   readonly outcome?: string
 }
 
-/** No registered scheme can be used with this device on this platform. `details.candidates` lists each with its reason. */
+/**
+ * No registered scheme can be used with this device on this platform. `details.candidates` lists each with its reason.
+ */
 export class NoUsableBackendError extends DmaError {
   constructor(device: string, candidates: readonly CandidateReport[]) {
     const list = candidates.map((c) => `${c.id}: ${c.outcome ?? c.why}`).join('; ')

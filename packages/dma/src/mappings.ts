@@ -1,8 +1,10 @@
 /**
- * The mappings of one queue: a table with a row per descriptor, as typed-array columns. An address that is passed as an argument or kept in
- * an object's field is a heap number from 2^30 or 2^31 on, so it travels by row. Rows are made once and reused.
+ * The mappings of one queue: a table with a row per descriptor, as typed-array columns. An address that is passed as an
+ * argument or kept in an object's field is a heap number from 2^30 or 2^31 on, so it travels by row. Rows are made once
+ * and reused.
  *
- * The queue fills `guest`, `length` and `direction`; the backend's `map` fills `device`, `deviceLength` and, for its own use, `token`.
+ * The queue fills `guest`, `length` and `direction`; the backend's `map` fills `device`, `deviceLength` and, for its
+ * own use, `token`.
  */
 export class DmaMappings {
   /** Guest address of the lent bytes. */
@@ -18,8 +20,8 @@ export class DmaMappings {
   /** The backend's own: which slot or table entry this row holds. */
   declare readonly token: Int32Array
   /**
-   * True for buffers that wait for the outside world (posted receive buffers) rather than for a request of ours. A backend with limited space
-   * lets them hold only a share of it, so that requests can always go on.
+   * True for buffers that wait for the outside world (posted receive buffers) rather than for a request of ours. A
+   * backend with limited space lets them hold only a share of it, so that requests can always go on.
    */
   declare readonly standing: boolean
 

@@ -53,7 +53,10 @@ export interface PlatformOffer {
   fact<T>(key: FactKey<T>): T | undefined
 }
 
-/** What a provider says to an offer. `accept`: the platform bits (27, 33) that it needs accepted, a subset of those offered. */
+/**
+ * What a provider says to an offer. `accept`: the platform bits (27, 33) that it needs accepted, a subset of those
+ * offered.
+ */
 export type Suitability =
   | { readonly fit: 'required' | 'usable'; readonly accept: FeatureSet; readonly why: string }
   | { readonly fit: 'unusable'; readonly why: string }
@@ -61,11 +64,16 @@ export type Suitability =
 /** Makes backends of one kind. */
 export interface DmaProvider {
   readonly id: string
-  /** The reach of every backend that it makes: what selection compares, so that it never descends to less confinement. */
+  /**
+   * The reach of every backend that it makes: what selection compares, so that it never descends to less confinement.
+   */
   readonly reach: DmaTraits['reach']
   /** Pure: the same answer for the same offer, no device access. */
   assess(offer: PlatformOffer): Suitability
-  /** After FEATURES_OK was read back and before any ring exists. A failure is a rung of the ladder: reset, next candidate. */
+  /**
+   * After FEATURES_OK was read back and before any ring exists. A failure is a rung of the ladder: reset, next
+   * candidate.
+   */
   create(offer: PlatformOffer, agreed: FeatureSet): DmaBackend | Promise<DmaBackend>
 }
 

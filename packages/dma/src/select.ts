@@ -32,9 +32,9 @@ export function listedIds(choice: DmaChoice): ReadonlySet<string> {
 /**
  * Orders the registered providers for one device. Pure: no device access, the same answer for the same arguments.
  *
- * `auto` tries what is required first and then follows the order of registration; a list is followed as it stands. A device's claim may
- * narrow the choice, never widen it: what this platform would allow a device that offers ACCESS_PLATFORM is the measure, and a provider
- * that confines less is left out unless the caller listed it.
+ * `auto` tries what is required first and then follows the order of registration; a list is followed as it stands. A
+ * device's claim may narrow the choice, never widen it: what this platform would allow a device that offers
+ * ACCESS_PLATFORM is the measure, and a provider that confines less is left out unless the caller listed it.
  *
  * @throws UnknownSchemeError for a listed id that is not registered
  * @throws DmaConflictError where two providers are required

@@ -1,7 +1,7 @@
 /**
- * Hot-path results are numbers, so that nothing is allocated to say that all is well. `DMA_EXHAUSTED` is transient: keep the buffer and retry
- * after completions. `DMA_TOO_LONG` and `DMA_UNMAPPABLE` are permanent. `DMA_CORRUPT`: what came back was not delivered. `DMA_FAILED`: a
- * commit did not succeed.
+ * Hot-path results are numbers, so that nothing is allocated to say that all is well. `DMA_EXHAUSTED` is transient:
+ * keep the buffer and retry after completions. `DMA_TOO_LONG` and `DMA_UNMAPPABLE` are permanent. `DMA_CORRUPT`: what
+ * came back was not delivered. `DMA_FAILED`: a commit did not succeed.
  */
 export const DMA_OK = 0
 export const DMA_EXHAUSTED = -1

@@ -4,7 +4,8 @@ import { describe, expect, test } from 'vitest'
 import { DirectBackend, DMA_OK, DMA_UNMAPPABLE, DmaError, directScheme, FROM_DEVICE, TO_DEVICE } from '../src/index.ts'
 import { BASE, BYTES, direct, offer, row } from './support.ts'
 
-// What every scheme has to do is in the conformance suite, which runs over this one too; here is what only this one does.
+// What every scheme has to do is in the conformance suite, which runs over this one too; here is what only this one
+// does.
 describe('the direct backend', () => {
   test('gives the device the guest address, and nothing to copy', () => {
     const backend = direct()

@@ -58,7 +58,8 @@ export interface BlkCounters {
   failed: number
 }
 
-// A request of the user's is cut into requests of at most this size, so that one of them cannot fill a device's staging memory.
+// A request of the user's is cut into requests of at most this size, so that one of them cannot fill a device's staging
+// memory.
 const MAX_REQUEST = 1 << 20
 // Pool mode: at most a megabyte for a queue's buffers, and requests no longer than one of them.
 const POOL_BUFFER = 16 << 10
@@ -82,9 +83,9 @@ interface Transfer {
 }
 
 /**
- * virtio-blk (virtio 1.4 §5.2) over whatever DMA backend was negotiated: promises for users over the synchronous {@link BlkQueue}. Data lies in
- * guest memory; sectors are 512 bytes. Any number of requests may be in flight; they are submitted together at the end of the current
- * task or at the next `poll`, whichever comes first.
+ * virtio-blk (virtio 1.4 §5.2) over whatever DMA backend was negotiated: promises for users over the synchronous {@link
+ * BlkQueue}. Data lies in guest memory; sectors are 512 bytes. Any number of requests may be in flight; they are
+ * submitted together at the end of the current task or at the next `poll`, whichever comes first.
  *
  * A promise that rejects with `DRIVER_DEVICE_BROKEN` leaves its memory lent until the device was reset.
  *
@@ -166,7 +167,10 @@ export class BlkDriver {
     session.start()
   }
 
-  /** Reads `length` bytes from `sector` on into guest memory. Rejects: `BLK_RANGE`, `BLK_LENGTH`, `BLK_IOERR`, `BLK_DMA`, `DRIVER_DEVICE_BROKEN`, `DRIVER_CLOSED`. */
+  /**
+   * Reads `length` bytes from `sector` on into guest memory. Rejects: `BLK_RANGE`, `BLK_LENGTH`, `BLK_IOERR`,
+   * `BLK_DMA`, `DRIVER_DEVICE_BROKEN`, `DRIVER_CLOSED`.
+   */
   read(sector: number, address: GuestAddress, length: number): Promise<void> {
     return this.checkRange(sector, length) ?? this.enqueue(BLK_T_IN, sector, address, length)
   }
@@ -183,7 +187,10 @@ export class BlkDriver {
     return this.canFlush ? this.enqueue(BLK_T_FLUSH, 0, 0, 0) : Promise.resolve()
   }
 
-  /** The device's identification string, at most 20 characters. Rejects with `BLK_UNSUPPORTED` where the device has none. */
+  /**
+   * The device's identification string, at most 20 characters. Rejects with `BLK_UNSUPPORTED` where the device has
+   * none.
+   */
   async id(): Promise<string> {
     const bytes = await this.withMemory(BLK_ID_BYTES, (address) => this.enqueue(BLK_T_GET_ID, 0, address, BLK_ID_BYTES))
     const end = bytes.indexOf(0)
@@ -209,7 +216,10 @@ export class BlkDriver {
     this.interrupted = true
   }
 
-  /** Submits what waits and settles what completed, at most `budget` device requests. Returns how many requests it moved. */
+  /**
+   * Submits what waits and settles what completed, at most `budget` device requests. Returns how many requests it
+   * moved.
+   */
   poll(budget: number): number {
     if (this.polling || this.broken !== null || this.session.closed) return 0
     this.polling = true

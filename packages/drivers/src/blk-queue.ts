@@ -64,8 +64,8 @@ export interface BlkQueueOptions {
 }
 
 /**
- * The synchronous core of the block driver: batches of requests in, batches of completions out, nothing allocated on the way. It trusts its
- * caller with sectors and lengths; `BlkDriver` checks them.
+ * The synchronous core of the block driver: batches of requests in, batches of completions out, nothing allocated on
+ * the way. It trusts its caller with sectors and lengths; `BlkDriver` checks them.
  */
 export class BlkQueue {
   declare readonly queue: Virtqueue

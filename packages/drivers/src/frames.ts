@@ -16,8 +16,8 @@ export class FrameBatch {
   declare readonly token: Uint32Array
   count = 0
   /**
-   * The 12 bytes before each frame at `address` are its virtio header, all zero as long as no offload is agreed: header and frame then go out as one
-   * piece. Frames in buffers of the driver's always do.
+   * The 12 bytes before each frame at `address` are its virtio header, all zero as long as no offload is agreed: header
+   * and frame then go out as one piece. Frames in buffers of the driver's always do.
    */
   headed = false
 
@@ -30,7 +30,10 @@ export class FrameBatch {
   }
 }
 
-/** A batch of received frames: rows 0 to count - 1. Valid only until the observer returns; then the buffers are posted again. */
+/**
+ * A batch of received frames: rows 0 to count - 1. Valid only until the observer returns; then the buffers are posted
+ * again.
+ */
 export class ReceivedFrames {
   /** The frames' bytes are here. */
   declare readonly region: Region

@@ -48,7 +48,10 @@ export const NET_FEATURES: FeatureSet = FeatureSet.of(
   VIRTIO_NET_F_MTU,
 )
 
-/** `map`: frames lie in guest RAM and each is lent for one transfer. `pool`: frames lie in memory that the device always sees. */
+/**
+ * `map`: frames lie in guest RAM and each is lent for one transfer. `pool`: frames lie in memory that the device always
+ * sees.
+ */
 export type BufferMode = 'map' | 'pool'
 
 /** What a driver tells its user. Called from `poll` only; what a listener throws surfaces in a microtask. */
@@ -79,9 +82,14 @@ export interface NetCounters {
   bytesSent: number
   framesReceived: number
   bytesReceived: number
-  /** Received buffers that held no valid frame: shorter than the header, an offload nobody agreed on, nothing delivered. */
+  /**
+   * Received buffers that held no valid frame: shorter than the header, an offload nobody agreed on, nothing delivered.
+   */
   malformed: number
-  /** Receive buffers that could not be posted at the last try. All of them: the pool has no room for any, and nothing will be received. */
+  /**
+   * Receive buffers that could not be posted at the last try. All of them: the pool has no room for any, and nothing
+   * will be received.
+   */
   unposted: number
 }
 
@@ -121,7 +129,9 @@ export class NetDriver {
     unposted: 0,
   }
   linkUp = true
-  /** Why the last `send` took less than it was given: `QUEUE_FULL`, `DMA_EXHAUSTED` (both pass), or a permanent status. */
+  /**
+   * Why the last `send` took less than it was given: `QUEUE_FULL`, `DMA_EXHAUSTED` (both pass), or a permanent status.
+   */
   sendStatus: number = OK
   broken: DeviceBrokenError | null = null
 
@@ -154,10 +164,11 @@ export class NetDriver {
   declare private readonly received: ReceivedFrames
 
   /**
-   * Sets the device up and starts it. Receive buffers are posted by `poll`, so that all devices that share a pool have their rings before any
-   * of them fills its receive ring. On an error the caller closes the session.
+   * Sets the device up and starts it. Receive buffers are posted by `poll`, so that all devices that share a pool have
+   * their rings before any of them fills its receive ring. On an error the caller closes the session.
    *
-   * @throws DriverError `NET_MTU`, `DRIVER_NO_QUEUE`; QueueTooSmallError; DmaError `DMA_ALLOC`; MemoryError `MEMORY_EXHAUSTED`
+   * @throws DriverError `NET_MTU`, `DRIVER_NO_QUEUE`; QueueTooSmallError; DmaError `DMA_ALLOC`; MemoryError
+   *   `MEMORY_EXHAUSTED`
    */
   constructor(
     session: DeviceSession,
@@ -223,8 +234,8 @@ export class NetDriver {
     this.postedBuffer = new Uint32Array(this.receive.size)
     this.posting = new Uint32Array(this.receive.size)
     this.received = new ReceivedFrames(this.receiveBuffers.region, this.receive.size)
-    // Only a frame in the caller's own memory has its header elsewhere. With no offload agreed it is all zero (virtio 1.4 §5.1.6.2), as its
-    // cell is from the start.
+    // Only a frame in the caller's own memory has its header elsewhere. With no offload agreed it is all zero (virtio
+    // 1.4 §5.1.6.2), as its cell is from the start.
     this.transmitHeaders = pool ? SEGMENT_DEVICE : this.transmit.cells(HEADER, TO_DEVICE).kind
     this.staged = new Float64Array(this.transmit.size)
     this.postedLength = new Uint32Array(this.receive.size).fill(this.receiveCapacity)
@@ -235,7 +246,10 @@ export class NetDriver {
     this.transmit.disarm()
   }
 
-  /** A buffer of the driver's to put a frame into, or -1. It goes back by itself once it was sent; `release` it if it is not sent. */
+  /**
+   * A buffer of the driver's to put a frame into, or -1. It goes back by itself once it was sent; `release` it if it is
+   * not sent.
+   */
   acquire(): number {
     return this.session.closed ? -1 : this.transmitBuffers.acquire()
   }
@@ -262,10 +276,11 @@ export class NetDriver {
   }
 
   /**
-   * Sends the frames of a batch, with one notification at most. Returns how many were taken, from row 0 on; `sendStatus` says why not all. A
-   * taken frame's memory belongs to the driver until `sent` reports its token.
+   * Sends the frames of a batch, with one notification at most. Returns how many were taken, from row 0 on;
+   * `sendStatus` says why not all. A taken frame's memory belongs to the driver until `sent` reports its token.
    *
-   * @throws DriverError `NET_FRAME_LENGTH` for a frame that is empty or above the MTU, `NET_FRAME_PLACE` in `pool` mode for a frame that is not in
+   * @throws DriverError `NET_FRAME_LENGTH` for a frame that is empty or above the MTU, `NET_FRAME_PLACE` in `pool` mode
+   *   for a frame that is not in
    *   a buffer of the driver's; nothing is sent then
    */
   send(batch: FrameBatch): number {
@@ -295,8 +310,8 @@ export class NetDriver {
   }
 
   /**
-   * Copies one frame into a buffer of the driver's and sends it. Returns false where there is no room now (`drain` follows). For convenience;
-   * batches go through {@link send}.
+   * Copies one frame into a buffer of the driver's and sends it. Returns false where there is no room now (`drain`
+   * follows). For convenience; batches go through {@link send}.
    *
    * @throws DriverError `NET_FRAME_LENGTH`
    */
@@ -343,7 +358,8 @@ export class NetDriver {
       let work = this.reapTransmit(budget)
       if (!this.session.closed) work += this.reapReceive(budget)
       if (this.session.closed) return work
-      // With nothing of its own in flight no completion will come: it was another device that held what this one needed.
+      // With nothing of its own in flight no completion will come: it was another device that held what this one
+      // needed.
       if (this.blocked && this.transmit.outstanding === 0) {
         this.drain()
         work++
@@ -467,7 +483,8 @@ export class NetDriver {
       const written = lengths[i]
       const buffer = this.postedBuffer[id]
       const begin = this.receiveBuffers.offset[buffer] + HEADROOM
-      // NEEDS_CSUM and any gso_type would be an offload that nobody agreed on; other flags are ignored (virtio 1.4 §5.1.6.4.2).
+      // NEEDS_CSUM and any gso_type would be an offload that nobody agreed on; other flags are ignored (virtio 1.4
+      // §5.1.6.4.2).
       if (status[i] !== OK || written <= HEADER || (u16[(begin - HEADER) / 2] & OFFLOADS) !== 0) {
         this.counters.malformed++
         continue

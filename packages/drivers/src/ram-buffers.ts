@@ -1,7 +1,10 @@
 import { BUFFER_ALIGN, Buffers, bufferStride } from '@guestdma/dma'
 import type { GuestAddress, GuestMemory, SpanAllocator } from '@guestdma/memory'
 
-/** Zeroed buffers in guest RAM, which the virtqueue maps for each use: what `map` mode uses where `pool` mode uses a `BufferPool`. */
+/**
+ * Zeroed buffers in guest RAM, which the virtqueue maps for each use: what `map` mode uses where `pool` mode uses a
+ * `BufferPool`.
+ */
 export class RamBuffers extends Buffers {
   /** Guest address of each buffer. */
   declare readonly guest: Float64Array

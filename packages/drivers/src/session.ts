@@ -50,8 +50,8 @@ export type QueueRequest = Pick<VirtqueueOptions, 'longestChain' | 'standing' | 
 }
 
 /**
- * One device from FEATURES_OK to reset: its agreed features, its backend, its queues and its buffers. A driver is built on one session; to
- * change anything that was agreed, close it and negotiate again.
+ * One device from FEATURES_OK to reset: its agreed features, its backend, its queues and its buffers. A driver is built
+ * on one session; to change anything that was agreed, close it and negotiate again.
  */
 export class DeviceSession {
   readonly name: string
@@ -110,8 +110,8 @@ export class DeviceSession {
   }
 
   /**
-   * Runs `release` when the device can no longer reach the driver's buffers: at once where that is so already, and never where they had to be
-   * quarantined. Last in, first out.
+   * Runs `release` when the device can no longer reach the driver's buffers: at once where that is so already, and
+   * never where they had to be quarantined. Last in, first out.
    */
   onRelease(release: () => void): void {
     if (this.released) release()
@@ -136,7 +136,8 @@ export class DeviceSession {
   /**
    * Resets the device, then takes back all memory. Idempotent.
    *
-   * @throws DeviceStuckError where the device does not answer; `details.quarantined` says whether its memory had to be given up
+   * @throws DeviceStuckError where the device does not answer; `details.quarantined` says whether its memory had to be
+   *   given up
    */
   close(): Promise<void> {
     this.closing ??= this.shutDown()

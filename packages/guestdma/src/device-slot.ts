@@ -45,7 +45,10 @@ export interface SlotContext {
   readonly wait: Wait
 }
 
-/** One device of a machine: the model, its registers, and from `start` to `close` the driver over the backend that was chosen. */
+/**
+ * One device of a machine: the model, its registers, and from `start` to `close` the driver over the backend that was
+ * chosen.
+ */
 export class DeviceSlot {
   readonly name: string
   readonly device: VirtioDevice
@@ -113,7 +116,9 @@ export class DeviceSlot {
     return this.agreed ?? this.refuseClosed()
   }
 
-  /** The device's container: its backend, features, transport, session and driver. Throws as {@link negotiated} does. */
+  /**
+   * The device's container: its backend, features, transport, session and driver. Throws as {@link negotiated} does.
+   */
   get container(): DependencyContainer {
     return this.child ?? this.refuseClosed()
   }
@@ -122,7 +127,10 @@ export class DeviceSlot {
     return this.current ?? this.refuseClosed()
   }
 
-  /** Negotiates, and builds the driver over the backend that came out of it. Waits for an earlier `start`, `close` or `reset`. */
+  /**
+   * Negotiates, and builds the driver over the backend that came out of it. Waits for an earlier `start`, `close` or
+   * `reset`.
+   */
   start(): Promise<void> {
     return this.inTurn(() => this.bringUp())
   }

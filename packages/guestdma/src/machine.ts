@@ -96,7 +96,10 @@ export class Machine {
     return slot
   }
 
-  /** Runs devices and drivers until neither has anything to do now. Returns how much was done. Callbacks fire in here and nowhere else. */
+  /**
+   * Runs devices and drivers until neither has anything to do now. Returns how much was done. Callbacks fire in here
+   * and nowhere else.
+   */
   pump(budget: number = BUDGET): number {
     let total = 0
     for (let round = 0; round < MAX_ROUNDS; round++) {
@@ -109,7 +112,10 @@ export class Machine {
     return total
   }
 
-  /** Pumps until a promise settles: for stores that answer later, and for scripts. Resolves or rejects as the promise does. */
+  /**
+   * Pumps until a promise settles: for stores that answer later, and for scripts. Resolves or rejects as the promise
+   * does.
+   */
   async run<T>(promise: Promise<T>): Promise<T> {
     let settled = false
     let turned = performance.now()
@@ -159,10 +165,11 @@ export class Machine {
 }
 
 /**
- * Builds a machine: installs a scheme's platform under each device, brings every device up, and builds its driver over the DMA backend that
- * was chosen at negotiation.
+ * Builds a machine: installs a scheme's platform under each device, brings every device up, and builds its driver over
+ * the DMA backend that was chosen at negotiation.
  *
- * @throws NoUsableBackendError, DowngradeRefusedError, DmaConflictError, UnknownSchemeError; GuestDmaError `MACHINE_DEVICE`; MemoryError; what
+ * @throws NoUsableBackendError, DowngradeRefusedError, DmaConflictError, UnknownSchemeError; GuestDmaError
+ *   `MACHINE_DEVICE`; MemoryError; what
  *   devices and drivers throw. All devices that were up are closed again.
  */
 export async function createMachine(config: MachineConfig): Promise<Machine> {

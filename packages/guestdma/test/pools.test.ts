@@ -56,7 +56,10 @@ async function fewest(devices: () => readonly DeviceConfig[], per: 'device' | 'm
   throw new Error('200 slots are not enough')
 }
 
-/** Sends frames of all sizes as long as there is room, and goes on when there is again. Fails where nothing moves any more. */
+/**
+ * Sends frames of all sizes as long as there is room, and goes on when there is again. Fails where nothing moves any
+ * more.
+ */
 function sendAll(made: Machine, link: RecordingLink, frames: readonly Uint8Array[]): void {
   let sent = 0
   for (let idle = 0; link.frames.length < frames.length; ) {

@@ -1,6 +1,7 @@
 import type { Region } from './region.ts'
 
-// Above this, in one buffer, copyWithin wins over a loop; between two buffers the loop goes on, since set(subarray) allocates.
+// Above this, in one buffer, copyWithin wins over a loop; between two buffers the loop goes on, since set(subarray)
+// allocates.
 const LOOP_MAX = 256
 // Above this the 100 bytes that set(subarray) allocates are small beside the bytes that it moves.
 const SET_FROM = 4096
@@ -9,8 +10,9 @@ const NEAR = 0x7fff_0000
 const FILL_FROM = 129
 
 /**
- * Copies `length` bytes between two regions without allocating (up to 4 KiB between two buffers). This is the one copy routine: 8 bytes at a
- * time, and fastest where both offsets are equal modulo 8. Ranges must lie inside their regions and may not overlap.
+ * Copies `length` bytes between two regions without allocating (up to 4 KiB between two buffers). This is the one copy
+ * routine: 8 bytes at a time, and fastest where both offsets are equal modulo 8. Ranges must lie inside their regions
+ * and may not overlap.
  *
  * @param to destination, written from byte `toOffset` on
  * @param from source, read from byte `fromOffset` on
@@ -39,7 +41,8 @@ function copyBytes(to: Region, toOffset: number, from: Region, fromOffset: numbe
   for (let i = 0; i < length; i++) t8[toOffset + i] = f8[fromOffset + i]
 }
 
-// Whole aligned words, and where the ends are not aligned one unaligned word each, which may overlap its neighbour: cheaper than single bytes.
+// Whole aligned words, and where the ends are not aligned one unaligned word each, which may overlap its neighbour:
+// cheaper than single bytes.
 function copyAligned(to: Region, toOffset: number, from: Region, fromOffset: number, length: number): void {
   const end = fromOffset + length
   if ((fromOffset & 7) !== 0) to.view.setBigUint64(toOffset, from.view.getBigUint64(fromOffset, true), true)

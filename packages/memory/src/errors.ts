@@ -7,8 +7,8 @@ export interface ErrorRecord {
 }
 
 /**
- * The base of every error that guestdma throws. Callers test `code`, which is stable; the class and the message are for people.
- * `part` names the range, queue, device or driver at fault; `details` holds the offending numbers.
+ * The base of every error that guestdma throws. Callers test `code`, which is stable; the class and the message are for
+ * people. `part` names the range, queue, device or driver at fault; `details` holds the offending numbers.
  */
 export class GuestDmaError extends Error {
   readonly code: string

@@ -2,8 +2,8 @@
 export const FAULTS_KEPT = 16
 
 /**
- * The last 16 faults and how many there were, with an optional observer. An observer that throws is re-thrown in a microtask: it never
- * unwinds the core that reported the fault.
+ * The last 16 faults and how many there were, with an optional observer. An observer that throws is re-thrown in a
+ * microtask: it never unwinds the core that reported the fault.
  */
 export class FaultLog<T> {
   count = 0

@@ -13,7 +13,9 @@ export interface GuestRange {
 
 export interface GuestMemoryOptions {
   readonly name?: string
-  /** Called after a device wrote: the one hook for a JIT's invalidation and for a dirty log. Guest address and bytes. */
+  /**
+   * Called after a device wrote: the one hook for a JIT's invalidation and for a dirty log. Guest address and bytes.
+   */
   onDeviceWrite?(address: GuestAddress, length: number): void
 }
 
@@ -29,14 +31,16 @@ export interface LocatedRange {
 const RANGE_ALIGN = 16
 
 /**
- * The guest's physical memory: ranges over one or more buffers. Several ranges may share a buffer; guest addresses may not overlap.
+ * The guest's physical memory: ranges over one or more buffers. Several ranges may share a buffer; guest addresses may
+ * not overlap.
  *
  * @example
  * const ram = new WebAssembly.Memory({ initial: 256 })
  * const memory = new GuestMemory([{ base: 0x8000_0000, length: 16 << 20, memory: ram, offset: 0 }])
  * memory.write(guestAddress(0x8000_1000), new Uint8Array([1, 2, 3]))
  *
- * @throws MemoryError `MEMORY_ADDRESS`, `MEMORY_LENGTH`, `MEMORY_OVERLAP`, `MEMORY_OUTSIDE`, `MEMORY_ALIGN`, `MEMORY_RESIZABLE`, `MEMORY_SOURCE`
+ * @throws MemoryError `MEMORY_ADDRESS`, `MEMORY_LENGTH`, `MEMORY_OVERLAP`, `MEMORY_OUTSIDE`, `MEMORY_ALIGN`,
+ *   `MEMORY_RESIZABLE`, `MEMORY_SOURCE`
  */
 export class GuestMemory {
   declare readonly name: string
@@ -113,8 +117,8 @@ export class GuestMemory {
   }
 
   /**
-   * Finds up to `length` bytes at `addresses[row]`. Returns how many lie contiguous in one buffer (at most `length`), or 0 where the
-   * address is not memory; `region` and `offset` hold where. Allocates nothing.
+   * Finds up to `length` bytes at `addresses[row]`. Returns how many lie contiguous in one buffer (at most `length`),
+   * or 0 where the address is not memory; `region` and `offset` hold where. Allocates nothing.
    */
   locate(addresses: Float64Array, row: number, length: number): number {
     const address = addresses[row]

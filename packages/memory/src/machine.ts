@@ -1,8 +1,8 @@
 import type { Region } from './region.ts'
 
 /**
- * A block of device registers. A device model implements it and the machine's bus calls it; a driver's transport calls it and the machine
- * implements it. `size` is the width of the access in bytes; values are unsigned.
+ * A block of device registers. A device model implements it and the machine's bus calls it; a driver's transport calls
+ * it and the machine implements it. `size` is the width of the access in bytes; values are unsigned.
  */
 export interface RegisterBus {
   read(offset: number, size: 1 | 2 | 4): number
@@ -20,8 +20,9 @@ export const ACCESS_READ = 1
 export const ACCESS_WRITE = 2
 
 /**
- * What one device can reach. The platform makes it; every access of a device goes through it. The address is passed in `request[0]` and
- * the answer in `region` and `offset`, since an address that travels as an argument becomes a heap number.
+ * What one device can reach. The platform makes it; every access of a device goes through it. The address is passed in
+ * `request[0]` and the answer in `region` and `offset`, since an address that travels as an argument becomes a heap
+ * number.
  */
 export interface BusPort {
   /** Changes whenever an earlier answer may have become wrong: unmap, detach, reset, growth of a memory. */
@@ -29,11 +30,14 @@ export interface BusPort {
   /** [0]: the device address that the next `resolve` asks for. */
   readonly request: Float64Array
   /**
-   * Resolves up to `length` bytes at `request[0]`. Returns how many contiguous bytes are granted (at most `length`), or 0 with a fault
-   * recorded. `region` and `offset` hold where they are, for as long as `epoch` stays the same.
+   * Resolves up to `length` bytes at `request[0]`. Returns how many contiguous bytes are granted (at most `length`), or
+   * 0 with a fault recorded. `region` and `offset` hold where they are, for as long as `epoch` stays the same.
    */
   resolve(length: number, access: 1 | 2): number
-  /** Records an access to an address at or beyond 2^53, which `request[0]` could not hold exactly, as the two halves that stood in memory. */
+  /**
+   * Records an access to an address at or beyond 2^53, which `request[0]` could not hold exactly, as the two halves
+   * that stood in memory.
+   */
   outOfReach?(high: number, low: number, length: number, access: 1 | 2): void
   readonly region: Region
   readonly offset: number

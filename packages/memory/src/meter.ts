@@ -7,8 +7,9 @@ export interface MeterSnapshot {
 }
 
 /**
- * Counts accesses to one region by width, so that a cost per access can be modelled (a memory behind a bus, say). Whoever
- * accesses the region reports in sums, once per copy or per batch: a region without a meter costs one comparison.
+ * Counts accesses to one region by width, so that a cost per access can be modelled (a memory behind a bus, say).
+ * Whoever accesses the region reports in sums, once per copy or per batch: a region without a meter costs one
+ * comparison.
  */
 export class Meter {
   // [0..3] loads and [4..7] stores of 1, 2, 4 and 8 bytes; typed, so that counting allocates nothing.

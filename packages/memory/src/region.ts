@@ -6,14 +6,17 @@ export interface WasmMemory {
   readonly buffer: ArrayBuffer | SharedArrayBuffer
 }
 
-/** What can hold guest-visible bytes. Resizable and growable buffers are refused: their views cost 3 to 50 times more. */
+/**
+ * What can hold guest-visible bytes. Resizable and growable buffers are refused: their views cost 3 to 50 times more.
+ */
 export type MemorySource = WasmMemory | ArrayBuffer | SharedArrayBuffer
 
 /**
- * One buffer with a view of each width, all starting at byte 0, so that a byte offset `o` is element `o >>> 2` of `u32`.
- * There is one `Region` per buffer; addresses live in the ranges, windows and ports that refer to it.
+ * One buffer with a view of each width, all starting at byte 0, so that a byte offset `o` is element `o >>> 2` of
+ * `u32`. There is one `Region` per buffer; addresses live in the ranges, windows and ports that refer to it.
  *
- * The fields are replaced by {@link Region.refresh} when a `WebAssembly.Memory` grew, so nobody keeps a view beyond a batch.
+ * The fields are replaced by {@link Region.refresh} when a `WebAssembly.Memory` grew, so nobody keeps a view beyond a
+ * batch.
  */
 export class Region {
   declare u8: Uint8Array
@@ -70,8 +73,8 @@ export class Region {
   }
 
   /**
-   * Re-derives the views if growth of a `WebAssembly.Memory` detached them; called at the head of each batch. Offsets stay valid, since
-   * such a memory only grows. Returns whether anything changed.
+   * Re-derives the views if growth of a `WebAssembly.Memory` detached them; called at the head of each batch. Offsets
+   * stay valid, since such a memory only grows. Returns whether anything changed.
    */
   refresh(): boolean {
     // A shared memory's views survive growth and still cover every range that was declared over them.
@@ -99,7 +102,8 @@ export interface MemoryWindow {
 
 const hostIsLittleEndian = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1
 
-// By tag and not by `instanceof`: a SharedArrayBuffer may come from another realm, and naming the class throws where pages are not isolated.
+// By tag and not by `instanceof`: a SharedArrayBuffer may come from another realm, and naming the class throws where
+// pages are not isolated.
 function bufferOf(source: MemorySource): ArrayBuffer | SharedArrayBuffer | undefined {
   const tag = (value: unknown): string => Object.prototype.toString.call(value).slice(8, -1)
   const kind = tag(source)

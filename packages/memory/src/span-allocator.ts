@@ -7,8 +7,8 @@ interface Span {
 }
 
 /**
- * Hands out spans of guest addresses, first fit, for set-up time: rings, pools, a driver's buffers. It keeps addresses only and touches no
- * byte of memory.
+ * Hands out spans of guest addresses, first fit, for set-up time: rings, pools, a driver's buffers. It keeps addresses
+ * only and touches no byte of memory.
  *
  * @throws MemoryError `MEMORY_EXHAUSTED` where no span fits, `MEMORY_FREE` for a span that was not handed out
  */

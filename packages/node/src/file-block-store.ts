@@ -4,12 +4,16 @@ import { BLK_S_IOERR, BLK_S_OK, SECTOR_SIZE } from '@guestdma/spec'
 
 /** Options of {@link FileBlockStore.open}. */
 export interface FileBlockStoreOptions {
-  /** Opens the file for reading only; every write then ends with IOERR. Make the device read-only as well. Defaults to false. */
+  /**
+   * Opens the file for reading only; every write then ends with IOERR. Make the device read-only as well. Defaults to
+   * false.
+   */
   readonly readOnly?: boolean
 }
 
 /**
- * A block store in a file (a raw image): asynchronous, so a device completes its requests in later polls. FLUSH is `fsync`.
+ * A block store in a file (a raw image): asynchronous, so a device completes its requests in later polls. FLUSH is
+ * `fsync`.
  *
  * @example
  * await using store = await FileBlockStore.open('disk.img')
@@ -33,7 +37,8 @@ export class FileBlockStore implements BlockStore, AsyncDisposable {
   /**
    * Opens an existing file.
    *
-   * @throws DeviceError `STORE_CAPACITY` unless its length is a positive multiple of 512 bytes; what `open` of node:fs/promises throws
+   * @throws DeviceError `STORE_CAPACITY` unless its length is a positive multiple of 512 bytes; what `open` of
+   *   node:fs/promises throws
    */
   static async open(path: string, { readOnly = false }: FileBlockStoreOptions = {}): Promise<FileBlockStore> {
     const file = await open(path, readOnly ? 'r' : 'r+')

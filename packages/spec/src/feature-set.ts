@@ -1,4 +1,7 @@
-/** How many feature bits virtio 1.4 defines room for (virtio 1.4 §2.2); how many a transport carries is the transport's property. */
+/**
+ * How many feature bits virtio 1.4 defines room for (virtio 1.4 §2.2); how many a transport carries is the transport's
+ * property.
+ */
 export const FEATURE_BITS = 128
 
 const WORDS = FEATURE_BITS / 32
@@ -31,7 +34,10 @@ export class FeatureSet {
     return new FeatureSet(words)
   }
 
-  /** The set whose 32-bit windows are `words`, lowest bits first; missing windows are empty, windows beyond 128 bits are dropped. */
+  /**
+   * The set whose 32-bit windows are `words`, lowest bits first; missing windows are empty, windows beyond 128 bits are
+   * dropped.
+   */
   static fromWords(words: ArrayLike<number>): FeatureSet {
     return new FeatureSet(Array.from({ length: WORDS }, (_, i) => (words[i] ?? 0) >>> 0))
   }
@@ -40,7 +46,9 @@ export class FeatureSet {
     return (((this.words[bit >>> 5] ?? 0) >>> (bit & 31)) & 1) === 1
   }
 
-  /** Bits 32·index to 32·index+31 as an unsigned 32-bit number; 0 beyond the width, as a transport's selector demands. */
+  /**
+   * Bits 32·index to 32·index+31 as an unsigned 32-bit number; 0 beyond the width, as a transport's selector demands.
+   */
   word(index: number): number {
     return this.words[index] ?? 0
   }

@@ -2,7 +2,10 @@
 
 /** Legacy: the device issues a notification when it runs out of descriptors (virtio 1.4 §6.3). Never accepted. */
 export const VIRTIO_F_NOTIFY_ON_EMPTY = 24
-/** Legacy meaning of bit 27 (virtio 1.4 §6.3). The same bit as {@link VIRTIO_F_SWIOTLB}: what it means is decided at negotiation. */
+/**
+ * Legacy meaning of bit 27 (virtio 1.4 §6.3). The same bit as {@link VIRTIO_F_SWIOTLB}: what it means is decided at
+ * negotiation.
+ */
 export const VIRTIO_F_ANY_LAYOUT = 27
 /** SWIOTLB RFC 1/3: the transport provides a region for bounce buffering and every address lies in it. */
 export const VIRTIO_F_SWIOTLB = 27

@@ -1,4 +1,5 @@
-// Registers of virtio over MMIO, version 2: virtio 1.4 §4.2.2. Offsets in bytes; each register is 32 bits wide and aligned.
+// Registers of virtio over MMIO, version 2: virtio 1.4 §4.2.2. Offsets in bytes; each register is 32 bits wide and
+// aligned.
 
 export const MMIO_MAGIC_VALUE = 0x000
 export const MMIO_VERSION = 0x004

@@ -47,11 +47,12 @@ export interface Negotiated {
 }
 
 /**
- * Brings a device from reset to FEATURES_OK in the order of virtio 1.4 §3.1.1 and creates the DMA backend that was chosen on the way. A device
- * that refuses a set of features, and a backend that cannot be created, cost one rung of the ladder: reset, and on to the next candidate.
- * What follows (queues, DRIVER_OK) is the driver's.
+ * Brings a device from reset to FEATURES_OK in the order of virtio 1.4 §3.1.1 and creates the DMA backend that was
+ * chosen on the way. A device that refuses a set of features, and a backend that cannot be created, cost one rung of
+ * the ladder: reset, and on to the next candidate. What follows (queues, DRIVER_OK) is the driver's.
  *
- * @throws NoUsableBackendError, DowngradeRefusedError, DmaConflictError, UnknownSchemeError; TransportError `TRANSPORT_LEGACY`; DeviceStuckError
+ * @throws NoUsableBackendError, DowngradeRefusedError, DmaConflictError, UnknownSchemeError; TransportError
+ *   `TRANSPORT_LEGACY`; DeviceStuckError
  */
 export async function negotiate(options: NegotiationOptions): Promise<Negotiated> {
   const { transport, understood, dependencies = [], providers, choice, wait } = options

@@ -1,7 +1,10 @@
 import type { DeviceAddress } from '@guestdma/memory'
 import type { FeatureSet } from '@guestdma/spec'
 
-/** Where the three areas of a queue lie (virtio 1.4 §2.6): descriptor table, what the driver writes, what the device writes. */
+/**
+ * Where the three areas of a queue lie (virtio 1.4 §2.6): descriptor table, what the driver writes, what the device
+ * writes.
+ */
 export interface QueueAreas {
   readonly descriptor: DeviceAddress
   readonly driver: DeviceAddress

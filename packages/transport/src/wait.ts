@@ -10,7 +10,10 @@ export interface Wait {
 
 export const DEFAULT_DEADLINE_MS = 1000
 
-/** Pumps until `done()` or the deadline; gives the event loop a turn between attempts. Resolves to whether it was done in time. */
+/**
+ * Pumps until `done()` or the deadline; gives the event loop a turn between attempts. Resolves to whether it was done
+ * in time.
+ */
 export async function waitUntil(done: () => boolean, wait: Wait): Promise<boolean> {
   const now = (): number => wait.now?.() ?? performance.now()
   const deadline = now() + (wait.deadlineMs ?? DEFAULT_DEADLINE_MS)

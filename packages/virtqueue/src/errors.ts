@@ -1,13 +1,17 @@
 import { GuestDmaError } from '@guestdma/memory'
 
 /**
- * A virtqueue that cannot be made, a call that breaks its contract, or what broke a queue. Codes:
- * `VIRTQUEUE_SIZE`, `VIRTQUEUE_TOO_SMALL`, `VIRTQUEUE_SEGMENT`, `VIRTQUEUE_CELLS`, `VIRTQUEUE_RECYCLE` (misuse, thrown);
- * `VIRTQUEUE_USED_INDEX`, `VIRTQUEUE_USED_ID`, `VIRTQUEUE_USED_TWICE`, `VIRTQUEUE_USED_ORDER`, `VIRTQUEUE_COMMIT` (the queue is broken).
+ * A virtqueue that cannot be made, a call that breaks its contract, or what broke a queue. Codes: `VIRTQUEUE_SIZE`,
+ * `VIRTQUEUE_TOO_SMALL`, `VIRTQUEUE_SEGMENT`, `VIRTQUEUE_CELLS`, `VIRTQUEUE_RECYCLE` (misuse, thrown);
+ * `VIRTQUEUE_USED_INDEX`, `VIRTQUEUE_USED_ID`, `VIRTQUEUE_USED_TWICE`, `VIRTQUEUE_USED_ORDER`, `VIRTQUEUE_COMMIT` (the
+ * queue is broken).
  */
 export class VirtqueueError extends GuestDmaError {}
 
-/** The longest chain of a driver does not fit the queue that the device allows: a chain may not be longer than the queue (virtio 1.4 §2.7.5.3.1). */
+/**
+ * The longest chain of a driver does not fit the queue that the device allows: a chain may not be longer than the queue
+ * (virtio 1.4 §2.7.5.3.1).
+ */
 export class QueueTooSmallError extends VirtqueueError {
   constructor(queue: string, size: number, needed: number) {
     super(

@@ -57,14 +57,16 @@ const FREE = 0
 const OUTSTANDING = 1
 const COMPLETED = 2
 
-// The private bookkeeping is one Int32Array, since every further typed array that a function touches costs it a handful of checks and loads:
-// first the rows, then the chains by id, then the ids in the order of publication.
+// The private bookkeeping is one Int32Array, since every further typed array that a function touches costs it a handful
+// of checks and loads: first the rows, then the chains by id, then the ids in the order of publication.
 const ROW = 2
 const NEXT = 0
 const FLAGS = 1
 
 const CHAIN = 8
-/** State (2 bits), the flags of a chain of one descriptor (from bit 2), and how many descriptors it has (from bit 8). */
+/**
+ * State (2 bits), the flags of a chain of one descriptor (from bit 2), and how many descriptors it has (from bit 8).
+ */
 const INFO = 0
 const POSTED = 1
 // Only where there is more than one descriptor; a chain of one is its head.
@@ -86,13 +88,15 @@ const HIGH_HALF = 2 ** -32
 /**
  * The driver's half of a split virtqueue: virtio 1.4 §2.7.
  *
- * Nothing that the device can write is read back: descriptors, the order of publication and the state of each chain are kept in private
- * memory, and from the used ring come only an index, an id and a length, each loaded once and checked in {@link reap}.
+ * Nothing that the device can write is read back: descriptors, the order of publication and the state of each chain are
+ * kept in private memory, and from the used ring come only an index, an id and a length, each loaded once and checked
+ * in {@link reap}.
  *
- * Rows: row d < size is descriptor d; row size + t·capacity + e is entry e of indirect table t. NEXT links the rows of a chain, and the free
- * descriptors.
+ * Rows: row d < size is descriptor d; row size + t·capacity + e is entry e of indirect table t. NEXT links the rows of
+ * a chain, and the free descriptors.
  *
- * Fields are declared without `undefined` as their first value (`declare`), so that the engine keeps knowing what is in them.
+ * Fields are declared without `undefined` as their first value (`declare`), so that the engine keeps knowing what is in
+ * them.
  */
 export class SplitVirtqueue implements Virtqueue {
   declare readonly name: string
@@ -576,7 +580,8 @@ export class SplitVirtqueue implements Virtqueue {
       const id = ids[i]
       const chain = chainsAt + CHAIN * id
       if ((book[chain + INFO] & STATE_MASK) !== COMPLETED) this.refuseRecycle(id)
-      // In-order queues use descriptors in ring order, and they come back in that order: NEXT stays as it is (virtio 1.4 §2.7.5).
+      // In-order queues use descriptors in ring order, and they come back in that order: NEXT stays as it is (virtio
+      // 1.4 §2.7.5).
       if (!inOrder) {
         book[ROW * this.lastDescriptor(id) + NEXT] = this.freeHead
         this.freeHead = id
@@ -615,7 +620,8 @@ export class SplitVirtqueue implements Virtqueue {
     this.outstanding = 0
     this.unrecycled = 0
     if (status !== OK) {
-      // What could not be revoked must not be used again: its memory stays where it is, since memory goes back only when the device cannot reach it.
+      // What could not be revoked must not be used again: its memory stays where it is, since memory goes back only
+      // when the device cannot reach it.
       throw new VirtqueueError(
         'VIRTQUEUE_COMMIT',
         this.name,
@@ -824,7 +830,8 @@ const MAX_CELL_AREAS = 8
 /** Bytes posted are kept in 32 bits; a chain of exactly 2^32 writable bytes counts as one byte less. */
 const MAX_POSTED = 0xffff_ffff
 
-// An integer that came out of floating-point arithmetic stays a heap number in a field; `| 0` makes a small integer of it.
+// An integer that came out of floating-point arithmetic stays a heap number in a field; `| 0` makes a small integer of
+// it.
 function compact(integer: number): number {
   return integer < 2 ** 31 ? integer | 0 : integer
 }

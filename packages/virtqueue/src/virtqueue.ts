@@ -10,9 +10,15 @@ export const QUEUE_BROKEN = -17
 
 /** A segment's address is a guest address: the queue maps it and unmaps it. */
 export const SEGMENT_GUEST = 0
-/** A segment's address is a device address inside memory that was `alloc`ed (a `BufferPool`, say): the queue uses it as it is. */
+/**
+ * A segment's address is a device address inside memory that was `alloc`ed (a `BufferPool`, say): the queue uses it as
+ * it is.
+ */
 export const SEGMENT_DEVICE = 1
-/** From here on: the segment lies in the chain's own cell of the area with that `kind`; its address is the offset in the cell. */
+/**
+ * From here on: the segment lies in the chain's own cell of the area with that `kind`; its address is the offset in the
+ * cell.
+ */
 export const SEGMENT_CELL = 2
 
 /** Where a driver describes the chain that it adds next: row i is segment i, device-readable segments first. */
@@ -66,13 +72,19 @@ export interface VirtqueueOptions {
   readonly backend: DmaBackend
   /** What was agreed: RING_PACKED, INDIRECT_DESC, EVENT_IDX and IN_ORDER matter here. */
   readonly features: FeatureSet
-  /** Rings the doorbell. `position`: where the next chain will go (virtio 1.4 §2.9: available index, or offset and wrap counter). */
+  /**
+   * Rings the doorbell. `position`: where the next chain will go (virtio 1.4 §2.9: available index, or offset and wrap
+   * counter).
+   */
   readonly doorbell: (index: number, position: number) => void
   /** Descriptors of the longest chain that the driver must be able to add. */
   readonly longestChain?: number
   /** Chains of this queue wait for the outside world; see `DmaMappings.standing`. */
   readonly standing?: boolean
-  /** Indirect tables, where INDIRECT_DESC was agreed: `tables` of `capacity` descriptors, used for chains of at least `from` descriptors. */
+  /**
+   * Indirect tables, where INDIRECT_DESC was agreed: `tables` of `capacity` descriptors, used for chains of at least
+   * `from` descriptors.
+   */
   readonly indirect?: { readonly tables: number; readonly capacity: number; readonly from?: number }
 }
 
@@ -89,8 +101,9 @@ export interface VirtqueueCounters {
 /**
  * The driver's half of a virtqueue. Both ring formats stand behind it.
  *
- * A chain goes: fill `segments`, `add` (any number of times), `publish` once, later `reap`, read `completed`, `recycle`. A driver
- * records what belongs to an id right after `add`, hence before the device can know of it. Nothing here allocates after set-up.
+ * A chain goes: fill `segments`, `add` (any number of times), `publish` once, later `reap`, read `completed`,
+ * `recycle`. A driver records what belongs to an id right after `add`, hence before the device can know of it. Nothing
+ * here allocates after set-up.
  */
 export interface Virtqueue {
   readonly name: string
@@ -112,17 +125,19 @@ export interface Virtqueue {
   cells(bytes: number, direction: DmaDirection): CellArea
 
   /**
-   * Adds one chain of the first `readable` and the following `writable` segments, mapping what is to be mapped. Returns its id (0 to size - 1)
-   * or a negative status: `QUEUE_FULL`, `QUEUE_BROKEN`, or what the backend said; nothing stays mapped then.
+   * Adds one chain of the first `readable` and the following `writable` segments, mapping what is to be mapped. Returns
+   * its id (0 to size - 1) or a negative status: `QUEUE_FULL`, `QUEUE_BROKEN`, or what the backend said; nothing stays
+   * mapped then.
    *
    * @throws VirtqueueError `VIRTQUEUE_SEGMENT` for an empty chain or segment
    */
   add(readable: number, writable: number): number
 
   /**
-   * Adds up to `count` chains of one segment each, all device-writable or none: chain i is the `lead + lengths[i]` bytes from `addresses[i] - lead` on.
-   * `kind` is `SEGMENT_GUEST` or `SEGMENT_DEVICE`. The same as that many calls of `add`, in one loop. Returns how many were added; their ids are in
-   * {@link added}, and {@link addStatus} says why not all.
+   * Adds up to `count` chains of one segment each, all device-writable or none: chain i is the `lead + lengths[i]`
+   * bytes from `addresses[i] - lead` on. `kind` is `SEGMENT_GUEST` or `SEGMENT_DEVICE`. The same as that many calls of
+   * `add`, in one loop. Returns how many were added; their ids are in {@link added}, and {@link addStatus} says why not
+   * all.
    *
    * @throws VirtqueueError `VIRTQUEUE_SEGMENT` for an empty segment
    */
@@ -140,9 +155,9 @@ export interface Virtqueue {
   readonly addStatus: number
 
   /**
-   * Commits the maps, makes the added chains available with one index store, and rings the doorbell at most once. On a status other than
-   * `DMA_OK` nothing was published: all chains added since the last `publish` are undone and their ids free; `undoneId` lists
-   * the first {@link undone} of them.
+   * Commits the maps, makes the added chains available with one index store, and rings the doorbell at most once. On a
+   * status other than `DMA_OK` nothing was published: all chains added since the last `publish` are undone and their
+   * ids free; `undoneId` lists the first {@link undone} of them.
    */
   publish(): number
   /** How many chains the last `publish` undid, and their ids. */
@@ -150,20 +165,24 @@ export interface Virtqueue {
   readonly undoneId: Uint16Array
 
   /**
-   * Takes up to `budget` completed chains off the used side (a batch that an in-order device completed with one element is taken whole),
-   * unmaps them, commits, and returns how many `completed` rows are valid. Their ids stay taken until `recycle`.
+   * Takes up to `budget` completed chains off the used side (a batch that an in-order device completed with one element
+   * is taken whole), unmaps them, commits, and returns how many `completed` rows are valid. Their ids stay taken until
+   * `recycle`.
    */
   reap(budget: number): number
 
   /**
-   * Gives the ids and descriptors of what the last `reap` completed back; the next `reap` does it otherwise. Call it when what belongs to those ids was
-   * read, and before anything that may `add`.
+   * Gives the ids and descriptors of what the last `reap` completed back; the next `reap` does it otherwise. Call it
+   * when what belongs to those ids was read, and before anything that may `add`.
    */
   recycle(): void
 
   /** Asks the device not to interrupt. A hint. */
   disarm(): void
-  /** Asks for an interrupt at the next completion. Returns true where completions are there already: reap again (virtio 1.4 §2.7.14). */
+  /**
+   * Asks for an interrupt at the next completion. Returns true where completions are there already: reap again (virtio
+   * 1.4 §2.7.14).
+   */
   arm(): boolean
 
   /** After the device was reset: unmaps what is outstanding, commits, frees all memory. */

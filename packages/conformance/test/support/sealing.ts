@@ -4,7 +4,10 @@ import { BouncingBackend, BouncingSlots, bouncingScheme } from '../../src/index.
 const KEY = 0x5a
 const DEVICE_BASE = 0x9_0000_0000
 
-/** A bounce buffer that keeps its payload sealed, with a key of one byte: the simplest backend whose payload is transformed. */
+/**
+ * A bounce buffer that keeps its payload sealed, with a key of one byte: the simplest backend whose payload is
+ * transformed.
+ */
 class SealingBackend extends BouncingBackend {
   private readonly sealed: BouncingSlots
   private readonly payload: DmaTraits['payload']

@@ -1,5 +1,6 @@
-// A guest made by hand: it writes registers, descriptors and rings field by field, as virtio 1.4 describes them, and shares no code with the
-// device beyond the constants. Its memory begins at another place in the buffer than in its address space.
+// A guest made by hand: it writes registers, descriptors and rings field by field, as virtio 1.4 describes them, and
+// shares no code with the device beyond the constants. Its memory begins at another place in the buffer than in its
+// address space.
 import { GuestMemory, type InterruptSink, type RegisterBus } from '@guestdma/memory'
 import {
   DESCRIPTOR_F_INDIRECT,

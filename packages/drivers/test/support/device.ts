@@ -1,5 +1,5 @@
-// A virtio-mmio device made by hand, which does exactly what a test tells it, right or wrong. It shares no code with the drivers beyond the
-// constants: its view of the rings is virtio 1.4 §2.7 read with a DataView.
+// A virtio-mmio device made by hand, which does exactly what a test tells it, right or wrong. It shares no code with
+// the drivers beyond the constants: its view of the rings is virtio 1.4 §2.7 read with a DataView.
 import type { GuestMemory, RegisterBus } from '@guestdma/memory'
 import {
   DESCRIPTOR_F_INDIRECT,

@@ -180,7 +180,10 @@ export async function makeNet(
   return { ...rig, net, frames, sent, events }
 }
 
-/** The device puts a frame into the next receive buffer. `used` is the length that it claims, `header` what it writes before the frame. */
+/**
+ * The device puts a frame into the next receive buffer. `used` is the length that it claims, `header` what it writes
+ * before the frame.
+ */
 export function deliver(
   device: HandDevice,
   frame: Uint8Array,

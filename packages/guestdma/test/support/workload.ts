@@ -44,7 +44,10 @@ function digest(bytes: Uint8Array): string {
   return `${bytes.length}:${(hash >>> 0).toString(16)}`
 }
 
-/** Two net devices on a wire and a disk, driven by one seed: frames of all sizes both ways, reads and writes of all lengths, resets in between. */
+/**
+ * Two net devices on a wire and a disk, driven by one seed: frames of all sizes both ways, reads and writes of all
+ * lengths, resets in between.
+ */
 export async function workload({
   seed,
   steps,
