@@ -1,8 +1,6 @@
 import { writeFile } from 'node:fs/promises'
 import { parseArgs } from 'node:util'
 import { type BenchReport, type BenchResult, runBench, type Subject, variantsOf } from '@guestdma/bench'
-import { build } from '../../scripts/lib/build.ts'
-import { ProgramFailed, run } from '../../scripts/lib/run.ts'
 import { NONE, SCHEMES } from './machines.ts'
 import { SCENARIOS } from './scenarios.ts'
 import { formatReport } from './table.ts'
@@ -48,11 +46,6 @@ async function main(): Promise<void> {
     .filter((subject) => subject.backend !== NONE || (subject.mode === 'map' && subject.buffers === 'warm'))
     .filter((subject) => !values.quick || (![256, 512].includes(subject.bytes) && subject.buffers === 'warm'))
   if (subjects.length === 0) throw new Error(`nothing matches --only "${values.only}"`)
-
-  // Users run the built packages, and so does this: loading TypeScript would cost every figure 30 % (it grows a
-  // WebAssembly.Memory, and the engine then checks at each access to a typed array whether its buffer is still there).
-  await build()
-  await run('tsc', ['-p', 'bench/tsconfig.build.json'])
 
   const effort = values.quick ? { milliseconds: 60, warmup: 120 } : { milliseconds: 600, warmup: 400 }
   const common = {
@@ -100,9 +93,6 @@ try {
   await main()
 } catch (error) {
   clear()
-  const detail = error instanceof ProgramFailed ? `\n${error.output}` : ''
-  process.stderr.write(
-    process.env.DEBUG ? `${(error as Error).stack}${detail}\n` : `bench: ${(error as Error).message}${detail}\n`,
-  )
+  process.stderr.write(process.env.DEBUG ? `${(error as Error).stack}\n` : `bench: ${(error as Error).message}\n`)
   process.exitCode = 1
 }
