@@ -1,5 +1,5 @@
-// A DMA scheme of one's own, complete in this file: a platform that shows each device a window of guest RAM and nothing else, and a backend
-// that carries every buffer through that window, one slot of 4 KiB for each.
+// A DMA scheme of one's own, complete in this file: a platform that shows each device a window of guest RAM and nothing
+// else, and a backend that carries every buffer through that window, one slot of 4 KiB for each.
 import {
   DMA_EXHAUSTED,
   DMA_OK,
@@ -33,18 +33,19 @@ import {
 } from '@guestdma/memory'
 import { FeatureSet, VIRTIO_F_ACCESS_PLATFORM } from '@guestdma/spec'
 
-/** One mapping, one slot: a page holds a frame of the usual MTU, or eight sectors. What is longer the virtqueue splits. */
+/** One mapping, one slot: a page holds a frame of the usual MTU, or eight sectors. The queue splits what is longer. */
 export const SLOT_BYTES = 4096
 
 export interface FixedSlotsOptions {
   /** Slots of each device, at least 2. Default 256. */
   readonly slots?: number
-  /** Bytes beside the slots, for rings. Default 128 KiB; drivers in `pool` mode need about 1 MiB for their buffers. */
+  /** Bytes beside the slots, for rings. Default 128 KiB; a driver in `pool` mode has its buffers there and needs 2 MiB. */
   readonly allocBytes?: number
 }
 
-/** What the platform tells the driver: where the window is, on the bus and for the guest. The slots come first in it, then what `alloc` hands out. */
+/** What the platform tells the driver: where the window is. In it the slots come first, then what `alloc` hands out. */
 interface SlotWindow {
+  /** For the guest and, as the same number, on the device's bus. */
   readonly base: GuestAddress
   readonly window: MemoryWindow
   readonly count: number
@@ -52,10 +53,10 @@ interface SlotWindow {
 
 const ID = 'fixed-slots'
 
-// A fact of our own, and not `declarePool`: a pool may be every device's, and whoever is offered one may cut it up in another way.
+// A fact of our own and not `declarePool`: `shared-pool` would use a declared pool too, and cut it up in another way.
 const slotWindow = factKey<SlotWindow>('fixed slots')
 
-/** The guest's half: every buffer is copied, into its slot when it is lent, and back, as far as the device wrote, when it returns. */
+/** The guest's half: copies a buffer into a slot when it is lent, and back, as far as the device wrote, at the end. */
 class FixedSlotsBackend implements DmaBackend {
   readonly name = ID
   readonly traits: DmaTraits = {
@@ -85,7 +86,11 @@ class FixedSlotsBackend implements DmaBackend {
     const { base, window, count } = slots
     this.memory = memory
     this.slots = slots
-    this.rings = new SpanAllocator(guestAddress(base + count * SLOT_BYTES), window.length - count * SLOT_BYTES)
+    this.rings = new SpanAllocator(
+      guestAddress(base + count * SLOT_BYTES),
+      window.length - count * SLOT_BYTES,
+      'ring space',
+    )
     this.freeSlots = Int32Array.from({ length: count }, (_, slot) => slot)
     this.freeCount = count
     // Receive buffers wait until somebody sends. If they could take every slot, a request might have to wait as long.
@@ -152,8 +157,7 @@ class FixedSlotsBackend implements DmaBackend {
       this.copyIn(m, row, 0, length)
     } else {
       // The device may claim to have written more than it did: what the slot held before must not be delivered then.
-      slots.window.region.refresh()
-      clear(slots.window.region, slots.window.offset + slot * SLOT_BYTES, length)
+      clear(slots.window.region, this.find(m, row), length)
       counters.bytesCleared += length
     }
     counters.maps++
@@ -202,22 +206,25 @@ class FixedSlotsBackend implements DmaBackend {
 
   private copyIn(m: DmaMappings, row: number, offset: number, length: number): void {
     const { memory, slots } = this
-    const { region, offset: start } = slots.window
-    memory.locate(m.guest, row, m.length[row])
-    memory.region.refresh()
-    region.refresh()
-    copy(region, start + m.token[row] * SLOT_BYTES + offset, memory.region, memory.offset + offset, length)
+    const slot = this.find(m, row)
+    copy(slots.window.region, slot + offset, memory.region, memory.offset + offset, length)
     this.counters.bytesCopiedToDevice += length
   }
 
   private copyOut(m: DmaMappings, row: number, offset: number, length: number): void {
     const { memory, slots } = this
-    const { region, offset: start } = slots.window
+    const slot = this.find(m, row)
+    copy(memory.region, memory.offset + offset, slots.window.region, slot + offset, length)
+    this.counters.bytesCopiedFromDevice += length
+  }
+
+  // Points `memory` at the lent bytes and returns where their slot begins. Views must follow a memory that grew.
+  private find(m: DmaMappings, row: number): number {
+    const { memory, slots } = this
     memory.locate(m.guest, row, m.length[row])
     memory.region.refresh()
-    region.refresh()
-    copy(memory.region, memory.offset + offset, region, start + m.token[row] * SLOT_BYTES + offset, length)
-    this.counters.bytesCopiedFromDevice += length
+    slots.window.region.refresh()
+    return slots.window.offset + m.token[row] * SLOT_BYTES
   }
 }
 
@@ -225,7 +232,7 @@ class FixedSlotsBackend implements DmaBackend {
 export function fixedSlotsScheme({ slots = 256, allocBytes = 128 << 10 }: FixedSlotsOptions = {}): DmaScheme {
   return {
     id: ID,
-    // What the driver knows: it uses slots where the platform declared some, and otherwise says why not.
+    // What the driver does: uses slots where the platform declared some, and otherwise says why not.
     provider: {
       id: ID,
       reach: 'pool',
@@ -239,7 +246,7 @@ export function fixedSlotsScheme({ slots = 256, allocBytes = 128 << 10 }: FixedS
             },
       create: ({ memory, fact }) => new FixedSlotsBackend(memory, fact(slotWindow) as SlotWindow),
     },
-    // What the platform does: it sets the window aside, tells the driver where it is, and gives the device a port to it and to nothing else.
+    // What the platform does: sets the window aside, tells the driver of it, and gives the device a port to it alone.
     install(platform) {
       if (!Number.isInteger(slots) || slots < 2) {
         throw new DmaError('SLOTS_COUNT', platform.device, `${slots} slots do not suffice to send and to receive`)

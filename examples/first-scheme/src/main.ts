@@ -1,4 +1,5 @@
-// A scheme author's program: registers the scheme of fixed-slots.ts beside the built-in ones, works with it, and tests it. Run it with
+// A scheme author's program: registers the scheme of fixed-slots.ts beside the built-in ones, works with it, and tests
+// it. Run it with
 //   node examples/first-scheme/src/main.ts
 import { parseArgs } from 'node:util'
 import { describeDmaScheme, readBus, writeBus } from '@guestdma/conformance'
@@ -53,7 +54,7 @@ const COLUMNS = [
   ['allocatedBytes', 'rings'],
 ] as const
 
-/** A machine whose devices stand on two platforms: `net0` and `disk0` on ours, `net1` on the one without confinement. */
+/** A machine on two platforms: `net0` and `disk0` stand on ours, `net1` on the one without confinement. */
 async function work(): Promise<Work> {
   const chosen: SchemeChosen[] = []
   const faults: string[] = []
@@ -63,7 +64,10 @@ async function work(): Promise<Work> {
   events.on('leak', () => leaks++)
   events.on('fault', ({ device, fault }) => {
     if ('kind' in fault) faults.push(`${device} broke a rule: ${JSON.stringify(fault)}`)
-    else faults.push(`${device} ${fault.access === 1 ? 'read' : 'wrote'} at ${place(fault.address)}: ${fault.reason}`)
+    else
+      faults.push(
+        `${device} was refused a ${fault.access === 1 ? 'read' : 'write'} at ${place(fault.address)}: ${fault.reason}`,
+      )
   })
   const arrived: Record<'net0' | 'net1', Uint8Array[]> = { net0: [], net1: [] }
   const store = new MemoryBlockStore(new Uint8Array(4 * DISK_BYTES))
@@ -128,7 +132,7 @@ async function work(): Promise<Work> {
   return { chosen, faults, counters, checks }
 }
 
-// What a compromised device would try: memory that nobody lent to it. A device model has its port and nothing else to reach with.
+// What a compromised device would try: memory that nobody lent to it. Its port is all that a device has to reach with.
 function reachOut(machine: Machine, check: (what: string, ok: boolean) => void): void {
   const secret = new TextEncoder().encode('key of the guest')
   const at = machine.ram.allocate(secret.length)

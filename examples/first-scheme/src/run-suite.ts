@@ -15,7 +15,7 @@ export interface SuiteResult {
   readonly comparisons: number
 }
 
-/** The smallest test runner that the suites of the conformance package can be given: `describe` collects, then each test runs in turn. */
+/** The smallest runner that the conformance suites work with: collects the tests, then runs each in turn. */
 export async function runSuite(declare: (functions: TestFunctions) => void): Promise<SuiteResult> {
   const path: string[] = []
   const pending: { group: string; name: string; body: () => void | Promise<void> }[] = []

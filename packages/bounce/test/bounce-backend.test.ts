@@ -54,7 +54,14 @@ describe('counters of backend and pool', () => {
     let rows = 0
     while (map(backend, m, rows, 0, 10) === DMA_OK) rows++
     expect(rows).toBe(16)
-    expect(backend.counters).toMatchObject({ slots: 16, slotsInUse: 16, slotsHighWater: 16, stalls: 1, exhausted: 1, maps: 16 })
+    expect(backend.counters).toMatchObject({
+      slots: 16,
+      slotsInUse: 16,
+      slotsHighWater: 16,
+      stalls: 1,
+      exhausted: 1,
+      maps: 16,
+    })
     for (let row = 0; row < 16; row++) backend.unmap(m, row, 0)
     expect(backend.counters).toMatchObject({ slotsInUse: 0, slotsHighWater: 16, unmaps: 16 })
   })
@@ -96,20 +103,23 @@ describe('clear policies (ring/used: nothing unwritten leaks)', () => {
     expect(rig(8, { exclusive: false }).backend.traits.residue).toBe('none')
   })
 
-  test.each(['on-lend', 'on-return'] as const)('%s: what is lent when the backend is disposed does not reach the next user of its slots', (clear) => {
-    const { pool } = newPool(8)
-    const first = rig(8, { pool, clear })
-    first.ram.fill(0x5e, 0, 1000)
-    map(first.backend, table(1), 0, 0, 1000, 1)
-    first.backend.dispose()
-    expect(pool.inUse).toBe(0)
-    const second = rig(8, { pool, clear })
-    const m = table(8)
-    let rows = 0
-    while (map(second.backend, m, rows, 2048 * rows, 1000, 2) === DMA_OK) rows++
-    for (let row = 0; row < rows; row++) second.backend.unmap(m, row, 1000)
-    expect([rows, second.ram.includes(0x5e)]).toEqual([8, false])
-  })
+  test.each(['on-lend', 'on-return'] as const)(
+    '%s: what is lent when the backend is disposed does not reach the next user of its slots',
+    (clear) => {
+      const { pool } = newPool(8)
+      const first = rig(8, { pool, clear })
+      first.ram.fill(0x5e, 0, 1000)
+      map(first.backend, table(1), 0, 0, 1000, 1)
+      first.backend.dispose()
+      expect(pool.inUse).toBe(0)
+      const second = rig(8, { pool, clear })
+      const m = table(8)
+      let rows = 0
+      while (map(second.backend, m, rows, 2048 * rows, 1000, 2) === DMA_OK) rows++
+      for (let row = 0; row < rows; row++) second.backend.unmap(m, row, 1000)
+      expect([rows, second.ram.includes(0x5e)]).toEqual([8, false])
+    },
+  )
 })
 
 describe('several backends over one pool', () => {
@@ -156,7 +166,10 @@ describe('a pool inside guest RAM', () => {
     const { memory } = rig(1)
     const { region } = memory.ranges[0]
     const window = { region, offset: RAM - 8 * SLOT_BYTES, length: 8 * SLOT_BYTES }
-    const pool = new BouncePool({ name: 'in RAM', pool: { window, device: (BASE + window.offset) as never, home: 'guest-ram' } })
+    const pool = new BouncePool({
+      name: 'in RAM',
+      pool: { window, device: (BASE + window.offset) as never, home: 'guest-ram' },
+    })
     const { backend } = rig(8, { pool, memory })
     region.u8.set([1, 2, 3, 4], 100)
     const m = table(1)

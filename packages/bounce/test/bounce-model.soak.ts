@@ -2,7 +2,12 @@ import fc from 'fast-check'
 import { expect, inject, test } from 'vitest'
 import { runBounce, type Step } from './bounce-model.ts'
 
-const step: fc.Arbitrary<Step> = fc.tuple(fc.nat({ max: 15 }), fc.nat({ max: 15 }), fc.nat({ max: 65_535 }), fc.nat({ max: 65_535 }))
+const step: fc.Arbitrary<Step> = fc.tuple(
+  fc.nat({ max: 15 }),
+  fc.nat({ max: 15 }),
+  fc.nat({ max: 65_535 }),
+  fc.nat({ max: 65_535 }),
+)
 
 test('bounce backends agree with arrays of bytes (model)', () => {
   const { seed, milliseconds } = inject('soak')

@@ -17,7 +17,13 @@ const ROWS = 24
 const AREA = 8192
 
 /** Backends of one pool against arrays of bytes. Returns what is wrong, or `undefined`. */
-export function runBounce(slots: number, reserve: number, clear: ClearPolicy, users: number, steps: readonly Step[]): string | undefined {
+export function runBounce(
+  slots: number,
+  reserve: number,
+  clear: ClearPolicy,
+  users: number,
+  steps: readonly Step[],
+): string | undefined {
   const { pool } = newPool(slots, reserve)
   const sides = Array.from({ length: users }, (_, u) => new Side(pool, rig(slots, { pool, clear }), u))
   for (const [i, [kind, a, b, c]] of steps.entries()) {
@@ -65,7 +71,10 @@ class Side {
   }
 
   slots(): number {
-    return this.lent.reduce((sum, lent) => sum + (lent === undefined ? 0 : Math.ceil(((lent.at & 7) + lent.length) / SLOT_BYTES)), 0)
+    return this.lent.reduce(
+      (sum, lent) => sum + (lent === undefined ? 0 : Math.ceil(((lent.at & 7) + lent.length) / SLOT_BYTES)),
+      0,
+    )
   }
 
   private at(row: number): { m: ReturnType<typeof table>; i: number } {
@@ -74,7 +83,7 @@ class Side {
 
   private map(row: number, b: number, c: number): string | undefined {
     const { m, i } = this.at(row)
-    const at = AREA * row + (b >>> 5) % 64
+    const at = AREA * row + ((b >>> 5) % 64)
     const length = 1 + (c % (c % 3 === 0 ? 6000 : 200))
     const direction = 1 + (c % 3)
     const before = this.pool.inUse
@@ -113,7 +122,8 @@ class Side {
       this.rig.ram[lent.at + from] = this.model[lent.at + from] = this.byte()
       const status = this.rig.backend.syncForDevice(m, i, from, length)
       if (status !== DMA_OK) return `syncForDevice: ${status}`
-      if ((lent.direction & 1) !== 0) lent.device.set(this.model.subarray(lent.at + from, lent.at + from + length), from)
+      if ((lent.direction & 1) !== 0)
+        lent.device.set(this.model.subarray(lent.at + from, lent.at + from + length), from)
     }
     return this.compare(this.slot(row), lent.device, 'what the device sees after a sync') ?? this.guest(lent)
   }
@@ -131,7 +141,11 @@ class Side {
 
   private guest({ at, length }: Lent): string | undefined {
     const from = Math.max(0, at - 32)
-    return this.compare(this.rig.ram.subarray(from, at + length + 32), this.model.subarray(from, at + length + 32), 'the guest’s bytes')
+    return this.compare(
+      this.rig.ram.subarray(from, at + length + 32),
+      this.model.subarray(from, at + length + 32),
+      'the guest’s bytes',
+    )
   }
 
   private slot(row: number): Uint8Array {
@@ -141,7 +155,8 @@ class Side {
   }
 
   private compare(is: Uint8Array, should: Uint8Array, what: string): string | undefined {
-    for (let i = 0; i < should.length; i++) if (is[i] !== should[i]) return `${what}: byte ${i} is ${is[i]} and not ${should[i]}`
+    for (let i = 0; i < should.length; i++)
+      if (is[i] !== should[i]) return `${what}: byte ${i} is ${is[i]} and not ${should[i]}`
     return undefined
   }
 

@@ -28,7 +28,14 @@ describe('a pool', () => {
 
   test('ignores bytes beyond its last whole slot', () => {
     const region = new Region(new ArrayBuffer(8192), 'pool')
-    const pool = new BouncePool({ name: 'p', pool: { window: { region, offset: 0, length: 3 * SLOT_BYTES + 100 }, device: 0 as DeviceAddress, home: 'guest-ram' } })
+    const pool = new BouncePool({
+      name: 'p',
+      pool: {
+        window: { region, offset: 0, length: 3 * SLOT_BYTES + 100 },
+        device: 0 as DeviceAddress,
+        home: 'guest-ram',
+      },
+    })
     expect(pool.slots).toBe(3)
   })
 
@@ -47,7 +54,13 @@ describe('a pool', () => {
     expect(code(() => newPool(4, 5))).toBe('BOUNCE_RESERVE')
     const region = new Region(new ArrayBuffer(16_384), 'pool')
     const make = (offset: number, length: number, device: number): string =>
-      code(() => new BouncePool({ name: 'p', pool: { window: { region, offset, length }, device: device as DeviceAddress, home: 'guest-ram' } }))
+      code(
+        () =>
+          new BouncePool({
+            name: 'p',
+            pool: { window: { region, offset, length }, device: device as DeviceAddress, home: 'guest-ram' },
+          }),
+      )
     expect(make(0, SLOT_BYTES - 1, 0)).toBe('BOUNCE_POOL_SIZE')
     expect(make(0, 0, 0)).toBe('BOUNCE_POOL_SIZE')
     for (const misfit of [1, 8, 1024, 2047]) {

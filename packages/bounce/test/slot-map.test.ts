@@ -66,38 +66,42 @@ describe('a map of slots', () => {
   test('agrees with an array of booleans (model)', () => {
     const operation = fc.tuple(fc.integer({ min: 0, max: 6 }), fc.nat({ max: 40 }))
     fc.assert(
-      fc.property(fc.constantFrom(1, 33, 70, 1030), fc.array(operation, { minLength: 100, maxLength: 400 }), (size, operations) => {
-        const map = new SlotMap(size)
-        const free = new Array<boolean>(size).fill(true)
-        const lowest = (count: number, step = 1): number => {
-          for (let at = 0; at + count <= size; at += step) if (free.slice(at, at + count).every(Boolean)) return at
-          return -1
-        }
-        const highest = (count: number): number => {
-          for (let at = size - count; at >= 0; at--) if (free.slice(at, at + count).every(Boolean)) return at
-          return -1
-        }
-        for (const [kind, argument] of operations) {
-          const count = 1 + (argument % 9)
-          let [want, got, taken] = [-1, -1, 1]
-          if (kind === 0) [want, got] = [lowest(1), map.takeLowest()]
-          else if (kind === 1) [want, got] = [highest(1), map.takeHighest()]
-          else if (kind === 2) [want, got, taken] = [lowest(count), map.takeRunLowest(count), count]
-          else if (kind === 3) [want, got, taken] = [highest(count), map.takeRunHighest(count), count]
-          else if (kind === 4) [want, got, taken] = [lowest(count, 4), map.takeRunLowest(count, 4), count]
-          else {
-            // Twice as likely as any other: gives back what follows a place.
-            for (let slot = (argument * 29) % size, i = 0; i < 3 && slot < size; slot++, i++) {
-              if (!free[slot]) map.give(slot)
-              free[slot] = true
-            }
+      fc.property(
+        fc.constantFrom(1, 33, 70, 1030),
+        fc.array(operation, { maxLength: 500, size: 'max' }),
+        (size, operations) => {
+          const map = new SlotMap(size)
+          const free = new Array<boolean>(size).fill(true)
+          const lowest = (count: number, step = 1): number => {
+            for (let at = 0; at + count <= size; at += step) if (free.slice(at, at + count).every(Boolean)) return at
+            return -1
           }
-          if (want !== got) return false
-          if (want >= 0) free.fill(false, want, want + taken)
-          if (map.free !== free.filter(Boolean).length) return false
-        }
-        return true
-      }),
+          const highest = (count: number): number => {
+            for (let at = size - count; at >= 0; at--) if (free.slice(at, at + count).every(Boolean)) return at
+            return -1
+          }
+          for (const [kind, argument] of operations) {
+            const count = 1 + (argument % 9)
+            let [want, got, taken] = [-1, -1, 1]
+            if (kind === 0) [want, got] = [lowest(1), map.takeLowest()]
+            else if (kind === 1) [want, got] = [highest(1), map.takeHighest()]
+            else if (kind === 2) [want, got, taken] = [lowest(count), map.takeRunLowest(count), count]
+            else if (kind === 3) [want, got, taken] = [highest(count), map.takeRunHighest(count), count]
+            else if (kind === 4) [want, got, taken] = [lowest(count, 4), map.takeRunLowest(count, 4), count]
+            else {
+              // Twice as likely as any other: gives back what follows a place.
+              for (let slot = (argument * 29) % size, i = 0; i < 3 && slot < size; slot++, i++) {
+                if (!free[slot]) map.give(slot)
+                free[slot] = true
+              }
+            }
+            if (want !== got) return false
+            if (want >= 0) free.fill(false, want, want + taken)
+            if (map.free !== free.filter(Boolean).length) return false
+          }
+          return true
+        },
+      ),
       { numRuns: 80 },
     )
   })

@@ -13,7 +13,10 @@ export function newPool(slots: number, reserve?: number): { pool: BouncePool; fa
   region.u8.fill(0xa5)
   const window = { region, offset: POOL_OFFSET, length: slots * SLOT_BYTES }
   const fact: PoolFact = { window, device: POOL_DEVICE as DeviceAddress, home: 'device-memory' }
-  return { fact, pool: new BouncePool({ name: 'test pool', pool: fact, ...(reserve === undefined ? {} : { reserve }) }) }
+  return {
+    fact,
+    pool: new BouncePool({ name: 'test pool', pool: fact, ...(reserve === undefined ? {} : { reserve }) }),
+  }
 }
 
 export interface Rig {
@@ -31,11 +34,24 @@ export function rig(slots: number, options: Partial<BounceBackendOptions> & { re
   const buffer = new ArrayBuffer(RAM)
   const memory = new GuestMemory([{ base: BASE, length: RAM, memory: buffer }])
   const backend = new BounceBackend({ name: 'test bounce', memory, ...rest, pool })
-  return { pool, backend, memory, ram: new Uint8Array(buffer), slots: pool.region.u8.subarray(POOL_OFFSET, POOL_OFFSET + slots * SLOT_BYTES) }
+  return {
+    pool,
+    backend,
+    memory,
+    ram: new Uint8Array(buffer),
+    slots: pool.region.u8.subarray(POOL_OFFSET, POOL_OFFSET + slots * SLOT_BYTES),
+  }
 }
 
 /** Fills in a row and maps it. */
-export function map(backend: BounceBackend, m: DmaMappings, row: number, at: number, length: number, direction = 2): number {
+export function map(
+  backend: BounceBackend,
+  m: DmaMappings,
+  row: number,
+  at: number,
+  length: number,
+  direction = 2,
+): number {
   m.guest[row] = BASE + at
   m.length[row] = length
   m.direction[row] = direction

@@ -74,7 +74,7 @@ export function describeLimits({ test, check }: SchemeSuite): void {
           check('status again', rig.map(m, held.rows, 0, length, FROM_DEVICE), DMA_EXHAUSTED)
         check('exhausted counted', backend.counters.exhausted - exhausted, 1001)
         rig.takeBack(m, 0, 0)
-        check('status after one came back', rig.map(m, 0, 3, length, FROM_DEVICE), DMA_OK)
+        check('status after one came back', rig.map(m, 0, 0, length, FROM_DEVICE), DMA_OK)
         check('commitMaps', backend.commitMaps(), DMA_OK)
       }
       for (let row = 0; row < held.rows; row++) check(`unmap of row ${row}`, backend.unmap(m, row, 0), DMA_OK)
@@ -91,7 +91,7 @@ export function describeLimits({ test, check }: SchemeSuite): void {
       const heldByOther = fill(other, others, length)
       check('status where none is left', held.rows === BOUND ? DMA_EXHAUSTED : held.status, DMA_EXHAUSTED)
       for (const requester of [rig, other]) {
-        for (let offset = 0; offset < 8; offset++) {
+        for (const offset of [0, 7]) {
           const m = new DmaMappings(1)
           const status = requester.map(m, 0, 4096 + offset, requester.longest, BIDIRECTIONAL)
           check(`request at offset ${offset} beside standing buffers of ${length} bytes`, status, DMA_OK)

@@ -111,17 +111,33 @@ export function describeChains({ test, check, rig: open, options }: QueueSuite):
     rig.close()
   })
 
-  test('ring/chains: split pieces share the written bytes in their order (virtio 1.4 §2.7.8)', () => {
-    const rig = open({ size: 16, maxMappingLength: 100 })
-    rig.guest(0, 0, 50)
-    rig.guest(1, 4096, 250)
-    const id = rig.queue.add(1, 1)
-    rig.queue.publish()
-    rig.takeAll()
-    rig.peer.use([{ id, written: 120 }])
-    check('reap', rig.queue.reap(8), 1)
-    check('completion', rig.completions(1), [{ id, written: 120, status: DMA_OK }])
-    rig.close()
+  test('ring/used: written bytes fill the writable mappings in their order, and no others (virtio 1.4 §2.7.8)', () => {
+    for (const [written, shares] of [
+      [0, [0, 0, 0, 0, 0]],
+      [99, [0, 99, 0, 0, 0]],
+      [120, [0, 100, 20, 0, 0]],
+      [250, [0, 100, 100, 50, 0]],
+      [257, [0, 100, 100, 50, 7]],
+      [1000, [0, 100, 100, 50, 30]],
+    ] as const) {
+      const rig = open({ size: 16, maxMappingLength: 100 })
+      rig.guest(0, 0, 50)
+      rig.guest(1, 4096, 250)
+      rig.guest(2, 8192, 30)
+      const id = rig.queue.add(1, 2)
+      rig.queue.publish()
+      rig.takeAll()
+      rig.peer.use([{ id, written }])
+      check('reap', rig.queue.reap(8), 1)
+      check('completion', rig.completions(1), [{ id, written: Math.min(written, 280), status: DMA_OK }])
+      const inOrder = [...rig.unmaps].sort((a, b) => a.guest - b.guest)
+      check(
+        `what each mapping is told of ${written} bytes`,
+        inOrder.map((unmap) => unmap.written),
+        shares,
+      )
+      rig.close()
+    }
   })
 
   test('ring/chains: a chain that could never fit is TooLong, one that does not fit now is full', () => {

@@ -1,10 +1,11 @@
 import { BusWindows } from '@guestdma/devices'
-import { type DmaRegion, TO_DEVICE } from '@guestdma/dma'
+import { type DmaMappings, type DmaRegion, type DmaStatus, TO_DEVICE } from '@guestdma/dma'
 import { FeatureSet, VIRTIO_F_VERSION_1 } from '@guestdma/spec'
 import { SEGMENT_DEVICE, SEGMENT_GUEST, type Virtqueue, type VirtqueueOptions } from '@guestdma/virtqueue'
 import { CheckedBackend } from './checked-backend.ts'
 import { ExactBackend } from './exact-backend.ts'
 import { FaultyBackend } from './faulty-backend.ts'
+import { ForwardingBackend } from './forwarding-backend.ts'
 import type { PeerChain, PeerSetup, RingPeer } from './ring-peer.ts'
 import { SplitRingPeer } from './split-ring-peer.ts'
 import { TestMachine } from './test-machine.ts'
@@ -31,12 +32,24 @@ export interface QueueRigOptions extends Pick<VirtqueueOptions, 'longestChain' |
   readonly maxMappingLength?: number
 }
 
+/** Remembers what each unmap was told. */
+class Recorder extends ForwardingBackend {
+  readonly unmaps: { readonly guest: number; readonly length: number; readonly written: number }[] = []
+
+  override unmap(m: DmaMappings, row: number, written: number): DmaStatus {
+    this.unmaps.push({ guest: m.guest[row], length: m.length[row], written })
+    return super.unmap(m, row, written)
+  }
+}
+
 /** A queue over an exact IOMMU that can fail, watched by a checker, and its other side. */
 export class QueueRig {
   readonly machine = new TestMachine({ ramBytes: 4 << 20 })
   readonly port = new BusWindows('dev0')
   readonly exact: ExactBackend
   readonly faulty: FaultyBackend
+  /** What was unmapped so far: guest address, length, and the bytes that the queue said were written. */
+  readonly unmaps: Recorder['unmaps']
   readonly backend: CheckedBackend
   readonly queue: Virtqueue
   readonly peer: RingPeer
@@ -55,7 +68,9 @@ export class QueueRig {
       { memory, ram, port: this.port },
       maxMappingLength === undefined ? {} : { maxMappingLength },
     )
-    this.faulty = new FaultyBackend(this.exact)
+    const recorder = new Recorder(this.exact)
+    this.unmaps = recorder.unmaps
+    this.faulty = new FaultyBackend(recorder)
     this.backend = new CheckedBackend(this.faulty)
     const features = FeatureSet.of(VIRTIO_F_VERSION_1, ...(suite.format ?? []), ...bits)
     const doorbell = (index: number, position: number): void => {

@@ -3,6 +3,7 @@ import { describe, expect, test } from 'vitest'
 import { bouncingScheme, describeDmaScheme, exactScheme } from '../src/index.ts'
 import { collect } from './support/collect.ts'
 import { claiming } from './support/lies.ts'
+import { small } from './support/small.ts'
 
 const direct = (): DmaScheme => directScheme()
 const exact = (): DmaScheme => exactScheme()
@@ -56,7 +57,7 @@ describe('describeDmaScheme fails a trait that is not true', () => {
     test(`${label} claims ${trait} ${value}`, async () => {
       const of = new RegExp(`traits > ${trait}`)
       const { ran, failed } = await collect(
-        (functions) => describeDmaScheme(functions, () => claiming(scheme(), traits)),
+        (functions) => describeDmaScheme(functions, () => claiming(scheme(), traits), small),
         of,
       )
       expect(ran).toBeGreaterThan(0)
@@ -85,7 +86,7 @@ describe('describeDmaScheme fails a limit that is not true', () => {
   for (const [label, scheme, traits, limits, of] of cases) {
     test(label, async () => {
       const { failed } = await collect(
-        (functions) => describeDmaScheme(functions, () => claiming(scheme(), traits, limits)),
+        (functions) => describeDmaScheme(functions, () => claiming(scheme(), traits, limits), small),
         of,
       )
       expect(failed.map(({ name }) => name).join('\n')).toMatch(of)

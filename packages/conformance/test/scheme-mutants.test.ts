@@ -18,6 +18,7 @@ import { bouncingScheme, describeDmaScheme, exactScheme, ForwardingBackend } fro
 import { collect } from './support/collect.ts'
 import { withBackend } from './support/lies.ts'
 import { sealingScheme } from './support/sealing.ts'
+import { small } from './support/small.ts'
 
 // One error each, of those that real backends had; and the test that has to notice.
 const MUTANTS: ReadonlyArray<
@@ -287,7 +288,7 @@ describe('describeDmaScheme notices a backend that', () => {
   for (const [error, scheme, mutant, noticed] of MUTANTS) {
     test(error, async () => {
       const { ran, failed } = await collect(
-        (functions) => describeDmaScheme(functions, withBackend(scheme, mutant)),
+        (functions) => describeDmaScheme(functions, withBackend(scheme, mutant), small),
         noticed,
       )
       expect(ran).toBeGreaterThan(0)
@@ -303,7 +304,7 @@ describe('describeDmaScheme reports a scheme that cannot be used at all', () => 
       ...scheme,
       provider: { ...scheme.provider, assess: () => ({ fit: 'unusable' as const, why: 'a reason' }) },
     }
-    const { ran, failed } = await collect((functions) => describeDmaScheme(functions, unusable))
+    const { ran, failed } = await collect((functions) => describeDmaScheme(functions, unusable, small))
     expect(failed.length).toBe(ran)
     expect(failed[0].message).toContain('a reason')
   })

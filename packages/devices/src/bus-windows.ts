@@ -13,13 +13,13 @@ export interface BusWindow {
   readonly access?: 1 | 2 | 3
 }
 
-// Elements of `request`. One array for the question, the answer and the window that served last: a hit then touches
-// nothing else.
-const HIT_BASE = 1
-const HIT_LENGTH = 2
-const HIT_OFFSET = 3
-const ANSWER = 4
-const REQUEST_LENGTH = 5
+// Elements of `window`.
+const BASE = 0
+const LENGTH = 1
+const OFFSET = 2
+const ACCESS = 3
+// In `request`, beside the question: the answer.
+const ANSWER = 1
 
 /**
  * A port that reaches zero, one or many windows of memory: everything, one pool, nothing. One class for all of them, so
@@ -40,7 +40,9 @@ export class BusWindows implements BusPort {
   declare readonly name: string
   readonly faults: FaultLog<AccessFault> = new FaultLog<AccessFault>()
   /** [0] is the device address to resolve. What follows is the port's own: see below. */
-  readonly request: Float64Array = new Float64Array(REQUEST_LENGTH)
+  readonly request: Float64Array = new Float64Array(2)
+  /** The window that served last; it is tried first. */
+  readonly window: Float64Array = new Float64Array(4)
   epoch = 0
   declare region: Region
 
@@ -51,7 +53,6 @@ export class BusWindows implements BusPort {
   private accesses = new Uint8Array(0)
   private regions: Region[] = []
   private distinct: Region[] = []
-  private hitAccess = 0
   declare private readonly empty: Region
 
   constructor(name: string, windows: readonly BusWindow[] = []) {
@@ -109,22 +110,21 @@ export class BusWindows implements BusPort {
     this.accesses = Uint8Array.from(sorted, (window) => window.access ?? 3)
     this.regions = sorted.map((window) => window.region)
     this.distinct = [...new Set(this.regions)]
-    this.hitAccess = 0
-    this.request[HIT_LENGTH] = 0
+    this.window.fill(0)
     this.region = this.empty
     this.epoch++
   }
 
   resolve(length: number, access: 1 | 2): number {
-    const request = this.request
-    let into = request[0] - request[HIT_BASE]
-    if (!(into >= 0 && into < request[HIT_LENGTH])) {
+    const { request, window } = this
+    let into = request[0] - window[BASE]
+    if (!(into >= 0 && into < window[LENGTH])) {
       if (!this.find(request[0])) return this.refuse(request[0], length, access, 'unmapped')
-      into = request[0] - request[HIT_BASE]
+      into = request[0] - window[BASE]
     }
-    if ((this.hitAccess & access) === 0) return this.refuse(request[0], length, access, 'permission')
-    request[ANSWER] = request[HIT_OFFSET] + into
-    const left = request[HIT_LENGTH] - into
+    if ((window[ACCESS] & access) === 0) return this.refuse(request[0], length, access, 'permission')
+    request[ANSWER] = window[OFFSET] + into
+    const left = window[LENGTH] - into
     return left < length ? left : length
   }
 
@@ -149,10 +149,11 @@ export class BusWindows implements BusPort {
     }
     const i = low - 1
     if (i < 0 || address - bases[i] >= this.lengths[i]) return false
-    this.request[HIT_BASE] = bases[i]
-    this.request[HIT_LENGTH] = this.lengths[i]
-    this.request[HIT_OFFSET] = this.offsets[i]
-    this.hitAccess = this.accesses[i]
+    const { window } = this
+    window[BASE] = bases[i]
+    window[LENGTH] = this.lengths[i]
+    window[OFFSET] = this.offsets[i]
+    window[ACCESS] = this.accesses[i]
     this.region = this.regions[i]
     return true
   }

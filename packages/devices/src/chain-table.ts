@@ -7,13 +7,14 @@ const FIRST_CAPACITY = 64
  */
 export const MAX_SEGMENTS = 65536
 
-/** Columns of a row in {@link ChainTable.columns}, and how many elements a row takes. */
+/**
+ * Columns of a row in {@link ChainTable.columns}, and how many elements a row takes. The first holds the head, and from bit
+ * 16 on the position in the available ring. A row's segments end where those of the next begin.
+ */
 export const ROW_HEAD = 0
-export const ROW_POSITION = 1
-export const ROW_FIRST = 2
-export const ROW_WRITE = 3
-export const ROW_END = 4
-export const ROW = 8
+export const ROW_FIRST = 1
+export const ROW_WRITE = 2
+export const ROW = 4
 
 /**
  * The chains that a device is working on, as columns: rows (one per chain) over segments (contiguous pieces of memory,
@@ -46,12 +47,12 @@ export class ChainTable {
   }
 
   head(row: number): number {
-    return this.columns[row * ROW + ROW_HEAD]
+    return this.columns[row * ROW + ROW_HEAD] & 0xffff
   }
 
   /** Where in the available ring the chain stood, modulo 2^16. */
   position(row: number): number {
-    return this.columns[row * ROW + ROW_POSITION]
+    return this.columns[row * ROW + ROW_HEAD] >>> 16
   }
 
   /** Segments [first, write) of a row are device-readable, [write, end) device-writable. */
@@ -64,7 +65,7 @@ export class ChainTable {
   }
 
   end(row: number): number {
-    return this.columns[row * ROW + ROW_END]
+    return row + 1 < this.rows ? this.columns[(row + 1) * ROW + ROW_FIRST] : this.segments
   }
 
   /** Bytes in the device-readable part of a row. */
@@ -100,11 +101,9 @@ export class ChainTable {
     const row = this.rows++
     const columns = this.columns
     const at = row * ROW
-    columns[at + ROW_HEAD] = head
-    columns[at + ROW_POSITION] = position
+    columns[at + ROW_HEAD] = (position << 16) | head
     columns[at + ROW_FIRST] = first
     columns[at + ROW_WRITE] = write
-    columns[at + ROW_END] = end
     const bytes = this.bytes
     bytes[row * 2] = readable
     bytes[row * 2 + 1] = writable

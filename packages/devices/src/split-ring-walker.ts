@@ -14,16 +14,14 @@ import {
   USED_RING_ALIGN,
   usedRingBytes,
 } from '@guestdma/spec'
-import { ChainTable, ROW, ROW_END, ROW_FIRST, ROW_HEAD, ROW_POSITION, ROW_WRITE } from './chain-table.ts'
+import { ChainTable, ROW, ROW_FIRST, ROW_HEAD, ROW_WRITE } from './chain-table.ts'
 import type { QueueFaultReason } from './faults.ts'
 
 // The engine folds a module's own constants into its code; imported ones it loads at each use.
 const STRIDE = ROW
 const HEAD = ROW_HEAD
-const POSITION = ROW_POSITION
 const FIRST = ROW_FIRST
 const WRITE = ROW_WRITE
-const END = ROW_END
 const READ_ACCESS = ACCESS_READ
 const WRITE_ACCESS = ACCESS_WRITE
 const F_NEXT = DESCRIPTOR_F_NEXT
@@ -229,7 +227,7 @@ export class SplitRingWalker {
   pushRows(rows: number): void {
     const columns = this.chains.columns
     if (this.batchUsed) {
-      for (let row = 0; row < rows; row++) this.push(columns[row * STRIDE + HEAD], 0, true)
+      for (let row = 0; row < rows; row++) this.push(columns[row * STRIDE + HEAD] & 0xffff, 0, true)
       return
     }
     const device = this.device
@@ -240,7 +238,7 @@ export class SplitRingWalker {
     let used = this.used
     for (let row = 0; row < rows; row++) {
       const word = first + ((used & mask) << 1)
-      words[word] = columns[row * STRIDE + HEAD]
+      words[word] = columns[row * STRIDE + HEAD] & 0xffff
       words[word + 1] = 0
       used = (used + 1) & 0xffff
     }
@@ -364,10 +362,16 @@ export class SplitRingWalker {
     const ringHalf = this.driverHalf + 2
     const words = table.u32
     const base = this.tableWord
-    const request = port.request
+    const { request, window } = port
     const held = this.heldWritten
     const { columns, bytes } = chains
     let { lengths, spans, regions, segments: segment } = chains
+    // The port's last window: what lies in it needs no call.
+    let windowBase = window[0]
+    let windowLength = window[1]
+    let windowOffset = window[2]
+    let windowAccess = window[3] | 0
+    let region = port.region
     let row = chains.rows
     let next = this.next
     let taken = 0
@@ -383,23 +387,37 @@ export class SplitRingWalker {
       const length = words[word + 2]
       const flagsAndNext = words[word + 3]
       let granted = NOT_ASKED
-      if ((flagsAndNext & NEXT_OR_INDIRECT) === 0 && length !== 0 && high < HIGH_LIMIT && segment < lengths.length) {
+      if (
+        (flagsAndNext & NEXT_OR_INDIRECT) === 0 &&
+        length !== 0 &&
+        high < HIGH_LIMIT &&
+        segment < lengths.length
+      ) {
         const writes = (flagsAndNext & F_WRITE) !== 0
-        request[0] = high * TWO_32 + low
-        granted = port.resolve(length, writes ? WRITE_ACCESS : READ_ACCESS)
+        const access = writes ? 2 : 1
+        const address = high * TWO_32 + low
+        let into = address - windowBase
+        if (into >= 0 && into + length <= windowLength && (windowAccess & access) !== 0) granted = length
+        else {
+          request[0] = address
+          granted = port.resolve(length, access)
+          windowBase = window[0]
+          windowLength = window[1]
+          windowOffset = window[2]
+          windowAccess = window[3] | 0
+          region = port.region
+          into = address - windowBase
+        }
         if (granted === length) {
           // Comparing costs less than the store's write barrier.
-          const region = port.region
           if (regions[segment] !== region) regions[segment] = region
           lengths[segment] = length
-          spans[segment * 2] = port.offset
-          spans[segment * 2 + 1] = request[0]
+          spans[segment * 2] = windowLength === 0 ? port.offset : windowOffset + into
+          spans[segment * 2 + 1] = address
           const at = row * STRIDE
-          columns[at + HEAD] = head
-          columns[at + POSITION] = next
+          columns[at + HEAD] = (next << 16) | head
           columns[at + FIRST] = segment
           columns[at + WRITE] = writes ? segment : segment + 1
-          columns[at + END] = segment + 1
           bytes[row * 2] = writes ? 0 : length
           bytes[row * 2 + 1] = writes ? length : 0
           if (held.length !== 0) held[next & mask] = -1
@@ -413,6 +431,11 @@ export class SplitRingWalker {
       chains.segments = segment
       if (!this.walk(head, next, low, high, length, flagsAndNext, granted)) break
       ;({ lengths, spans, regions, segments: segment } = chains)
+      windowBase = window[0]
+      windowLength = window[1]
+      windowOffset = window[2]
+      windowAccess = window[3] | 0
+      region = port.region
       row = chains.rows
       if (held.length !== 0) held[next & mask] = -1
       next = (next + 1) & 0xffff

@@ -93,6 +93,9 @@ export interface NetCounters {
   unposted: number
 }
 
+// In `sent`: a frame in the caller's memory, whose token is to be told.
+const CALLERS = -2
+
 // Flag NEEDS_CSUM, and all of gso_type, which is the next byte.
 const OFFLOADS = 0xff01
 
@@ -141,6 +144,10 @@ export class NetDriver {
   private interrupted = false
   private blocked = false
   private polling = false
+  // Bytes of the batch that was checked last.
+  private checked = 0
+  // Frames in flight for which `sent` keeps an account. The entries of all others are `NO_BUFFER`.
+  private accounted = 0
   private readonly single = new FrameBatch(1)
 
   declare private readonly transmit: Virtqueue
@@ -229,7 +236,7 @@ export class NetDriver {
     ;[this.receiveBuffers, this.receiveBase] = makeBuffers('receive', posted, FROM_DEVICE)
     ;[this.transmitBuffers, this.transmitBase] = makeBuffers('transmit', this.transmit.size, TO_DEVICE)
 
-    this.sent = new Int32Array(2 * this.transmit.size)
+    this.sent = new Int32Array(2 * this.transmit.size).fill(NONE)
     this.tokens = new Uint32Array(this.transmit.size)
     this.postedBuffer = new Uint32Array(this.receive.size)
     this.posting = new Uint32Array(this.receive.size)
@@ -288,11 +295,12 @@ export class NetDriver {
       this.sendStatus = QUEUE_BROKEN
       return 0
     }
-    const owned = this.check(batch)
+    this.checked = 0
+    const borrowed = this.check(batch)
     const { count, length } = batch
-    const framed = (owned || batch.headed) && count <= this.transmit.size
+    const framed = (borrowed === count || batch.headed) && count <= this.transmit.size
     this.sendStatus = OK
-    const n = framed ? this.addFramed(batch) : this.addUnframed(batch)
+    const n = framed ? this.addFramed(batch, borrowed > 0) : this.addUnframed(batch)
     const published = n === 0 ? OK : this.transmit.publish()
     if (published !== OK) {
       this.sendStatus = published
@@ -300,9 +308,11 @@ export class NetDriver {
       this.interrupted = true
       return 0
     }
-    if (n < count) this.keep(batch, n)
-    let bytes = 0
-    for (let i = 0; i < n; i++) bytes += length[i]
+    let bytes = this.checked
+    if (n < count) {
+      this.keep(batch, n)
+      for (let i = n; i < count; i++) bytes -= length[i]
+    }
     this.counters.framesSent += n
     this.counters.bytesSent += bytes
     if (n < count) this.noticeBlocked(this.sendStatus)
@@ -386,24 +396,26 @@ export class NetDriver {
   }
 
   // Frames with their header right before them, as in all buffers of the driver's: one segment.
-  private addFramed(batch: FrameBatch): number {
-    const { address, buffer, length, token, count } = batch
-    const { transmit: queue, sent, transmitBase: base, place, staged } = this
-    for (let i = 0; i < count; i++) staged[i] = buffer[i] === NONE ? address[i] : base[buffer[i]]
-    const n = queue.addEach(count, staged, length, HEADER, place, false)
+  private addFramed({ address, buffer, length, token, count }: FrameBatch, borrowed: boolean): number {
+    const { transmit: queue, sent, transmitBase: base, place, staged, observer } = this
+    if (borrowed) for (let i = 0; i < count; i++) staged[i] = buffer[i] === NONE ? address[i] : base[buffer[i]]
+    const n = queue.addEach(count, borrowed ? staged : address, length, HEADER, place, false)
+    this.sendStatus = queue.addStatus
+    // Nothing to give back, nobody to tell: no account is kept, and completing the frame costs nothing either.
+    if (!borrowed && observer.sent === undefined) return n
     const ids = queue.added
     for (let i = 0; i < n; i++) {
       const at = 2 * ids[i]
-      sent[at] = buffer[i]
+      sent[at] = buffer[i] === NONE ? CALLERS : buffer[i]
       sent[at + 1] = token[i]
     }
-    this.sendStatus = queue.addStatus
+    this.accounted += n
     return n
   }
 
   // Frames some of which have no room for a header before them: it is a segment of its own.
   private addUnframed({ address, buffer, length, token, count }: FrameBatch): number {
-    const { transmit: queue, sent, transmitBase: base, transmitHeaders, place } = this
+    const { transmit: queue, sent, transmitBase: base, transmitHeaders, place, observer } = this
     const { segments } = queue
     for (let i = 0; i < count; i++) {
       const own = buffer[i]
@@ -424,8 +436,10 @@ export class NetDriver {
         this.sendStatus = id
         return i
       }
-      sent[2 * id] = own
+      if (own === NONE && observer.sent === undefined) continue
+      sent[2 * id] = own === NONE ? CALLERS : own
       sent[2 * id + 1] = token[i]
+      this.accounted++
     }
     return count
   }
@@ -434,18 +448,28 @@ export class NetDriver {
     const queue = this.transmit
     const n = queue.reap(budget)
     if (n === 0) return 0
-    const { sent, tokens } = this
-    const ids = queue.completed.id
-    for (let i = 0; i < n; i++) {
-      const id = ids[i]
-      const buffer = sent[2 * id]
-      if (buffer !== NONE) this.transmitBuffers.release(buffer)
-      tokens[i] = sent[2 * id + 1]
-    }
+    const told = this.accounted > 0 ? this.settle(n) : 0
     queue.recycle()
-    if (this.observer.sent !== undefined) this.tell(() => this.observer.sent?.(tokens, n))
+    if (told > 0 && this.observer.sent !== undefined) this.tell(() => this.observer.sent?.(this.tokens, told))
     if (this.blocked) this.drain()
     return n
+  }
+
+  // Gives the buffers of completed frames back, and collects their tokens.
+  private settle(n: number): number {
+    const { sent, tokens, transmitBuffers } = this
+    const ids = this.transmit.completed.id
+    let told = 0
+    for (let i = 0; i < n; i++) {
+      const at = 2 * ids[i]
+      const buffer = sent[at]
+      if (buffer === NONE) continue
+      if (buffer !== CALLERS) transmitBuffers.release(buffer)
+      sent[at] = NONE
+      tokens[told++] = sent[at + 1]
+    }
+    this.accounted -= told
+    return told
   }
 
   private drain(): void {
@@ -540,38 +564,37 @@ export class NetDriver {
     this.tell(() => this.observer.link?.(up))
   }
 
-  // Checks a batch and marks its buffers as lent. Says whether all of its frames lie in buffers of the driver's.
-  private check(batch: FrameBatch): boolean {
+  // Checks a batch and marks its buffers as lent. Returns how many of its frames lie in buffers of the driver's.
+  private check(batch: FrameBatch): number {
     const { buffer, length, count } = batch
     const { maxFrame } = this
     const { held } = this.transmitBuffers
-    let owned = true
+    let borrowed = 0
+    let bytes = 0
     for (let i = 0; i < count; i++) {
-      if (length[i] === 0 || length[i] > maxFrame) {
+      const size = length[i]
+      bytes += size
+      if (size === 0 || size > maxFrame) {
         this.keep(batch, 0, i)
-        this.checkLength(length[i])
+        this.checkLength(size)
       }
-      if (buffer[i] === NONE) owned = false
-      else if (held[buffer[i]] === ACQUIRED) held[buffer[i]] = LENT
+      const own = buffer[i]
+      if (own === NONE) continue
+      borrowed++
+      if (held[own] === ACQUIRED) held[own] = LENT
       else {
         this.keep(batch, 0, i)
-        throw new DriverError(
-          'NET_FRAME_PLACE',
-          this.name,
-          `frame ${i} names buffer ${buffer[i]}, which is not one that acquire() returned`,
-          { row: i, buffer: buffer[i] },
-        )
+        const message = `frame ${i} names buffer ${own}, which is not one that acquire() returned`
+        throw new DriverError('NET_FRAME_PLACE', this.name, message, { row: i, buffer: own })
       }
     }
-    if (!owned && this.mode === 'pool') {
+    if (borrowed < count && this.mode === 'pool') {
       this.keep(batch, 0)
-      throw new DriverError(
-        'NET_FRAME_PLACE',
-        this.name,
-        "a frame is not in a buffer of the driver's; in pool mode, acquire() one and fill it",
-      )
+      const message = "a frame is not in a buffer of the driver's; in pool mode, acquire() one and fill it"
+      throw new DriverError('NET_FRAME_PLACE', this.name, message)
     }
-    return owned
+    this.checked = bytes
+    return borrowed
   }
 
   // The buffers of rows that were not sent after all are the caller's again.

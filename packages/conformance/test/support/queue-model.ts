@@ -1,6 +1,12 @@
 import { BusWindows } from '@guestdma/devices'
-import { DMA_EXHAUSTED, DMA_FAILED, DMA_OK } from '@guestdma/dma'
-import { FeatureSet, VIRTIO_F_EVENT_IDX, VIRTIO_F_IN_ORDER, VIRTIO_F_INDIRECT_DESC, VIRTIO_F_VERSION_1 } from '@guestdma/spec'
+import { DMA_EXHAUSTED, DMA_FAILED, DMA_OK, DMA_TOO_LONG } from '@guestdma/dma'
+import {
+  FeatureSet,
+  VIRTIO_F_EVENT_IDX,
+  VIRTIO_F_IN_ORDER,
+  VIRTIO_F_INDIRECT_DESC,
+  VIRTIO_F_VERSION_1,
+} from '@guestdma/spec'
 import { QUEUE_FULL, SEGMENT_GUEST, SplitVirtqueue } from '@guestdma/virtqueue'
 import {
   BouncingBackend,
@@ -40,7 +46,9 @@ const SLOTS = 96
 export class QueueModel {
   private readonly machine = new TestMachine({ ramBytes: 1 << 20, arenaBytes: 1 << 18 })
   private readonly slots = new BouncingSlots(SLOTS, 256)
-  private readonly port = new BusWindows('dev0', [{ base: 0x9_0000_0000, length: SLOTS * 256, region: this.slots.region }])
+  private readonly port = new BusWindows('dev0', [
+    { base: 0x9_0000_0000, length: SLOTS * 256, region: this.slots.region },
+  ])
   private readonly faulty = new FaultyBackend(new BouncingBackend(this.machine.memory, this.slots))
   private readonly backend = new CheckedBackend(this.faulty)
   private readonly queue: SplitVirtqueue
@@ -60,7 +68,11 @@ export class QueueModel {
   constructor(options: ModelOptions) {
     this.options = options
     const { size, inOrder, eventIndex, indirect } = options
-    const bits = [inOrder ? [VIRTIO_F_IN_ORDER] : [], eventIndex ? [VIRTIO_F_EVENT_IDX] : [], indirect ? [VIRTIO_F_INDIRECT_DESC] : []].flat()
+    const bits = [
+      inOrder ? [VIRTIO_F_IN_ORDER] : [],
+      eventIndex ? [VIRTIO_F_EVENT_IDX] : [],
+      indirect ? [VIRTIO_F_INDIRECT_DESC] : [],
+    ].flat()
     const features = FeatureSet.of(VIRTIO_F_VERSION_1, ...bits)
     this.queue = new SplitVirtqueue({
       name: 'model',
@@ -115,6 +127,10 @@ export class QueueModel {
     const failing = b % 11 === 0
     this.faulty.failMap = 0
     if (id < 0) {
+      if (count > this.queue.size) {
+        this.same(id, DMA_TOO_LONG, 'add of a chain that can never fit')
+        return
+      }
       if (id === QUEUE_FULL && free >= count) throw new Error(`full with ${free} descriptors for ${count} segments`)
       if (id !== QUEUE_FULL && id !== DMA_EXHAUSTED) throw new Error(`add: ${id}`)
       this.same(this.queue.free, free, 'free after a refused add')
@@ -134,7 +150,11 @@ export class QueueModel {
     this.faulty.failCommitMaps = 0
     this.same(status, failed ? DMA_FAILED : DMA_OK, 'publish')
     if (failed) {
-      this.same([...this.queue.undoneId.subarray(0, this.queue.undone)].join(), this.added.map(({ id }) => id).join(), 'undone')
+      this.same(
+        [...this.queue.undoneId.subarray(0, this.queue.undone)].join(),
+        this.added.map(({ id }) => id).join(),
+        'undone',
+      )
       for (const chain of this.added) this.giveArea(chain)
     } else {
       if (!this.options.eventIndex) this.same(this.doorbells - before, this.added.length > 0 ? 1 : 0, 'doorbells')
@@ -194,7 +214,8 @@ export class QueueModel {
   private reap(budget: number): void {
     for (const chain of this.reaped.splice(0)) this.giveArea(chain)
     const n = this.queue.reap(budget)
-    if (n < Math.min(budget, this.used.length) || n > this.used.length || (n > budget && !this.options.inOrder)) throw new Error(`reap(${budget}) of ${this.used.length}: ${n}`)
+    if (n < Math.min(budget, this.used.length) || n > this.used.length || (n > budget && !this.options.inOrder))
+      throw new Error(`reap(${budget}) of ${this.used.length}: ${n}`)
     for (let i = 0; i < n; i++) {
       const chain = this.used.shift() as Chain
       const { id, written, status } = this.queue.completed
@@ -223,7 +244,10 @@ export class QueueModel {
     const { added, published, taken, used } = this
     this.same(this.queue.outstanding, published.length + taken.length + used.length, 'outstanding')
     this.same(this.queue.broken, null, 'broken')
-    const mapped = [...added, ...published, ...taken.map(({ chain }) => chain), ...used].reduce((sum, { segments }) => sum + segments.length, 0)
+    const mapped = [...added, ...published, ...taken.map(({ chain }) => chain), ...used].reduce(
+      (sum, { segments }) => sum + segments.length,
+      0,
+    )
     this.same(this.live(), mapped, 'mappings')
     this.same(this.backend.uncommitted, 0, 'uncommitted unmaps')
     if (this.chains().length === 0) this.same(this.queue.free, this.queue.size, 'free')

@@ -1,0 +1,135 @@
+import { DirectBackend, DMA_OK } from '@guestdma/dma'
+import { GuestMemory, guestAddress, Meter, SpanAllocator } from '@guestdma/memory'
+import { FeatureSet, VIRTIO_F_EVENT_IDX } from '@guestdma/spec'
+import { describe, expect, test } from 'vitest'
+import { SEGMENT_GUEST, SplitVirtqueue } from '../src/index.ts'
+
+// What a queue has to do is in the conformance suite; here is what needs neither its doubles nor a device.
+const PAGE = 65_536
+
+function queueOver(
+  ram: WebAssembly.Memory,
+  features = FeatureSet.empty,
+): { queue: SplitVirtqueue; memory: GuestMemory; bells: number[] } {
+  const memory = new GuestMemory([{ base: 0, length: PAGE, memory: ram }])
+  const backend = new DirectBackend({ memory, ram: new SpanAllocator(guestAddress(0), PAGE / 2) })
+  const bells: number[] = []
+  const queue = new SplitVirtqueue({
+    name: 'q',
+    index: 0,
+    size: 8,
+    backend,
+    features,
+    doorbell: (_, position) => bells.push(position),
+  })
+  return { queue, memory, bells }
+}
+
+function add(queue: SplitVirtqueue, address: number): number {
+  queue.segments.address[0] = address
+  queue.segments.length[0] = 16
+  queue.segments.kind[0] = SEGMENT_GUEST
+  return queue.add(1, 0)
+}
+
+// Device address and guest address are the same here, and a guest address is the offset in the memory.
+const descriptorAddress = (queue: SplitVirtqueue, ram: WebAssembly.Memory, id: number): number =>
+  new DataView(ram.buffer).getUint32(queue.areas.descriptor + 16 * id, true)
+const available = (queue: SplitVirtqueue, ram: WebAssembly.Memory): number[] => [
+  ...new Uint16Array(ram.buffer, queue.areas.driver, 12),
+]
+
+describe('a WebAssembly.Memory may grow between any two calls (ring/publication)', () => {
+  test('between two adds of a batch: the second descriptor is there as well', () => {
+    const ram = new WebAssembly.Memory({ initial: 1, maximum: 10 })
+    const { queue } = queueOver(ram)
+    const first = add(queue, 40_000)
+    ram.grow(1)
+    const second = add(queue, 50_000)
+    expect(queue.publish()).toBe(DMA_OK)
+    expect([descriptorAddress(queue, ram, first), descriptorAddress(queue, ram, second)]).toEqual([40_000, 50_000])
+    expect(available(queue, ram).slice(1, 4)).toEqual([2, first, second])
+  })
+
+  test('between two calls of addEach', () => {
+    const ram = new WebAssembly.Memory({ initial: 1, maximum: 10 })
+    const { queue } = queueOver(ram)
+    for (const address of [40_000, 50_000]) {
+      expect(queue.addEach(1, Float64Array.of(address), Uint32Array.of(16), 0, SEGMENT_GUEST, true)).toBe(1)
+      expect(descriptorAddress(queue, ram, queue.added[0])).toBe(address)
+      ram.grow(1)
+    }
+    expect(queue.publish()).toBe(DMA_OK)
+    expect(available(queue, ram)[1]).toBe(2)
+  })
+
+  test('between add and publish, before reap, and before arm and disarm', () => {
+    const ram = new WebAssembly.Memory({ initial: 1, maximum: 10 })
+    const { queue, bells } = queueOver(ram)
+    const id = add(queue, 40_000)
+    ram.grow(1)
+    queue.publish()
+    expect([available(queue, ram)[1], bells]).toEqual([1, [1]])
+    ram.grow(1)
+    queue.disarm()
+    expect(available(queue, ram)[0]).toBe(1)
+    ram.grow(1)
+    expect(queue.arm()).toBe(false)
+    expect(available(queue, ram)[0]).toBe(0)
+    const used = new DataView(ram.buffer, queue.areas.device)
+    used.setUint32(4, id, true)
+    used.setUint16(2, 1, true)
+    ram.grow(1)
+    expect(queue.reap(8)).toBe(1)
+    expect(queue.completed.id[0]).toBe(id)
+  })
+
+  test('before the suppression of the device is read', () => {
+    const ram = new WebAssembly.Memory({ initial: 1, maximum: 10 })
+    const { queue, bells } = queueOver(ram, FeatureSet.of(VIRTIO_F_EVENT_IDX))
+    new DataView(ram.buffer).setUint16(queue.areas.device + 4 + 8 * 8, 5, true)
+    add(queue, 40_000)
+    ram.grow(1)
+    queue.publish()
+    expect(bells).toEqual([])
+  })
+})
+
+describe('areas', () => {
+  test('are aligned, apart, and as long as virtio 1.4 §2.7 says (ring/geometry)', () => {
+    for (const size of [1, 2, 256, 2048]) {
+      const memory = new GuestMemory([{ base: 0x10_0000, length: 1 << 20, memory: new ArrayBuffer(1 << 20) }])
+      const backend = new DirectBackend({ memory, ram: new SpanAllocator(guestAddress(0x10_0002), (1 << 20) - 2) })
+      const { areas } = new SplitVirtqueue({
+        name: 'q',
+        index: 0,
+        size,
+        backend,
+        features: FeatureSet.empty,
+        doorbell: () => {},
+      })
+      expect([areas.descriptor % 16, areas.driver % 2, areas.device % 4]).toEqual([0, 0, 0])
+      const spans = [
+        [areas.descriptor, 16 * size],
+        [areas.driver, 6 + 2 * size],
+        [areas.device, 6 + 8 * size],
+      ].sort((a, b) => a[0] - b[0])
+      for (let i = 1; i < 3; i++) expect(spans[i - 1][0] + spans[i - 1][1]).toBeLessThanOrEqual(spans[i][0])
+      expect(backend.counters.allocatedBytes).toBe(28 * size - 2 * size + 12)
+    }
+  })
+})
+
+describe('metering', () => {
+  test('counts what the ring costs, once per batch', () => {
+    const ram = new WebAssembly.Memory({ initial: 1 })
+    const { queue, memory } = queueOver(ram)
+    const meter = new Meter()
+    memory.regions[0].meter = meter
+    for (let i = 0; i < 3; i++) add(queue, 40_000)
+    queue.publish()
+    const { loads, stores } = meter.snapshot()
+    // Three descriptors of four words, three ring entries and the index, and the device's flags.
+    expect([stores[4], stores[2], loads[2]]).toEqual([12, 4, 1])
+  })
+})
