@@ -39,7 +39,7 @@ export const SLOT_BYTES = 4096
 export interface FixedSlotsOptions {
   /** Slots of each device, at least 2. Default 256. */
   readonly slots?: number
-  /** Bytes beside the slots, for rings. Default 128 KiB; a driver in `pool` mode has its buffers there and needs 2 MiB. */
+  /** Bytes beside the slots, for rings. Default 128 KiB; a driver in `pool` mode needs 2 MiB, for its buffers. */
   readonly allocBytes?: number
 }
 

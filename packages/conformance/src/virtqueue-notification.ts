@@ -53,6 +53,7 @@ export function describeNotification({ test, check, rig: open }: QueueSuite): vo
       if (rig.doorbells.length !== expected)
         wrong.push(`batch of ${batch} at ${position}, event ${event}: ${rig.doorbells.length} doorbells`)
       position += batch
+      if (rig.doorbells.length > 0 && rig.doorbells[0] !== (position & 0xffff)) wrong.push(`doorbell at ${position}`)
       rig.peer.use(rig.takeAll().map(({ id }) => ({ id, written: 0 })))
       if (rig.queue.reap(64) !== batch) wrong.push(`reap at ${position}`)
       rig.queue.recycle()
@@ -85,6 +86,27 @@ export function describeNotification({ test, check, rig: open }: QueueSuite): vo
         position += batch
       }
       check('wrong', wrong, [])
+      rig.close()
+    })
+
+    test(`ring/notification: disarmed from the start, or right after it was armed, it stays quiet (${mode})`, () => {
+      const rig = open({ size: 8, features })
+      const quiet = (what: string): void => {
+        const id = rig.addPlain()
+        rig.queue.publish()
+        rig.takeAll()
+        rig.peer.use([{ id, written: 0 }])
+        check(what, rig.peer.mustInterrupt(), false)
+        check('reap', rig.queue.reap(8), 1)
+        rig.queue.recycle()
+      }
+      rig.queue.disarm()
+      quiet('interrupts, disarmed from the start')
+      for (let n = 0; n < 10; n++) {
+        rig.queue.arm()
+        rig.queue.disarm()
+        quiet('interrupts, disarmed after it was armed')
+      }
       rig.close()
     })
 

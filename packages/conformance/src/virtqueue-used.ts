@@ -201,14 +201,49 @@ export function describeUsed({ test, check, rig: open }: QueueSuite): void {
     rig.close()
   })
 
-  test('ring/used: IN_ORDER, a batch that skips more than was used breaks the queue', () => {
-    const rig = open({ size: 8, features: IN_ORDER })
-    const ids = Array.from({ length: 4 }, (_, i) => rig.addOne(i))
-    rig.queue.publish()
-    rig.takeAll()
-    rig.peer.useBatch(ids[3], 2, 0)
-    check('reap', rig.queue.reap(8), 0)
-    check('code', rig.queue.broken?.code, 'VIRTQUEUE_USED_ORDER')
+  for (const [last, count] of [
+    [3, 2],
+    [2, 2],
+    [1, 1],
+  ]) {
+    test(`ring/used: IN_ORDER, a batch of ${count} that skips ${last} chains breaks the queue`, () => {
+      const rig = open({ size: 8, features: IN_ORDER })
+      const ids = Array.from({ length: 4 }, (_, i) => rig.addOne(i))
+      rig.queue.publish()
+      rig.takeAll()
+      rig.peer.useBatch(ids[last], count, 0)
+      check('reap', rig.queue.reap(8), 0)
+      check('code', rig.queue.broken?.code, 'VIRTQUEUE_USED_ORDER')
+      rig.close()
+    })
+  }
+
+  test('ring/used: nothing was written to a chain that is readable, whatever its id was used for before', () => {
+    const rig = open({ size: 4 })
+    const addresses = Float64Array.from([0, 1000, 2000, 3000], (at) => rig.machine.arenaBase + at)
+    const lengths = Uint32Array.of(100, 100, 100, 100)
+    for (const writable of [true, false, true, false]) {
+      check('added', rig.queue.addEach(4, addresses, lengths, 0, 0, writable), 4)
+      const ids = [...rig.queue.added]
+      rig.queue.publish()
+      rig.takeAll()
+      rig.peer.use(ids.map((id) => ({ id, written: 60 })))
+      rig.unmaps.length = 0
+      check('reap', rig.queue.reap(4), 4)
+      const written = writable ? 60 : 0
+      check(
+        'completions',
+        rig.completions(4),
+        ids.map((id) => ({ id, written, status: DMA_OK })),
+      )
+      check(
+        'what the backend was told',
+        rig.unmaps.map((unmap) => unmap.written),
+        [written, written, written, written],
+      )
+      rig.queue.recycle()
+    }
+    check('clamped', rig.queue.counters.clamped, 8)
     rig.close()
   })
 }

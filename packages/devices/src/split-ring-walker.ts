@@ -350,7 +350,7 @@ export class SplitRingWalker {
   // or wrong goes on in walk(), which decides. All state is local, since a field would be loaded again after each call
   // that is not inlined.
   private append(limit: number): number {
-    if (this.broken !== null) return 0
+    if (this.broken !== null || this.available === this.next) return 0
     const { chains, driver, port, size, table } = this
     // Code that the device called since the last chain may have grown a memory.
     if (driver.u16.length === 0 || port.region.u8.length === 0) port.refresh()

@@ -144,6 +144,7 @@ export class NetDriver {
   private interrupted = false
   private blocked = false
   private polling = false
+  private armed = false
   // Bytes of the batch that was checked last.
   private checked = 0
   // Frames in flight for which `sent` keeps an account. The entries of all others are `NO_BUFFER`.
@@ -491,7 +492,12 @@ export class NetDriver {
     }
     if (this.session.closed) return n
     if (this.receiveBuffers.available > 0) this.postReceiveBuffers()
-    if (this.interrupts && n < budget && queue.arm()) this.interrupted = true
+    // Armed it stays until something completes.
+    if (n > 0) this.armed = false
+    if (this.interrupts && !this.armed && n < budget) {
+      this.armed = true
+      if (queue.arm()) this.interrupted = true
+    }
     return n
   }
 

@@ -18,20 +18,37 @@ const FILL_FROM = 129
  * @param from source, read from byte `fromOffset` on
  */
 export function copy(to: Region, toOffset: number, from: Region, fromOffset: number, length: number): void {
-  if (to.meter !== null || from.meter !== null) meterCopy(to, from, length)
-  if (length > LOOP_MAX) {
-    if (to.u8.buffer === from.u8.buffer) {
-      to.u8.copyWithin(toOffset, fromOffset, fromOffset + length)
-      return
-    }
-    if (length > SET_FROM) {
-      to.u8.set(from.u8.subarray(fromOffset, fromOffset + length), toOffset)
-      return
-    }
+  if (
+    (length <= LOOP_MAX || (length <= SET_FROM && to.source !== from.source)) &&
+    length >= 8 &&
+    ((toOffset ^ fromOffset) & 7) === 0 &&
+    toOffset < NEAR &&
+    fromOffset < NEAR &&
+    to.meter === null &&
+    from.meter === null
+  ) {
+    // Whole aligned words, and where the ends are not aligned one unaligned word each, which may overlap its neighbour:
+    // cheaper than single bytes.
+    const end = fromOffset + length
+    if ((fromOffset & 7) !== 0) to.view.setBigUint64(toOffset, from.view.getBigUint64(fromOffset, true), true)
+    const t64 = to.u64
+    const f64 = from.u64
+    const first = (fromOffset + 7) >>> 3
+    const shift = ((toOffset + 7) >>> 3) - first
+    const last = end >>> 3
+    for (let i = first; i < last; i++) t64[i + shift] = f64[i]
+    if ((end & 7) !== 0) to.view.setBigUint64(toOffset + length - 8, from.view.getBigUint64(end - 8, true), true)
+    return
   }
-  if (length < 8) copyBytes(to, toOffset, from, fromOffset, length)
-  else if (((toOffset ^ fromOffset) & 7) === 0 && toOffset < NEAR && fromOffset < NEAR)
-    copyAligned(to, toOffset | 0, from, fromOffset | 0, length)
+  copyOther(to, toOffset, from, fromOffset, length)
+}
+
+// What is long, short, not aligned alike, far, or metered.
+function copyOther(to: Region, toOffset: number, from: Region, fromOffset: number, length: number): void {
+  if (to.meter !== null || from.meter !== null) meterCopy(to, from, length)
+  if (length > LOOP_MAX && to.u8.buffer === from.u8.buffer) to.u8.copyWithin(toOffset, fromOffset, fromOffset + length)
+  else if (length > SET_FROM) to.u8.set(from.u8.subarray(fromOffset, fromOffset + length), toOffset)
+  else if (length < 8) copyBytes(to, toOffset, from, fromOffset, length)
   else copyUnaligned(to, toOffset, from, fromOffset, length)
 }
 
@@ -39,19 +56,6 @@ function copyBytes(to: Region, toOffset: number, from: Region, fromOffset: numbe
   const t8 = to.u8
   const f8 = from.u8
   for (let i = 0; i < length; i++) t8[toOffset + i] = f8[fromOffset + i]
-}
-
-// Whole aligned words, and where the ends are not aligned one unaligned word each, which may overlap its neighbour:
-// cheaper than single bytes.
-function copyAligned(to: Region, toOffset: number, from: Region, fromOffset: number, length: number): void {
-  const end = fromOffset + length
-  if ((fromOffset & 7) !== 0) to.view.setBigUint64(toOffset, from.view.getBigUint64(fromOffset, true), true)
-  const t64 = to.u64
-  const f64 = from.u64
-  let t = (toOffset + 7) >>> 3
-  const last = end >>> 3
-  for (let f = (fromOffset + 7) >>> 3; f < last; f++) t64[t++] = f64[f]
-  if ((end & 7) !== 0) to.view.setBigUint64(toOffset + length - 8, from.view.getBigUint64(end - 8, true), true)
 }
 
 function copyUnaligned(to: Region, toOffset: number, from: Region, fromOffset: number, length: number): void {

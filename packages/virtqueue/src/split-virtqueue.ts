@@ -8,7 +8,7 @@ import {
   FROM_DEVICE,
   TO_DEVICE,
 } from '@guestdma/dma'
-import type { DeviceAddress } from '@guestdma/memory'
+import type { DeviceAddress, Region } from '@guestdma/memory'
 import {
   AVAILABLE_F_NO_INTERRUPT,
   AVAILABLE_RING_ALIGN,
@@ -133,6 +133,8 @@ export class SplitVirtqueue implements Virtqueue {
   declare private readonly available: DmaRegion
   declare private readonly used: DmaRegion
   declare private readonly indirect: DmaRegion | null
+  // The distinct regions of all of these.
+  declare private readonly regions: readonly Region[]
   declare private readonly cellAreas: CellArea[]
   declare private readonly cellDevice: Float64Array
 
@@ -218,6 +220,7 @@ export class SplitVirtqueue implements Virtqueue {
       for (const region of held) backend.free(region)
       throw error
     }
+    this.regions = [...new Set(held.map(({ region }) => region))]
     this.areas = { descriptor: this.table.device, driver: this.available.device, device: this.used.device }
     this.tableWord = compact(this.table.offset / 4)
     this.indirectWord = compact(this.indirect === null ? 0 : this.indirect.offset / 4)
@@ -462,8 +465,7 @@ export class SplitVirtqueue implements Virtqueue {
       this.undo(old, count)
       return status
     }
-    this.available.region.refresh()
-    this.used.region.refresh()
+    this.refresh()
     this.outstanding += count
     this.publishedPosition = position
     this.meterPublish(count)
@@ -554,7 +556,7 @@ export class SplitVirtqueue implements Virtqueue {
   }
 
   disarm(): void {
-    this.available.region.refresh()
+    this.refresh()
     const u16 = this.available.region.u16
     // An event that lies 65,535 completions ahead is as good as none.
     if (this.eventIndex) u16[this.availableHalf + 2 + this.size] = this.usedPosition - 1
@@ -774,10 +776,7 @@ export class SplitVirtqueue implements Virtqueue {
   }
 
   private refresh(): void {
-    this.table.region.refresh()
-    this.available.region.refresh()
-    this.used.region.refresh()
-    if (this.indirect !== null) this.indirect.region.refresh()
+    for (let i = 0; i < this.regions.length; i++) this.regions[i].refresh()
   }
 
   private meterPublish(chains: number): void {
