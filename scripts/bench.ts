@@ -1,5 +1,5 @@
-// Runs the benchmarks on the built packages, as users run them: once Node has loaded TypeScript, the engine checks at each
-// access to a typed array whether its buffer is still there, which would cost every figure 30 %.
+// Runs the benchmarks on the built packages, as users run them: once Node has loaded TypeScript, the engine checks at
+// each access to a typed array whether its buffer is still there, which would cost every figure 30 %.
 import { spawn } from 'node:child_process'
 import { join } from 'node:path'
 import { build } from './lib/build.ts'

@@ -9,7 +9,7 @@ import {
   type PoolFact,
   type Suitability,
 } from '@guestdma/dma'
-import type { BusPort, DeviceAddress } from '@guestdma/memory'
+import type { BusPort, DeviceAddress, Region } from '@guestdma/memory'
 import { FeatureSet, VIRTIO_F_ACCESS_PLATFORM } from '@guestdma/spec'
 import { BounceBackend, type ClearPolicy } from './bounce-backend.ts'
 import { BouncePool } from './bounce-pool.ts'
@@ -82,9 +82,22 @@ function sharedPoolProvider(clear: ClearPolicy, exclusive: boolean): DmaProvider
       return { fit: 'usable', accept: FeatureSet.of(VIRTIO_F_ACCESS_PLATFORM), why }
     },
     create(offer: PlatformOffer): DmaBackend {
-      const pool =
-        offer.fact(bouncePoolFact) ?? new BouncePool({ name: `${offer.device} pool`, pool: offer.pool as PoolFact })
+      const pool = offer.fact(bouncePoolFact) ?? poolOver(offer.device, offer.pool as PoolFact)
       return new BounceBackend({ name: ID, memory: offer.memory, pool, clear, exclusive })
     },
   }
+}
+
+// A pool that a platform declared without its slots. Several devices may be given the same memory: then they share the
+// slots as well, since two owners of one slot would overwrite each other.
+const pools = new WeakMap<Region, Map<string, BouncePool>>()
+
+function poolOver(device: string, fact: PoolFact): BouncePool {
+  const { region, offset, length } = fact.window
+  const known = pools.get(region) ?? new Map<string, BouncePool>()
+  pools.set(region, known)
+  const key = `${offset} ${length} ${fact.device}`
+  const pool = known.get(key) ?? new BouncePool({ name: `${device} pool`, pool: fact })
+  known.set(key, pool)
+  return pool
 }

@@ -5,6 +5,7 @@ import {
   DMA_TOO_LONG,
   DMA_UNMAPPABLE,
   type DmaBackend,
+  type DmaCounters,
   type DmaDirection,
   DmaError,
   type DmaLimits,
@@ -70,7 +71,7 @@ export class BouncingBackend implements DmaBackend {
   readonly name = 'bouncing'
   readonly traits: DmaTraits
   readonly limits: DmaLimits
-  readonly counters = newDmaCounters()
+  readonly counters: DmaCounters = newDmaCounters()
 
   private readonly memory: GuestMemory
   private readonly slots: BouncingSlots

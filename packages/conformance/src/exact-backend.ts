@@ -4,6 +4,7 @@ import {
   DMA_TOO_LONG,
   DMA_UNMAPPABLE,
   type DmaBackend,
+  type DmaCounters,
   type DmaDirection,
   DmaError,
   type DmaLimits,
@@ -52,7 +53,7 @@ export class ExactBackend implements DmaBackend {
   readonly name = 'exact'
   readonly traits: DmaTraits
   readonly limits: DmaLimits
-  readonly counters = newDmaCounters()
+  readonly counters: DmaCounters = newDmaCounters()
 
   private readonly memory: GuestMemory
   private readonly ram: SpanAllocator

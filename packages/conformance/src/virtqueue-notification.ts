@@ -40,7 +40,8 @@ export function describeNotification({ test, check, rig: open }: QueueSuite): vo
     const wrong: string[] = []
     for (let n = 0; position < 2 * AROUND; n++) {
       const batch = 1 + ((n * 7) % 64)
-      // Around the batch's edges, on both sides, and far away; where the index wraps, inside the batch before and behind the wrap.
+      // Around the batch's edges, on both sides, and far away; where the index wraps, inside the batch before and
+      // behind the wrap.
       const wraps = Math.floor((position + batch - 1) / 65_536) - Math.floor(position / 65_536)
       const distances = [-2, -1, 0, 1, batch - 1, batch, batch + 1, 30_000, 40_000, -30_000]
       const event = wraps === 1 ? position + (position < 100_000 ? 0 : batch - 1) : position + distances[n % 10]

@@ -43,15 +43,23 @@ export function describePublication({ test, check, rig: open }: QueueSuite): voi
           expected.push(JSON.stringify(pieces))
           check('add', rig.queue.add(lengths.length - 1, 1) >= 0, true)
         }
+        const addresses = Float64Array.of(
+          rig.machine.arenaBase + 100_000 + batch,
+          rig.machine.arenaBase + 110_000 + batch,
+        )
+        for (const at of [100_000 + batch, 110_000 + batch]) {
+          expected.push(JSON.stringify([{ address: rig.deviceAddress(at), length: 30, writable: false }]))
+        }
+        check('addEach', rig.queue.addEach(2, addresses, Uint32Array.of(30, 30), 0, 0, false), 2)
         check('visible before publish', Math.max(...seen), 0)
         check('publish', rig.queue.publish(), DMA_OK)
       })
-      check('what was visible, from step to step', [...new Set(seen)], [0, 4])
+      check('what was visible, from step to step', [...new Set(seen)], [0, 6])
       const chains = rig.takeAll()
-      check('chains', chains.length, 4)
+      check('chains', chains.length, 6)
       rig.peer.use(chains.map(({ id }) => ({ id, written: 1 })))
       stepping.onStore = null
-      check('reap', rig.queue.reap(16), 4)
+      check('reap', rig.queue.reap(16), 6)
       rig.queue.recycle()
     }
     check('steps', steps > 200, true)

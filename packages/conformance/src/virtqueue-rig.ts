@@ -44,8 +44,8 @@ class Recorder extends ForwardingBackend {
 
 /** A queue over an exact IOMMU that can fail, watched by a checker, and its other side. */
 export class QueueRig {
-  readonly machine = new TestMachine({ ramBytes: 4 << 20 })
-  readonly port = new BusWindows('dev0')
+  readonly machine: TestMachine = new TestMachine({ ramBytes: 4 << 20 })
+  readonly port: BusWindows = new BusWindows('dev0')
   readonly exact: ExactBackend
   readonly faulty: FaultyBackend
   /** What was unmapped so far: guest address, length, and the bytes that the queue said were written. */

@@ -8,13 +8,16 @@ const FIRST_CAPACITY = 64
 export const MAX_SEGMENTS = 65536
 
 /**
- * Columns of a row in {@link ChainTable.columns}, and how many elements a row takes. The first holds the head, and from bit
- * 16 on the position in the available ring. A row's segments end where those of the next begin.
+ * Columns of a row in {@link ChainTable.columns}, and how many elements a row takes. The first holds the head, and from
+ * bit 16 on the position in the available ring. A row's segments end where those of the next begin.
  */
 export const ROW_HEAD = 0
 export const ROW_FIRST = 1
 export const ROW_WRITE = 2
 export const ROW = 4
+/** In the third column: the row is one segment, and its length says how many bytes there are. */
+export const ONE_READABLE = -1
+export const ONE_WRITABLE = -2
 
 /**
  * The chains that a device is working on, as columns: rows (one per chain) over segments (contiguous pieces of memory,
@@ -61,7 +64,8 @@ export class ChainTable {
   }
 
   write(row: number): number {
-    return this.columns[row * ROW + ROW_WRITE]
+    const write = this.columns[row * ROW + ROW_WRITE]
+    return write >= 0 ? write : this.first(row) + (write === ONE_READABLE ? 1 : 0)
   }
 
   end(row: number): number {
@@ -70,12 +74,16 @@ export class ChainTable {
 
   /** Bytes in the device-readable part of a row. */
   readable(row: number): number {
-    return this.bytes[row * 2]
+    const write = this.columns[row * ROW + ROW_WRITE]
+    if (write >= 0) return this.bytes[row * 2]
+    return write === ONE_READABLE ? this.lengths[this.first(row)] : 0
   }
 
   /** Bytes in the device-writable part of a row. */
   writable(row: number): number {
-    return this.bytes[row * 2 + 1]
+    const write = this.columns[row * ROW + ROW_WRITE]
+    if (write >= 0) return this.bytes[row * 2 + 1]
+    return write === ONE_WRITABLE ? this.lengths[this.first(row)] : 0
   }
 
   /** Where a segment begins in its region. */

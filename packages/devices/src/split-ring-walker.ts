@@ -14,7 +14,7 @@ import {
   USED_RING_ALIGN,
   usedRingBytes,
 } from '@guestdma/spec'
-import { ChainTable, ROW, ROW_FIRST, ROW_HEAD, ROW_WRITE } from './chain-table.ts'
+import { ChainTable, ONE_READABLE, ONE_WRITABLE, ROW, ROW_FIRST, ROW_HEAD, ROW_WRITE } from './chain-table.ts'
 import type { QueueFaultReason } from './faults.ts'
 
 // The engine folds a module's own constants into its code; imported ones it loads at each use.
@@ -22,6 +22,8 @@ const STRIDE = ROW
 const HEAD = ROW_HEAD
 const FIRST = ROW_FIRST
 const WRITE = ROW_WRITE
+const ALL_READABLE = ONE_READABLE
+const ALL_WRITABLE = ONE_WRITABLE
 const READ_ACCESS = ACCESS_READ
 const WRITE_ACCESS = ACCESS_WRITE
 const F_NEXT = DESCRIPTOR_F_NEXT
@@ -364,7 +366,7 @@ export class SplitRingWalker {
     const base = this.tableWord
     const { request, window } = port
     const held = this.heldWritten
-    const { columns, bytes } = chains
+    const { columns } = chains
     let { lengths, spans, regions, segments: segment } = chains
     // The port's last window: what lies in it needs no call.
     let windowBase = window[0]
@@ -387,12 +389,7 @@ export class SplitRingWalker {
       const length = words[word + 2]
       const flagsAndNext = words[word + 3]
       let granted = NOT_ASKED
-      if (
-        (flagsAndNext & NEXT_OR_INDIRECT) === 0 &&
-        length !== 0 &&
-        high < HIGH_LIMIT &&
-        segment < lengths.length
-      ) {
+      if ((flagsAndNext & NEXT_OR_INDIRECT) === 0 && length !== 0 && high < HIGH_LIMIT && segment < lengths.length) {
         const writes = (flagsAndNext & F_WRITE) !== 0
         const access = writes ? 2 : 1
         const address = high * TWO_32 + low
@@ -417,9 +414,8 @@ export class SplitRingWalker {
           const at = row * STRIDE
           columns[at + HEAD] = (next << 16) | head
           columns[at + FIRST] = segment
-          columns[at + WRITE] = writes ? segment : segment + 1
-          bytes[row * 2] = writes ? 0 : length
-          bytes[row * 2 + 1] = writes ? length : 0
+          // One segment: its length says how many bytes there are.
+          columns[at + WRITE] = writes ? ALL_WRITABLE : ALL_READABLE
           if (held.length !== 0) held[next & mask] = -1
           segment++
           row++

@@ -31,6 +31,11 @@ export interface DmaTraits {
    * `staleEntries` and `staleNs`.
    */
   readonly revocation: 'none' | 'deferred' | 'strict'
+  /**
+   * What keeps a device inside its reach: `construction`, it has no way to name anything else (another process, a
+   * worker that was not given the memory); `trusted-code`, a port or walker of ours; `peer`, the device's own IOMMU or
+   * back end; `nothing`.
+   */
   readonly enforcedBy: 'construction' | 'trusted-code' | 'peer' | 'nothing'
   /** What lent bytes may still hold of earlier mappings when they are lent again. */
   readonly residue: 'none' | 'own' | 'other-devices'
@@ -128,6 +133,7 @@ export interface DmaBackend {
    * @throws DmaError `DMA_ALLOC` where there is no room
    */
   alloc(length: number, align: number, direction: DmaDirection, use: 'ring' | 'payload'): DmaRegion
+  /** Throws DmaError `DMA_FREE` for a region that is not allocated here. */
   free(region: DmaRegion): void
 
   /** Lends the guest range in `row` and fills in its device address. */

@@ -122,7 +122,8 @@ export class DirectBackend implements DmaBackend {
       this.counters.unmappable++
       return UNMAPPABLE
     }
-    m.device[row] = m.guest[row] + this.busOffset
+    const guest = m.guest[row]
+    m.device[row] = this.busOffset === 0 ? guest : guest + this.busOffset
     m.deviceLength[row] = length
     this.counters.maps++
     return OK

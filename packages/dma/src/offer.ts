@@ -50,7 +50,7 @@ export interface PlatformOffer {
   readonly mayBlock: boolean
   /** The ids that the caller listed; empty for `auto`. */
   readonly listed: ReadonlySet<string>
-  fact<T>(key: FactKey<T>): T | undefined
+  readonly fact: <T>(key: FactKey<T>) => T | undefined
 }
 
 /**
@@ -79,9 +79,14 @@ export interface DmaProvider {
 
 /** What a third party writes: what the platform declares and enforces, and what the driver uses. */
 export interface DmaScheme {
+  /** The same as `provider.id` and as the name of the backends that it makes. */
   readonly id: string
   readonly provider: DmaProvider
-  /** Declares the facts for one device and returns what that device can reach. */
+  /**
+   * Declares the facts for one device and returns what that device can reach. Called once for each device;
+   * `provider.create` is called again after each reset. Ports that `platform` made report their faults and can be cut
+   * off; a port of one's own does neither.
+   */
   install(platform: PlatformBuilder): BusPort
 }
 

@@ -45,6 +45,13 @@ describe('the direct backend', () => {
     expect(m.device[0]).toBe(BASE + 4096 - 0x4000_0000)
   })
 
+  test.each([-0x1_0000_0000, 2 ** 53 - 2 ** 20])(
+    'refuses a bus offset of %d, which leads outside of all addresses',
+    (busOffset) => {
+      expect(() => direct(busOffset)).toThrow(expect.objectContaining({ code: 'DMA_BUS_OFFSET' }))
+    },
+  )
+
   test('a mapping that leaves its range is Unmappable, also where another range follows', () => {
     const memory = new GuestMemory([
       { base: 0x1000, length: 0x1000, memory: new ArrayBuffer(0x1000) },

@@ -373,7 +373,7 @@ export class NetDriver {
       // needed.
       if (this.blocked && this.transmit.outstanding === 0) {
         this.drain()
-        work++
+        if (this.transmit.outstanding > 0) work++
       }
       if (this.transmit.broken !== null || this.receive.broken !== null) this.noticeBroken()
       return work

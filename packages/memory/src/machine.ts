@@ -42,9 +42,9 @@ export interface BusPort {
   readonly region: Region
   readonly offset: number
   /**
-   * The span around the last grant, for as long as `epoch` stays the same: [0] the device address where it begins, [1] its bytes, [2] the
-   * offset of its first byte in `region`, [3] the permitted access kinds. A caller may answer requests inside it by itself. [1] is 0
-   * where a port does not say.
+   * The span around the last grant, for as long as `epoch` stays the same: [0] the device address where it begins, [1]
+   * its bytes, [2] the offset of its first byte in `region`, [3] the permitted access kinds. A caller may answer
+   * requests inside it by itself. [1] is 0 where a port does not say.
    */
   readonly window: Float64Array
   /** Re-derives views that growth of a memory detached; called by a device at the head of each poll. */

@@ -267,8 +267,8 @@ export class SplitVirtqueue implements Virtqueue {
     }
     const start = this.availablePosition
     this.refresh()
-    // All in locals: what is a field is loaded again after each call that is not inlined. The rate of this loop is that of its accesses to typed
-    // arrays, about a nanosecond each, so there is none that could be spared.
+    // All in locals: what is a field is loaded again after each call that is not inlined. The rate of this loop is that
+    // of its accesses to typed arrays, about a nanosecond each, so there is none that could be spared.
     const { backend, book, added, mask, chainsAt, orderAt, maxMappingLength: limit, mappings: m, tableWord } = this
     const u32 = this.table.region.u32
     const ring = this.available.region.u16
@@ -512,7 +512,6 @@ export class SplitVirtqueue implements Virtqueue {
     this.outstanding -= n
     this.usedPosition = (position + n) & 0xffff
     this.counters.completed += n
-    this.unmapUsed(n)
     if (this.used.region.meter !== null) {
       this.used.region.meter.load(2, 1)
       this.used.region.meter.load(4, 2 * n)
@@ -600,11 +599,12 @@ export class SplitVirtqueue implements Virtqueue {
     this.cellAreas.length = 0
   }
 
-  // The one place where used elements are believed or not. Id and length are loaded once each; the device may change them right after. Returns how many
-  // chains are complete: `completed.id` and `completed.written` hold them.
+  // The one place where used elements are believed or not, and their chains unmapped. Id and length are loaded once
+  // each; the device may change them right after. Returns how many chains are complete.
   private takeUsed(from: number, arrived: number, budget: number): number {
     const { usedWord, mask, size, book, chainsAt, orderAt, inOrder } = this
-    const { id: ids, written: lengths } = this.completed
+    const { id: ids, written: lengths, status: statuses } = this.completed
+    const { backend, mappings } = this
     const u32 = this.used.region.u32
     const unpublished = this.availablePosition !== this.publishedPosition
     let clamped = 0
@@ -631,14 +631,18 @@ export class SplitVirtqueue implements Virtqueue {
           const older = book[orderAt + ((from + n) & mask)]
           ids[n] = older
           lengths[n] = this.postedBy(older)
+          statuses[n] = this.unmapChain(older, lengths[n])
           book[chainsAt + CHAIN * older + INFO] ^= OUTSTANDING ^ COMPLETED
         }
       }
       const posted = (info & READ_ONLY_MASK) === READ_ONLY ? 0 : book[chain + POSTED] >>> 0
       if (written > posted) clamped++
-      ids[n] = id
-      lengths[n] = written > posted ? posted : written
+      const believed = written > posted ? posted : written
       book[chain + INFO] = info ^ (OUTSTANDING ^ COMPLETED)
+      ids[n] = id
+      lengths[n] = believed
+      if (info >> COUNT_SHIFT > 1) statuses[n] = this.unmapChain(id, believed)
+      else statuses[n] = (info & (MAPPED << FLAGS_SHIFT)) === 0 ? OK : backend.unmap(mappings, id, believed)
       n++
     }
     this.counters.clamped += clamped
@@ -648,17 +652,6 @@ export class SplitVirtqueue implements Virtqueue {
   private postedBy(id: number): number {
     const chain = this.chainsAt + CHAIN * id
     return (this.book[chain + INFO] & READ_ONLY_MASK) === READ_ONLY ? 0 : this.book[chain + POSTED] >>> 0
-  }
-
-  private unmapUsed(n: number): void {
-    const { backend, book, chainsAt, mappings } = this
-    const { id: ids, written: lengths, status: statuses } = this.completed
-    for (let i = 0; i < n; i++) {
-      const id = ids[i]
-      const info = book[chainsAt + CHAIN * id + INFO]
-      if (info >> COUNT_SHIFT > 1) statuses[i] = this.unmapChain(id, lengths[i])
-      else statuses[i] = (info & (MAPPED << FLAGS_SHIFT)) === 0 ? OK : backend.unmap(mappings, id, lengths[i])
-    }
   }
 
   private unmapChain(id: number, written: number): number {

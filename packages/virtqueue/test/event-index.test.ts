@@ -1,7 +1,8 @@
 import { describe, expect, test } from 'vitest'
 import { crosses } from '../src/index.ts'
 
-// As the specification says it (virtio 1.4 §2.7.7.2): an entry is placed at each index from the old one on, and notifies if it equals the event.
+// As the specification says it (virtio 1.4 §2.7.7.2): an entry is placed at each index from the old one on, and
+// notifies if it equals the event.
 function placed(event: number, now: number, old: number): boolean {
   for (let index = old; index !== now; index = (index + 1) & 0xffff) if (index === event) return true
   return false

@@ -95,6 +95,26 @@ describe('a WebAssembly.Memory may grow between any two calls (ring/publication)
   })
 })
 
+describe('recycle', () => {
+  test('refuses ids that are not completed, and loses none of those that are', () => {
+    const ram = new WebAssembly.Memory({ initial: 1 })
+    const { queue } = queueOver(ram)
+    const ids = [add(queue, 40_000), add(queue, 40_100), add(queue, 40_200)]
+    queue.publish()
+    const used = new DataView(ram.buffer, queue.areas.device)
+    for (const [i, id] of ids.entries()) used.setUint32(4 + 8 * i, id, true)
+    used.setUint16(2, 3, true)
+    expect(queue.reap(8)).toBe(3)
+    queue.completed.id[1] = 7
+    expect(() => queue.recycle()).toThrow(expect.objectContaining({ code: 'VIRTQUEUE_RECYCLE' }))
+    queue.completed.id.set(ids)
+    queue.recycle()
+    expect(queue.free).toBe(8)
+    const again = Array.from({ length: 8 }, (_, i) => add(queue, 40_000 + 100 * i))
+    expect([...again].sort()).toEqual([0, 1, 2, 3, 4, 5, 6, 7])
+  })
+})
+
 describe('areas', () => {
   test('are aligned, apart, and as long as virtio 1.4 §2.7 says (ring/geometry)', () => {
     for (const size of [1, 2, 256, 2048]) {
