@@ -1,4 +1,4 @@
-import { copy, observe } from '@guestdma/memory'
+import { copy, observe, type Region } from '@guestdma/memory'
 import {
   DEVICE_ID_NET,
   ETHERNET_HEADER_SIZE,
@@ -30,7 +30,7 @@ import {
   VLAN_TAG_SIZE,
 } from './net-config.ts'
 import type { FrameReceiver, NetLink } from './net-link.ts'
-import { NO_CHAIN } from './split-ring-walker.ts'
+import { NO_CHAIN, PLAIN_LAST, PLAIN_LEFT, PLAIN_TAKEN, PLAIN_VOID, type PlainTaker } from './split-ring-walker.ts'
 import { VirtioDevice } from './virtio-device.ts'
 
 // The engine folds a module's own constants into its code; imported ones it loads at each use.
@@ -59,7 +59,7 @@ const TRANSMIT_BATCH = 32
  *
  * @throws DeviceError `DEVICE_OPTION`, and what `VirtioDevice` throws
  */
-export class NetDevice extends VirtioDevice implements FrameReceiver {
+export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker {
   declare readonly counters: NetCounters
   declare readonly link: NetLink | null
 
@@ -67,6 +67,12 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
   private readonly sources = new FrameSources()
   declare private readonly mtu: number
   private mergeable = false
+  // Of the call of `takePlain` that is under way.
+  private plainQueue: DeviceQueue | null = null
+  private plainGeneration = 0
+  private plainEpoch = 0
+  private plainBytes = 0
+  private plainFailed = 0
   private up = true
   // Longest untagged frame under the negotiated MTU.
   private longest = ETHERNET_MTU + ETHERNET_HEADER_SIZE
@@ -199,28 +205,75 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
     walker.update()
     for (;;) {
       const left = budget - done
-      const rows = walker.takeBatch(left < TRANSMIT_BATCH ? left : TRANSMIT_BATCH)
+      const plain = this.sendPlain(queue, left)
+      if (plain < 0) return done
+      done += plain
+      if (done === budget || this.linkFull) return done
+      const rows = plain > 0 ? 0 : walker.takeBatch(left < TRANSMIT_BATCH ? left : TRANSMIT_BATCH)
       if (rows > 0) {
         const { generation } = queue
         const sent = this.send(queue, rows)
-        // The link may have run code that reset the queue or the device: then there is nothing to give back, and nobody
-        // to tell.
-        if (queue.generation !== generation) return done
-        // It may also have moved memory: the rings come first.
-        this.checkPort()
-        if (!this.live) return done
-        walker.pushRows(sent)
+        if (!this.giveBack(queue, generation, sent)) return done
         done += sent
         if (sent < rows) {
           walker.untake(rows - sent)
           if (this.linkFull) return done
         }
         if (done === budget) return done
-      } else if (!walker.rearm()) {
+      } else if (plain === 0 && !walker.rearm()) {
         queue.marked = false
         return done
       }
     }
+  }
+
+  // Frames of one descriptor each, for as long as they come: the common case, without a table in between. -1: the queue
+  // is gone.
+  private sendPlain(queue: DeviceQueue, limit: number): number {
+    if (this.link === null || !this.up) return 0
+    const { counters } = this
+    const { generation } = queue
+    this.plainQueue = queue
+    this.plainGeneration = generation
+    this.plainEpoch = this.port.epoch
+    this.plainBytes = 0
+    this.plainFailed = 0
+    const rows = queue.walker.takePlain(limit, this)
+    counters.transmittedBytes += this.plainBytes
+    counters.transmitFailed += this.plainFailed
+    if (rows < 0) return -1
+    counters.transmitted += rows - this.plainFailed
+    return rows === 0 || this.giveBack(queue, generation, rows) ? rows : -1
+  }
+
+  /** For the walker: sends one frame. What is not plain here goes the general way. */
+  plain(region: Region, offset: number, size: number): number {
+    const { link, staging } = this
+    const length = size - HEADER
+    if (link === null || link.full === true || length <= 0 || length > this.longest) return PLAIN_LEFT
+    if (asksForOffload(region.u8, offset)) return PLAIN_LEFT
+    const payload = offset + HEADER
+    const align = payload & 7
+    copy(staging.region, align, region, payload, length)
+    try {
+      link.transmit(staging.view(align, length))
+      this.plainBytes += length
+    } catch (error) {
+      this.plainFailed++
+      observe(rethrow, error)
+    }
+    if ((this.plainQueue as DeviceQueue).generation !== this.plainGeneration) return PLAIN_VOID
+    return this.port.epoch === this.plainEpoch ? PLAIN_TAKEN : PLAIN_LAST
+  }
+
+  // Marks the first `rows` rows used. The link may have run code that reset the queue or the device: then there is
+  // nothing to give back, and nobody to tell. It may also have moved memory: the rings come first.
+  private giveBack(queue: DeviceQueue, generation: number, rows: number): boolean {
+    if (queue.generation !== generation) return false
+    this.checkPort()
+    if (!this.live) return false
+    queue.walker.pushRows(rows)
+    return true
   }
 
   // Hands the frames of rows 0 to `rows` - 1 to the link, or drops and counts them. Returns how many rows that were:

@@ -38,10 +38,29 @@ export const NO_CHAIN = -1
 const MAX_INDIRECT_BYTES = 65536 * DESCRIPTOR_SIZE
 
 const TWO_32 = 2 ** 32
+// None of them: the chain is one descriptor that the device may only read.
+const PLAIN_MASK = DESCRIPTOR_F_NEXT | DESCRIPTOR_F_WRITE | DESCRIPTOR_F_INDIRECT
+// Below this an offset is a small integer to the engine.
+const NEAR = 0x7fff_0000
 // Neither: the chain is one descriptor.
 const NEXT_OR_INDIRECT = F_NEXT | F_INDIRECT
 // The port was not asked yet. (0: it refused.)
 const NOT_ASKED = -1
+
+/** Answers of {@link PlainTaker.plain}. */
+export const PLAIN_TAKEN = 0
+export const PLAIN_LAST = 1
+export const PLAIN_LEFT = 2
+export const PLAIN_VOID = 3
+
+/** Takes chains of one device-readable descriptor as they come off the ring, without a row for each. */
+export interface PlainTaker {
+  /**
+   * Bytes [offset, offset + length) of `region` are a whole chain. `PLAIN_TAKEN`: done with it. `PLAIN_LAST`: done with
+   * it, but look no further. `PLAIN_LEFT`: not touched; the chain stays. `PLAIN_VOID`: the queue was reset meanwhile.
+   */
+  plain(region: Region, offset: number, length: number): number
+}
 
 /** How the negotiated features and the driver's registers shape a ring. */
 export interface RingSetup {
@@ -194,6 +213,55 @@ export class SplitRingWalker {
     chains.rows = 0
     chains.segments = 0
     return this.append(limit)
+  }
+
+  /**
+   * Hands up to `limit` chains of one device-readable descriptor, inside the port's last window, to `taker`. Stops at
+   * the first chain that is anything else: that one is `takeBatch`'s, which decides on it anew. Returns how many were
+   * taken, for `pushRows`, or -1 where the queue was reset under way.
+   */
+  takePlain(limit: number, taker: PlainTaker): number {
+    if (this.broken !== null || this.available === this.next || this.inOrder) return 0
+    const { chains, driver, port, size, table } = this
+    if (driver.u16.length === 0 || port.region.u8.length === 0) port.refresh()
+    if (table.u32.length === 0) table.refresh()
+    const { window, region } = port
+    const windowBase = window[0]
+    const windowLength = (window[3] & READ_ACCESS) !== 0 && region.length < NEAR ? window[1] : 0
+    const windowOffset = window[2]
+    const ready = (this.available - this.next) & 0xffff
+    const count = ready < limit ? ready : limit
+    const mask = size - 1
+    const ring = driver.u16
+    const ringHalf = this.driverHalf + 2
+    const words = table.u32
+    const base = this.tableWord
+    const columns = chains.columns
+    const start = this.next
+    let n = 0
+    let answer = PLAIN_TAKEN
+    while (n < count && answer === PLAIN_TAKEN) {
+      // Code that the taker called may have grown a memory: then the views are gone, and the next call starts anew.
+      if (ring.length === 0 || words.length === 0) break
+      const head = ring[ringHalf + ((start + n) & mask)]
+      if (head >= size) break
+      const word = base + (head << 2)
+      const low = words[word]
+      const high = words[word + 1]
+      const length = words[word + 2]
+      if ((words[word + 3] & PLAIN_MASK) !== 0 || length === 0 || high >= HIGH_LIMIT) break
+      const into = high * TWO_32 + low - windowBase
+      if (!(into >= 0 && into + length <= windowLength)) break
+      answer = taker.plain(region, (windowOffset + into) | 0, length)
+      if (answer >= PLAIN_LEFT) break
+      columns[n * STRIDE + HEAD] = head
+      n++
+    }
+    if (answer === PLAIN_VOID) return -1
+    this.next = (start + n) & 0xffff
+    if (driver.meter !== null) driver.meter.load(2, n)
+    if (table.meter !== null) table.meter.load(4, 4 * n)
+    return n
   }
 
   /** Takes the next chain into a further row and returns it, or {@link NO_CHAIN}. */

@@ -2,7 +2,7 @@ import { GuestDmaError } from '@guestdma/memory'
 
 /**
  * A virtqueue that cannot be made, a call that breaks its contract, or what broke a queue. Codes: `VIRTQUEUE_SIZE`,
- * `VIRTQUEUE_TOO_SMALL`, `VIRTQUEUE_SEGMENT`, `VIRTQUEUE_CELLS`, `VIRTQUEUE_RECYCLE` (misuse, thrown);
+ * `VIRTQUEUE_TOO_SMALL`, `VIRTQUEUE_SEGMENT`, `VIRTQUEUE_CELLS` (misuse, thrown);
  * `VIRTQUEUE_USED_INDEX`, `VIRTQUEUE_USED_ID`, `VIRTQUEUE_USED_TWICE`, `VIRTQUEUE_USED_ORDER`, `VIRTQUEUE_COMMIT` (the
  * queue is broken).
  */

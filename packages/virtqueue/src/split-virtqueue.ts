@@ -52,10 +52,9 @@ const CELL = SEGMENT_CELL
 const TO = TO_DEVICE
 const FROM = FROM_DEVICE
 
-// States of a chain. Only an OUTSTANDING one may come back through the used ring.
+// State of a chain. Only an OUTSTANDING one may come back through the used ring.
 const FREE = 0
 const OUTSTANDING = 1
-const COMPLETED = 2
 
 // The private bookkeeping is one Int32Array, since every further typed array that a function touches costs it a handful
 // of checks and loads: first the rows, then the chains by id, then the ids in the order of publication.
@@ -158,7 +157,10 @@ export class SplitVirtqueue implements Virtqueue {
   private availablePosition = 0
   private publishedPosition = 0
   private usedPosition = 0
-  private unrecycled = 0
+  // Completed and not yet recycled: a list linked by NEXT, and how many descriptors it holds.
+  private retiredHead = -1
+  private retiredLast = -1
+  private retiredCount = 0
   private pendingDescriptors = 0
 
   /** @throws VirtqueueError `VIRTQUEUE_SIZE`, `VIRTQUEUE_TOO_SMALL`; DmaError `DMA_ALLOC` */
@@ -486,8 +488,8 @@ export class SplitVirtqueue implements Virtqueue {
   }
 
   reap(budget: number): number {
-    if (this.unrecycled > 0) this.recycle()
     if (this.broken !== null) return 0
+    if (this.retiredCount > 0) this.recycle()
     this.refresh()
     const position = this.usedPosition
     // Loaded once; the device may change it right after.
@@ -524,34 +526,17 @@ export class SplitVirtqueue implements Virtqueue {
       })
       return 0
     }
-    this.unrecycled = n
     return n
   }
 
   recycle(): void {
-    const { book, chainsAt, inOrder } = this
-    const count = this.unrecycled
-    const ids = this.completed.id
-    let head = this.freeHead
-    let free = this.free
-    for (let i = 0; i < count; i++) {
-      const id = ids[i]
-      const chain = chainsAt + CHAIN * id
-      const info = book[chain + INFO]
-      if ((info & STATE_MASK) !== COMPLETED) this.refuseRecycle(id)
-      const descriptors = info >> COUNT_SHIFT
-      // In-order queues use descriptors in ring order, and they come back in that order: NEXT stays as it is (virtio
-      // 1.4 §2.7.5).
-      if (!inOrder) {
-        book[ROW * (descriptors === 1 ? id : this.lastDescriptor(id)) + NEXT] = head
-        head = id
-      }
-      book[chain + INFO] = FREE
-      free += descriptors === 1 ? 1 : this.reclaim(chain, descriptors)
+    if (this.retiredHead >= 0) {
+      this.book[ROW * this.retiredLast + NEXT] = this.freeHead
+      this.freeHead = this.retiredHead
+      this.retiredHead = -1
     }
-    this.freeHead = head
-    this.free = free
-    this.unrecycled = 0
+    this.free += this.retiredCount
+    this.retiredCount = 0
   }
 
   disarm(): void {
@@ -581,7 +566,6 @@ export class SplitVirtqueue implements Virtqueue {
     }
     const status = this.backend.commitUnmaps()
     this.outstanding = 0
-    this.unrecycled = 0
     if (status !== OK) {
       // What could not be revoked must not be used again: its memory stays where it is, since memory goes back only
       // when the device cannot reach it.
@@ -632,21 +616,37 @@ export class SplitVirtqueue implements Virtqueue {
           ids[n] = older
           lengths[n] = this.postedBy(older)
           statuses[n] = this.unmapChain(older, lengths[n])
-          book[chainsAt + CHAIN * older + INFO] ^= OUTSTANDING ^ COMPLETED
+          book[chainsAt + CHAIN * older + INFO] &= ~STATE_MASK
+          this.retire(older, book[chainsAt + CHAIN * older + INFO] >> COUNT_SHIFT)
         }
       }
       const posted = (info & READ_ONLY_MASK) === READ_ONLY ? 0 : book[chain + POSTED] >>> 0
       if (written > posted) clamped++
       const believed = written > posted ? posted : written
-      book[chain + INFO] = info ^ (OUTSTANDING ^ COMPLETED)
+      book[chain + INFO] = info & ~STATE_MASK
       ids[n] = id
       lengths[n] = believed
-      if (info >> COUNT_SHIFT > 1) statuses[n] = this.unmapChain(id, believed)
+      const descriptors = info >> COUNT_SHIFT
+      if (descriptors > 1) statuses[n] = this.unmapChain(id, believed)
       else statuses[n] = (info & (MAPPED << FLAGS_SHIFT)) === 0 ? OK : backend.unmap(mappings, id, believed)
+      this.retire(id, descriptors)
       n++
     }
     this.counters.clamped += clamped
     return n
+  }
+
+  // Completed descriptors wait in a list of their own until `recycle`, so that no id is given out before the driver has
+  // read what belongs to it. In-order queues use descriptors in ring order, and they come back in that order: their
+  // NEXT stays as it is (virtio 1.4 §2.7.5).
+  private retire(id: number, descriptors: number): void {
+    if (!this.inOrder) {
+      const last = descriptors === 1 ? id : this.lastDescriptor(id)
+      if (this.retiredHead < 0) this.retiredLast = last
+      else this.book[ROW * last + NEXT] = this.retiredHead
+      this.retiredHead = id
+    }
+    this.retiredCount += descriptors === 1 ? 1 : this.reclaim(this.chainsAt + CHAIN * id, descriptors)
   }
 
   private postedBy(id: number): number {
@@ -788,15 +788,6 @@ export class SplitVirtqueue implements Virtqueue {
       this.name,
       `segment ${segment} is empty; a chain is one or more segments of at least one byte`,
       { segment },
-    )
-  }
-
-  private refuseRecycle(id: number): never {
-    throw new VirtqueueError(
-      'VIRTQUEUE_RECYCLE',
-      this.name,
-      `id ${id} is not a completed chain; completed.id belongs to the queue`,
-      { id },
     )
   }
 
