@@ -240,18 +240,22 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
     this.plainFailed = 0
     const rows = queue.walker.takePlain(limit, this)
     counters.transmittedBytes += this.plainBytes
-    counters.transmitFailed += this.plainFailed
     if (rows < 0) return -1
     counters.transmitted += rows - this.plainFailed
     return rows === 0 || this.giveBack(queue, generation, rows) ? rows : -1
   }
 
   /** For the walker: sends one frame. What is not plain here goes the general way. */
-  plain(region: Region, offset: number, size: number): number {
+  plain(region: Region, offset: number, size: number, head: number): number {
     const { link, staging } = this
     const length = size - HEADER
     if (link === null || link.full === true || length <= 0 || length > this.longest) return PLAIN_LEFT
-    if (asksForOffload(region.u8, offset)) return PLAIN_LEFT
+    if (asksForOffload(region.u8, offset)) {
+      this.plainFailed++
+      this.counters.transmitMalformed++
+      this.badRequest(this.plainQueue as DeviceQueue, 'offload', head, length)
+      return PLAIN_TAKEN
+    }
     const payload = offset + HEADER
     const align = payload & 7
     copy(staging.region, align, region, payload, length)
@@ -260,6 +264,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
       this.plainBytes += length
     } catch (error) {
       this.plainFailed++
+      this.counters.transmitFailed++
       observe(rethrow, error)
     }
     if ((this.plainQueue as DeviceQueue).generation !== this.plainGeneration) return PLAIN_VOID

@@ -59,7 +59,7 @@ export interface PlainTaker {
    * Bytes [offset, offset + length) of `region` are a whole chain. `PLAIN_TAKEN`: done with it. `PLAIN_LAST`: done with
    * it, but look no further. `PLAIN_LEFT`: not touched; the chain stays. `PLAIN_VOID`: the queue was reset meanwhile.
    */
-  plain(region: Region, offset: number, length: number): number
+  plain(region: Region, offset: number, length: number, head: number): number
 }
 
 /** How the negotiated features and the driver's registers shape a ring. */
@@ -122,6 +122,11 @@ export class SplitRingWalker {
   // Whether the areas stand for what the port last granted.
   private attached = false
 
+  // A chain that takePlain left: its position, and its head and descriptor as they were loaded, so that they are loaded
+  // once.
+  private peekedAt = -1
+  private readonly peeked = new Uint32Array(5)
+
   // In order: completions by available position, held until all earlier ones came. -1: still outstanding.
   private heldWritten = new Float64Array(0)
   private heldHead = new Int32Array(0)
@@ -142,6 +147,7 @@ export class SplitRingWalker {
     this.replaceable = false
     this.broken = null
     this.chains.rows = this.chains.segments = 0
+    this.peekedAt = -1
     if (size < 1 || size > maxSize || size > MAX_QUEUE_SIZE || (size & (size - 1)) !== 0) {
       this.fail('queue-size', -1, size, maxSize)
       return false
@@ -160,6 +166,7 @@ export class SplitRingWalker {
   stop(): void {
     this.available = this.next = this.used = this.published = 0
     this.chains.rows = this.chains.segments = 0
+    this.peekedAt = -1
     this.attached = false
   }
 
@@ -244,16 +251,27 @@ export class SplitRingWalker {
       // Code that the taker called may have grown a memory: then the views are gone, and the next call starts anew.
       if (ring.length === 0 || words.length === 0) break
       const head = ring[ringHalf + ((start + n) & mask)]
-      if (head >= size) break
       const word = base + (head << 2)
-      const low = words[word]
-      const high = words[word + 1]
-      const length = words[word + 2]
-      if ((words[word + 3] & PLAIN_MASK) !== 0 || length === 0 || high >= HIGH_LIMIT) break
+      const low = head < size ? words[word] : 0
+      const high = head < size ? words[word + 1] : 0
+      const length = head < size ? words[word + 2] : 0
+      const flagsAndNext = head < size ? words[word + 3] : 0
       const into = high * TWO_32 + low - windowBase
-      if (!(into >= 0 && into + length <= windowLength)) break
-      answer = taker.plain(region, (windowOffset + into) | 0, length)
-      if (answer >= PLAIN_LEFT) break
+      if (
+        head >= size ||
+        (flagsAndNext & PLAIN_MASK) !== 0 ||
+        length === 0 ||
+        high >= HIGH_LIMIT ||
+        !(into >= 0 && into + length <= windowLength)
+      ) {
+        this.keepPeeked((start + n) & 0xffff, head, low, high, length, flagsAndNext)
+        break
+      }
+      answer = taker.plain(region, (windowOffset + into) | 0, length, head)
+      if (answer >= PLAIN_LEFT) {
+        this.keepPeeked((start + n) & 0xffff, head, low, high, length, flagsAndNext)
+        break
+      }
       columns[n * STRIDE + HEAD] = head
       n++
     }
@@ -262,6 +280,22 @@ export class SplitRingWalker {
     if (driver.meter !== null) driver.meter.load(2, n)
     if (table.meter !== null) table.meter.load(4, 4 * n)
     return n
+  }
+
+  private keepPeeked(
+    position: number,
+    head: number,
+    low: number,
+    high: number,
+    length: number,
+    flagsAndNext: number,
+  ): void {
+    this.peekedAt = position
+    this.peeked[0] = head
+    this.peeked[1] = low
+    this.peeked[2] = high
+    this.peeked[3] = length
+    this.peeked[4] = flagsAndNext
   }
 
   /** Takes the next chain into a further row and returns it, or {@link NO_CHAIN}. */
@@ -433,6 +467,7 @@ export class SplitRingWalker {
     const words = table.u32
     const base = this.tableWord
     const { request, window } = port
+    const peeked = this.peeked
     const held = this.heldWritten
     const { columns } = chains
     let { lengths, spans, regions, segments: segment } = chains
@@ -446,16 +481,17 @@ export class SplitRingWalker {
     let next = this.next
     let taken = 0
     for (; taken < count; taken++) {
-      const head = ring[ringHalf + (next & mask)]
+      const known = next === this.peekedAt
+      const head = known ? peeked[0] : ring[ringHalf + (next & mask)]
       if (head >= size) {
         this.fail('head', head, head, size)
         break
       }
       const word = base + (head << 2)
-      const low = words[word]
-      const high = words[word + 1]
-      const length = words[word + 2]
-      const flagsAndNext = words[word + 3]
+      const low = known ? peeked[1] : words[word]
+      const high = known ? peeked[2] : words[word + 1]
+      const length = known ? peeked[3] : words[word + 2]
+      const flagsAndNext = known ? peeked[4] : words[word + 3]
       let granted = NOT_ASKED
       if ((flagsAndNext & NEXT_OR_INDIRECT) === 0 && length !== 0 && high < HIGH_LIMIT && segment < lengths.length) {
         const writes = (flagsAndNext & F_WRITE) !== 0
@@ -505,6 +541,7 @@ export class SplitRingWalker {
       next = (next + 1) & 0xffff
     }
     this.next = next
+    this.peekedAt = -1
     chains.rows = row
     chains.segments = segment
     if (driver.meter !== null) driver.meter.load(2, taken)

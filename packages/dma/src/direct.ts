@@ -1,4 +1,5 @@
 import {
+  ADDRESS_LIMIT,
   type BusPort,
   type DeviceAddress,
   type GuestAddress,
@@ -54,6 +55,12 @@ export class DirectBackend implements DmaBackend {
   constructor({ memory, ram, busOffset = 0 }: { memory: GuestMemory; ram: SpanAllocator; busOffset?: number }) {
     this.memory = memory
     this.ram = ram
+    const bottom = memory.ranges[0].base + busOffset
+    const end = memory.ranges[memory.ranges.length - 1].end + busOffset
+    if (!Number.isInteger(busOffset) || bottom < 0 || end > ADDRESS_LIMIT) {
+      const message = `a bus offset of ${busOffset} puts device addresses outside of 0 to 2^53 - 1`
+      throw new DmaError('DMA_BUS_OFFSET', this.name, message, { busOffset })
+    }
     if (busOffset % BUS_ALIGN !== 0) {
       throw new DmaError(
         'DMA_BUS_OFFSET',
