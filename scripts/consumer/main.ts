@@ -8,7 +8,7 @@ events.on('scheme', ({ device, scheme }) => chosen.push(`${device} ${scheme}`))
 let received = 0
 const machine = await createMachine({
   events,
-  memory: [{ base: 0x8000_0000, length: 16 << 20, memory: new WebAssembly.Memory({ initial: 256, maximum: 512 }) }],
+  memory: [{ base: 0x8000_0000, length: 16 << 20, memory: new ArrayBuffer(16 << 20) }],
   schemes: [sharedPoolScheme({ size: 1 << 20 }), directScheme()],
   devices: [
     { type: 'blk', name: 'disk0', device: { store: new MemoryBlockStore(new Uint8Array(1 << 20)) } },
