@@ -1,6 +1,7 @@
 import type { Variant } from '@guestdma/bench'
 import { type DmaScheme, directScheme } from '@guestdma/dma'
 import { createMachine, type DeviceConfig, type Machine, sharedPoolScheme } from 'guestdma'
+import { loadCrowd } from './crowd.ts'
 
 /** The schemes that are measured, by id. */
 export const SCHEMES: Readonly<Record<string, () => DmaScheme>> = {
@@ -17,10 +18,11 @@ const RAM = 64 << 20
  * A machine with one device over the scheme that a variant names; for cold buffers, with RAM for four times the
  * last-level cache.
  */
-export function machineFor(
-  { backend, base, buffers, lastLevelCacheBytes }: Variant,
+export async function machineFor(
+  { backend, base, buffers, lastLevelCacheBytes, crowded }: Variant,
   device: DeviceConfig,
 ): Promise<Machine> {
+  if (crowded) await loadCrowd(base)
   const length = RAM + (buffers === 'cold' ? 4 * lastLevelCacheBytes : 0)
   return createMachine({
     memory: [{ base, length, memory: new ArrayBuffer(length) }],

@@ -12,7 +12,7 @@ usage: bench [--scheme ID…] [--only WORDS] [--quick] [--heap] [--json FILE]
   --scheme ID   only this scheme; may be given several times (${[NONE, ...Object.keys(SCHEMES)].join(', ')})
   --only WORDS  only what matches all words, such as "net transmit map 64 32 warm"
   --quick       a tenth of the time for each figure, and only the corners: 64 and 1,514 bytes, 4 KiB
-  --heap        only the heap bytes per packet, at four guest bases
+  --heap        only the heap bytes per packet, at four guest bases and with five classes of backends loaded
   --json FILE   also write the report as JSON
   --help        this text
 `
@@ -72,7 +72,7 @@ async function heap(
   subjects: readonly Subject[],
   common: Omit<Parameters<typeof runBench>[0], 'subjects'>,
 ): Promise<void> {
-  const { results }: BenchReport = await runBench({ ...common, subjects, base })
+  const { results }: BenchReport = await runBench({ ...common, subjects, base, crowded: true })
   clear()
   for (const { operation, backend, mode, bytesAllocatedPerOperation: bytes } of results) {
     process.stdout.write(
@@ -88,6 +88,12 @@ function progress({ driver, operation, backend, mode }: BenchResult, done: numbe
 function clear(): void {
   if (process.stderr.isTTY) process.stderr.write('\r\x1b[K')
 }
+
+// Whoever reads may stop reading: `| head` is no error.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EPIPE') throw error
+  process.exit(0)
+})
 
 try {
   await main()

@@ -138,6 +138,12 @@ async function reading<T>(path: string, action: () => Promise<T>): Promise<T> {
   }
 }
 
+// Whoever reads may stop reading: `| head` is no error.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EPIPE') throw error
+  process.exit(0)
+})
+
 try {
   process.exitCode = await main(process.argv.slice(2))
 } catch (error) {

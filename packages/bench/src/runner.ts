@@ -14,6 +14,8 @@ export interface RunOptions {
   readonly effort: Effort
   /** Guest base of RAM. Default 2^32. */
   readonly base?: number
+  /** See `Variant.crowded`. Default false. */
+  readonly crowded?: boolean
   /** Called as each result arrives. */
   onResult?(result: BenchResult, done: number, total: number): void
 }
@@ -33,6 +35,7 @@ export async function runBench({
   subjects,
   effort,
   base = DEFAULT_BASE,
+  crowded = false,
   onResult,
 }: RunOptions): Promise<BenchReport> {
   const environment = readEnvironment()
@@ -44,7 +47,7 @@ export async function runBench({
   }
   const results: BenchResult[] = []
   for (const group of shuffled([...groups.values()])) {
-    const job: Job = { subjects: group, effort, lastLevelCacheBytes: environment.lastLevelCacheBytes, base }
+    const job: Job = { subjects: group, effort, lastLevelCacheBytes: environment.lastLevelCacheBytes, base, crowded }
     await runJob(fileURLToPath(worker), execArgv, job, (result) => {
       results.push(result)
       onResult?.(result, results.length, subjects.length)

@@ -14,6 +14,8 @@ export interface Variant extends Subject {
   readonly lastLevelCacheBytes: number
   /** Guest base of RAM: above 2^32 unless a run asks for something else, where careless code allocates heap numbers. */
   readonly base: number
+  /** Load several classes of backends first, as a program does that uses several schemes. */
+  readonly crowded: boolean
 }
 
 /** A kind of work, in all its variants. */

@@ -8,6 +8,7 @@ export interface Job {
   readonly effort: Effort
   readonly lastLevelCacheBytes: number
   readonly base: number
+  readonly crowded: boolean
 }
 
 /** What a process answers, line by line. */
@@ -25,8 +26,8 @@ export async function runWorker(scenarios: readonly Scenario[]): Promise<void> {
       ({ driver, operation }) => driver === subject.driver && operation === subject.operation,
     )
     if (scenario === undefined) throw new Error(`no scenario ${subject.driver} ${subject.operation}`)
-    const { lastLevelCacheBytes, base } = job
-    const prepared = await scenario.prepare({ ...subject, lastLevelCacheBytes, base })
+    const { lastLevelCacheBytes, base, crowded } = job
+    const prepared = await scenario.prepare({ ...subject, lastLevelCacheBytes, base, crowded })
     try {
       const answer: Answer = { result: await measure(subject, prepared, job.effort) }
       process.stdout.write(`${JSON.stringify(answer)}\n`)
