@@ -12,7 +12,10 @@ export interface Effort {
 
 // A sample is long enough for the clock's grain, and short enough that many of them escape the scheduler.
 const SAMPLE_MS = 0.5
-const HEAP_OPERATIONS = 50_000
+// Enough for what the compiler allocates now and then to be small beside it; slow operations get less.
+const HEAP_OPERATIONS = 400_000
+const HEAP_MS = 100
+const HEAP_RUNS = 3
 
 /** Measures one variant. tinybench takes the samples; each is the mean of many rounds. */
 export async function measure(
@@ -49,8 +52,9 @@ export async function measure(
 }
 
 /**
- * Bytes that an operation allocates on the JavaScript heap: the difference between what n and 2n operations allocate,
- * so that whatever happens once cancels out.
+ * Bytes that an operation allocates on the JavaScript heap: the difference between what n and 2n operations allocate, so
+ * that whatever happens once cancels out. The median of three such differences, since the compiler allocates as well when
+ * it sees fit.
  */
 export function heapPerOperation(prepared: Prepared): number {
   const allocated = (): number =>
@@ -61,9 +65,15 @@ export function heapPerOperation(prepared: Prepared): number {
     while (operations < target) operations += prepared.round()
     return { bytes: allocated() - from, operations }
   }
-  const once = run(HEAP_OPERATIONS)
-  const twice = run(2 * HEAP_OPERATIONS)
-  return Math.max(0, (twice.bytes - once.bytes) / (twice.operations - once.operations))
+  const start = performance.now()
+  let n = 0
+  while (n < HEAP_OPERATIONS && performance.now() - start < HEAP_MS) n += prepared.round()
+  const differences = Array.from({ length: HEAP_RUNS }, () => {
+    const once = run(n)
+    const twice = run(2 * n)
+    return (twice.bytes - once.bytes) / (twice.operations - once.operations)
+  })
+  return Math.max(0, differences.sort((a, b) => a - b)[HEAP_RUNS >> 1])
 }
 
 // Runs until the compiler has settled, and finds how many rounds a sample takes.

@@ -70,7 +70,6 @@ export class BouncingSlots {
 export class BouncingBackend implements DmaBackend {
   readonly name = 'bouncing'
   readonly traits: DmaTraits
-  readonly limits: DmaLimits
   readonly counters: DmaCounters = newDmaCounters()
 
   private readonly memory: GuestMemory
@@ -95,12 +94,19 @@ export class BouncingBackend implements DmaBackend {
       enforcedBy: 'construction',
       residue: clear ? 'none' : shared ? 'other-devices' : 'own',
     }
-    this.limits = {
+  }
+
+  get limits(): DmaLimits {
+    const { slotBytes, used } = this.slots
+    const count = used.length
+    const run = count >>> 2
+    return {
       granule: 1,
-      maxMappingLength: (count >>> 2) * slots.slotBytes - 7,
+      maxMappingLength: run * slotBytes - 7,
       maxLiveMappings: count,
-      assuredMappings: count,
-      maxDeviceAddress: DEVICE_BASE + count * slots.slotBytes - 1,
+      // Rings and standing mappings can break up all that is not kept, from where one maximal mapping always fits.
+      assuredMappings: 1,
+      maxDeviceAddress: DEVICE_BASE + count * slotBytes - 1,
       overhead: 0,
       syncGranule: 1,
       staleEntries: 0,
@@ -214,6 +220,7 @@ export class BouncingBackend implements DmaBackend {
   private guestBytes(m: DmaMappings, row: number, offset: number, length: number): Uint8Array {
     this.memory.locate(m.guest, row, m.length[row])
     const { region, offset: at } = this.memory
+    region.refresh()
     return region.u8.subarray(at + offset, at + offset + length)
   }
 
@@ -234,7 +241,10 @@ export function bouncingScheme(options: BouncingOptions = {}): DmaScheme {
     provider: {
       id: 'bouncing',
       reach: 'pool',
-      assess: () => ({ fit: 'usable', accept: FeatureSet.of(VIRTIO_F_ACCESS_PLATFORM), why: 'a double for tests' }),
+      assess: ({ fact }) =>
+        fact(slotsFact) === undefined
+          ? { fit: 'unusable', why: 'the platform has no slots for this device' }
+          : { fit: 'usable', accept: FeatureSet.of(VIRTIO_F_ACCESS_PLATFORM), why: 'a double for tests' },
       create: ({ memory, fact }) => new BouncingBackend(memory, fact(slotsFact) as BouncingSlots, options),
     },
     install(platform: PlatformBuilder) {

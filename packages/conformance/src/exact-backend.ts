@@ -36,6 +36,8 @@ export interface ExactOptions {
   readonly busOffset?: number
 }
 
+const BUS_OFFSET = 0x1_2000_0000
+
 interface Span {
   readonly guest: number
   readonly length: number
@@ -66,7 +68,7 @@ export class ExactBackend implements DmaBackend {
   private dirty = false
 
   constructor(setup: { memory: GuestMemory; ram: SpanAllocator; port: BusWindows }, options: ExactOptions = {}) {
-    const { granule = 1, staleEntries = 0, maxMappingLength = 0xffff_ffff, busOffset = 0x1_2000_0000 } = options
+    const { granule = 1, staleEntries = 0, maxMappingLength = 0xffff_ffff, busOffset = BUS_OFFSET } = options
     this.memory = setup.memory
     this.ram = setup.ram
     this.port = setup.port
@@ -103,6 +105,7 @@ export class ExactBackend implements DmaBackend {
       throw new DmaError('DMA_ALLOC', this.name, `no guest RAM: ${(cause as Error).message}`, { length, align })
     }
     const { region, offset } = this.memory.window(guest, whole)
+    region.refresh()
     region.u8.fill(0, offset, offset + whole)
     const allocated: DmaRegion = {
       device: (guest + this.busOffset) as DeviceAddress,
@@ -194,6 +197,8 @@ export class ExactBackend implements DmaBackend {
   // up.
   private open(): void {
     this.dirty = false
+    // Windows are checked against their buffers, of which one that grew has no bytes until then.
+    this.memory.refresh()
     const edges: { at: number; read: number; write: number }[] = []
     const { granule } = this.limits
     for (const { guest, length, access } of [...this.regions.values(), ...this.live.values(), ...this.stale]) {
@@ -229,12 +234,15 @@ export function exactScheme(options: ExactOptions = {}): DmaScheme {
     provider: {
       id: 'exact',
       reach: (options.granule ?? 1) === 1 ? 'byte' : 'granule',
-      assess: () => ({ fit: 'usable', accept: FeatureSet.of(VIRTIO_F_ACCESS_PLATFORM), why: 'a double for tests' }),
+      assess: ({ fact }) =>
+        fact(portFact) === undefined
+          ? { fit: 'unusable', why: 'the platform has no port that opens and closes for this device' }
+          : { fit: 'usable', accept: FeatureSet.of(VIRTIO_F_ACCESS_PLATFORM), why: 'a double for tests' },
       create: ({ memory, ram, fact }) => new ExactBackend({ memory, ram, port: fact(portFact) as BusWindows }, options),
     },
     install(platform: PlatformBuilder) {
       const port = new BusWindows(platform.device)
-      platform.declareRam(true, options.busOffset)
+      platform.declareRam(true, options.busOffset ?? BUS_OFFSET)
       platform.declareFact(portFact, port)
       return port
     },

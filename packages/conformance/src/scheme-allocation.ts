@@ -111,6 +111,7 @@ export function describeAllocation({ test, check }: SchemeSuite): void {
     const { ram } = rig.machine
     const spans = ram.live
     const first = capacity(rig)
+    const firstBytes = allocatable(rig)
     const region = rig.backend.alloc(4096, 64, BIDIRECTIONAL, 'payload')
     const m = rig.lend(8192, 64, BIDIRECTIONAL)
     rig.backend.dispose()
@@ -120,8 +121,10 @@ export function describeAllocation({ test, check }: SchemeSuite): void {
       check('the mapping is reachable', reaches(rig.port, m.device[0], 1), false)
     }
     check('spans of guest RAM that are still taken', ram.live - spans, 0)
-    const second = capacity(await rig.again())
-    check('mappings that the next backend can hold, beside the first', second, first)
+    check('bytes still allocated', rig.backend.counters.allocatedBytes, 0)
+    const next = await rig.again()
+    check('mappings that the next backend can hold, beside the first', capacity(next), first)
+    check('regions that the next backend can allocate, beside the first', allocatable(next), firstBytes)
   })
 }
 
@@ -136,4 +139,15 @@ function capacity(rig: SchemeRig): number {
   return rows
 }
 
+// How many regions are to be had at once, up to a bound; all are freed.
+function allocatable({ backend }: SchemeRig): number {
+  const regions: DmaRegion[] = []
+  codeThrownBy(() => {
+    while (regions.length < REGIONS_BOUND) regions.push(backend.alloc(4096, 64, TO_DEVICE, 'ring'))
+  })
+  for (const region of regions) backend.free(region)
+  return regions.length
+}
+
+const REGIONS_BOUND = 512
 const CAPACITY_BOUND = 2304

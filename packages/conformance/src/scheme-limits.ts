@@ -1,4 +1,13 @@
-import { BIDIRECTIONAL, DMA_EXHAUSTED, DMA_OK, DMA_TOO_LONG, DmaMappings, FROM_DEVICE, TO_DEVICE } from '@guestdma/dma'
+import {
+  BIDIRECTIONAL,
+  DMA_EXHAUSTED,
+  DMA_OK,
+  DMA_TOO_LONG,
+  DMA_UNMAPPABLE,
+  DmaMappings,
+  FROM_DEVICE,
+  TO_DEVICE,
+} from '@guestdma/dma'
 import type { SchemeRig } from './scheme-rig.ts'
 import type { SchemeSuite } from './scheme-suite.ts'
 import { codeThrownBy } from './test-functions.ts'
@@ -6,10 +15,22 @@ import { codeThrownBy } from './test-functions.ts'
 /** More live mappings than this are not tried: a backend that holds them all is taken to have no limit. */
 const BOUND = 2304
 
+/** Of mappings that are declared as assured, no more than this are tried. */
+const ASSURED_BOUND = 4 * BOUND
+
 /** Limits that are declared, and what happens at them. */
 export function describeLimits({ test, check }: SchemeSuite): void {
   test('limits are what they can be', ({ backend }) => {
-    const { granule, maxMappingLength, maxLiveMappings, overhead, syncGranule, staleEntries, staleNs } = backend.limits
+    const {
+      granule,
+      maxMappingLength,
+      maxLiveMappings,
+      assuredMappings,
+      overhead,
+      syncGranule,
+      staleEntries,
+      staleNs,
+    } = backend.limits
     const whole = (value: number): boolean => Number.isInteger(value) || value === Infinity
     check('granule is a power of two', Number.isInteger(Math.log2(granule)), true)
     check('syncGranule is a power of two', Number.isInteger(Math.log2(syncGranule)), true)
@@ -19,6 +40,11 @@ export function describeLimits({ test, check }: SchemeSuite): void {
       true,
     )
     check('maxLiveMappings', maxLiveMappings >= 1 && whole(maxLiveMappings), true)
+    check(
+      'assuredMappings, at most maxLiveMappings',
+      assuredMappings >= 1 && whole(assuredMappings) && assuredMappings <= maxLiveMappings,
+      true,
+    )
     check('overhead', overhead >= 0 && Number.isInteger(overhead), true)
     check('staleEntries and staleNs', staleEntries >= 0 && whole(staleEntries) && staleNs >= 0, true)
   })
@@ -102,6 +128,51 @@ export function describeLimits({ test, check }: SchemeSuite): void {
       release(other, others, heldByOther.rows)
     }
   })
+
+  for (const beside of ['posted receive buffers', 'allocations and posted receive buffers'] as const) {
+    test(`as many mappings of maxMappingLength as assured can be held at once, beside ${beside}`, async (rig) => {
+      const other = await rig.another()
+      const { backend } = rig
+      if (beside !== 'posted receive buffers') {
+        for (const bytes of [65_536, 4096])
+          for (let i = 0; i < 512; i++)
+            if (codeThrownBy(() => backend.alloc(bytes, 16, TO_DEVICE, 'ring')) === 'DMA_ALLOC') break
+      }
+      // Not all of guest memory is the tests' own: beyond the arena a mapping is not tried.
+      const length = Math.min(backend.limits.maxMappingLength, rig.arena.length - 8)
+      for (const posted of [64, length]) {
+        const [own, others] = [new DmaMappings(BOUND, true), new DmaMappings(BOUND, true)]
+        const held = fill(rig, own, posted)
+        const heldByOther = fill(other, others, posted)
+        const assured = Math.min(backend.limits.assuredMappings, ASSURED_BOUND)
+        const m = new DmaMappings(assured)
+        let rows = 0
+        while (rows < assured && rig.map(m, rows, rows % 8, length, BIDIRECTIONAL) === DMA_OK) rows++
+        check(`mappings of ${length} bytes beside standing ones of ${posted} bytes`, rows, assured)
+        check('commitMaps', backend.commitMaps(), DMA_OK)
+        release(rig, m, rows)
+        release(rig, own, held.rows)
+        release(other, others, heldByOther.rows)
+      }
+    })
+  }
+
+  for (const standing of [false, true]) {
+    test(`a refusal as Unmappable takes nothing${standing ? ', from standing mappings either' : ''}`, (rig) => {
+      const { base, end } = rig.machine.memory.ranges[0]
+      const m = new DmaMappings(BOUND, standing)
+      const before = fill(rig, m, 64).rows
+      release(rig, m, before)
+      // More rounds than there are slots, so that one slot lost each time leaves none.
+      for (let round = 0; round < before + 64; round++) {
+        m.guest[0] = round % 2 === 0 ? end - 1 : base - 1
+        m.length[0] = 2 + (round % 7)
+        m.direction[0] = 1 + (round % 3)
+        check('status', rig.backend.map(m, 0), DMA_UNMAPPABLE)
+      }
+      check('as many fit as before', fill(rig, m, 64).rows, before)
+    })
+  }
 
   test('a standing mapping can be had where nothing else is held, and comes back to be had again', (rig) => {
     const m = new DmaMappings(BOUND, true)

@@ -29,10 +29,9 @@ export class SchemeRig {
   readonly machine: TestMachine
   readonly port: BusPort
   readonly backend: DmaBackend
-  readonly arena: Uint8Array<ArrayBuffer>
   readonly codec: Required<DmaSchemeOptions>['codec'] | undefined
-  private readonly offer: PlatformOffer
-  private readonly scheme: DmaScheme
+  readonly offer: PlatformOffer
+  readonly scheme: DmaScheme
   private readonly agreed: FeatureSet
 
   private constructor(
@@ -47,11 +46,14 @@ export class SchemeRig {
     this.machine = machine
     this.port = port
     this.backend = backend
-    this.arena = machine.arena
     this.scheme = scheme
     this.offer = offer
     this.agreed = agreed
     this.codec = codec
+  }
+
+  get arena(): Uint8Array<ArrayBuffer> {
+    return this.machine.arena
   }
 
   /** Installs the scheme for the device `name`, offers, selects and creates as a driver does. */

@@ -1,15 +1,25 @@
 import type { DmaScheme } from '@guestdma/dma'
 import { describeAllocation } from './scheme-allocation.ts'
+import { describeGrowth } from './scheme-growth.ts'
 import { describeLimits } from './scheme-limits.ts'
 import { describeMappings } from './scheme-mappings.ts'
+import { describePlatforms } from './scheme-platforms.ts'
 import { type DmaSchemeOptions, SchemeRig } from './scheme-rig.ts'
 import { describeSync } from './scheme-sync.ts'
+import { describeTogether } from './scheme-together.ts'
 import { describeTraits } from './scheme-traits.ts'
 import { type Check, makeCheck, type TestFunctions } from './test-functions.ts'
 import { TestMachine } from './test-machine.ts'
 
 /** What the parts of the suite get: a test function that opens a fresh rig for each test, and the comparison. */
 export interface SchemeSuite {
+  /** Makes the scheme under test, for tests that set it up in their own way; and what the suite was told. */
+  readonly make: () => DmaScheme
+  readonly options: DmaSchemeOptions
+  /** A test without a rig. */
+  readonly plainTest: (name: string, body: () => void | Promise<void>) => void
+  /** As `test`, on a machine whose memory can grow. */
+  readonly growingTest: (name: string, body: (rig: SchemeRig) => void | Promise<void>) => void
   readonly test: (name: string, body: (rig: SchemeRig) => void | Promise<void>) => void
   readonly check: Check
 }
@@ -31,17 +41,26 @@ export function describeDmaScheme(
 ): void {
   const make = typeof scheme === 'function' ? scheme : (): DmaScheme => scheme
   const { describe, expect } = functions
+  const open = (more: DmaSchemeOptions): Promise<SchemeRig> =>
+    SchemeRig.open(make(), more, new TestMachine(more), 'dev0')
   const suite: SchemeSuite = {
+    make,
+    options,
     check: makeCheck(expect),
-    test: (name, body) => {
-      functions.test(name, async () => body(await SchemeRig.open(make(), options, new TestMachine(options), 'dev0')))
+    plainTest: (name, body) => void functions.test(name, body),
+    test: (name, body) => void functions.test(name, async () => body(await open(options))),
+    growingTest: (name, body) => {
+      functions.test(name, async () => body(await open({ ...options, growable: true })))
     },
   }
   describe(`DMA scheme ${options.name ?? make().id}`, () => {
     describe('alloc', () => describeAllocation(suite))
     describe('map and unmap', () => describeMappings(suite))
+    describe('together', () => describeTogether(suite))
     describe('sync', () => describeSync(suite))
     describe('limits', () => describeLimits(suite))
     describe('traits', () => describeTraits(suite))
+    describe('platform', () => describePlatforms(suite))
+    describe('growth', () => describeGrowth(suite))
   })
 }

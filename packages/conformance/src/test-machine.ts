@@ -16,6 +16,15 @@ export interface TestMachineOptions {
   readonly ramBytes?: number
   /** Bytes of RAM that tests use for buffers. Default 1 MiB. */
   readonly arenaBytes?: number
+  /** Guest RAM that {@link TestMachine.grow} can grow: a `WebAssembly.Memory`. Default false. */
+  readonly growable?: boolean
+}
+
+/** A span of guest RAM that somebody was given. `device`: by whose platform; none where the machine shares it. */
+export interface ReservedSpan {
+  readonly guest: number
+  readonly length: number
+  readonly device: string | undefined
 }
 
 /** Guest base and buffer offset of the RAM differ, so that code which mixes them up fails. */
@@ -32,21 +41,39 @@ export const DIRT = 0xa5
 export class TestMachine {
   readonly memory: GuestMemory
   readonly ram: SpanAllocator
-  /** The arena's bytes, for looking: what is at `arena[i]` has guest address `arenaBase + i`. A multiple of 4096. */
-  readonly arena: Uint8Array<ArrayBuffer>
   readonly arenaBase: number
+  /** What platforms reserved so far. */
+  readonly reserved: ReservedSpan[] = []
   private readonly values = new Map<FactKey<unknown>, unknown>()
+  private readonly source: ArrayBuffer | GrowableMemory
+  private readonly arenaBytes: number
+  private view: Uint8Array<ArrayBuffer>
+  private sharing = false
 
-  constructor({ ramBytes = 16 << 20, arenaBytes = 1 << 20 }: TestMachineOptions = {}) {
-    const buffer = new ArrayBuffer(RAM_OFFSET + ramBytes + RAM_OFFSET)
-    new Uint8Array(buffer).fill(DIRT)
-    this.memory = new GuestMemory([{ base: RAM_BASE, length: ramBytes, memory: buffer, offset: RAM_OFFSET }])
+  constructor({ ramBytes = 16 << 20, arenaBytes = 1 << 20, growable = false }: TestMachineOptions = {}) {
+    const bytes = RAM_OFFSET + ramBytes + RAM_OFFSET
+    this.source = growable ? growableMemory(Math.ceil(bytes / WASM_PAGE)) : new ArrayBuffer(bytes)
+    new Uint8Array(this.buffer).fill(DIRT)
+    this.memory = new GuestMemory([{ base: RAM_BASE, length: ramBytes, memory: this.source, offset: RAM_OFFSET }])
     this.ram = new SpanAllocator(guestAddress(RAM_BASE), ramBytes)
     // Away from the start of RAM, so that there is memory on both sides of it.
     const below = this.ram.allocate(1 << 16, 4096)
     this.arenaBase = this.ram.allocate(arenaBytes, 4096)
     this.ram.release(below)
-    this.arena = new Uint8Array(buffer, RAM_OFFSET + this.arenaBase - RAM_BASE, arenaBytes)
+    this.arenaBytes = arenaBytes
+    this.view = this.viewOfArena()
+  }
+
+  /** The arena's bytes, for looking: what is at `arena[i]` has guest address `arenaBase + i`. A multiple of 4096. */
+  get arena(): Uint8Array<ArrayBuffer> {
+    // Growth detached it. Nobody but the code under test is responsible for the views of regions.
+    if (this.view.length === 0) this.view = this.viewOfArena()
+    return this.view
+  }
+
+  /** Grows guest RAM's buffer by a page, which detaches every view of it. Only where the machine is `growable`. */
+  grow(): void {
+    if ('grow' in this.source) this.source.grow(1)
   }
 
   /** The place of one device in this machine. */
@@ -56,8 +83,30 @@ export class TestMachine {
 
   /** See `PlatformBuilder.shared`. */
   shared<T>(key: FactKey<T>, make: () => T): T {
-    if (!this.values.has(key)) this.values.set(key, make())
+    if (!this.values.has(key)) {
+      this.sharing = true
+      try {
+        this.values.set(key, make())
+      } finally {
+        this.sharing = false
+      }
+    }
     return this.values.get(key) as T
+  }
+
+  /** See `PlatformBuilder.reserve`. */
+  reserve(device: string, length: number, align: number): { guest: GuestAddress; window: MemoryWindow } {
+    const guest = this.ram.allocate(length, align)
+    this.reserved.push({ guest, length, device: this.sharing ? undefined : device })
+    return { guest, window: this.memory.window(guest, length) }
+  }
+
+  private get buffer(): ArrayBuffer {
+    return 'grow' in this.source ? this.source.buffer : this.source
+  }
+
+  private viewOfArena(): Uint8Array<ArrayBuffer> {
+    return new Uint8Array(this.buffer, RAM_OFFSET + this.arenaBase - RAM_BASE, this.arenaBytes)
   }
 }
 
@@ -80,8 +129,7 @@ export class TestPlatform implements PlatformBuilder {
   }
 
   reserve(length: number, align: number): { guest: GuestAddress; window: MemoryWindow } {
-    const guest = this.ram.allocate(length, align)
-    return { guest, window: this.memory.window(guest, length) }
+    return this.machine.reserve(this.device, length, align)
   }
 
   shared<T>(key: FactKey<T>, make: () => T): T {
@@ -133,4 +181,19 @@ export class TestPlatform implements PlatformBuilder {
       fact: <T>(key: FactKey<T>): T | undefined => facts.get(key) as T | undefined,
     }
   }
+}
+
+interface GrowableMemory {
+  readonly buffer: ArrayBuffer
+  grow(pages: number): number
+}
+
+const WASM_PAGE = 65_536
+
+// Named here, since not every TypeScript library declares it.
+function growableMemory(pages: number): GrowableMemory {
+  const { WebAssembly } = globalThis as unknown as {
+    WebAssembly: { Memory: new (descriptor: { initial: number }) => GrowableMemory }
+  }
+  return new WebAssembly.Memory({ initial: pages })
 }

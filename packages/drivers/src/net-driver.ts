@@ -451,7 +451,7 @@ export class NetDriver {
     if (n === 0) return 0
     const told = this.accounted > 0 ? this.settle(n) : 0
     queue.recycle()
-    if (told > 0 && this.observer.sent !== undefined) this.tell(() => this.observer.sent?.(this.tokens, told))
+    if (told > 0 && this.observer.sent !== undefined) this.tellSent(told)
     if (this.blocked) this.drain()
     return n
   }
@@ -471,6 +471,10 @@ export class NetDriver {
     }
     this.accounted -= told
     return told
+  }
+
+  private tellSent(count: number): void {
+    this.tell(() => this.observer.sent?.(this.tokens, count))
   }
 
   private drain(): void {
@@ -556,7 +560,11 @@ export class NetDriver {
       this.noticeBroken()
       return
     }
-    if (!this.hasStatus) return
+    if (this.hasStatus) this.followLink()
+  }
+
+  // Apart from what runs at each interrupt: a variable that a closure holds is allocated when its function begins.
+  private followLink(): void {
     let up: boolean
     try {
       up = this.session.transport.readConfig((config) => (config.read16(NET_CONFIG_STATUS) & NET_S_LINK_UP) !== 0)

@@ -1,4 +1,5 @@
 import { DMA_OK, type DmaMappings, type DmaScheme, type DmaStatus, type DmaTraits, factKey } from '@guestdma/dma'
+import { FeatureSet, VIRTIO_F_ACCESS_PLATFORM } from '@guestdma/spec'
 import { BouncingBackend, BouncingSlots, bouncingScheme } from '../../src/index.ts'
 
 const KEY = 0x5a
@@ -20,7 +21,7 @@ class SealingBackend extends BouncingBackend {
     super(memory, slots)
     this.sealed = slots
     this.payload = payload
-    Object.assign(this, { traits: { ...this.traits, payload: this.payload } })
+    Object.assign(this, { name: 'sealing', traits: { ...this.traits, payload: this.payload } })
   }
 
   override map(m: DmaMappings, row: number): DmaStatus {
@@ -70,6 +71,10 @@ export function sealingScheme(payload: DmaTraits['payload'] = 'transformed'): Dm
     provider: {
       ...provider,
       id: 'sealing',
+      assess: ({ fact }) =>
+        fact(slotsOf) === undefined
+          ? { fit: 'unusable', why: 'no slots' }
+          : { fit: 'usable', accept: FeatureSet.of(VIRTIO_F_ACCESS_PLATFORM), why: 'sealed slots' },
       create: ({ memory, fact }) => new SealingBackend(memory, fact(slotsOf) as BouncingSlots, payload),
     },
     install(platform) {
