@@ -2,18 +2,20 @@ import { writeFile } from 'node:fs/promises'
 import { parseArgs } from 'node:util'
 import { type BenchReport, type BenchResult, runBench, type Subject, variantsOf } from '@guestdma/bench'
 import { NONE, SCHEMES } from './machines.ts'
+import { drawReport } from './picture.ts'
 import { SCENARIOS } from './scenarios.ts'
 import { formatReport } from './table.ts'
 
 const HELP = `Measures what each DMA scheme costs, in one process per scheme, on the built packages.
 
-usage: bench [--scheme ID…] [--only WORDS] [--quick] [--heap] [--json FILE]
+usage: bench [--scheme ID…] [--only WORDS] [--quick] [--heap] [--json FILE] [--svg FILE]
 
   --scheme ID   only this scheme; may be given several times (${[NONE, ...Object.keys(SCHEMES)].join(', ')})
   --only WORDS  only what matches all words, such as "net transmit map 64 32 warm"
   --quick       a tenth of the time for each figure, and only the corners: 64 and 1,514 bytes, 4 KiB
   --heap        only the heap bytes per packet, at four guest bases and with five classes of backends loaded
   --json FILE   also write the report as JSON
+  --svg FILE    also draw what small packets cost
   --help        this text
 `
 
@@ -29,6 +31,7 @@ async function main(): Promise<void> {
       quick: { type: 'boolean' },
       heap: { type: 'boolean' },
       json: { type: 'string' },
+      svg: { type: 'string' },
       help: { type: 'boolean', short: 'h' },
     },
   })
@@ -64,6 +67,7 @@ async function main(): Promise<void> {
   const report = await runBench({ ...common, subjects })
   clear()
   process.stdout.write(formatReport(report))
+  if (values.svg !== undefined) await writeFile(values.svg, drawReport(report))
   if (values.json !== undefined) await writeFile(values.json, `${JSON.stringify(report, null, 2)}\n`)
 }
 

@@ -220,8 +220,10 @@ export class BounceBackend implements DmaBackend {
 
   dispose(): void {
     for (const region of [...this.regions]) this.free(region)
+    this.pool.region.refresh()
     for (const [slot, count] of this.lent.entries()) {
       if (count === 0) continue
+      this.totals.unmaps++
       clear(this.pool.region, this.pool.offset + slot * SLOT, count * SLOT)
       this.pool.give(this.user, slot, count, false)
     }

@@ -79,7 +79,7 @@ function sharedPoolProvider(clear: ClearPolicy, exclusive: boolean): DmaProvider
         : accessPlatform
           ? 'the platform has a pool for this device'
           : 'devices reach the pool and not guest RAM'
-      return { fit: 'usable', accept: FeatureSet.of(VIRTIO_F_ACCESS_PLATFORM), why }
+      return { fit: 'usable', accept: FeatureSet.of(VIRTIO_F_ACCESS_PLATFORM).and(offer.offered), why }
     },
     create(offer: PlatformOffer): DmaBackend {
       const pool = offer.fact(bouncePoolFact) ?? poolOver(offer.device, offer.pool as PoolFact)

@@ -27,6 +27,8 @@ export function describeAllocation({ test, check }: SchemeSuite): void {
   })
 
   test('device addresses are aligned as asked for, and below maxDeviceAddress', ({ backend }) => {
+    // Not all at the same place: what is allocated first stays.
+    backend.alloc(24, 1, TO_DEVICE, 'ring')
     for (const align of [1, 2, 4, 8, 16, 64, 256, 4096]) {
       const region = backend.alloc(24, align, TO_DEVICE, 'ring')
       check(`device address modulo ${align}`, region.device % align, 0)
@@ -36,6 +38,7 @@ export function describeAllocation({ test, check }: SchemeSuite): void {
         region.device + region.length - 1 > backend.limits.maxDeviceAddress,
         false,
       )
+      backend.free(region)
     }
   })
 
@@ -149,5 +152,5 @@ function allocatable({ backend }: SchemeRig): number {
   return regions.length
 }
 
-const REGIONS_BOUND = 512
+const REGIONS_BOUND = 256
 const CAPACITY_BOUND = 2304

@@ -27,7 +27,9 @@ export interface SchemeSuite {
 /**
  * Tests a DMA scheme of anyone's: that its backend keeps the contract of `DmaBackend`, on a small machine of the
  * suite's own, and that every trait and limit that it declares is true. A trait that promises more than the backend
- * does fails, and so does one that promises less: what a scheme is said to expose is published.
+ * does fails, and so does one that promises less: what a scheme is said to expose is published. The scheme is tried
+ * with two devices, on memory that grows, and its provider on platforms that other schemes set up. It must be able to
+ * hold two mappings at once, one of them standing.
  *
  * @param functions the runner's functions, such as `import { describe, test, expect } from 'vitest'`
  * @param scheme a scheme, or a function that makes a fresh one for each test

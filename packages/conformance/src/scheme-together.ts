@@ -7,26 +7,27 @@ const MOST = 16
 
 /** Mappings that live at once, of one device and of two. */
 export function describeTogether({ test, check }: SchemeSuite): void {
-  // What the device sees of the rows that it reads, and what arrives of those that it writes.
-  const exchange = (rig: SchemeRig, m: DmaMappings, rows: number, step: number, who: string): void => {
-    const at = (row: number): number => m.guest[row] - rig.machine.arenaBase
-    const expected = rig.arena.slice()
+  // The device fills the rows that only it writes; `expected` becomes what guest memory holds in the end.
+  const write = (rig: SchemeRig, m: DmaMappings, rows: number, seed: number, expected: Uint8Array): void => {
     for (let row = 0; row < rows; row++) {
       if (direction(row) !== FROM_DEVICE) continue
-      const bytes = pattern(m.length[row], 20 + row + step)
-      check(`${who} writes row ${row}`, rig.deviceWrites(m, bytes, row), true)
-      expected.set(bytes, at(row))
+      const bytes = pattern(m.length[row], seed + row)
+      check(`the device writes row ${row}`, rig.deviceWrites(m, bytes, row), true)
+      expected.set(bytes, m.guest[row] - rig.machine.arenaBase)
     }
+  }
+
+  const readAndTakeBack = (rig: SchemeRig, m: DmaMappings, rows: number, expected: Uint8Array): void => {
     for (let row = 0; row < rows; row++) {
       if (direction(row) !== TO_DEVICE) continue
-      const own = expected.subarray(at(row), at(row) + m.length[row])
-      check(`first difference that ${who} sees in row ${row}`, firstDifference(rig.deviceReads(m, row), own), -1)
+      const at = m.guest[row] - rig.machine.arenaBase
+      const lent = expected.subarray(at, at + m.length[row])
+      check(`first difference that the device sees in row ${row}`, firstDifference(rig.deviceReads(m, row), lent), -1)
     }
     // In another order than they were mapped in.
     for (let row = rows - 1; row >= 0; row--)
       check(`unmap of row ${row}`, rig.backend.unmap(m, row, m.length[row]), DMA_OK)
     check('commitUnmaps', rig.backend.commitUnmaps(), DMA_OK)
-    check('first guest byte that is wrong', firstDifference(rig.arena, expected), -1)
   }
 
   for (const size of ['short', 'a page long', 'the longest'] as const) {
@@ -45,7 +46,10 @@ export function describeTogether({ test, check }: SchemeSuite): void {
       }
       check('fewer mappings than assured', rows < Math.min(room, maxLiveMappings, assuredMappings), false)
       check('commitMaps', rig.backend.commitMaps(), DMA_OK)
-      exchange(rig, m, rows, 0, 'the device')
+      const expected = rig.arena.slice()
+      write(rig, m, rows, 20, expected)
+      readAndTakeBack(rig, m, rows, expected)
+      check('first guest byte that is wrong', firstDifference(rig.arena, expected), -1)
     })
 
     test(`mappings of two devices that live at once keep to themselves, ${size}`, async (rig) => {
@@ -63,12 +67,13 @@ export function describeTogether({ test, check }: SchemeSuite): void {
       }
       check('mappings of one device', rows >= 1, true)
       check('commitMaps', [rig.backend.commitMaps(), other.backend.commitMaps()], [DMA_OK, DMA_OK])
-      // Written by the other before the first one's bytes are looked at, and taken back after that.
-      for (let row = 0; row < otherRows; row++)
-        if (direction(row) === FROM_DEVICE) other.deviceWrites(others, pattern(length, 90 + row), row)
-      // In place the bytes arrive at once, so both sides are compared with what guest memory holds by then.
-      exchange(rig, own, rows, 0, 'the first device')
-      exchange(other, others, otherRows, 50, 'the other device')
+      // Both devices write before anything is looked at or taken back.
+      const expected = rig.arena.slice()
+      write(rig, own, rows, 20, expected)
+      write(other, others, otherRows, 70, expected)
+      readAndTakeBack(rig, own, rows, expected)
+      readAndTakeBack(other, others, otherRows, expected)
+      check('first guest byte that is wrong', firstDifference(rig.arena, expected), -1)
     })
   }
 

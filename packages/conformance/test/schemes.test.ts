@@ -20,4 +20,8 @@ describeDmaScheme(functions, () => bouncingScheme({ clear: false, shared: true }
   ...small,
   name: 'bouncing, shared, not cleared',
 })
+describeDmaScheme(functions, () => bouncingScheme({ slots: 8, slotBytes: 4096 }), {
+  ...small,
+  name: 'bouncing, 8 slots',
+})
 describeDmaScheme(functions, () => sealingScheme(), { ...small, name: 'sealing', codec })
