@@ -52,9 +52,9 @@ export async function measure(
 }
 
 /**
- * Bytes that an operation allocates on the JavaScript heap: the difference between what n and 2n operations allocate, so
- * that whatever happens once cancels out. The median of three such differences, since the compiler allocates as well when
- * it sees fit.
+ * Bytes that an operation allocates on the JavaScript heap: the difference between what n and 2n operations allocate,
+ * so that whatever happens once cancels out. The median of three such differences, since the compiler allocates as well
+ * when it sees fit.
  */
 export function heapPerOperation(prepared: Prepared): number {
   const allocated = (): number =>

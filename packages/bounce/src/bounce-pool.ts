@@ -39,7 +39,7 @@ export interface BounceUser {
  * A region cut into slots of 2 KiB, shared by the backends that attach to it.
  *
  * Two zones keep the promise that every queue can go on: rings and posted receive buffers come from the general zone
- * only, and posted receive buffers hold at most half of the pool, divided evenly among its users; requests may use both
+ * only, and posted receive buffers hold about half of the pool, divided evenly among its users (each may post one maximal mapping); requests may use both
  * zones.
  *
  * @throws DmaError `BOUNCE_POOL_SIZE`, `BOUNCE_POOL_ALIGN`, `BOUNCE_RESERVE`
@@ -126,11 +126,10 @@ export class BouncePool {
 
   /** Maximal mappings that requests can hold at once, whatever rings and posted receive buffers take; at least 1. */
   get assuredMappings(): number {
+    // Posted buffers lie scattered in the general zone, so long runs are promised from the reserve only: that is one.
+    if (this.maxRun > 1) return 1
     const standing = this.standingLimit * Math.max(1, this.users.size)
-    return Math.max(
-      1,
-      Math.floor((this.slots - this.allocated - Math.min(standing, this.general.size - this.allocated)) / this.maxRun),
-    )
+    return Math.max(1, this.slots - this.allocated - Math.min(standing, this.general.size - this.allocated))
   }
 
   /** How many users share the pool. */

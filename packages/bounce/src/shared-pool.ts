@@ -82,8 +82,11 @@ function sharedPoolProvider(clear: ClearPolicy, exclusive: boolean): DmaProvider
       return { fit: 'usable', accept: FeatureSet.of(VIRTIO_F_ACCESS_PLATFORM).and(offer.offered), why }
     },
     create(offer: PlatformOffer): DmaBackend {
-      const pool = offer.fact(bouncePoolFact) ?? poolOver(offer.device, offer.pool as PoolFact)
-      return new BounceBackend({ name: ID, memory: offer.memory, pool, clear, exclusive })
+      const declared = offer.fact(bouncePoolFact)
+      const pool = declared ?? poolOver(offer.device, offer.pool as PoolFact)
+      // Who else was given a pool that came without its slots is not known here.
+      const alone = exclusive && declared !== undefined
+      return new BounceBackend({ name: ID, memory: offer.memory, pool, clear, exclusive: alone })
     },
   }
 }

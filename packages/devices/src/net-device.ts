@@ -201,30 +201,31 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
 
   private transmit(queue: DeviceQueue, budget: number): number {
     const { walker } = queue
+    const { generation } = queue
     let done = 0
+    // Cleared first: a doorbell that code of the link's rings from here on is seen by the next poll.
+    queue.marked = false
     walker.update()
     for (;;) {
       const left = budget - done
       const plain = this.sendPlain(queue, left)
       if (plain < 0) return done
       done += plain
-      if (done === budget || this.linkFull) return done
+      if (done === budget || this.linkFull) break
       const rows = plain > 0 ? 0 : walker.takeBatch(left < TRANSMIT_BATCH ? left : TRANSMIT_BATCH)
       if (rows > 0) {
-        const { generation } = queue
         const sent = this.send(queue, rows)
         if (!this.giveBack(queue, generation, sent)) return done
         done += sent
-        if (sent < rows) {
-          walker.untake(rows - sent)
-          if (this.linkFull) return done
-        }
-        if (done === budget) return done
+        if (sent < rows) walker.untake(rows - sent)
+        if (done === budget || this.linkFull) break
       } else if (plain === 0 && !walker.rearm()) {
-        queue.marked = false
         return done
       }
     }
+    // Work is left over.
+    queue.marked = true
+    return done
   }
 
   // Frames of one descriptor each, for as long as they come: the common case, without a table in between. -1: the queue
@@ -268,7 +269,8 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
       observe(rethrow, error)
     }
     if ((this.plainQueue as DeviceQueue).generation !== this.plainGeneration) return PLAIN_VOID
-    return this.port.epoch === this.plainEpoch ? PLAIN_TAKEN : PLAIN_LAST
+    // The device may have been stopped, or its cable pulled, by what the frame caused.
+    return this.port.epoch === this.plainEpoch && this.live && this.up ? PLAIN_TAKEN : PLAIN_LAST
   }
 
   // Marks the first `rows` rows used. The link may have run code that reset the queue or the device: then there is
@@ -325,7 +327,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
         counters.transmitFailed++
         observe(rethrow, error)
       }
-      if (queue.generation !== generation || port.epoch !== epoch) {
+      if (queue.generation !== generation || port.epoch !== epoch || !this.live || !this.up) {
         row++
         break
       }

@@ -224,10 +224,11 @@ export class SplitRingWalker {
 
   /**
    * Hands up to `limit` chains of one device-readable descriptor, inside the port's last window, to `taker`. Stops at
-   * the first chain that is anything else: that one is `takeBatch`'s, which decides on it anew. Returns how many were
-   * taken, for `pushRows`, or -1 where the queue was reset under way.
+   * the first chain that is anything else: that one is `takeBatch`'s, which begins with what was loaded of it. Returns
+   * how many were taken, for `pushRows`, or -1 where the queue was reset under way.
    */
   takePlain(limit: number, taker: PlainTaker): number {
+    this.peekedAt = -1
     if (this.broken !== null || this.available === this.next || this.inOrder) return 0
     const { chains, driver, port, size, table } = this
     if (driver.u16.length === 0 || port.region.u8.length === 0) port.refresh()
@@ -268,14 +269,14 @@ export class SplitRingWalker {
         break
       }
       answer = taker.plain(region, (windowOffset + into) | 0, length, head)
-      if (answer >= PLAIN_LEFT) {
+      if (answer === PLAIN_VOID) return -1
+      if (answer === PLAIN_LEFT) {
         this.keepPeeked((start + n) & 0xffff, head, low, high, length, flagsAndNext)
         break
       }
       columns[n * STRIDE + HEAD] = head
       n++
     }
-    if (answer === PLAIN_VOID) return -1
     this.next = (start + n) & 0xffff
     if (driver.meter !== null) driver.meter.load(2, n)
     if (table.meter !== null) table.meter.load(4, 4 * n)

@@ -305,6 +305,7 @@ export class NetDriver {
     const published = n === 0 ? OK : this.transmit.publish()
     if (published !== OK) {
       this.sendStatus = published
+      this.forget()
       this.keep(batch, 0)
       this.interrupted = true
       return 0
@@ -550,6 +551,7 @@ export class NetDriver {
     this.counters.unposted = wanted - n
     if (queue.publish() === OK) return
     for (let i = 0; i < queue.undone; i++) buffers.release(this.postedBuffer[queue.undoneId[i]])
+    this.counters.unposted = buffers.available
   }
 
   private handleInterrupt(): void {
@@ -609,6 +611,17 @@ export class NetDriver {
     }
     this.checked = bytes
     return borrowed
+  }
+
+  // No account is left of frames that were never published.
+  private forget(): void {
+    const { sent, transmit } = this
+    for (let i = 0; i < transmit.undone; i++) {
+      const at = 2 * transmit.undoneId[i]
+      if (sent[at] === NONE) continue
+      sent[at] = NONE
+      this.accounted--
+    }
   }
 
   // The buffers of rows that were not sent after all are the caller's again.

@@ -162,6 +162,7 @@ export class SplitVirtqueue implements Virtqueue {
   private retiredLast = -1
   private retiredCount = 0
   private pendingDescriptors = 0
+  private disposed = false
 
   /** @throws VirtqueueError `VIRTQUEUE_SIZE`, `VIRTQUEUE_TOO_SMALL`; DmaError `DMA_ALLOC` */
   constructor(options: VirtqueueOptions) {
@@ -455,8 +456,8 @@ export class SplitVirtqueue implements Virtqueue {
   }
 
   publish(): number {
-    if (this.broken !== null) return QUEUE_BROKEN
     this.undone = 0
+    if (this.broken !== null) return QUEUE_BROKEN
     const old = this.publishedPosition
     const position = this.availablePosition
     const count = (position - old) & 0xffff
@@ -558,6 +559,9 @@ export class SplitVirtqueue implements Virtqueue {
   }
 
   dispose(): void {
+    if (this.disposed) return
+    this.disposed = true
+    this.broken ??= new VirtqueueError('VIRTQUEUE_DISPOSED', this.name, 'the queue was disposed')
     for (let id = 0; id < this.size; id++) {
       const chain = this.chainsAt + CHAIN * id
       if ((this.book[chain + INFO] & STATE_MASK) !== OUTSTANDING) continue
@@ -576,7 +580,6 @@ export class SplitVirtqueue implements Virtqueue {
         { status },
       )
     }
-    this.broken ??= new VirtqueueError('VIRTQUEUE_DISPOSED', this.name, 'the queue was disposed')
     for (const region of [this.table, this.available, this.used]) this.backend.free(region)
     if (this.indirect !== null) this.backend.free(this.indirect)
     for (const { memory } of this.cellAreas) this.backend.free(memory)

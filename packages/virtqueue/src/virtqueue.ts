@@ -160,7 +160,7 @@ export interface Virtqueue {
    * ids free; `undoneId` lists the first {@link undone} of them.
    */
   publish(): number
-  /** How many chains the last `publish` undid, and their ids. */
+  /** How many chains the last `publish` undid (all of its batch, or none), and their ids. */
   readonly undone: number
   readonly undoneId: Uint16Array
 
