@@ -43,6 +43,8 @@ const VLAN = VLAN_TAG_SIZE
 // Flags of a transmit header that ask for what is never negotiated here: NEEDS_CSUM, and UDP_TUNNEL_CSUM, which without
 // a tunnel the device must not accept (§5.1.6.2.2). Other flags are ignored, as that section demands.
 const OFFLOAD_FLAGS = 1 | 8
+// The same as one 16-bit field: those flags, and any gso_type, which is the next byte.
+const OFFLOADS = OFFLOAD_FLAGS | 0xff00
 const ETHERTYPE_OFFSET = 12
 // Below this an offset is an integer to the engine, with room for a header.
 const NEAR = 0x7fff0000
@@ -251,7 +253,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
     const { link, staging } = this
     const length = size - HEADER
     if (link === null || link.full === true || length <= 0 || length > this.longest) return PLAIN_LEFT
-    if (asksForOffload(region.u8, offset)) {
+    if (asksForOffload(region, offset)) {
       this.plainFailed++
       this.counters.transmitMalformed++
       this.badRequest(this.plainQueue as DeviceQueue, 'offload', head, length)
@@ -352,7 +354,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
       const region = chains.regions[segment]
       // As integers: a double that is passed on is an allocation.
       const header = start | 0
-      if (asksForOffload(region.u8, header)) return -1
+      if (asksForOffload(region, header)) return -1
       // The usual framings, one descriptor or two, without the general walk.
       if (first === HEADER + length) {
         const payload = header + HEADER
@@ -368,7 +370,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
       return 0
     }
     chains.gather(row, 0, to, 0, HEADER)
-    if (asksForOffload(to.u8, 0)) return -1
+    if (asksForOffload(to, 0)) return -1
     chains.gather(row, HEADER, to, 0, length)
     return 0
   }
@@ -440,8 +442,10 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
   }
 }
 
-// The header's two fields that matter, each loaded once.
-function asksForOffload(bytes: Uint8Array, header: number): boolean {
+// The header's two fields that matter, each loaded once: together where they lie on an even offset.
+function asksForOffload(region: Region, header: number): boolean {
+  if ((header & 1) === 0) return (region.u16[header >>> 1] & OFFLOADS) !== 0
+  const bytes = region.u8
   return (bytes[header + FLAGS_AT] & OFFLOAD_FLAGS) !== 0 || bytes[header + GSO_AT] !== GSO_NONE
 }
 

@@ -253,13 +253,16 @@ export class SplitRingWalker {
       if (ring.length === 0 || words.length === 0) break
       const head = ring[ringHalf + ((start + n) & mask)]
       const word = base + (head << 2)
-      const low = head < size ? words[word] : 0
-      const high = head < size ? words[word + 1] : 0
-      const length = head < size ? words[word + 2] : 0
-      const flagsAndNext = head < size ? words[word + 3] : 0
+      if (head >= size) {
+        this.keepPeeked((start + n) & 0xffff, head, 0, 0, 0, 0)
+        break
+      }
+      const low = words[word]
+      const high = words[word + 1]
+      const length = words[word + 2]
+      const flagsAndNext = words[word + 3]
       const into = high * TWO_32 + low - windowBase
       if (
-        head >= size ||
         (flagsAndNext & PLAIN_MASK) !== 0 ||
         length === 0 ||
         high >= HIGH_LIMIT ||
