@@ -44,15 +44,18 @@ export class FrameSources {
   private last: Region = new Region(new ArrayBuffer(0), 'no frame')
 
   region(frame: Uint8Array<ArrayBuffer>): Region {
-    const buffer = frame.buffer
-    if (this.last.source === buffer) return this.last
-    let region = this.kept.find((candidate) => candidate.source === buffer)
-    if (region === undefined) {
-      region = new Region(buffer, 'frame')
-      this.kept[this.next] = region
-      this.next = (this.next + 1) % KEPT_SOURCES
-    }
-    this.last = region
+    const { buffer } = frame
+    if (this.last.source !== buffer) this.last = this.find(buffer)
+    return this.last
+  }
+
+  // Apart from what runs for each frame: a variable that a closure holds is allocated when its function begins.
+  private find(buffer: ArrayBuffer): Region {
+    const known = this.kept.find((candidate) => candidate.source === buffer)
+    if (known !== undefined) return known
+    const region = new Region(buffer, 'frame')
+    this.kept[this.next] = region
+    this.next = (this.next + 1) % KEPT_SOURCES
     return region
   }
 }

@@ -390,12 +390,13 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
     const { walker } = queue
     const { chains } = walker
     const source = this.sources.region(frame)
-    let at = frame.byteOffset
-    let left = frame.length
+    // As integers: a double that is passed on is an allocation.
+    let at = frame.byteOffset | 0
+    let left = frame.length | 0
     this.putHeader(queue, rows)
     for (let row = 0; row < rows; row++) {
       const skip = row === 0 ? HEADER : 0
-      const piece = Math.min(left, chains.writable(row) - skip)
+      const piece = Math.min(left, chains.writable(row) - skip) | 0
       chains.scatter(row, skip, source, at, piece)
       at += piece
       left -= piece
