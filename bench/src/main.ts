@@ -8,12 +8,13 @@ import { formatReport } from './table.ts'
 
 const HELP = `Measures what each DMA scheme costs, in one process per scheme, on the built packages.
 
-usage: bench [--scheme ID…] [--only WORDS] [--quick] [--heap] [--json FILE] [--svg FILE]
+usage: bench [--scheme ID…] [--only WORDS] [--quick] [--heap] [--repeat N] [--json FILE] [--svg FILE]
 
   --scheme ID   only this scheme; may be given several times (${[NONE, ...Object.keys(SCHEMES)].join(', ')})
   --only WORDS  only what matches all words, such as "net transmit map 64 32 warm"
   --quick       a tenth of the time for each figure, and only the corners: 64 and 1,514 bytes, 4 KiB
   --heap        only the heap bytes per packet, at four guest bases and with five classes of backends loaded
+  --repeat N    N processes for each figure, of which the fastest counts (a machine is only ever slowed down)
   --json FILE   also write the report as JSON
   --svg FILE    also draw what small packets cost
   --help        this text
@@ -32,6 +33,7 @@ async function main(): Promise<void> {
       heap: { type: 'boolean' },
       json: { type: 'string' },
       svg: { type: 'string' },
+      repeat: { type: 'string' },
       help: { type: 'boolean', short: 'h' },
     },
   })
@@ -50,6 +52,9 @@ async function main(): Promise<void> {
     .filter((subject) => !values.quick || (![256, 512].includes(subject.bytes) && subject.buffers === 'warm'))
   if (subjects.length === 0) throw new Error(`nothing matches --only "${values.only}"`)
 
+  const repeat = Number(values.repeat ?? 1)
+  if (!Number.isInteger(repeat) || repeat < 1)
+    throw new Error(`--repeat ${values.repeat}: must be a whole number from 1 on`)
   const effort = values.quick ? { milliseconds: 60, warmup: 120 } : { milliseconds: 600, warmup: 400 }
   const common = {
     worker: new URL('../dist/worker.js', import.meta.url),
@@ -64,7 +69,7 @@ async function main(): Promise<void> {
     for (const base of HEAP_BASES) await heap(base, picked, common)
     return
   }
-  const report = await runBench({ ...common, subjects })
+  const report = await runBench({ ...common, subjects, repeat })
   clear()
   process.stdout.write(formatReport(report))
   if (values.svg !== undefined) await writeFile(values.svg, drawReport(report))
