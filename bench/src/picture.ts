@@ -32,6 +32,7 @@ export function drawReport({ environment, results }: BenchReport): string {
   const { node, cpu } = environment
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" width="${WIDTH}" height="${y + 20}" font-family="sans-serif" font-size="13">`,
+    '<title>What a 64-byte frame costs, by scheme</title>',
     `<rect width="100%" height="100%" fill="#fff"/>`,
     text(16, 26, 'What a 64-byte frame costs, by scheme', 'font-size="17" font-weight="600"'),
     text(
@@ -41,7 +42,7 @@ export function drawReport({ environment, results }: BenchReport): string {
       'fill="#555"',
     ),
     ...parts,
-    text(16, y + 8, escape(`Node ${node}, ${cpu}`), 'fill="#777" font-size="11"'),
+    text(16, y + 8, escapeXml(`Node ${node}, ${cpu}`), 'fill="#777" font-size="11"'),
     '</svg>',
     '',
   ].join('\n')
@@ -62,6 +63,6 @@ function text(x: number, y: number, content: string, attributes: string): string
   return `<text x="${x.toFixed(1)}" y="${y}" ${attributes}>${content}</text>`
 }
 
-function escape(content: string): string {
+function escapeXml(content: string): string {
   return content.replace(/&/g, '&amp;').replace(/</g, '&lt;')
 }
