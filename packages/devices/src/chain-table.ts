@@ -9,7 +9,8 @@ export const MAX_SEGMENTS = 65536
 
 /**
  * Columns of a row in {@link ChainTable.columns}, and how many elements a row takes. The first holds the head, and from
- * bit 16 on the position in the available ring. A row's segments end where those of the next begin.
+ * bit 16 on the position in the available ring. A row's segments end where those of the next begin. Four elements to a
+ * row, so that its place is a shift.
  */
 export const ROW_HEAD = 0
 export const ROW_FIRST = 1

@@ -250,9 +250,8 @@ export class SplitVirtqueue implements Virtqueue {
 
   add(readable: number, writable: number): number {
     if (this.broken !== null) return QUEUE_BROKEN
-    const position = this.availablePosition
     this.refresh()
-    return this.addChain(readable, readable + writable, position)
+    return this.addChain(readable, readable + writable)
   }
 
   addEach(
@@ -347,7 +346,7 @@ export class SplitVirtqueue implements Virtqueue {
       segments.address[0] = addresses[n] - lead
       segments.length[0] = lengths[n] + lead
       segments.kind[0] = kind
-      const id = this.addChain(writable ? 0 : 1, 1, this.availablePosition)
+      const id = this.addChain(writable ? 0 : 1, 1)
       if (id < 0) {
         this.addStatus = id
         return n
@@ -357,7 +356,8 @@ export class SplitVirtqueue implements Virtqueue {
     return count
   }
 
-  private addChain(readable: number, count: number, position: number): number {
+  private addChain(readable: number, count: number): number {
+    const position = this.availablePosition
     const segments = this.segments
     const lengths = segments.length
     const kinds = segments.kind
