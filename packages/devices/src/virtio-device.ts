@@ -32,6 +32,8 @@ export interface DeviceTransport {
   settle(): void
   /** The device was reset: nothing is pending any more. */
   reset(): void
+  /** May the device access memory now? `poll` does nothing while it may not. A transport without the method always may. */
+  mayAccess?(): boolean
 }
 
 /** Options of every device. */
@@ -221,7 +223,7 @@ export abstract class VirtioDevice {
   poll(budget: number): number {
     if (this.polling) return 0
     let done = 0
-    if (this.alive) {
+    if (this.alive && this.transport?.mayAccess?.() !== false) {
       this.polling = true
       try {
         this.checkPort()

@@ -47,6 +47,11 @@ export interface BusPort {
    * requests inside it by itself. [1] is 0 where a port does not say.
    */
   readonly window: Float64Array
+  /**
+   * Delivers a message-signalled interrupt: a device's write of the 32-bit `data` to `request[0]`. False, or no such
+   * method: that address is no doorbell of the platform, and the message is a write to memory like any other.
+   */
+  message?(data: number): boolean
   /** Re-derives views that growth of a memory detached; called by a device at the head of each poll. */
   refresh(): void
 }

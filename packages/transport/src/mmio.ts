@@ -174,6 +174,10 @@ export class MmioTransport implements VirtioTransport {
     )
   }
 
+  writeConfig(offset: number, size: 1 | 2 | 4, value: number): void {
+    this.bus.write(MMIO_CONFIG + offset, size, value)
+  }
+
   takeInterrupts(): number {
     const cause = this.bus.read(MMIO_INTERRUPT_STATUS, 4) & (INTERRUPT_USED_BUFFER | INTERRUPT_CONFIGURATION)
     if (cause !== 0) this.bus.write(MMIO_INTERRUPT_ACK, 4, cause)

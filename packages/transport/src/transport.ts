@@ -44,6 +44,10 @@ export interface VirtioTransport {
 
   /** Reads several fields of the configuration space as one consistent whole. Throws `TRANSPORT_CONFIG_UNSTABLE`. */
   readConfig<T>(read: (config: ConfigReader) => T): T
+  /**
+   * Writes a field of the configuration space in its own width; only what the device type lets a driver write.
+   */
+  writeConfig(offset: number, size: 1 | 2 | 4, value: number): void
   /** Reads and acknowledges why the device interrupts: `INTERRUPT_USED_BUFFER` and `INTERRUPT_CONFIGURATION`. */
   takeInterrupts(): number
 }
