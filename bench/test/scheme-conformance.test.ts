@@ -1,6 +1,7 @@
 // Here, because only private packages may import the suite and every scheme.
-import { sharedPoolScheme } from '@guestdma/bounce'
+import { onDeviceScheme, sharedPoolScheme } from '@guestdma/bounce'
 import { describeDmaScheme } from '@guestdma/conformance'
+import { pooledIommuScheme, sharedPagesScheme, virtioIommuScheme } from '@guestdma/iommu'
 import { describe, expect, test } from 'vitest'
 
 const functions = { describe, test, expect }
@@ -27,3 +28,31 @@ describeDmaScheme(functions, () => sharedPoolScheme({ size: 1 << 18, clear: 'nev
   ...small,
   name: 'shared-pool of a machine, never cleared',
 })
+
+for (const transport of ['mmio', 'pci'] as const) {
+  describeDmaScheme(functions, () => onDeviceScheme({ size: 1 << 20 }), {
+    ...small,
+    transport,
+    name: `on-device over ${transport}`,
+  })
+}
+describeDmaScheme(functions, () => onDeviceScheme({ size: 1 << 20, addressing: 'offset', bit: 'offered' }), {
+  ...small,
+  transport: 'pci',
+  name: 'on-device, addressed by offset',
+})
+
+for (const granule of [1, 64, 4096, 65_536])
+  for (const subGranule of ['share', 'bounce'] as const)
+    for (const mode of ['strict', 'lazy'] as const)
+      describeDmaScheme(functions, () => virtioIommuScheme({ granule, subGranule, mode }), {
+        ramBytes: 16 << 20,
+        arenaBytes: 1 << 18,
+        name: `virtio-iommu, ${mode}, granule ${granule}, ${subGranule}`,
+      })
+describeDmaScheme(functions, () => pooledIommuScheme({ size: 1 << 20 }), small)
+describeDmaScheme(functions, () => pooledIommuScheme({ size: 1 << 20, privateRam: true }), {
+  ramBytes: 16 << 20,
+  arenaBytes: 1 << 18,
+})
+describeDmaScheme(functions, () => sharedPagesScheme(), small)

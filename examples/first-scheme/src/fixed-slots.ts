@@ -63,6 +63,7 @@ class FixedSlotsBackend implements DmaBackend {
     streaming: 'copied',
     payload: 'plain',
     home: 'guest-ram',
+    readOnly: 'enforced',
     reach: 'pool',
     // The device can write to a slot for ever, but nothing of that arrives once `unmap` has returned.
     revocation: 'strict',

@@ -85,6 +85,7 @@ export class BounceBackend implements DmaBackend {
       streaming: 'copied',
       payload: 'plain',
       home: pool.home,
+      readOnly: 'enforced',
       reach: 'pool',
       revocation: 'strict',
       enforcedBy: 'trusted-code',

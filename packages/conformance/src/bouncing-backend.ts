@@ -89,6 +89,7 @@ export class BouncingBackend implements DmaBackend {
       streaming: 'copied',
       payload: 'plain',
       home: 'device-memory',
+      readOnly: 'enforced',
       reach: 'pool',
       revocation: 'strict',
       enforcedBy: 'construction',

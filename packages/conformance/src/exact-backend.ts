@@ -64,6 +64,7 @@ export class ExactBackend implements DmaBackend {
   private readonly regions = new Map<DmaRegion, Span>()
   private readonly live = new Map<number, Span>()
   private readonly stale: Span[] = []
+  private readonly staleEntries: number
   private nextToken = 1
   private dirty = false
 
@@ -73,12 +74,15 @@ export class ExactBackend implements DmaBackend {
     this.ram = setup.ram
     this.port = setup.port
     this.busOffset = busOffset
+    this.staleEntries = staleEntries
     this.traits = {
       streaming: 'in-place',
       payload: 'plain',
       home: 'guest-ram',
+      readOnly: 'enforced',
       reach: granule === 1 ? 'byte' : 'granule',
-      revocation: staleEntries === 0 ? 'strict' : 'deferred',
+      // What shares a granule with a neighbour stays within reach as long as that is lent.
+      revocation: staleEntries === 0 && granule === 1 ? 'strict' : 'deferred',
       enforcedBy: 'trusted-code',
       residue: 'none',
     }
@@ -90,8 +94,8 @@ export class ExactBackend implements DmaBackend {
       maxDeviceAddress: this.memory.ranges[this.memory.ranges.length - 1].end - 1 + busOffset,
       overhead: 0,
       syncGranule: 1,
-      staleEntries,
-      staleNs: staleEntries === 0 ? 0 : Infinity,
+      staleEntries: granule === 1 ? staleEntries : Infinity,
+      staleNs: staleEntries === 0 && granule === 1 ? 0 : Infinity,
     }
   }
 
@@ -181,7 +185,7 @@ export class ExactBackend implements DmaBackend {
 
   commitUnmaps(): DmaStatus {
     this.counters.commitUnmaps++
-    if (this.stale.length > this.limits.staleEntries) this.stale.length = 0
+    if (this.stale.length > this.staleEntries) this.stale.length = 0
     if (this.dirty) this.open()
     return DMA_OK
   }

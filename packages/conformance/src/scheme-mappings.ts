@@ -91,16 +91,6 @@ export function describeMappings({ test, check }: SchemeSuite): void {
     guards(rig, 4096, 100, expected, 'a written length of 2^32 - 1')
   })
 
-  test('the device cannot change what was lent for reading (ring/immutability), unless it reaches everything', (rig) => {
-    fillPattern(rig.arena, 8)
-    const before = rig.arena.slice()
-    const m = rig.lend(4096, 100, TO_DEVICE)
-    const all = rig.backend.traits.reach === 'all'
-    if (!all) rig.deviceWrites(m, pattern(100, 9))
-    rig.takeBack(m, 100)
-    check('first guest byte that changed', firstDifference(rig.arena, before), -1)
-  })
-
   test('an address that is not guest memory is Unmappable, and nothing is mapped', ({ backend, machine }) => {
     const { base, end } = machine.memory.ranges[0]
     const m = new DmaMappings(1)
@@ -151,12 +141,15 @@ export function describeMappings({ test, check }: SchemeSuite): void {
     rig.takeBack(received, 77)
     const now = backend.counters
     check('live after two unmaps', live(rig) - (start.maps - start.unmaps), 0)
-    const copied = backend.traits.streaming === 'copied'
+    const { streaming } = backend.traits
+    const copied = streaming === 'copied'
     const moved = [
       now.bytesCopiedToDevice - start.bytesCopiedToDevice,
       now.bytesCopiedFromDevice - start.bytesCopiedFromDevice,
     ]
-    if (backend.limits.overhead === 0) check('bytes copied to and from the device', moved, copied ? [100, 77] : [0, 0])
+    if (streaming === 'mixed') check('bytes copied and not lent', moved[0] > 100 || moved[1] > 77, false)
+    else if (backend.limits.overhead === 0)
+      check('bytes copied to and from the device', moved, copied ? [100, 77] : [0, 0])
     else if (copied) check('all bytes copied were counted', moved[0] >= 100 && moved[1] >= 77, true)
     check(
       'failures counted',

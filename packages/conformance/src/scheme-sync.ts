@@ -21,10 +21,13 @@ export function describeSync({ test, check }: SchemeSuite): void {
     check('the port lets the device write', rig.deviceWrites(m, pattern(length, 2)), true)
     check('syncForCpu', rig.backend.syncForCpu(m, 0, unit, unit), DMA_OK)
     const expected = before.slice()
-    const copied = rig.backend.traits.streaming === 'copied'
-    if (copied) expected.set(pattern(length, 2).subarray(unit, 2 * unit), AT + unit)
+    const { streaming } = rig.backend.traits
+    if (streaming === 'copied') expected.set(pattern(length, 2).subarray(unit, 2 * unit), AT + unit)
     else expected.set(pattern(length, 2), AT)
-    check('first guest byte that is wrong', firstDifference(rig.arena, expected), -1)
+    // Where some bytes are copied and some are not, it depends on where the buffer lies.
+    const seen = streaming === 'mixed' ? [AT + unit, AT + 2 * unit] : [0, rig.arena.length]
+    const wrong = firstDifference(rig.arena.slice(...seen), expected.slice(...seen))
+    check('first guest byte that is wrong', wrong, -1)
     rig.takeBack(m, length)
     expected.set(pattern(length, 2), AT)
     check('first guest byte that is wrong after unmap', firstDifference(rig.arena, expected), -1)
@@ -67,10 +70,12 @@ export function describeSync({ test, check }: SchemeSuite): void {
     const m = rig.lend(AT, length, TO_DEVICE)
     rig.arena.set(pattern(length, 9), AT)
     check('syncForDevice', rig.backend.syncForDevice(m, 0, unit, unit), DMA_OK)
-    const copied = rig.backend.traits.streaming === 'copied'
-    const expected = copied ? before : pattern(length, 9)
+    const { streaming } = rig.backend.traits
+    const expected = streaming === 'copied' ? before : pattern(length, 9)
     expected.set(pattern(length, 9).subarray(unit, 2 * unit), unit)
-    check('first difference that the device sees', firstDifference(rig.deviceReads(m), expected), -1)
+    const seen = streaming === 'mixed' ? [unit, 2 * unit] : [0, length]
+    const wrong = firstDifference(rig.deviceReads(m)?.slice(...seen) ?? null, expected.slice(...seen))
+    check('first difference that the device sees', wrong, -1)
     rig.takeBack(m, 0)
     check('first guest byte that changed', firstDifference(rig.arena.subarray(AT, AT + length), pattern(length, 9)), -1)
   })

@@ -1,5 +1,14 @@
-import { everything, nothing, oneWindow } from '@guestdma/devices'
-import type { FactKey, PlatformBuilder, PlatformOffer, PoolFact } from '@guestdma/dma'
+import { everything, IommuDevice, MmioRegisters, nothing, oneWindow, PagePort } from '@guestdma/devices'
+import type {
+  FactKey,
+  IommuPlace,
+  IommuRequest,
+  PlatformBuilder,
+  PlatformOffer,
+  PoolFact,
+  SharedPages,
+  SwiotlbDeclaration,
+} from '@guestdma/dma'
 import {
   type BusPort,
   type DeviceAddress,
@@ -7,6 +16,8 @@ import {
   GuestMemory,
   guestAddress,
   type MemoryWindow,
+  Meter,
+  Region,
   SpanAllocator,
 } from '@guestdma/memory'
 import type { FeatureSet } from '@guestdma/spec'
@@ -18,6 +29,8 @@ export interface TestMachineOptions {
   readonly arenaBytes?: number
   /** Guest RAM that {@link TestMachine.grow} can grow: a `WebAssembly.Memory`. Default false. */
   readonly growable?: boolean
+  /** What the test's devices say of their transport: on `pci` there is memory on the device. Default `mmio`. */
+  readonly transport?: 'mmio' | 'pci'
 }
 
 /** A span of guest RAM that somebody was given. `device`: by whose platform; none where the machine shares it. */
@@ -44,13 +57,20 @@ export class TestMachine {
   readonly arenaBase: number
   /** What platforms reserved so far. */
   readonly reserved: ReservedSpan[] = []
+  readonly transport: 'mmio' | 'pci'
+  /** IOMMUs by what they were asked for with, and the number that the next endpoint gets. */
+  readonly iommus: Map<FactKey<unknown>, TestIommu> = new Map()
+  /** What the schemes' own parts do when it is their turn. */
+  readonly turns: (() => number)[] = []
   private readonly values = new Map<FactKey<unknown>, unknown>()
   private readonly source: ArrayBuffer | GrowableMemory
   private readonly arenaBytes: number
   private view: Uint8Array<ArrayBuffer>
   private sharing = false
 
-  constructor({ ramBytes = 16 << 20, arenaBytes = 1 << 20, growable = false }: TestMachineOptions = {}) {
+  constructor(options: TestMachineOptions = {}) {
+    const { ramBytes = 16 << 20, arenaBytes = 1 << 20, growable = false, transport = 'mmio' } = options
+    this.transport = transport
     const bytes = RAM_OFFSET + ramBytes + RAM_OFFSET
     this.source = growable ? growableMemory(Math.ceil(bytes / WASM_PAGE)) : new ArrayBuffer(bytes)
     new Uint8Array(this.buffer).fill(DIRT)
@@ -110,6 +130,17 @@ export class TestMachine {
   }
 }
 
+/** An IOMMU of a {@link TestMachine}. */
+export interface TestIommu {
+  readonly device: IommuDevice
+  readonly registers: MmioRegisters
+  readonly ownPool: PoolFact | undefined
+  next: number
+}
+
+/** Where memory on a device lies on the bus. */
+const DEVICE_MEMORY = 0x2_4000_0000
+
 /** A `PlatformBuilder` over a {@link TestMachine}: records what a scheme declares and makes the offer from it. */
 export class TestPlatform implements PlatformBuilder {
   readonly device: string
@@ -120,9 +151,13 @@ export class TestPlatform implements PlatformBuilder {
   private ramReachable = false
   private busOffset = 0
   private pool: PoolFact | undefined
+  private swiotlb: SwiotlbDeclaration | undefined
+  private iommuFact: PlatformOffer['iommu']
+  readonly transport: 'mmio' | 'pci'
 
   constructor(device: string, machine: TestMachine) {
     this.device = device
+    this.transport = machine.transport
     this.machine = machine
     this.memory = machine.memory
     this.ram = machine.ram
@@ -148,6 +183,54 @@ export class TestPlatform implements PlatformBuilder {
     return nothing(this.device)
   }
 
+  deviceMemory(length: number): { device: DeviceAddress; window: MemoryWindow } {
+    const region = new Region(new ArrayBuffer(length), `${this.device} memory`)
+    region.meter = new Meter()
+    return { device: DEVICE_MEMORY as DeviceAddress, window: { region, offset: 0, length } }
+  }
+
+  iommu(request: IommuRequest): IommuPlace {
+    const { machine } = this
+    const host = this.iommuHost(request)
+    const endpoint = host.next++
+    const port = host.device.addEndpoint(endpoint, {
+      name: this.device,
+      downstream: request.downstream ?? this.everything(),
+    })
+    this.iommuFact = { bypass: request.bootBypass ?? false }
+    return {
+      port,
+      endpoint,
+      registers: host.registers,
+      ownPool: host.ownPool,
+      pump: () => void host.device.poll(Infinity),
+      // A provider that is asked for a backend starts what has not started.
+      prepare: () => {},
+      onPump: (poll) => void machine.turns.push(poll),
+      onClose: () => {},
+      report: () => {},
+    }
+  }
+
+  sharedPages(): SharedPages {
+    const port = new PagePort(this.device, this.memory)
+    const { pageBytes } = port
+    return {
+      port,
+      pageBytes,
+      share: (guest, length) => port.share(guest, length),
+      unshare: (guest, length) => port.unshare(guest, length),
+    }
+  }
+
+  declareSwiotlb(region: SwiotlbDeclaration): void {
+    this.swiotlb = region
+  }
+
+  declareIommu(iommu: { readonly bypass: boolean }): void {
+    this.iommuFact = iommu
+  }
+
   declareRam(reachable: boolean, busOffset = 0): void {
     this.ramReachable = reachable
     this.busOffset = busOffset
@@ -167,12 +250,12 @@ export class TestPlatform implements PlatformBuilder {
     return {
       device,
       offered,
-      transport: { kind: 'test', transitional: false },
+      transport: { kind: this.transport, transitional: false },
       ramReachable,
-      iommu: undefined,
+      iommu: this.iommuFact,
       pool,
-      region: undefined,
-      swiotlbRfc: false,
+      region: this.swiotlb,
+      swiotlbRfc: this.swiotlb !== undefined,
       busOffset,
       memory,
       ram,
@@ -180,6 +263,30 @@ export class TestPlatform implements PlatformBuilder {
       listed,
       fact: <T>(key: FactKey<T>): T | undefined => facts.get(key) as T | undefined,
     }
+  }
+
+  private iommuHost(request: IommuRequest): TestIommu {
+    const { machine, memory } = this
+    const { key, granule = 4096, bootBypass = false, maxMappings, ownPool } = request
+    const known = machine.iommus.get(key)
+    if (known !== undefined) return known
+    let pool: PoolFact | undefined
+    if (ownPool !== undefined) {
+      const { guest, window } = this.reserve(ownPool, 4096)
+      pool = { window, device: guest as number as DeviceAddress, home: 'guest-ram' }
+    }
+    const device = new IommuDevice({
+      name: 'iommu',
+      port: pool === undefined ? everything(memory) : oneWindow('iommu', { base: pool.device, ...pool.window }),
+      granule,
+      bypass: bootBypass ? 'on' : 'off',
+      ...(maxMappings === undefined ? {} : { maxMappings }),
+      ...(pool === undefined ? {} : { accessPlatform: 'offered' as const }),
+    })
+    const registers = new MmioRegisters(device, { notify: 'inline' })
+    const host: TestIommu = { device, registers, ownPool: pool, next: 1 }
+    machine.iommus.set(key, host)
+    return host
   }
 }
 

@@ -1,5 +1,6 @@
-import { type BusPort, checkSpan, FaultLog, type GuestMemory, hex, Region } from '@guestdma/memory'
+import { type BusPort, checkSpan, FaultLog, type GuestMemory, hex, type InterruptSink, Region } from '@guestdma/memory'
 import type { AccessFault, AccessFaultReason } from './access-fault.ts'
+import { Doorbell } from './doorbell.ts'
 import { DeviceError } from './errors.ts'
 
 /** Device addresses [base, base + length) are bytes [offset, offset + length) of `region`. */
@@ -54,6 +55,7 @@ export class BusWindows implements BusPort {
   private regions: Region[] = []
   private distinct: Region[] = []
   declare private readonly empty: Region
+  private readonly doorbell = new Doorbell()
 
   constructor(name: string, windows: readonly BusWindow[] = []) {
     this.name = name
@@ -130,6 +132,18 @@ export class BusWindows implements BusPort {
 
   outOfReach(high: number, low: number, length: number, access: 1 | 2): void {
     this.faults.record({ port: this.name, address: { high, low }, length, access, reason: 'range' })
+  }
+
+  /**
+   * For the platform: a device's 32-bit writes to [base, base + length) are interrupt messages for `sink`, and not
+   * writes to memory. One span; a later call replaces it. Throws `MEMORY_ADDRESS`, `MEMORY_LENGTH`.
+   */
+  setDoorbell(base: number, length: number, sink: InterruptSink): void {
+    this.doorbell.set(this.name, base, length, sink)
+  }
+
+  message(data: number): boolean {
+    return this.doorbell.ring(this.request, data)
   }
 
   refresh(): void {

@@ -74,15 +74,19 @@ export interface RequestFault {
 /**
  * A register access that the driver must not make. It reads as 0 or has no effect, unless the reason says otherwise.
  *
- * - `width`: not 32 bits wide and aligned, or (configuration space) not of the width of the field; such a *read* of
- *   configuration is served
+ * - `width`: not 32 bits wide and aligned (virtio-mmio), or not of the width of the field (virtio-pci, and the
+ *   configuration of a device); such a *read* of a device's configuration is served
  * - `unknown`: there is no register, or no configuration byte
  * - `read-only`, `write-only`
- * - `no-queue`: QueueSel or QueueNotify names a queue that the device does not have
+ * - `no-queue`: the queue selector or a doorbell names a queue that the device does not have
  * - `queue-ready`: a queue register was written while the queue was ready
  * - `order`: too early or too late in the initialisation (§3.1.1)
  * - `feature`: the feature that brings the register was not negotiated
  * - `status-bits`: status bits that a driver may not set or clear
+ * - `value`: a value that the field may not have
+ * - `vector`: no vector of the MSI-X table (virtio-pci); the event is unmapped
+ * - `disabled`: the command register does not enable the BAR (virtio-pci); a read gives all ones
+ * - `window`: the access capability does not address a structure of the function (virtio-pci §4.1.4.9)
  */
 export type RegisterFaultReason =
   | 'width'
@@ -94,11 +98,17 @@ export type RegisterFaultReason =
   | 'order'
   | 'feature'
   | 'status-bits'
+  | 'value'
+  | 'vector'
+  | 'disabled'
+  | 'window'
 
 export interface RegisterFault {
   readonly kind: 'register'
   readonly device: string
   readonly reason: RegisterFaultReason
+  /** With virtio-pci: what `offset` lies in, the configuration space or a BAR. */
+  readonly space?: 'config' | number
   readonly offset: number
   /** Width of the access in bytes. */
   readonly size: number

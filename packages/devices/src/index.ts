@@ -41,6 +41,9 @@ export type {
 } from './faults.ts'
 export type { FifoOptions } from './frame-fifo.ts'
 export type { PathCounters } from './frame-path.ts'
+export type { IommuCounters, IommuOptions, IommuRange } from './iommu-config.ts'
+export { IommuDevice } from './iommu-device.ts'
+export { type EndpointOptions, type IommuOwner, IommuPort, type ReservedRegion } from './iommu-port.ts'
 export { LearningSwitch, type PortCounters, type SwitchOptions, SwitchPort } from './learning-switch.ts'
 export { LoopbackLink } from './loopback-link.ts'
 export { MemoryBlockStore } from './memory-block-store.ts'
@@ -49,6 +52,17 @@ export { DEFAULT_FEATURES, type FeatureDependency, type FeatureOptions } from '.
 export type { NetCounters, NetOptions } from './net-config.ts'
 export { NetDevice } from './net-device.ts'
 export { type FrameReceiver, MAX_FRAME_BYTES, type NetLink } from './net-link.ts'
+export { PagePort } from './page-port.ts'
+export type { PciRange } from './pci-bar.ts'
+export {
+  type PciCapability,
+  type VirtioCapabilityFields,
+  virtioCapability,
+  virtioCapability64,
+} from './pci-capabilities.ts'
+export { PciFunction } from './pci-function.ts'
+export type { PciOptions } from './pci-options.ts'
+export type { PciState } from './pci-state.ts'
 export { NO_CHAIN, type RingSetup, SplitRingWalker } from './split-ring-walker.ts'
 export { type DeviceKind, type DeviceOptions, type DeviceTransport, VirtioDevice } from './virtio-device.ts'
 export { Wire, WireEnd } from './wire.ts'

@@ -133,7 +133,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
   receive(frame: Uint8Array<ArrayBuffer>): boolean {
     const { counters } = this
     const queue = this.queues[NET_RECEIVE_QUEUE]
-    if (!this.live || !queue.started) {
+    if (!this.live || !queue.started || !this.mayAccess) {
       counters.receiveNoBuffer++
       return false
     }

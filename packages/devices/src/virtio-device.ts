@@ -223,7 +223,7 @@ export abstract class VirtioDevice {
   poll(budget: number): number {
     if (this.polling) return 0
     let done = 0
-    if (this.alive && this.transport?.mayAccess?.() !== false) {
+    if (this.alive && this.mayAccess) {
       this.polling = true
       try {
         this.checkPort()
@@ -307,6 +307,11 @@ export abstract class VirtioDevice {
 
   /** Does the work of a poll; the port is fresh. Only called while live. */
   protected abstract work(budget: number): number
+
+  /** Does the transport let the device access memory now? */
+  protected get mayAccess(): boolean {
+    return this.transport?.mayAccess?.() !== false
+  }
 
   /** Called when features were agreed on (and on restore). */
   protected onNegotiated(): void {}

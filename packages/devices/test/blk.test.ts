@@ -1,6 +1,14 @@
 import { beforeEach, describe, expect, test } from 'vitest'
 import { type BlkOptions, type BlockRequest, type BlockStore, type BusWindows, MemoryBlockStore } from '../src/index.ts'
-import { type BlkMachine, blkMachine, DISK_BYTES, header, status } from './support/devices.ts'
+import {
+  type AnyBlkMachine,
+  blkMachineOver,
+  DISK_BYTES,
+  header,
+  status,
+  TRANSPORTS,
+  type TransportName,
+} from './support/devices.ts'
 import { BASE, type Element, pattern, type Ram } from './support/guest.ts'
 
 const IN = 0
@@ -8,15 +16,14 @@ const OUT = 1
 const FLUSH = 4
 const GET_ID = 8
 
-let m: BlkMachine
+let m: AnyBlkMachine
+let transport: TransportName
 
 function boot(options: Partial<BlkOptions> = {}, ...features: number[]): void {
-  m = blkMachine(options, 16)
+  m = blkMachineOver(transport, options, 16)
   for (let i = 0; i < DISK_BYTES; i++) m.disk[i] = (i >>> 9) + i
   m.driver.start([m.ring], 9, ...features)
 }
-
-beforeEach(() => boot())
 
 /** A request for a buffer of `length` bytes, executed; gives status byte, used length and the buffer. */
 function request(
@@ -35,465 +42,471 @@ function request(
   return { status: m.ram.get(cell.address, 1)[0], used: used.length, data: m.ram.get(data, length) }
 }
 
-describe('blk requests (virtio 1.4 §5.2.6)', () => {
-  test('IN: data, status, and a used length that covers both', () => {
-    const { status, used, data } = request(IN, 5, 1536)
-    expect([status, used]).toEqual([0, 1537])
-    expect(data).toEqual(m.disk.slice(5 * 512, 8 * 512))
+describe.each(TRANSPORTS)('over %s', (name) => {
+  beforeEach(() => {
+    transport = name
+    boot()
   })
 
-  test('OUT: the status alone is written', () => {
-    m.ram.writes.length = 0
-    const { status, used } = request(OUT, 62, 1024, 0xa7)
-    expect([status, used]).toEqual([0, 1])
-    expect(m.disk.slice(62 * 512).every((byte) => byte === 0xa7)).toBe(true)
-    expect(m.disk[62 * 512 - 1]).not.toBe(0xa7)
-    expect(m.ram.writes.filter(([, length]) => length === 1)).toHaveLength(1)
-  })
+  describe('blk requests (virtio 1.4 §5.2.6)', () => {
+    test('IN: data, status, and a used length that covers both', () => {
+      const { status, used, data } = request(IN, 5, 1536)
+      expect([status, used]).toEqual([0, 1537])
+      expect(data).toEqual(m.disk.slice(5 * 512, 8 * 512))
+    })
 
-  test('FLUSH', () => {
-    expect(request(FLUSH, 0, 0)).toMatchObject({ status: 0, used: 1 })
-    expect((m.device.store as MemoryBlockStore).counters.flushes).toBe(1)
-  })
+    test('OUT: the status alone is written', () => {
+      m.ram.writes.length = 0
+      const { status, used } = request(OUT, 62, 1024, 0xa7)
+      expect([status, used]).toEqual([0, 1])
+      expect(m.disk.slice(62 * 512).every((byte) => byte === 0xa7)).toBe(true)
+      expect(m.disk[62 * 512 - 1]).not.toBe(0xa7)
+      expect(m.ram.writes.filter(([, length]) => length === 1)).toHaveLength(1)
+    })
 
-  test("GET_ID's 20 bytes, NUL-padded", () => {
-    const text = (bytes: Uint8Array): string => String.fromCharCode(...bytes)
-    expect(request(GET_ID, 0, 20)).toMatchObject({ status: 0, used: 21 })
-    expect(text(request(GET_ID, 0, 20).data)).toBe('blk0'.padEnd(20, '\0'))
-    boot({ id: '12345678901234567890' })
-    expect(text(request(GET_ID, 0, 20).data)).toBe('12345678901234567890')
-    expect(request(GET_ID, 0, 19).status).toBe(1)
-    expect(request(GET_ID, 0, 512).status).toBe(1)
-  })
+    test('FLUSH', () => {
+      expect(request(FLUSH, 0, 0)).toMatchObject({ status: 0, used: 1 })
+      expect((m.device.store as MemoryBlockStore).counters.flushes).toBe(1)
+    })
 
-  test.each([2, 5, 11, 13, 14, 15, 16, 24, 0xffff_ffff])(
-    'unknown type %i is UNSUPP, and leaves no data of anyone',
-    (type) => {
-      const { status, used, data } = request(type, 0, 512)
-      expect([status, used]).toEqual([2, 513])
-      expect(data.every((byte) => byte === 0)).toBe(true)
-    },
-  )
+    test("GET_ID's 20 bytes, NUL-padded", () => {
+      const text = (bytes: Uint8Array): string => String.fromCharCode(...bytes)
+      expect(request(GET_ID, 0, 20)).toMatchObject({ status: 0, used: 21 })
+      expect(text(request(GET_ID, 0, 20).data)).toBe('blk0'.padEnd(20, '\0'))
+      boot({ id: '12345678901234567890' })
+      expect(text(request(GET_ID, 0, 20).data)).toBe('12345678901234567890')
+      expect(request(GET_ID, 0, 19).status).toBe(1)
+      expect(request(GET_ID, 0, 512).status).toBe(1)
+    })
 
-  test('read-only: writes are IOERR and write nothing, whatever was negotiated', () => {
-    boot({ readOnly: true })
-    const before = m.disk.slice()
-    expect(m.driver.offered(5)).toBe(true)
-    expect(request(OUT, 0, 512)).toMatchObject({ status: 1, used: 1 })
-    expect(m.disk).toEqual(before)
-    expect(request(IN, 0, 512).status).toBe(0)
-  })
-
-  test.each([
-    ['one sector beyond the end', IN, 64, 512],
-    ['over the end', IN, 63, 1024],
-    ['write over the end', OUT, 63, 1024],
-    ['a sector above 2^53', IN, 2 ** 60, 512],
-    ['the last sector that 64 bits can name', OUT, 2 ** 64 - 2048, 512],
-    ['no multiple of 512', IN, 0, 511],
-    ['no multiple of 512', OUT, 0, 513],
-  ])('IOERR: %s', (_, type, sector, length) => {
-    const before = m.disk.slice()
-    const answer = request(type, sector, length)
-    expect(answer.status).toBe(1)
-    expect(m.disk).toEqual(before)
-    if (type === IN) expect(answer.data.every((byte) => byte === 0)).toBe(true)
-    expect(answer.used).toBe(type === IN ? length + 1 : 1)
-  })
-
-  test('no data at all is no error', () => {
-    expect(request(IN, 0, 0).status).toBe(0)
-    expect(request(OUT, 0, 0).status).toBe(0)
-  })
-
-  test('sectors that hold 2^32 and more', () => {
-    let asked = -1
-    const store: BlockStore = {
-      capacity: 2 ** 50,
-      read: (r) => {
-        asked = r.sector
-        r.data.fill(0x11)
-        r.done(0)
+    test.each([2, 5, 11, 13, 14, 15, 16, 24, 0xffff_ffff])(
+      'unknown type %i is UNSUPP, and leaves no data of anyone',
+      (type) => {
+        const { status, used, data } = request(type, 0, 512)
+        expect([status, used]).toEqual([2, 513])
+        expect(data.every((byte) => byte === 0)).toBe(true)
       },
-      write: (r) => r.done(0),
-      flush: (r) => r.done(0),
-    }
-    boot({ store })
-    expect(m.driver.r(0x104)).toBe(2 ** 41 / 2 ** 32)
-    expect(request(IN, 2 ** 40 + 3, 512).data[511]).toBe(0x11)
-    expect(asked).toBe(2 ** 40 + 3)
-  })
-})
+    )
 
-describe('blk framing (§2.7.4)', () => {
-  const cut = (address: number, total: number, lengths: number[], w: boolean): Element[] => {
-    let at = address
-    const all = lengths.map((length) => {
-      const element = { address: at, length, w }
-      at += length
-      return element
+    test('read-only: writes are IOERR and write nothing, whatever was negotiated', () => {
+      boot({ readOnly: true })
+      const before = m.disk.slice()
+      expect(m.driver.offered(5)).toBe(true)
+      expect(request(OUT, 0, 512)).toMatchObject({ status: 1, used: 1 })
+      expect(m.disk).toEqual(before)
+      expect(request(IN, 0, 512).status).toBe(0)
     })
-    expect(at).toBe(address + total)
-    return all
-  }
 
-  test.each([
-    [
-      [16, 512],
-      [512, 1],
-    ],
-    [[528], [513]],
-    [
-      [1, 15, 512],
-      [1, 511, 1],
-    ],
-    [
-      [3, 3, 3, 3, 516],
-      [100, 413],
-    ],
-    [
-      [20, 508],
-      [512, 0, 1],
-    ],
-  ])('OUT as %j and IN as %j', (out, into) => {
-    const write = m.ram.alloc(528, 8)
-    m.ram.set32(write, OUT)
-    m.ram.set64(write + 8, 7)
-    m.ram.bytes.set(pattern(512, 9), m.ram.at(write) + 16)
-    const read = m.ram.alloc(513)
-    const cell = status(m.ram)
-    m.ring.offer(m.ring.chain(...cut(write, 528, out, false), cell))
-    m.driver.kick(0)
-    m.device.poll(64)
-    m.ring.offer(m.ring.chain(header(m.ram, IN, 7), ...cut(read, 513, into, true)))
-    m.driver.kick(0)
-    m.device.poll(64)
-    expect(m.ring.reap().map(({ length }) => length)).toEqual([1, 513])
-    expect(m.ram.get(read, 512)).toEqual(pattern(512, 9))
-    expect([m.ram.get(cell.address, 1)[0], m.ram.get(read + 512, 1)[0]]).toEqual([0, 0])
-  })
-
-  test('a short header is IOERR; a chain without a status byte is used with 0 and not executed', () => {
-    const cell = status(m.ram)
-    const before = m.disk.slice()
-    m.ring.offer(m.ring.chain({ address: header(m.ram, OUT).address, length: 15 }, cell))
-    m.ring.offer(m.ring.chain(cell))
-    m.ring.offer(m.ring.chain(header(m.ram, OUT, 0), { address: m.ram.alloc(512), length: 512 }))
-    m.driver.kick(0)
-    m.device.poll(64)
-    expect(m.ring.reap().map(({ length }) => length)).toEqual([1, 1, 0])
-    expect(m.ram.get(cell.address, 1)[0]).toBe(1)
-    expect(m.disk).toEqual(before)
-    expect(m.device.faults.last()).toMatchObject([
-      { kind: 'request', reason: 'short-header', value: 15 },
-      { kind: 'request', reason: 'short-header', value: 0 },
-      { kind: 'request', reason: 'no-status' },
-    ])
-    expect(m.device.live).toBe(true)
-  })
-
-  test('readable buffers are read, writable ones written, and no others', () => {
-    const data = m.ram.put(pattern(512))
-    const before = m.ram.bytes.slice()
-    const cell = status(m.ram)
-    const head = header(m.ram, OUT, 1)
-    m.ring.offer(m.ring.chain(head, { address: data, length: 512 }, cell))
-    m.driver.kick(0)
-    const filled = m.ram.bytes.slice()
-    m.device.poll(64)
-    filled[m.ram.at(cell.address)] = 0
-    const used = m.ram.at(m.ring.used)
-    filled.copyWithin(used, used, used)
-    filled.set(m.ram.bytes.subarray(used, used + 6 + 8 * 16), used)
-    expect(m.ram.bytes).toEqual(filled)
-    expect(before.length).toBe(filled.length)
-  })
-})
-
-describe('flush durability (§5.2.6.2)', () => {
-  const log: string[] = []
-  const store: BlockStore = {
-    capacity: DISK_BYTES,
-    read: (r) => r.done(0),
-    write: (r) => {
-      log.push('write')
-      r.done(0)
-    },
-    flush: (r) => {
-      log.push('flush')
-      r.done(0)
-    },
-  }
-
-  const writes = (options: Partial<BlkOptions>, features: number[], prepare?: () => void): string[] => {
-    log.length = 0
-    m = blkMachine({ store, ...options })
-    m.driver.start([m.ring], ...features)
-    prepare?.()
-    expect(request(OUT, 0, 512).status).toBe(0)
-    return [...log]
-  }
-
-  test('negotiated FLUSH: writes wait for FLUSH; neither FLUSH nor CONFIG_WCE: each write is stable', () => {
-    expect(writes({}, [9])).toEqual(['write'])
-    expect(writes({}, [])).toEqual(['write', 'flush'])
-    expect(request(FLUSH, 0, 0).status).toBe(2)
-  })
-
-  test('CONFIG_WCE: the mode decides, and begins as write-through without FLUSH', () => {
-    expect(writes({ writeback: true }, [9, 11])).toEqual(['write'])
-    expect(writes({ writeback: false }, [9, 11])).toEqual(['write', 'flush'])
-    expect(writes({ writeback: true }, [11])).toEqual(['write', 'flush'])
-    expect(writes({ writeback: true }, [9, 11], () => m.registers.write(0x120, 1, 0))).toEqual(['write', 'flush'])
-  })
-
-  test('a flush that fails fails the write', () => {
-    log.length = 0
-    m = blkMachine({ store: { ...store, flush: (r) => r.done(1) } })
-    m.driver.start([m.ring])
-    expect(request(OUT, 0, 512).status).toBe(1)
-  })
-})
-
-/** A store that ends requests when the test says so. */
-class LateStore implements BlockStore {
-  readonly capacity = DISK_BYTES
-  readonly waiting: BlockRequest[] = []
-  read(r: BlockRequest): void {
-    this.waiting.push(r)
-  }
-  write(r: BlockRequest): void {
-    this.waiting.push(r)
-  }
-  flush(r: BlockRequest): void {
-    this.waiting.push(r)
-  }
-}
-
-describe('asynchronous stores', () => {
-  let store: LateStore
-  let woken: number
-
-  function bootLate(options: Partial<BlkOptions> = {}, ...features: number[]): void {
-    store = new LateStore()
-    woken = 0
-    boot({ store, onWork: () => woken++, ...options }, ...features)
-  }
-
-  beforeEach(() => bootLate())
-
-  function submit(ram: Ram, sector: number, length = 512): { data: number; cell: number } {
-    const data = ram.put(new Uint8Array(length).fill(0x55))
-    const cell = status(ram)
-    m.ring.offer(m.ring.chain(header(ram, IN, sector), { address: data, length, w: true }, cell))
-    m.driver.kick(0)
-    m.device.poll(64)
-    return { data, cell: cell.address }
-  }
-
-  test('done marks, and the next poll completes', () => {
-    const { data, cell } = submit(m.ram, 3)
-    expect([m.device.inFlight, m.ring.usedIndex]).toEqual([1, 0])
-    store.waiting[0].data.fill(0x77)
-    store.waiting[0].done(0)
-    expect([woken, m.ring.usedIndex, m.ram.get(data, 1)[0]]).toEqual([1, 0, 0x55])
-    expect(m.device.poll(0)).toBe(1)
-    expect(m.ring.reap()).toEqual([{ id: 0, length: 513 }])
-    expect([m.ram.get(data + 511, 1)[0], m.ram.get(cell, 1)[0], m.device.inFlight]).toEqual([0x77, 0, 0])
-    expect(m.line.asserted).toBe(true)
-  })
-
-  test('the store sees staging memory only', () => {
-    submit(m.ram, 3)
-    expect(store.waiting[0].data.buffer).not.toBe(m.ram.buffer)
-  })
-
-  test('done twice, and a strange status', () => {
-    const { cell } = submit(m.ram, 3)
-    store.waiting[0].done(7 as 0)
-    store.waiting[0].done(0)
-    m.device.poll(64)
-    expect(m.ring.reap()).toHaveLength(1)
-    expect(m.ram.get(cell, 1)[0]).toBe(1)
-  })
-
-  test('permissions of the moment: what was revoked meanwhile is not written', () => {
-    const { data, cell } = submit(m.ram, 3)
-    const port = m.device.port as BusWindows
-    const [window] = port.windows
-    // Only what lies before the data stays reachable.
-    port.setWindows([{ ...window, length: data - BASE }])
-    store.waiting[0].data.fill(0x77)
-    store.waiting[0].done(0)
-    m.device.poll(64)
-    expect([m.ram.get(data, 1)[0], m.ram.get(cell, 1)[0]]).toEqual([0x55, 0xff])
-    expect(port.faults.last()).toMatchObject([{ address: data, length: 512, access: 2, reason: 'unmapped' }])
-    expect(m.device.faults.last()).toMatchObject([{ kind: 'queue', reason: 'buffer-unreachable', head: 0 }])
-    expect(m.ring.usedIndex).toBe(0)
-  })
-
-  test('after a reset the data is dropped, and nothing new starts until the store let go', () => {
-    const { data, cell } = submit(m.ram, 3)
-    m.driver.w(0x70, 0)
-    const [old] = store.waiting
-    expect(m.device.inFlight).toBe(1)
-    const before = m.ram.bytes.slice()
-    m.driver.start([m.ring], 9)
-    m.ram.bytes.set(before)
-    m.ring.index = 0
-    m.ram.set16(m.ring.avail + 2, 0)
-    submit(m.ram, 4)
-    expect(store.waiting).toHaveLength(1)
-    old.data.fill(0x77)
-    old.done(0)
-    m.device.poll(64)
-    expect([m.ram.get(data, 1)[0], m.ram.get(cell, 1)[0]]).toEqual([0x55, 0xff])
-    expect(store.waiting).toHaveLength(2)
-    store.waiting[1].done(0)
-    m.device.poll(64)
-    expect(m.ring.usedIndex).toBe(1)
-  })
-
-  test('resetting the queue drops what is in flight as well', () => {
-    bootLate({}, 40)
-    const { cell } = submit(m.ram, 3)
-    m.driver.w(0x30, 0)
-    m.driver.w(0xc0, 1)
-    expect(m.driver.r(0x44)).toBe(0)
-    store.waiting[0].done(0)
-    m.device.poll(64)
-    expect([m.ram.get(cell, 1)[0], m.ring.usedIndex, m.device.inFlight]).toEqual([0xff, 0, 0])
-  })
-
-  test('requests in flight are bounded in number; the rest waits in the ring', () => {
-    bootLate({ maxInFlight: 2 })
-    for (let i = 0; i < 4; i++) submit(m.ram, i)
-    expect(store.waiting).toHaveLength(2)
-    store.waiting[0].done(0)
-    m.device.poll(64)
-    expect([store.waiting.length, m.ring.usedIndex]).toEqual([3, 1])
-    for (let i = 1; i < 4; i++) {
-      store.waiting[i].done(0)
-      m.device.poll(64)
-    }
-    expect(m.ring.usedIndex).toBe(4)
-  })
-
-  test('and in bytes; a request that could never fit is IOERR', () => {
-    bootLate({ stagingBytes: 16384 })
-    const cells = [8192, 4096, 512, 512].map((length, i) => submit(m.ram, i, length).cell)
-    // 8192 bytes and their alignment take 16384.
-    expect(store.waiting).toHaveLength(1)
-    store.waiting[0].done(0)
-    m.device.poll(64)
-    // Together 8192 + 4096 + 4096. The requests themselves are objects that are used again.
-    expect(store.waiting).toHaveLength(4)
-    for (const r of new Set(store.waiting)) r.done(0)
-    m.device.poll(64)
-    expect(cells.map((cell) => m.ram.get(cell, 1)[0])).toEqual([0, 0, 0, 0])
-    const { cell } = submit(m.ram, 0, 16384)
-    expect(m.ram.get(cell, 1)[0]).toBe(1)
-    expect(m.device.faults.last()).toMatchObject([{ reason: 'too-large', value: 16384 }])
-  })
-
-  test('a store that throws fails its request', async () => {
-    const uncaught = new Promise((resolve) => {
-      const others = process.listeners('uncaughtException')
-      process.removeAllListeners('uncaughtException')
-      process.once('uncaughtException', (error) => {
-        for (const listener of others) process.on('uncaughtException', listener)
-        resolve(error.message)
-      })
+    test.each([
+      ['one sector beyond the end', IN, 64, 512],
+      ['over the end', IN, 63, 1024],
+      ['write over the end', OUT, 63, 1024],
+      ['a sector above 2^53', IN, 2 ** 60, 512],
+      ['the last sector that 64 bits can name', OUT, 2 ** 64 - 2048, 512],
+      ['no multiple of 512', IN, 0, 511],
+      ['no multiple of 512', OUT, 0, 513],
+    ])('IOERR: %s', (_, type, sector, length) => {
+      const before = m.disk.slice()
+      const answer = request(type, sector, length)
+      expect(answer.status).toBe(1)
+      expect(m.disk).toEqual(before)
+      if (type === IN) expect(answer.data.every((byte) => byte === 0)).toBe(true)
+      expect(answer.used).toBe(type === IN ? length + 1 : 1)
     })
-    boot({
-      store: {
-        capacity: DISK_BYTES,
-        read: () => {
-          throw new Error('store')
+
+    test('no data at all is no error', () => {
+      expect(request(IN, 0, 0).status).toBe(0)
+      expect(request(OUT, 0, 0).status).toBe(0)
+    })
+
+    test('sectors that hold 2^32 and more', () => {
+      let asked = -1
+      const store: BlockStore = {
+        capacity: 2 ** 50,
+        read: (r) => {
+          asked = r.sector
+          r.data.fill(0x11)
+          r.done(0)
         },
         write: (r) => r.done(0),
         flush: (r) => r.done(0),
-      },
+      }
+      boot({ store })
+      expect(m.driver.config(4, 4)).toBe(2 ** 41 / 2 ** 32)
+      expect(request(IN, 2 ** 40 + 3, 512).data[511]).toBe(0x11)
+      expect(asked).toBe(2 ** 40 + 3)
     })
-    expect(request(IN, 0, 512).status).toBe(1)
-    expect(await uncaught).toBe('store')
   })
 
-  test('write-through with an asynchronous store: the flush starts in a poll', () => {
-    store = new LateStore()
-    m = blkMachine({ store })
-    m.driver.start([m.ring])
-    const cell = status(m.ram)
-    m.ring.offer(m.ring.chain(header(m.ram, OUT, 0), { address: m.ram.alloc(512), length: 512 }, cell))
-    m.driver.kick(0)
-    m.device.poll(64)
-    store.waiting[0].done(0)
-    expect(store.waiting).toHaveLength(1)
-    m.device.poll(64)
-    expect([store.waiting.length, m.ring.usedIndex]).toEqual([2, 0])
-    store.waiting[1].done(0)
-    m.device.poll(64)
-    expect(m.ram.get(cell.address, 1)[0]).toBe(0)
-  })
-
-  test('stale staging does not leak: a failed read gives zeros (CVE-2022-0854 in spirit)', () => {
-    const first = submit(m.ram, 0)
-    store.waiting[0].data.fill(0x66)
-    store.waiting[0].done(0)
-    m.device.poll(64)
-    const second = submit(m.ram, 1)
-    store.waiting[1].done(1)
-    m.device.poll(64)
-    expect(m.ram.get(first.data, 1)[0]).toBe(0x66)
-    expect(m.ram.get(second.data, 512).every((byte) => byte === 0)).toBe(true)
-  })
-})
-
-describe('blk options and configuration', () => {
-  test('several queues', () => {
-    const two = blkMachine({ queues: 2 })
-    const second = blkMachine({}, 8, two.ram).ring
-    two.driver.start([two.ring, second], 9, 12)
-    const cell = status(two.ram)
-    second.offer(second.chain(header(two.ram, FLUSH), cell))
-    two.driver.kick(1)
-    two.device.poll(64)
-    expect(second.reap()).toEqual([{ id: 0, length: 1 }])
-  })
-
-  test('a store that grew tells the driver', () => {
-    const store = { capacity: 512, read: () => {}, write: () => {}, flush: () => {} }
-    boot({ store })
-    m.device.capacityChanged()
-    expect(m.driver.r(0x60)).toBe(0)
-    store.capacity = 2 ** 45
-    const generation = m.driver.r(0xfc)
-    m.device.capacityChanged()
-    expect([m.driver.r(0x100), m.driver.r(0x104), m.driver.r(0x60)]).toEqual([0, 16, 2])
-    expect(m.driver.r(0xfc)).not.toBe(generation)
-  })
-
-  test.each<[string, Partial<BlkOptions>]>([
-    ['STORE_CAPACITY', { store: { capacity: 700, read() {}, write() {}, flush() {} } }],
-    ['STORE_CAPACITY', { store: { capacity: 0, read() {}, write() {}, flush() {} } }],
-    ['DEVICE_OPTION', { blockSize: 1000 }],
-    ['DEVICE_OPTION', { blockSize: 256 }],
-    ['DEVICE_OPTION', { sizeMax: 0 }],
-    ['DEVICE_OPTION', { segMax: -1 }],
-    ['DEVICE_OPTION', { id: 'x'.repeat(21) }],
-    ['DEVICE_OPTION', { id: 'ü' }],
-    ['DEVICE_OPTION', { maxInFlight: 0 }],
-    ['DEVICE_OPTION', { stagingBytes: 100 }],
-    ['DEVICE_OPTION', { queues: 0 }],
-  ])('%s', (code, options) => {
-    expect(() => blkMachine(options)).toThrow(expect.objectContaining({ code, part: 'blk0' }))
-  })
-
-  test('MemoryBlockStore wants whole sectors', () => {
-    for (const length of [0, 511, 513]) {
-      expect(() => new MemoryBlockStore(new Uint8Array(length))).toThrow(
-        expect.objectContaining({ code: 'STORE_CAPACITY' }),
-      )
+  describe('blk framing (§2.7.4)', () => {
+    const cut = (address: number, total: number, lengths: number[], w: boolean): Element[] => {
+      let at = address
+      const all = lengths.map((length) => {
+        const element = { address: at, length, w }
+        at += length
+        return element
+      })
+      expect(at).toBe(address + total)
+      return all
     }
+
+    test.each([
+      [
+        [16, 512],
+        [512, 1],
+      ],
+      [[528], [513]],
+      [
+        [1, 15, 512],
+        [1, 511, 1],
+      ],
+      [
+        [3, 3, 3, 3, 516],
+        [100, 413],
+      ],
+      [
+        [20, 508],
+        [512, 0, 1],
+      ],
+    ])('OUT as %j and IN as %j', (out, into) => {
+      const write = m.ram.alloc(528, 8)
+      m.ram.set32(write, OUT)
+      m.ram.set64(write + 8, 7)
+      m.ram.bytes.set(pattern(512, 9), m.ram.at(write) + 16)
+      const read = m.ram.alloc(513)
+      const cell = status(m.ram)
+      m.ring.offer(m.ring.chain(...cut(write, 528, out, false), cell))
+      m.driver.kick(0)
+      m.device.poll(64)
+      m.ring.offer(m.ring.chain(header(m.ram, IN, 7), ...cut(read, 513, into, true)))
+      m.driver.kick(0)
+      m.device.poll(64)
+      expect(m.ring.reap().map(({ length }) => length)).toEqual([1, 513])
+      expect(m.ram.get(read, 512)).toEqual(pattern(512, 9))
+      expect([m.ram.get(cell.address, 1)[0], m.ram.get(read + 512, 1)[0]]).toEqual([0, 0])
+    })
+
+    test('a short header is IOERR; a chain without a status byte is used with 0 and not executed', () => {
+      const cell = status(m.ram)
+      const before = m.disk.slice()
+      m.ring.offer(m.ring.chain({ address: header(m.ram, OUT).address, length: 15 }, cell))
+      m.ring.offer(m.ring.chain(cell))
+      m.ring.offer(m.ring.chain(header(m.ram, OUT, 0), { address: m.ram.alloc(512), length: 512 }))
+      m.driver.kick(0)
+      m.device.poll(64)
+      expect(m.ring.reap().map(({ length }) => length)).toEqual([1, 1, 0])
+      expect(m.ram.get(cell.address, 1)[0]).toBe(1)
+      expect(m.disk).toEqual(before)
+      expect(m.device.faults.last()).toMatchObject([
+        { kind: 'request', reason: 'short-header', value: 15 },
+        { kind: 'request', reason: 'short-header', value: 0 },
+        { kind: 'request', reason: 'no-status' },
+      ])
+      expect(m.device.live).toBe(true)
+    })
+
+    test('readable buffers are read, writable ones written, and no others', () => {
+      const data = m.ram.put(pattern(512))
+      const before = m.ram.bytes.slice()
+      const cell = status(m.ram)
+      const head = header(m.ram, OUT, 1)
+      m.ring.offer(m.ring.chain(head, { address: data, length: 512 }, cell))
+      m.driver.kick(0)
+      const filled = m.ram.bytes.slice()
+      m.device.poll(64)
+      filled[m.ram.at(cell.address)] = 0
+      const used = m.ram.at(m.ring.used)
+      filled.copyWithin(used, used, used)
+      filled.set(m.ram.bytes.subarray(used, used + 6 + 8 * 16), used)
+      expect(m.ram.bytes).toEqual(filled)
+      expect(before.length).toBe(filled.length)
+    })
+  })
+
+  describe('flush durability (§5.2.6.2)', () => {
+    const log: string[] = []
+    const store: BlockStore = {
+      capacity: DISK_BYTES,
+      read: (r) => r.done(0),
+      write: (r) => {
+        log.push('write')
+        r.done(0)
+      },
+      flush: (r) => {
+        log.push('flush')
+        r.done(0)
+      },
+    }
+
+    const writes = (options: Partial<BlkOptions>, features: number[], prepare?: () => void): string[] => {
+      log.length = 0
+      m = blkMachineOver(transport, { store, ...options })
+      m.driver.start([m.ring], ...features)
+      prepare?.()
+      expect(request(OUT, 0, 512).status).toBe(0)
+      return [...log]
+    }
+
+    test('negotiated FLUSH: writes wait for FLUSH; neither FLUSH nor CONFIG_WCE: each write is stable', () => {
+      expect(writes({}, [9])).toEqual(['write'])
+      expect(writes({}, [])).toEqual(['write', 'flush'])
+      expect(request(FLUSH, 0, 0).status).toBe(2)
+    })
+
+    test('CONFIG_WCE: the mode decides, and begins as write-through without FLUSH', () => {
+      expect(writes({ writeback: true }, [9, 11])).toEqual(['write'])
+      expect(writes({ writeback: false }, [9, 11])).toEqual(['write', 'flush'])
+      expect(writes({ writeback: true }, [11])).toEqual(['write', 'flush'])
+      expect(writes({ writeback: true }, [9, 11], () => m.driver.setConfig(0x20, 1, 0))).toEqual(['write', 'flush'])
+    })
+
+    test('a flush that fails fails the write', () => {
+      log.length = 0
+      m = blkMachineOver(transport, { store: { ...store, flush: (r) => r.done(1) } })
+      m.driver.start([m.ring])
+      expect(request(OUT, 0, 512).status).toBe(1)
+    })
+  })
+
+  /** A store that ends requests when the test says so. */
+  class LateStore implements BlockStore {
+    readonly capacity = DISK_BYTES
+    readonly waiting: BlockRequest[] = []
+    read(r: BlockRequest): void {
+      this.waiting.push(r)
+    }
+    write(r: BlockRequest): void {
+      this.waiting.push(r)
+    }
+    flush(r: BlockRequest): void {
+      this.waiting.push(r)
+    }
+  }
+
+  describe('asynchronous stores', () => {
+    let store: LateStore
+    let woken: number
+
+    function bootLate(options: Partial<BlkOptions> = {}, ...features: number[]): void {
+      store = new LateStore()
+      woken = 0
+      boot({ store, onWork: () => woken++, ...options }, ...features)
+    }
+
+    beforeEach(() => bootLate())
+
+    function submit(ram: Ram, sector: number, length = 512): { data: number; cell: number } {
+      const data = ram.put(new Uint8Array(length).fill(0x55))
+      const cell = status(ram)
+      m.ring.offer(m.ring.chain(header(ram, IN, sector), { address: data, length, w: true }, cell))
+      m.driver.kick(0)
+      m.device.poll(64)
+      return { data, cell: cell.address }
+    }
+
+    test('done marks, and the next poll completes', () => {
+      const { data, cell } = submit(m.ram, 3)
+      expect([m.device.inFlight, m.ring.usedIndex]).toEqual([1, 0])
+      store.waiting[0].data.fill(0x77)
+      store.waiting[0].done(0)
+      expect([woken, m.ring.usedIndex, m.ram.get(data, 1)[0]]).toEqual([1, 0, 0x55])
+      expect(m.device.poll(0)).toBe(1)
+      expect(m.ring.reap()).toEqual([{ id: 0, length: 513 }])
+      expect([m.ram.get(data + 511, 1)[0], m.ram.get(cell, 1)[0], m.device.inFlight]).toEqual([0x77, 0, 0])
+      expect(m.line.asserted).toBe(true)
+    })
+
+    test('the store sees staging memory only', () => {
+      submit(m.ram, 3)
+      expect(store.waiting[0].data.buffer).not.toBe(m.ram.buffer)
+    })
+
+    test('done twice, and a strange status', () => {
+      const { cell } = submit(m.ram, 3)
+      store.waiting[0].done(7 as 0)
+      store.waiting[0].done(0)
+      m.device.poll(64)
+      expect(m.ring.reap()).toHaveLength(1)
+      expect(m.ram.get(cell, 1)[0]).toBe(1)
+    })
+
+    test('permissions of the moment: what was revoked meanwhile is not written', () => {
+      const { data, cell } = submit(m.ram, 3)
+      const port = m.device.port as BusWindows
+      const [window] = port.windows
+      // Only what lies before the data stays reachable.
+      port.setWindows([{ ...window, length: data - BASE }])
+      store.waiting[0].data.fill(0x77)
+      store.waiting[0].done(0)
+      m.device.poll(64)
+      expect([m.ram.get(data, 1)[0], m.ram.get(cell, 1)[0]]).toEqual([0x55, 0xff])
+      expect(port.faults.last()).toMatchObject([{ address: data, length: 512, access: 2, reason: 'unmapped' }])
+      expect(m.device.faults.last()).toMatchObject([{ kind: 'queue', reason: 'buffer-unreachable', head: 0 }])
+      expect(m.ring.usedIndex).toBe(0)
+    })
+
+    test('after a reset the data is dropped, and nothing new starts until the store let go', () => {
+      const { data, cell } = submit(m.ram, 3)
+      m.driver.status = 0
+      const [old] = store.waiting
+      expect(m.device.inFlight).toBe(1)
+      const before = m.ram.bytes.slice()
+      m.driver.start([m.ring], 9)
+      m.ram.bytes.set(before)
+      m.ring.index = 0
+      m.ram.set16(m.ring.avail + 2, 0)
+      submit(m.ram, 4)
+      expect(store.waiting).toHaveLength(1)
+      old.data.fill(0x77)
+      old.done(0)
+      m.device.poll(64)
+      expect([m.ram.get(data, 1)[0], m.ram.get(cell, 1)[0]]).toEqual([0x55, 0xff])
+      expect(store.waiting).toHaveLength(2)
+      store.waiting[1].done(0)
+      m.device.poll(64)
+      expect(m.ring.usedIndex).toBe(1)
+    })
+
+    test('resetting the queue drops what is in flight as well', () => {
+      bootLate({}, 40)
+      const { cell } = submit(m.ram, 3)
+      m.driver.resetQueue(0)
+      expect(m.driver.queueReady(0)).toBe(false)
+      store.waiting[0].done(0)
+      m.device.poll(64)
+      expect([m.ram.get(cell, 1)[0], m.ring.usedIndex, m.device.inFlight]).toEqual([0xff, 0, 0])
+    })
+
+    test('requests in flight are bounded in number; the rest waits in the ring', () => {
+      bootLate({ maxInFlight: 2 })
+      for (let i = 0; i < 4; i++) submit(m.ram, i)
+      expect(store.waiting).toHaveLength(2)
+      store.waiting[0].done(0)
+      m.device.poll(64)
+      expect([store.waiting.length, m.ring.usedIndex]).toEqual([3, 1])
+      for (let i = 1; i < 4; i++) {
+        store.waiting[i].done(0)
+        m.device.poll(64)
+      }
+      expect(m.ring.usedIndex).toBe(4)
+    })
+
+    test('and in bytes; a request that could never fit is IOERR', () => {
+      bootLate({ stagingBytes: 16384 })
+      const cells = [8192, 4096, 512, 512].map((length, i) => submit(m.ram, i, length).cell)
+      // 8192 bytes and their alignment take 16384.
+      expect(store.waiting).toHaveLength(1)
+      store.waiting[0].done(0)
+      m.device.poll(64)
+      // Together 8192 + 4096 + 4096. The requests themselves are objects that are used again.
+      expect(store.waiting).toHaveLength(4)
+      for (const r of new Set(store.waiting)) r.done(0)
+      m.device.poll(64)
+      expect(cells.map((cell) => m.ram.get(cell, 1)[0])).toEqual([0, 0, 0, 0])
+      const { cell } = submit(m.ram, 0, 16384)
+      expect(m.ram.get(cell, 1)[0]).toBe(1)
+      expect(m.device.faults.last()).toMatchObject([{ reason: 'too-large', value: 16384 }])
+    })
+
+    test('a store that throws fails its request', async () => {
+      const uncaught = new Promise((resolve) => {
+        const others = process.listeners('uncaughtException')
+        process.removeAllListeners('uncaughtException')
+        process.once('uncaughtException', (error) => {
+          for (const listener of others) process.on('uncaughtException', listener)
+          resolve(error.message)
+        })
+      })
+      boot({
+        store: {
+          capacity: DISK_BYTES,
+          read: () => {
+            throw new Error('store')
+          },
+          write: (r) => r.done(0),
+          flush: (r) => r.done(0),
+        },
+      })
+      expect(request(IN, 0, 512).status).toBe(1)
+      expect(await uncaught).toBe('store')
+    })
+
+    test('write-through with an asynchronous store: the flush starts in a poll', () => {
+      store = new LateStore()
+      m = blkMachineOver(transport, { store })
+      m.driver.start([m.ring])
+      const cell = status(m.ram)
+      m.ring.offer(m.ring.chain(header(m.ram, OUT, 0), { address: m.ram.alloc(512), length: 512 }, cell))
+      m.driver.kick(0)
+      m.device.poll(64)
+      store.waiting[0].done(0)
+      expect(store.waiting).toHaveLength(1)
+      m.device.poll(64)
+      expect([store.waiting.length, m.ring.usedIndex]).toEqual([2, 0])
+      store.waiting[1].done(0)
+      m.device.poll(64)
+      expect(m.ram.get(cell.address, 1)[0]).toBe(0)
+    })
+
+    test('stale staging does not leak: a failed read gives zeros (CVE-2022-0854 in spirit)', () => {
+      const first = submit(m.ram, 0)
+      store.waiting[0].data.fill(0x66)
+      store.waiting[0].done(0)
+      m.device.poll(64)
+      const second = submit(m.ram, 1)
+      store.waiting[1].done(1)
+      m.device.poll(64)
+      expect(m.ram.get(first.data, 1)[0]).toBe(0x66)
+      expect(m.ram.get(second.data, 512).every((byte) => byte === 0)).toBe(true)
+    })
+  })
+
+  describe('blk options and configuration', () => {
+    test('several queues', () => {
+      const two = blkMachineOver(transport, { queues: 2 })
+      const second = blkMachineOver(transport, {}, 8, two.ram).ring
+      two.driver.start([two.ring, second], 9, 12)
+      const cell = status(two.ram)
+      second.offer(second.chain(header(two.ram, FLUSH), cell))
+      two.driver.kick(1)
+      two.device.poll(64)
+      expect(second.reap()).toEqual([{ id: 0, length: 1 }])
+    })
+
+    test('a store that grew tells the driver', () => {
+      const store = { capacity: 512, read: () => {}, write: () => {}, flush: () => {} }
+      boot({ store })
+      m.device.capacityChanged()
+      expect(m.driver.interrupting).toBe(false)
+      store.capacity = 2 ** 45
+      const { generation } = m.driver
+      m.device.capacityChanged()
+      expect([m.driver.config(0, 4), m.driver.config(4, 4), m.driver.acknowledge()]).toEqual([0, 16, 2])
+      expect(m.driver.generation).not.toBe(generation)
+    })
+
+    test.each<[string, Partial<BlkOptions>]>([
+      ['STORE_CAPACITY', { store: { capacity: 700, read() {}, write() {}, flush() {} } }],
+      ['STORE_CAPACITY', { store: { capacity: 0, read() {}, write() {}, flush() {} } }],
+      ['DEVICE_OPTION', { blockSize: 1000 }],
+      ['DEVICE_OPTION', { blockSize: 256 }],
+      ['DEVICE_OPTION', { sizeMax: 0 }],
+      ['DEVICE_OPTION', { segMax: -1 }],
+      ['DEVICE_OPTION', { id: 'x'.repeat(21) }],
+      ['DEVICE_OPTION', { id: 'ü' }],
+      ['DEVICE_OPTION', { maxInFlight: 0 }],
+      ['DEVICE_OPTION', { stagingBytes: 100 }],
+      ['DEVICE_OPTION', { queues: 0 }],
+    ])('%s', (code, options) => {
+      expect(() => blkMachineOver(transport, options)).toThrow(expect.objectContaining({ code, part: 'blk0' }))
+    })
+
+    test('MemoryBlockStore wants whole sectors', () => {
+      for (const length of [0, 511, 513]) {
+        expect(() => new MemoryBlockStore(new Uint8Array(length))).toThrow(
+          expect.objectContaining({ code: 'STORE_CAPACITY' }),
+        )
+      }
+    })
   })
 })

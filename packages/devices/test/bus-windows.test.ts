@@ -65,6 +65,42 @@ describe('BusWindows', () => {
     expect(ask(shifted, 0x8000_0000, 8)[0]).toBe(0)
   })
 
+  test('setDoorbell: writes inside it are messages, and no others', () => {
+    const port = oneWindow('pool', { base: 0x1000, length: 0x1000, region: region() })
+    const messages: [number, number][] = []
+    const message = (address: number, data: number): boolean => {
+      port.request[0] = address
+      return port.message(data)
+    }
+    expect(message(0, 1)).toBe(false)
+    port.setDoorbell(0xfee0_0000, 0x1000, { level: () => {}, message: (...args) => messages.push(args) })
+    expect([0xfee0_0000, 0xfee0_0ffc, 0xfedf_fffc, 0xfee0_1000, 0x1000, 0].map((at) => message(at, 7))).toEqual([
+      true,
+      true,
+      false,
+      false,
+      false,
+      false,
+    ])
+    expect(messages).toEqual([
+      [0xfee0_0000, 7],
+      [0xfee0_0ffc, 7],
+    ])
+    // A sink for lines only takes the message and drops it; windows are no matter.
+    port.setDoorbell(0x1000, 4, { level: () => {} })
+    port.setWindows([])
+    expect([message(0x1000, 7), message(0xfee0_0000, 7), messages.length, port.faults.count]).toEqual([
+      true,
+      false,
+      2,
+      0,
+    ])
+    expect(() => port.setDoorbell(2 ** 53 - 4, 8, { level: () => {} })).toThrow(
+      expect.objectContaining({ code: 'MEMORY_LENGTH' }),
+    )
+    expect(nothing('denied').message(1)).toBe(false)
+  })
+
   test('windows near 2^53', () => {
     const base = 2 ** 53 - 0x1000
     const port = oneWindow('top', { base, length: 0x1000, region: region() })

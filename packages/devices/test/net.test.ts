@@ -1,19 +1,31 @@
-import { NET_HEADER_SIZE, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS } from '@guestdma/spec'
+import {
+  INTERRUPT_CONFIGURATION,
+  NET_HEADER_SIZE,
+  VIRTIO_NET_F_MRG_RXBUF,
+  VIRTIO_NET_F_MTU,
+  VIRTIO_NET_F_STATUS,
+} from '@guestdma/spec'
 import { beforeEach, describe, expect, test } from 'vitest'
 import type { BusWindows, NetOptions } from '../src/index.ts'
-import { type NetMachine, netMachine, packet, RecordingLink } from './support/devices.ts'
+import {
+  type AnyNetMachine,
+  netMachineOver,
+  packet,
+  RecordingLink,
+  TRANSPORTS,
+  type TransportName,
+} from './support/devices.ts'
 import { BASE, pattern } from './support/guest.ts'
 
-let m: NetMachine
+let m: AnyNetMachine
+let transport: TransportName
 let link: RecordingLink
 
 function boot(options: Partial<NetOptions> = {}, ...features: number[]): void {
   link = new RecordingLink()
-  m = netMachine({ link, ...options })
+  m = netMachineOver(transport, { link, ...options })
   m.driver.start([m.rx, m.tx], ...features)
 }
-
-beforeEach(() => boot())
 
 function transmit(frame: ArrayLike<number>, change: (header: number) => void = () => {}): void {
   const element = packet(m.ram, frame)
@@ -32,349 +44,365 @@ function post(...lengths: number[]): number[] {
   })
 }
 
-describe('transmit (virtio 1.4 §5.1.6.2)', () => {
-  test('frames of 1 to 1514 bytes, without their header', () => {
-    for (const length of [1, 13, 14, 60, 64, 255, 256, 257, 1500, 1514]) {
-      transmit(pattern(length, length))
-      expect(link.frames.pop()).toEqual(pattern(length, length))
-    }
-    expect(m.tx.reap().every(({ length }) => length === 0)).toBe(true)
-    expect(m.device.counters).toMatchObject({
-      transmitted: 10,
-      transmittedBytes: 1 + 13 + 14 + 60 + 64 + 255 + 256 + 257 + 1500 + 1514,
-    })
+describe.each(TRANSPORTS)('over %s', (name) => {
+  beforeEach(() => {
+    transport = name
+    boot()
   })
 
-  test('empty and over-long frames are dropped, counted and used', () => {
-    transmit([])
-    transmit(pattern(1515))
-    transmit(pattern(60_000))
-    m.tx.offer(m.tx.chain({ address: m.ram.alloc(11), length: 11 }))
-    m.driver.kick(1)
-    m.device.poll(64)
-    expect(link.frames).toEqual([])
-    expect(m.tx.reap()).toHaveLength(4)
-    expect(m.device.counters).toMatchObject({ transmitted: 0, transmitOversize: 3, transmitMalformed: 1 })
-    expect(m.device.faults.last().map((fault) => 'reason' in fault && fault.reason)).toEqual([
-      'frame-size',
-      'frame-size',
-      'frame-size',
-      'short-header',
-    ])
-    expect(m.device.live).toBe(true)
-  })
-
-  test('a VLAN tag is not part of the MTU', () => {
-    const tagged = pattern(1518)
-    tagged.set([0x81, 0x00], 12)
-    transmit(tagged)
-    transmit(pattern(1518))
-    expect(link.frames).toEqual([tagged])
-    expect(m.device.counters).toMatchObject({ transmitted: 1, transmitOversize: 1 })
-  })
-
-  test('offloads that were not negotiated: dropped and counted; flags it does not know are ignored', () => {
-    const set = (at: number, value: number) => (header: number) => {
-      m.ram.bytes[m.ram.at(header) + at] = value
-    }
-    transmit(pattern(64), set(0, 1))
-    transmit(pattern(64), set(0, 8))
-    transmit(pattern(64), set(1, 1))
-    transmit(pattern(64), set(1, 0x80))
-    expect(link.frames).toEqual([])
-    expect(m.device.counters.transmitMalformed).toBe(4)
-    transmit(pattern(64), set(0, 2 | 4 | 16))
-    transmit(pattern(64), set(4, 0xff))
-    expect(link.frames).toHaveLength(2)
-  })
-
-  test('a header that is cut in pieces is looked at all the same', () => {
-    const { address } = packet(m.ram, pattern(64))
-    m.ram.bytes[m.ram.at(address) + 1] = 1
-    m.tx.offer(m.tx.chain({ address, length: 1 }, { address: address + 1, length: 75 }))
-    m.driver.kick(1)
-    m.device.poll(64)
-    expect(m.device.counters.transmitMalformed).toBe(1)
-  })
-
-  test('the view is reused: a frame is valid until return', () => {
-    const seen: Uint8Array[] = []
-    boot({ link: { transmit: (frame) => seen.push(frame) } })
-    transmit(pattern(64))
-    transmit(pattern(64, 2))
-    expect(seen[0]).toBe(seen[1])
-  })
-
-  test('a full link holds frames back, and nothing is lost', () => {
-    const full = packet(m.ram, pattern(64))
-    m.tx.offer(...Array.from({ length: 6 }, () => m.tx.chain(full)))
-    m.driver.kick(1)
-    link.full = true
-    expect(m.device.poll(64)).toBe(0)
-    let room = 3
-    boot({
-      link: {
-        transmit: () => {
-          room--
-        },
-        get full() {
-          return room <= 0
-        },
-      },
-    })
-    m.tx.offer(...Array.from({ length: 6 }, () => m.tx.chain(full)))
-    m.driver.kick(1)
-    expect([m.device.poll(64), m.tx.usedIndex, m.device.poll(64)]).toEqual([3, 3, 0])
-    room = 9
-    expect([m.device.poll(64), m.tx.usedIndex]).toEqual([3, 6])
-    expect(m.device.counters.transmitted).toBe(6)
-  })
-
-  test('a link that throws loses its frame, and that is counted', async () => {
-    const uncaught = new Promise((resolve) => {
-      const others = process.listeners('uncaughtException')
-      process.removeAllListeners('uncaughtException')
-      process.once('uncaughtException', (error) => {
-        for (const listener of others) process.on('uncaughtException', listener)
-        resolve(error.message)
+  describe('transmit (virtio 1.4 §5.1.6.2)', () => {
+    test('frames of 1 to 1514 bytes, without their header', () => {
+      for (const length of [1, 13, 14, 60, 64, 255, 256, 257, 1500, 1514]) {
+        transmit(pattern(length, length))
+        expect(link.frames.pop()).toEqual(pattern(length, length))
+      }
+      expect(m.tx.reap().every(({ length }) => length === 0)).toBe(true)
+      expect(m.device.counters).toMatchObject({
+        transmitted: 10,
+        transmittedBytes: 1 + 13 + 14 + 60 + 64 + 255 + 256 + 257 + 1500 + 1514,
       })
     })
-    boot({
-      link: {
-        transmit: () => {
-          throw new Error('link')
-        },
-      },
+
+    test('empty and over-long frames are dropped, counted and used', () => {
+      transmit([])
+      transmit(pattern(1515))
+      transmit(pattern(60_000))
+      m.tx.offer(m.tx.chain({ address: m.ram.alloc(11), length: 11 }))
+      m.driver.kick(1)
+      m.device.poll(64)
+      expect(link.frames).toEqual([])
+      expect(m.tx.reap()).toHaveLength(4)
+      expect(m.device.counters).toMatchObject({ transmitted: 0, transmitOversize: 3, transmitMalformed: 1 })
+      expect(m.device.faults.last().map((fault) => 'reason' in fault && fault.reason)).toEqual([
+        'frame-size',
+        'frame-size',
+        'frame-size',
+        'short-header',
+      ])
+      expect(m.device.live).toBe(true)
     })
-    transmit(pattern(64))
-    expect(m.device.counters).toMatchObject({ transmitted: 0, transmittedBytes: 0, transmitFailed: 1 })
-    expect(m.tx.reap()).toHaveLength(1)
-    expect(await uncaught).toBe('link')
-  })
 
-  test('a reset from within transmit: nothing is written to the old ring', () => {
-    boot({ link: { transmit: () => m.driver.w(0x70, 0) } })
-    const element = packet(m.ram, pattern(64))
-    m.tx.offer(m.tx.chain(element), m.tx.chain(element))
-    m.driver.kick(1)
-    m.ram.writes.length = 0
-    m.device.poll(64)
-    expect(m.ram.writes).toEqual([])
-    expect(m.tx.usedIndex).toBe(0)
-  })
-
-  test('memory that moves from within transmit: the rest of the batch is taken anew, and nothing is sent twice', () => {
-    let shift = 0
-    boot({
-      link: {
-        transmit: (frame) => {
-          link.frames.push(frame.slice())
-          if (shift++ > 1) return
-          // The platform moves guest memory by 32 KiB, and what was there is gone.
-          const port = m.device.port as BusWindows
-          const [window] = port.windows
-          const from = window.offset + (window.base - BASE)
-          m.ram.bytes.copyWithin(from + 0x8000, from, from + 0x8000)
-          m.ram.bytes.fill(0xff, from, from + 0x8000)
-          port.setWindows([{ ...window, length: 0x8000, offset: from + 0x8000 }])
-        },
-      },
+    test('a VLAN tag is not part of the MTU', () => {
+      const tagged = pattern(1518)
+      tagged.set([0x81, 0x00], 12)
+      transmit(tagged)
+      transmit(pattern(1518))
+      expect(link.frames).toEqual([tagged])
+      expect(m.device.counters).toMatchObject({ transmitted: 1, transmitOversize: 1 })
     })
-    m.tx.offer(...[1, 2, 3, 4, 5].map((seed) => m.tx.chain(packet(m.ram, pattern(64, seed)))))
-    m.driver.kick(1)
-    expect(m.device.poll(64)).toBe(5)
-    expect(link.frames).toEqual([1, 2, 3, 4, 5].map((seed) => pattern(64, seed)))
-    expect(m.ram.u16(m.tx.used + 2 * 0x8000 + 2)).toBe(5)
-    expect(m.ram.u16(m.tx.used + 2)).toBe(0xffff)
-    expect(m.device.faults.count).toBe(0)
+
+    test('offloads that were not negotiated: dropped and counted; flags it does not know are ignored', () => {
+      const set = (at: number, value: number) => (header: number) => {
+        m.ram.bytes[m.ram.at(header) + at] = value
+      }
+      transmit(pattern(64), set(0, 1))
+      transmit(pattern(64), set(0, 8))
+      transmit(pattern(64), set(1, 1))
+      transmit(pattern(64), set(1, 0x80))
+      expect(link.frames).toEqual([])
+      expect(m.device.counters.transmitMalformed).toBe(4)
+      transmit(pattern(64), set(0, 2 | 4 | 16))
+      transmit(pattern(64), set(4, 0xff))
+      expect(link.frames).toHaveLength(2)
+    })
+
+    test('a header that is cut in pieces is looked at all the same', () => {
+      const { address } = packet(m.ram, pattern(64))
+      m.ram.bytes[m.ram.at(address) + 1] = 1
+      m.tx.offer(m.tx.chain({ address, length: 1 }, { address: address + 1, length: 75 }))
+      m.driver.kick(1)
+      m.device.poll(64)
+      expect(m.device.counters.transmitMalformed).toBe(1)
+    })
+
+    test('the view is reused: a frame is valid until return', () => {
+      const seen: Uint8Array[] = []
+      boot({ link: { transmit: (frame) => seen.push(frame) } })
+      transmit(pattern(64))
+      transmit(pattern(64, 2))
+      expect(seen[0]).toBe(seen[1])
+    })
+
+    test('a full link holds frames back, and nothing is lost', () => {
+      const full = packet(m.ram, pattern(64))
+      m.tx.offer(...Array.from({ length: 6 }, () => m.tx.chain(full)))
+      m.driver.kick(1)
+      link.full = true
+      expect(m.device.poll(64)).toBe(0)
+      let room = 3
+      boot({
+        link: {
+          transmit: () => {
+            room--
+          },
+          get full() {
+            return room <= 0
+          },
+        },
+      })
+      m.tx.offer(...Array.from({ length: 6 }, () => m.tx.chain(full)))
+      m.driver.kick(1)
+      expect([m.device.poll(64), m.tx.usedIndex, m.device.poll(64)]).toEqual([3, 3, 0])
+      room = 9
+      expect([m.device.poll(64), m.tx.usedIndex]).toEqual([3, 6])
+      expect(m.device.counters.transmitted).toBe(6)
+    })
+
+    test('a link that throws loses its frame, and that is counted', async () => {
+      const uncaught = new Promise((resolve) => {
+        const others = process.listeners('uncaughtException')
+        process.removeAllListeners('uncaughtException')
+        process.once('uncaughtException', (error) => {
+          for (const listener of others) process.on('uncaughtException', listener)
+          resolve(error.message)
+        })
+      })
+      boot({
+        link: {
+          transmit: () => {
+            throw new Error('link')
+          },
+        },
+      })
+      transmit(pattern(64))
+      expect(m.device.counters).toMatchObject({ transmitted: 0, transmittedBytes: 0, transmitFailed: 1 })
+      expect(m.tx.reap()).toHaveLength(1)
+      expect(await uncaught).toBe('link')
+    })
+
+    test('a reset from within transmit: nothing is written to the old ring', () => {
+      boot({
+        link: {
+          transmit: () => {
+            m.driver.status = 0
+          },
+        },
+      })
+      const element = packet(m.ram, pattern(64))
+      m.tx.offer(m.tx.chain(element), m.tx.chain(element))
+      m.driver.kick(1)
+      m.ram.writes.length = 0
+      m.device.poll(64)
+      expect(m.ram.writes).toEqual([])
+      expect(m.tx.usedIndex).toBe(0)
+    })
+
+    test('memory that moves from within transmit: the batch is taken anew, nothing is sent twice', () => {
+      let shift = 0
+      boot({
+        link: {
+          transmit: (frame) => {
+            link.frames.push(frame.slice())
+            if (shift++ > 1) return
+            // The platform moves guest memory by 32 KiB, and what was there is gone.
+            const port = m.device.port as BusWindows
+            const [window] = port.windows
+            const from = window.offset + (window.base - BASE)
+            m.ram.bytes.copyWithin(from + 0x8000, from, from + 0x8000)
+            m.ram.bytes.fill(0xff, from, from + 0x8000)
+            port.setWindows([{ ...window, length: 0x8000, offset: from + 0x8000 }])
+          },
+        },
+      })
+      m.tx.offer(...[1, 2, 3, 4, 5].map((seed) => m.tx.chain(packet(m.ram, pattern(64, seed)))))
+      m.driver.kick(1)
+      expect(m.device.poll(64)).toBe(5)
+      expect(link.frames).toEqual([1, 2, 3, 4, 5].map((seed) => pattern(64, seed)))
+      expect(m.ram.u16(m.tx.used + 2 * 0x8000 + 2)).toBe(5)
+      expect(m.ram.u16(m.tx.used + 2)).toBe(0xffff)
+      expect(m.device.faults.count).toBe(0)
+    })
+
+    test('without a link frames are dropped and counted', () => {
+      m = netMachineOver(transport)
+      m.driver.start([m.rx, m.tx])
+      transmit(pattern(64))
+      expect(m.device.counters.transmitUnlinked).toBe(1)
+      expect(m.tx.reap()).toHaveLength(1)
+    })
   })
 
-  test('without a link frames are dropped and counted', () => {
-    m = netMachine()
-    m.driver.start([m.rx, m.tx])
-    transmit(pattern(64))
-    expect(m.device.counters.transmitUnlinked).toBe(1)
-    expect(m.tx.reap()).toHaveLength(1)
-  })
-})
+  describe('receive (§5.1.6.3, §5.1.6.4)', () => {
+    test.each([[], [VIRTIO_NET_F_MRG_RXBUF]])(
+      'one buffer: header with num_buffers 1, frame, used length',
+      (...features) => {
+        boot({}, ...features)
+        const [at] = post(1526)
+        expect(m.device.receive(pattern(64))).toBe(true)
+        expect(m.rx.usedIndex).toBe(0)
+        m.device.poll(0)
+        expect(m.rx.reap()).toEqual([{ id: 0, length: NET_HEADER_SIZE + 64 }])
+        expect([...m.ram.get(at, 12)]).toEqual([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0])
+        expect(m.ram.get(at + 12, 64)).toEqual(pattern(64))
+        expect(m.ram.get(at + 76, 1526 - 76).every((byte) => byte === 0x55)).toBe(true)
+        expect(m.line.asserted).toBe(true)
+      },
+    )
 
-describe('receive (§5.1.6.3, §5.1.6.4)', () => {
-  test.each([[], [VIRTIO_NET_F_MRG_RXBUF]])(
-    'one buffer: header with num_buffers 1, frame, used length',
-    (...features) => {
-      boot({}, ...features)
-      const [at] = post(1526)
-      expect(m.device.receive(pattern(64))).toBe(true)
-      expect(m.rx.usedIndex).toBe(0)
+    test('frames at any place of their buffer, of any length', () => {
+      boot({}, VIRTIO_NET_F_MRG_RXBUF)
+      for (const length of [1, 7, 8, 63, 64, 65, 256, 257, 1514]) {
+        const [at] = post(1526)
+        const source = new Uint8Array(4096)
+        source.set(pattern(length), 5 + length)
+        expect(m.device.receive(source.subarray(5 + length, 5 + 2 * length))).toBe(true)
+        m.device.poll(0)
+        expect(m.ram.get(at + 12, length)).toEqual(pattern(length))
+      }
+    })
+
+    test('merged: all buffers but the last are filled, num_buffers counts them', () => {
+      boot({}, VIRTIO_NET_F_MRG_RXBUF)
+      const at = post(100, 12, 100, 500)
+      const frame = pattern(300)
+      expect(m.device.receive(frame)).toBe(true)
       m.device.poll(0)
-      expect(m.rx.reap()).toEqual([{ id: 0, length: NET_HEADER_SIZE + 64 }])
+      expect(m.rx.reap()).toEqual([
+        { id: 0, length: 100 },
+        { id: 1, length: 12 },
+        { id: 2, length: 100 },
+        { id: 3, length: 100 },
+      ])
+      expect(m.ram.u16(at[0] + 10)).toBe(4)
+      const joined = [m.ram.get(at[0] + 12, 88), m.ram.get(at[1], 12), m.ram.get(at[2], 100), m.ram.get(at[3], 100)]
+      expect(Uint8Array.from(joined.flatMap((bytes) => [...bytes]))).toEqual(frame)
+    })
+
+    test('too few buffers: false, counted, and none of them is touched; later it fits', () => {
+      boot({}, VIRTIO_NET_F_MRG_RXBUF)
+      expect(m.device.receive(pattern(64))).toBe(false)
+      const [at] = post(100)
+      expect(m.device.receive(pattern(300))).toBe(false)
+      expect(m.device.counters.receiveNoBuffer).toBe(2)
+      expect(m.ram.get(at, 100).every((byte) => byte === 0x55)).toBe(true)
+      post(300)
+      expect(m.device.receive(pattern(300))).toBe(true)
+      m.device.poll(0)
+      expect(m.rx.reap()).toHaveLength(2)
+    })
+
+    test('a buffer that is too small without MRG_RXBUF: the frame is dropped, the buffer stays', () => {
+      post(100)
+      expect(m.device.receive(pattern(300))).toBe(true)
+      expect(m.device.counters).toMatchObject({ received: 0, receiveTooSmall: 1 })
+      expect(m.device.receive(pattern(88))).toBe(true)
+      m.device.poll(0)
+      expect(m.rx.reap()).toEqual([{ id: 0, length: 100 }])
+    })
+
+    test('a ring full of buffers that are too small even together does not block for ever', () => {
+      boot({}, VIRTIO_NET_F_MRG_RXBUF)
+      post(...new Array<number>(8).fill(12))
+      expect(m.device.receive(pattern(300))).toBe(true)
+      expect(m.device.counters.receiveTooSmall).toBe(1)
+      expect(m.device.receive(pattern(64))).toBe(true)
+    })
+
+    test('a header that is cut in pieces', () => {
+      const at = m.ram.put(new Uint8Array(200).fill(0x55))
+      m.rx.offer(
+        m.rx.chain(
+          { address: at, length: 1, w: true },
+          { address: at + 1, length: 10, w: true },
+          { address: at + 11, length: 150, w: true },
+        ),
+      )
+      expect(m.device.receive(pattern(64))).toBe(true)
+      m.device.poll(0)
       expect([...m.ram.get(at, 12)]).toEqual([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0])
       expect(m.ram.get(at + 12, 64)).toEqual(pattern(64))
-      expect(m.ram.get(at + 76, 1526 - 76).every((byte) => byte === 0x55)).toBe(true)
-      expect(m.line.asserted).toBe(true)
-    },
-  )
+      expect(m.rx.reap()).toEqual([{ id: 0, length: 76 }])
+    })
 
-  test('frames at any place of their buffer, of any length', () => {
-    boot({}, VIRTIO_NET_F_MRG_RXBUF)
-    for (const length of [1, 7, 8, 63, 64, 65, 256, 257, 1514]) {
+    test('a buffer that cannot hold the header breaks the queue', () => {
+      post(11)
+      expect(m.device.receive(pattern(64))).toBe(false)
+      expect(m.device.faults.last()).toMatchObject([{ reason: 'receive-buffer', value: 11, limit: 12 }])
+      expect(m.device.live).toBe(false)
+      boot()
+      m.rx.offer(m.rx.chain({ address: m.ram.alloc(100), length: 100 }))
+      expect(m.device.receive(pattern(64))).toBe(false)
+      expect(m.device.faults.last()).toMatchObject([{ reason: 'receive-buffer', value: 0 }])
+    })
+
+    test('empty and over-long frames are refused and counted', () => {
+      post(2000)
+      expect([m.device.receive(new Uint8Array(0)), m.device.receive(pattern(1515))]).toEqual([true, true])
+      expect(m.device.counters).toMatchObject({ receiveOversize: 2, received: 0 })
+      m.device.poll(64)
+      expect(m.rx.usedIndex).toBe(0)
+    })
+
+    test('onDeviceWrite: once for each span', () => {
       const [at] = post(1526)
-      const source = new Uint8Array(4096)
-      source.set(pattern(length), 5 + length)
-      expect(m.device.receive(source.subarray(5 + length, 5 + 2 * length))).toBe(true)
+      m.ram.writes.length = 0
+      m.device.receive(pattern(64))
       m.device.poll(0)
-      expect(m.ram.get(at + 12, length)).toEqual(pattern(length))
-    }
+      expect(m.ram.writes).toEqual([
+        [at, 12],
+        [at + 12, 64],
+        [m.rx.used + 4, 8],
+        [m.rx.used + 2, 2],
+      ])
+    })
+
+    test('with the event index, a device without buffers asks for a notification', () => {
+      boot({}, 29)
+      post(1526, 1526)
+      m.device.receive(pattern(64))
+      m.device.receive(pattern(64))
+      expect(m.device.receive(pattern(64))).toBe(false)
+      expect(m.rx.availEvent).toBe(2)
+    })
   })
 
-  test('merged: all buffers but the last are filled, num_buffers counts them', () => {
-    boot({}, VIRTIO_NET_F_MRG_RXBUF)
-    const at = post(100, 12, 100, 500)
-    const frame = pattern(300)
-    expect(m.device.receive(frame)).toBe(true)
-    m.device.poll(0)
-    expect(m.rx.reap()).toEqual([
-      { id: 0, length: 100 },
-      { id: 1, length: 12 },
-      { id: 2, length: 100 },
-      { id: 3, length: 100 },
-    ])
-    expect(m.ram.u16(at[0] + 10)).toBe(4)
-    const joined = [m.ram.get(at[0] + 12, 88), m.ram.get(at[1], 12), m.ram.get(at[2], 100), m.ram.get(at[3], 100)]
-    expect(Uint8Array.from(joined.flatMap((bytes) => [...bytes]))).toEqual(frame)
-  })
+  describe('MTU and STATUS (§5.1.4)', () => {
+    test('the negotiated MTU bounds both directions', () => {
+      for (const [features, longest] of [
+        [[VIRTIO_NET_F_MTU], 9014],
+        [[], 1514],
+      ] as const) {
+        boot({ mtu: 9000 }, ...features)
+        transmit(pattern(longest))
+        transmit(pattern(longest + 1))
+        expect(link.frames.map(({ length }) => length)).toEqual([longest])
+        post(10_000)
+        expect([m.device.receive(pattern(longest + 1)), m.device.receive(pattern(longest))]).toEqual([true, true])
+        expect(m.device.counters).toMatchObject({ received: 1, receiveOversize: 1 })
+      }
+      boot({ mtu: 68 }, VIRTIO_NET_F_MTU)
+      transmit(pattern(83))
+      expect(m.device.counters.transmitOversize).toBe(1)
+    })
 
-  test('too few buffers: false, counted, and none of them is touched; later it fits', () => {
-    boot({}, VIRTIO_NET_F_MRG_RXBUF)
-    expect(m.device.receive(pattern(64))).toBe(false)
-    const [at] = post(100)
-    expect(m.device.receive(pattern(300))).toBe(false)
-    expect(m.device.counters.receiveNoBuffer).toBe(2)
-    expect(m.ram.get(at, 100).every((byte) => byte === 0x55)).toBe(true)
-    post(300)
-    expect(m.device.receive(pattern(300))).toBe(true)
-    m.device.poll(0)
-    expect(m.rx.reap()).toHaveLength(2)
-  })
+    test('pulling the cable: status, interrupt, and frames dropped and counted', () => {
+      boot({}, VIRTIO_NET_F_STATUS)
+      post(1526)
+      expect(m.driver.config(6, 2)).toBe(1)
+      m.device.setLink(false)
+      expect([m.driver.config(6, 2), m.driver.interrupting]).toEqual([0, true])
+      m.device.poll(64)
+      expect(m.line.asserted).toBe(true)
+      expect(m.driver.acknowledge()).toBe(INTERRUPT_CONFIGURATION)
+      transmit(pattern(64))
+      expect(m.device.receive(pattern(64))).toBe(true)
+      expect(m.device.counters).toMatchObject({ transmitUnlinked: 1, receiveUnlinked: 1, transmitted: 0, received: 0 })
+      m.device.setLink(true)
+      transmit(pattern(64))
+      expect(link.frames).toHaveLength(1)
+    })
 
-  test('a buffer that is too small without MRG_RXBUF: the frame is dropped, the buffer stays', () => {
-    post(100)
-    expect(m.device.receive(pattern(300))).toBe(true)
-    expect(m.device.counters).toMatchObject({ received: 0, receiveTooSmall: 1 })
-    expect(m.device.receive(pattern(88))).toBe(true)
-    m.device.poll(0)
-    expect(m.rx.reap()).toEqual([{ id: 0, length: 100 }])
-  })
-
-  test('a ring full of buffers that are too small even together does not block for ever', () => {
-    boot({}, VIRTIO_NET_F_MRG_RXBUF)
-    post(...new Array<number>(8).fill(12))
-    expect(m.device.receive(pattern(300))).toBe(true)
-    expect(m.device.counters.receiveTooSmall).toBe(1)
-    expect(m.device.receive(pattern(64))).toBe(true)
-  })
-
-  test('a header that is cut in pieces', () => {
-    const at = m.ram.put(new Uint8Array(200).fill(0x55))
-    m.rx.offer(
-      m.rx.chain(
-        { address: at, length: 1, w: true },
-        { address: at + 1, length: 10, w: true },
-        { address: at + 11, length: 150, w: true },
-      ),
-    )
-    expect(m.device.receive(pattern(64))).toBe(true)
-    m.device.poll(0)
-    expect([...m.ram.get(at, 12)]).toEqual([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0])
-    expect(m.ram.get(at + 12, 64)).toEqual(pattern(64))
-    expect(m.rx.reap()).toEqual([{ id: 0, length: 76 }])
-  })
-
-  test('a buffer that cannot hold the header breaks the queue', () => {
-    post(11)
-    expect(m.device.receive(pattern(64))).toBe(false)
-    expect(m.device.faults.last()).toMatchObject([{ reason: 'receive-buffer', value: 11, limit: 12 }])
-    expect(m.device.live).toBe(false)
-    boot()
-    m.rx.offer(m.rx.chain({ address: m.ram.alloc(100), length: 100 }))
-    expect(m.device.receive(pattern(64))).toBe(false)
-    expect(m.device.faults.last()).toMatchObject([{ reason: 'receive-buffer', value: 0 }])
-  })
-
-  test('empty and over-long frames are refused and counted', () => {
-    post(2000)
-    expect([m.device.receive(new Uint8Array(0)), m.device.receive(pattern(1515))]).toEqual([true, true])
-    expect(m.device.counters).toMatchObject({ receiveOversize: 2, received: 0 })
-    m.device.poll(64)
-    expect(m.rx.usedIndex).toBe(0)
-  })
-
-  test('onDeviceWrite: once for each span', () => {
-    const [at] = post(1526)
-    m.ram.writes.length = 0
-    m.device.receive(pattern(64))
-    m.device.poll(0)
-    expect(m.ram.writes).toEqual([
-      [at, 12],
-      [at + 12, 64],
-      [m.rx.used + 4, 8],
-      [m.rx.used + 2, 2],
-    ])
-  })
-
-  test('with the event index, a device without buffers asks for a notification', () => {
-    boot({}, 29)
-    post(1526, 1526)
-    m.device.receive(pattern(64))
-    m.device.receive(pattern(64))
-    expect(m.device.receive(pattern(64))).toBe(false)
-    expect(m.rx.availEvent).toBe(2)
-  })
-})
-
-describe('MTU and STATUS (§5.1.4)', () => {
-  test('the negotiated MTU bounds both directions', () => {
-    for (const [features, longest] of [
-      [[VIRTIO_NET_F_MTU], 9014],
-      [[], 1514],
-    ] as const) {
-      boot({ mtu: 9000 }, ...features)
-      transmit(pattern(longest))
-      transmit(pattern(longest + 1))
-      expect(link.frames.map(({ length }) => length)).toEqual([longest])
-      post(10_000)
-      expect([m.device.receive(pattern(longest + 1)), m.device.receive(pattern(longest))]).toEqual([true, true])
-      expect(m.device.counters).toMatchObject({ received: 1, receiveOversize: 1 })
-    }
-    boot({ mtu: 68 }, VIRTIO_NET_F_MTU)
-    transmit(pattern(83))
-    expect(m.device.counters.transmitOversize).toBe(1)
-  })
-
-  test('pulling the cable: status, interrupt, and frames dropped and counted', () => {
-    boot({}, VIRTIO_NET_F_STATUS)
-    post(1526)
-    expect(m.registers.read(0x106, 2)).toBe(1)
-    m.device.setLink(false)
-    expect([m.registers.read(0x106, 2), m.driver.r(0x60)]).toEqual([0, 2])
-    m.device.poll(64)
-    expect(m.line.asserted).toBe(true)
-    transmit(pattern(64))
-    expect(m.device.receive(pattern(64))).toBe(true)
-    expect(m.device.counters).toMatchObject({ transmitUnlinked: 1, receiveUnlinked: 1, transmitted: 0, received: 0 })
-    m.device.setLink(true)
-    transmit(pattern(64))
-    expect(link.frames).toHaveLength(1)
-  })
-
-  test.each<Partial<NetOptions>>([
-    { mac: [1, 2, 3] },
-    { mac: [0x53, 0, 0, 0, 0, 1] },
-    { mac: [2, 0, 0, 0, 0, 256] },
-    { mtu: 67 },
-    { mtu: 65536 },
-    { mtu: 100.5 },
-  ])('refused: %j', (options) => {
-    expect(() => netMachine(options)).toThrow(expect.objectContaining({ code: 'DEVICE_OPTION', part: 'net0' }))
+    test.each<Partial<NetOptions>>([
+      { mac: [1, 2, 3] },
+      { mac: [0x53, 0, 0, 0, 0, 1] },
+      { mac: [2, 0, 0, 0, 0, 256] },
+      { mtu: 67 },
+      { mtu: 65536 },
+      { mtu: 100.5 },
+    ])('refused: %j', (options) => {
+      expect(() => netMachineOver(transport, options)).toThrow(
+        expect.objectContaining({ code: 'DEVICE_OPTION', part: 'net0' }),
+      )
+    })
   })
 })

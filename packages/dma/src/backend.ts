@@ -18,17 +18,25 @@ export interface DmaRegion {
  * not true.
  */
 export interface DmaTraits {
-  /** Does a mapping lend the guest's own bytes, or a copy of them? */
-  readonly streaming: 'in-place' | 'copied'
+  /**
+   * Does a mapping lend the guest's own bytes, or a copy of them? `mixed`: a copy of what covers a granule only in part,
+   * and the guest's own bytes elsewhere.
+   */
+  readonly streaming: 'in-place' | 'copied' | 'mixed'
   /** Does the device see the payload as it is, or transformed (encrypted, say)? */
   readonly payload: 'plain' | 'transformed'
   /** The type of the memory that the device accesses; never how it was found. */
   readonly home: 'guest-ram' | 'device-memory'
+  /**
+   * Does what was lent for reading stay as the guest left it, whatever the device writes? `not-enforced`: the guest
+   * trusts the device in this.
+   */
+  readonly readOnly: 'enforced' | 'not-enforced'
   /** What a device can reach around a lent byte. */
   readonly reach: 'all' | 'granule' | 'byte' | 'pool'
   /**
    * When does a lent byte stop being reachable? `strict`: when `commitUnmaps` returns. `deferred`: within
-   * `staleEntries` and `staleNs`.
+   * `staleEntries` and `staleNs`, which are infinite where a neighbour in the same granule can keep it reachable.
    */
   readonly revocation: 'none' | 'deferred' | 'strict'
   /**

@@ -39,6 +39,7 @@ export class DirectBackend implements DmaBackend {
     streaming: 'in-place',
     payload: 'plain',
     home: 'guest-ram',
+    readOnly: 'not-enforced',
     reach: 'all',
     revocation: 'none',
     enforcedBy: 'nothing',

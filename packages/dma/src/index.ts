@@ -31,10 +31,16 @@ export {
   type DmaScheme,
   type FactKey,
   factKey,
+  type IommuFault,
+  type IommuPlace,
+  type IommuRequest,
   type PlatformBuilder,
   type PlatformOffer,
   type PoolFact,
+  platformScheme,
+  type SharedPages,
   type Suitability,
+  type SwiotlbDeclaration,
 } from './offer.ts'
 export { type Candidate, DMA_FEATURES, type DmaChoice, listedIds, type Selection, select } from './select.ts'
 export {

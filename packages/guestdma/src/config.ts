@@ -11,6 +11,8 @@ interface CommonConfig {
   readonly platform?: string
   /** What the driver may choose. Default `auto`. */
   readonly dma?: DmaChoice
+  /** How the driver reaches the device. Default: the machine's. */
+  readonly transport?: 'mmio' | 'pci'
   /** `map` (default): lend each buffer for one transfer. `pool`: use memory that the device always sees. */
   readonly mode?: BufferMode
   /** Queue entries that the driver asks for. */
@@ -44,6 +46,8 @@ export interface MachineConfig {
   /** In order of preference. Default: a shared pool of 4 MiB for each device, then direct. */
   readonly schemes?: readonly DmaScheme[]
   readonly devices: readonly DeviceConfig[]
+  /** How drivers reach their devices, where a device does not say. Default `mmio`. */
+  readonly transport?: 'mmio' | 'pci'
   /** Pass your own to hear of the events of `createMachine` itself. */
   readonly events?: MachineEvents
   /** May this thread block? Default true; false on a browser's main thread. */

@@ -1,4 +1,4 @@
-import { BlkDevice, MmioRegisters, NetDevice, type VirtioDevice } from '@guestdma/devices'
+import { BlkDevice, type MmioRegisters, NetDevice, type PciFunction, type VirtioDevice } from '@guestdma/devices'
 import { type DmaChoice, type DmaProvider, type DmaScheme, listedIds } from '@guestdma/dma'
 import {
   BLK_FEATURES,
@@ -9,17 +9,11 @@ import {
   type NetObserver,
 } from '@guestdma/drivers'
 import { type BusPort, GuestDmaError } from '@guestdma/memory'
-import { DEVICE_ID_BLOCK, DEVICE_ID_NET, NET_FEATURE_DEPENDENCIES } from '@guestdma/spec'
-import {
-  DeviceStuckError,
-  MmioTransport,
-  type Negotiated,
-  negotiate,
-  type VirtioTransport,
-  type Wait,
-} from '@guestdma/transport'
+import { DEVICE_ID_BLOCK, DEVICE_ID_NET, FeatureSet, NET_FEATURE_DEPENDENCIES, VIRTIO_F_SWIOTLB } from '@guestdma/spec'
+import { DeviceStuckError, type Negotiated, negotiate, type VirtioTransport, type Wait } from '@guestdma/transport'
 import type { DependencyContainer } from 'tsyringe'
 import type { DeviceConfig } from './config.ts'
+import { type Connection, connect } from './connection.ts'
 import type { MachineEvents } from './events.ts'
 import type { DeviceCounters } from './machine.ts'
 import { DevicePlatform, type PlatformShared } from './platform.ts'
@@ -42,6 +36,7 @@ export interface SlotContext {
   readonly scheme: DmaScheme
   readonly providers: readonly DmaProvider[]
   readonly choice: DmaChoice
+  readonly transport: 'mmio' | 'pci'
   readonly wait: Wait
 }
 
@@ -52,7 +47,6 @@ export interface SlotContext {
 export class DeviceSlot {
   readonly name: string
   readonly device: VirtioDevice
-  readonly registers: MmioRegisters
   readonly port: BusPort
   /** What the driver reports to. A user may set `frames` and `sent`; the rest feeds the machine's events. */
   readonly observer: NetObserver
@@ -60,7 +54,7 @@ export class DeviceSlot {
   private readonly config: DeviceConfig
   private readonly context: SlotContext
   private readonly platform: DevicePlatform
-  private readonly transport: VirtioTransport
+  private readonly connection: Connection
   private child: DependencyContainer | null = null
   private agreed: Negotiated | null = null
   private current: NetDriver | BlkDriver | null = null
@@ -73,9 +67,15 @@ export class DeviceSlot {
     this.name = name
     this.config = config
     this.context = context
-    this.platform = new DevicePlatform(name, context.common, (fault) => events.tell('fault', { device: name, fault }))
+    this.platform = new DevicePlatform(
+      name,
+      context.transport,
+      context.common,
+      (fault) => events.tell('fault', { device: name, fault }),
+      { level: () => {}, message: (_address, data) => this.connection.message(data) },
+    )
     this.port = scheme.install(this.platform)
-    this.device = makeDevice(config, this.port)
+    this.device = makeDevice(config, this.port, this.platform)
     const deviceId = config.type === 'net' ? DEVICE_ID_NET : DEVICE_ID_BLOCK
     if (this.device.deviceId !== deviceId) {
       throw new GuestDmaError(
@@ -86,16 +86,7 @@ export class DeviceSlot {
       )
     }
     this.device.faults.observer = (fault) => events.tell('fault', { device: name, fault })
-    this.registers = new MmioRegisters(this.device, {
-      interrupts: {
-        level: (asserted) => {
-          if (asserted) this.current?.interrupt()
-        },
-      },
-    })
-    const transport = MmioTransport.probe(this.registers, name)
-    if (transport === null) throw new GuestDmaError('MACHINE_DEVICE', name, 'the device model has device ID 0')
-    this.transport = transport
+    this.connection = connect(this.device, this.platform, context.common.bars, () => this.current?.interrupt())
     const user = config.type === 'net' ? config.observer : undefined
     this.observer = {
       ...(user?.frames === undefined ? {} : { frames: (batch) => user.frames?.(batch) }),
@@ -104,6 +95,21 @@ export class DeviceSlot {
       link: (up) => events.tell('link', { device: name, up }),
       broken: (error) => events.tell('needsReset', { device: name, error }),
     }
+  }
+
+  /** How the driver reaches the device. */
+  get transport(): VirtioTransport {
+    return this.connection.transport
+  }
+
+  /** The device's registers where it is on mmio; null over PCI. */
+  get registers(): MmioRegisters | null {
+    return this.connection.registers
+  }
+
+  /** The device's function where it is on PCI; null over mmio. */
+  get pci(): PciFunction | null {
+    return this.connection.pci
   }
 
   /** Is there a driver now? */
@@ -168,8 +174,8 @@ export class DeviceSlot {
       choice,
       offer: (offered) => {
         // The device has answered a reset: what a detach took away may be reachable again.
-        platform.attach(port)
-        return platform.offer(offered, listed)
+        platform.attach()
+        return platform.offer(transport, offered, listed)
       },
       wait,
     })
@@ -252,11 +258,18 @@ export class DeviceSlot {
   }
 }
 
-function makeDevice(config: DeviceConfig, port: BusPort): VirtioDevice {
+function makeDevice(config: DeviceConfig, port: BusPort, { swiotlb }: DevicePlatform): VirtioDevice {
   if (config.make !== undefined) return config.make(port)
+  const bit = swiotlb === undefined || swiotlb.bit === 'absent' ? [] : [VIRTIO_F_SWIOTLB]
   // Confined devices say so: without ACCESS_PLATFORM a driver may pass only physical addresses (virtio 1.4 §6.1).
-  const offered = { accessPlatform: 'offered' as const }
+  const confined = { accessPlatform: 'offered' as const }
+  const features = {
+    offer: [...(config.device.offer ?? []), ...bit],
+    requires: (config.device.requires ?? FeatureSet.empty).or(
+      FeatureSet.of(...(swiotlb?.bit === 'required' ? bit : [])),
+    ),
+  }
   return config.type === 'net'
-    ? new NetDevice({ ...offered, ...config.device, name: config.name, port })
-    : new BlkDevice({ ...offered, ...config.device, name: config.name, port })
+    ? new NetDevice({ ...confined, ...config.device, ...features, name: config.name, port })
+    : new BlkDevice({ ...confined, ...config.device, ...features, name: config.name, port })
 }

@@ -1,5 +1,5 @@
 import type { AccessFault, DeviceFault } from '@guestdma/devices'
-import type { CandidateReport } from '@guestdma/dma'
+import type { CandidateReport, IommuFault } from '@guestdma/dma'
 import type { DeviceBrokenError } from '@guestdma/drivers'
 import { observe } from '@guestdma/memory'
 import { EventEmitter } from 'eventemitter3'
@@ -17,6 +17,7 @@ export interface SchemeChosen {
  * What a machine tells, by event name. None is called `error`.
  * - `scheme`: a scheme was chosen and why
  * - `fault`: a device asked its port for something it may not reach, or its driver broke a rule
+ * - `iommuFault`: an IOMMU told its driver that it refused an access of a device
  * - `needsReset`: nothing goes on before `reset()`
  * - `link`: the link went up or down
  * - `drain`: there is room again after a `send` that took less than it was given
@@ -25,6 +26,7 @@ export interface SchemeChosen {
 export interface MachineEventMap {
   scheme: [SchemeChosen]
   fault: [{ readonly device: string; readonly fault: AccessFault | DeviceFault }]
+  iommuFault: [IommuFault]
   needsReset: [{ readonly device: string; readonly error: DeviceBrokenError }]
   link: [{ readonly device: string; readonly up: boolean }]
   drain: [{ readonly device: string }]

@@ -6,10 +6,11 @@
  *
  * @packageDocumentation
  */
-export { sharedPoolScheme } from '@guestdma/bounce'
+export { onDeviceScheme, sharedPoolScheme } from '@guestdma/bounce'
 export { LearningSwitch, LoopbackLink, MemoryBlockStore, Wire } from '@guestdma/devices'
-export { directScheme } from '@guestdma/dma'
+export { directScheme, platformScheme } from '@guestdma/dma'
 export { FrameBatch } from '@guestdma/drivers'
+export { pooledIommuScheme, sharedPagesScheme, virtioIommuScheme } from '@guestdma/iommu'
 export { GuestMemory, guestAddress } from '@guestdma/memory'
 export type { BlkConfig, DeviceConfig, MachineConfig, NetConfig } from './config.ts'
 export type { DeviceSlot } from './device-slot.ts'

@@ -8,6 +8,7 @@ import type { DeviceConfig, MachineConfig } from './config.ts'
 import { instancePerContainerCachingFactory, container as root } from './container.ts'
 import { DeviceSlot } from './device-slot.ts'
 import { MachineEvents } from './events.ts'
+import type { PlatformShared } from './platform.ts'
 import { BLK_DRIVER, BLK_OPTIONS, GUEST_MEMORY, GUEST_RAM, NET_DRIVER, NET_OPTIONS, SESSION } from './tokens.ts'
 
 /** One device's figures, as plain data. */
@@ -40,6 +41,7 @@ export class Machine {
   readonly container: DependencyContainer
 
   private readonly slots: ReadonlyMap<string, DeviceSlot>
+  private readonly common: PlatformShared
   private closed = false
 
   constructor(
@@ -48,12 +50,14 @@ export class Machine {
     events: MachineEvents,
     container: DependencyContainer,
     slots: ReadonlyMap<string, DeviceSlot>,
+    common: PlatformShared,
   ) {
     this.memory = memory
     this.ram = ram
     this.events = events
     this.container = container
     this.slots = slots
+    this.common = common
   }
 
   /** The net driver of a device. Throws `MACHINE_DEVICE`, `MACHINE_CLOSED`. After `reset` there is a new one. */
@@ -101,10 +105,13 @@ export class Machine {
    * and nowhere else.
    */
   pump(budget: number = BUDGET): number {
+    const { own, pumps } = this.common
     let total = 0
     for (let round = 0; round < MAX_ROUNDS; round++) {
       let work = 0
       for (const { device } of this.slots.values()) work += device.poll(budget)
+      for (const device of own) work += device.poll(budget)
+      for (const pump of pumps) work += pump()
       for (const slot of this.slots.values()) if (slot.running) work += slot.driver.poll(budget)
       if (work === 0) break
       total += work
@@ -153,6 +160,7 @@ export class Machine {
     if (this.closed) return
     this.closed = true
     const results = await Promise.allSettled([...this.slots.values()].map((slot) => slot.close()))
+    results.push(...(await Promise.allSettled(this.common.closes.map((close) => close()))))
     for (const slot of this.slots.values()) slot.release()
     await this.container.dispose()
     const failed = results.find((result) => result.status === 'rejected')
@@ -191,11 +199,24 @@ export async function createMachine(config: MachineConfig): Promise<Machine> {
   })
 
   const slots = new Map<string, DeviceSlot>()
-  const machine = new Machine(memory, ram, events, container, slots)
-  const common = { memory, ram, values: new Map(), mayBlock: config.mayBlock ?? true }
+  const common: PlatformShared = {
+    memory,
+    ram,
+    values: new Map(),
+    mayBlock: config.mayBlock ?? true,
+    bars: barSpace(memory),
+    own: [],
+    iommus: new Map(),
+    prepare: [],
+    pumps: [],
+    closes: [],
+    report: (fault) => events.tell('iommuFault', fault),
+  }
+  const machine = new Machine(memory, ram, events, container, slots, common)
   const wait = {
     pump: (): void => {
       for (const { device } of slots.values()) device.poll(BUDGET)
+      for (const device of common.own) device.poll(BUDGET)
     },
     ...(config.deadlineMs === undefined ? {} : { deadlineMs: config.deadlineMs }),
   }
@@ -218,15 +239,27 @@ export async function createMachine(config: MachineConfig): Promise<Machine> {
         scheme: pick(device),
         providers: schemes.map(({ provider }) => provider),
         choice: device.dma ?? 'auto',
+        transport: device.transport ?? config.transport ?? 'mmio',
         wait,
       }
-      const slot = new DeviceSlot(device, context)
-      slots.set(device.name, slot)
-      await slot.start()
+      slots.set(device.name, new DeviceSlot(device, context))
     }
+    // IOMMUs first: until their drivers run, endpoints may be in bypass.
+    for (const prepare of common.prepare) await prepare()
+    for (const slot of slots.values()) await slot.start()
   } catch (error) {
     await machine.close().catch(() => {})
     throw error
   }
   return machine
 }
+
+// Where BARs lie on the bus: beyond guest memory, and clear of the doorbell. 32-bit BARs get what is left below 4 GiB.
+function barSpace(memory: GuestMemory): SpanAllocator {
+  const end = memory.ranges[memory.ranges.length - 1].end
+  const free = end <= BARS_BASE ? BARS_BASE : Math.ceil(end / BARS_BYTES) * BARS_BYTES
+  return new SpanAllocator(guestAddress(free), BARS_BYTES, 'the bus')
+}
+
+const BARS_BASE = 0xc000_0000
+const BARS_BYTES = 0x2000_0000

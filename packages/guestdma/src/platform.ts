@@ -1,15 +1,53 @@
-import { type AccessFault, type BusWindows, everything, nothing, oneWindow } from '@guestdma/devices'
-import type { FactKey, PlatformBuilder, PlatformOffer, PoolFact } from '@guestdma/dma'
+import {
+  type AccessFault,
+  type BusWindows,
+  everything,
+  IommuDevice,
+  type IommuPort,
+  MmioRegisters,
+  nothing,
+  oneWindow,
+  PagePort,
+  type VirtioDevice,
+} from '@guestdma/devices'
+import type {
+  FactKey,
+  IommuFault,
+  IommuPlace,
+  IommuRequest,
+  PlatformBuilder,
+  PlatformOffer,
+  PoolFact,
+  SharedPages,
+  SwiotlbDeclaration,
+} from '@guestdma/dma'
 import {
   type BusPort,
   type DeviceAddress,
+  type FaultLog,
   type GuestAddress,
   GuestDmaError,
   type GuestMemory,
+  type InterruptSink,
   type MemoryWindow,
+  Meter,
+  Region,
   type SpanAllocator,
 } from '@guestdma/memory'
 import type { FeatureSet } from '@guestdma/spec'
+import type { PciTransport, VirtioTransport } from '@guestdma/transport'
+
+/** Where message-signalled interrupts go on these machines, as on a PC. */
+export const DOORBELL_BASE = 0xfee0_0000
+export const DOORBELL_BYTES = 0x10_0000
+
+/** An IOMMU of a machine, with the number that its next endpoint gets. */
+interface IommuHost {
+  readonly device: IommuDevice
+  readonly registers: MmioRegisters
+  readonly ownPool: PoolFact | undefined
+  next: number
+}
 
 /** What all devices of a machine have in common. */
 export interface PlatformShared {
@@ -17,30 +55,62 @@ export interface PlatformShared {
   readonly ram: SpanAllocator
   readonly values: Map<FactKey<unknown>, unknown>
   readonly mayBlock: boolean
+  /** Where on the bus BARs may lie. */
+  readonly bars: SpanAllocator
+  /** Devices of the platform itself: IOMMUs. */
+  readonly own: VirtioDevice[]
+  readonly iommus: Map<FactKey<unknown>, IommuHost>
+  /** Runs before any device's driver is brought up. */
+  readonly prepare: (() => Promise<void>)[]
+  readonly pumps: (() => number)[]
+  readonly closes: (() => Promise<void>)[]
+  report(fault: IommuFault): void
+}
+
+/** A port that was made here, how it is cut off, and how that is undone. */
+interface OwnPort {
+  readonly port: BusPort
+  readonly faults: FaultLog<AccessFault>
+  cut(): () => void
 }
 
 /** One device's platform: filled in by a scheme's `install`, then read by selection. */
 export class DevicePlatform implements PlatformBuilder {
   readonly device: string
+  readonly transport: 'mmio' | 'pci'
   readonly memory: GuestMemory
   readonly ram: SpanAllocator
+  /** What the scheme said about bounce memory on the device. */
+  swiotlb: SwiotlbDeclaration | undefined
+  /** Memory on the device, for its function to present. */
+  onDevice: { readonly device: DeviceAddress; readonly window: MemoryWindow } | undefined
 
   private readonly common: PlatformShared
   private readonly onFault: (fault: AccessFault) => void
-  private readonly ports: BusWindows[] = []
+  private readonly interrupts: InterruptSink
+  private readonly ports: OwnPort[] = []
   private readonly reserved: GuestAddress[] = []
-  private readonly detached = new Map<BusWindows, BusWindows['windows']>()
   private readonly facts = new Map<FactKey<unknown>, unknown>()
+  private restore: (() => void)[] = []
   private ramReachable = false
   private busOffset = 0
   private pool: PoolFact | undefined
+  private iommuFact: PlatformOffer['iommu']
 
-  constructor(device: string, common: PlatformShared, onFault: (fault: AccessFault) => void) {
+  constructor(
+    device: string,
+    transport: 'mmio' | 'pci',
+    common: PlatformShared,
+    onFault: (fault: AccessFault) => void,
+    interrupts: InterruptSink,
+  ) {
     this.device = device
+    this.transport = transport
     this.common = common
     this.memory = common.memory
     this.ram = common.ram
     this.onFault = onFault
+    this.interrupts = interrupts
   }
 
   reserve(length: number, align: number): { guest: GuestAddress; window: MemoryWindow } {
@@ -57,6 +127,20 @@ export class DevicePlatform implements PlatformBuilder {
     }
     this.reserved.push(guest)
     return { guest, window: this.memory.window(guest, length) }
+  }
+
+  deviceMemory(length: number): { device: DeviceAddress; window: MemoryWindow } {
+    if (this.transport !== 'pci') {
+      const message = "memory on the device lies behind a BAR; set the device's transport to 'pci'"
+      throw new GuestDmaError('MACHINE_DEVICE', this.device, message)
+    }
+    const region = new Region(new ArrayBuffer(length), `${this.device} memory`)
+    region.meter = new Meter()
+    // A BAR is a power of two and aligned to it.
+    const bytes = 2 ** Math.ceil(Math.log2(Math.max(length, 4096)))
+    const device = this.common.bars.allocate(bytes, bytes) as number as DeviceAddress
+    this.onDevice = { device, window: { region, offset: 0, length } }
+    return this.onDevice
   }
 
   shared<T>(key: FactKey<T>, make: () => T): T {
@@ -77,6 +161,54 @@ export class DevicePlatform implements PlatformBuilder {
     return this.keep(nothing(this.device))
   }
 
+  iommu(request: IommuRequest): IommuPlace {
+    const { common, device } = this
+    const host = this.iommuHost(request)
+    const endpoint = host.next++
+    const downstream = request.downstream ?? this.everything()
+    const port: IommuPort = host.device.addEndpoint(endpoint, {
+      name: device,
+      downstream,
+      reserved: [{ start: DOORBELL_BASE, end: DOORBELL_BASE + DOORBELL_BYTES - 1, kind: 'msi' }],
+    })
+    port.faults.observer = this.onFault
+    // What is under the IOMMU is cut, and with it everything that could be translated.
+    this.ports.push({ port, faults: port.faults, cut: () => () => {} })
+    this.iommuFact = { bypass: request.bootBypass ?? false }
+    return {
+      port,
+      endpoint,
+      registers: host.registers,
+      ownPool: host.ownPool,
+      pump: () => void host.device.poll(Infinity),
+      prepare: (start) => void common.prepare.push(start),
+      onPump: (poll) => void common.pumps.push(poll),
+      onClose: (close) => void common.closes.push(close),
+      report: (fault) => common.report(fault),
+    }
+  }
+
+  sharedPages(): SharedPages {
+    const port = new PagePort(this.device, this.memory)
+    port.faults.observer = this.onFault
+    port.setDoorbell(DOORBELL_BASE, DOORBELL_BYTES, this.interrupts)
+    this.ports.push({
+      port,
+      faults: port.faults,
+      cut: () => {
+        port.setOpen(false)
+        return () => port.setOpen(true)
+      },
+    })
+    const { pageBytes } = port
+    return {
+      port,
+      pageBytes,
+      share: (guest, length) => port.share(guest, length),
+      unshare: (guest, length) => port.unshare(guest, length),
+    }
+  }
+
   declareRam(reachable: boolean, busOffset = 0): void {
     this.ramReachable = reachable
     this.busOffset = busOffset
@@ -86,22 +218,30 @@ export class DevicePlatform implements PlatformBuilder {
     this.pool = pool
   }
 
+  declareSwiotlb(region: SwiotlbDeclaration): void {
+    this.swiotlb = region
+  }
+
+  declareIommu(iommu: { readonly bypass: boolean }): void {
+    this.iommuFact = iommu
+  }
+
   declareFact<T>(key: FactKey<T>, value: T): void {
     this.facts.set(key, value)
   }
 
   /** What the driver is offered, given the bits that the device offers. */
-  offer(offered: FeatureSet, listed: ReadonlySet<string>): PlatformOffer {
-    const { memory, ram, ramReachable, busOffset, pool, facts } = this
+  offer(transport: VirtioTransport, offered: FeatureSet, listed: ReadonlySet<string>): PlatformOffer {
+    const { memory, ram, ramReachable, busOffset, pool, facts, swiotlb } = this
     return {
       device: this.device,
       offered,
-      transport: { kind: 'mmio', transitional: false },
+      transport: { kind: transport.kind, transitional: transport.transitional },
       ramReachable,
-      iommu: undefined,
+      iommu: this.iommuFact,
       pool,
-      region: undefined,
-      swiotlbRfc: false,
+      region: this.region(transport),
+      swiotlbRfc: swiotlb !== undefined,
       busOffset,
       memory,
       ram,
@@ -113,36 +253,79 @@ export class DevicePlatform implements PlatformBuilder {
 
   /** Cuts the device off from all memory. Returns whether its port is one that this platform can close. */
   detach(port: BusPort): boolean {
-    const own = this.ports.find((candidate) => candidate === port)
-    if (own === undefined) return false
-    this.detached.set(own, this.detached.get(own) ?? own.windows)
-    own.setWindows([])
+    if (!this.ports.some((own) => own.port === port)) return false
+    if (this.restore.length === 0) this.restore = this.ports.map((own) => own.cut())
     return true
   }
 
   /** Undoes {@link detach}, once the device was reset. */
-  attach(port: BusPort): void {
-    const own = this.ports.find((candidate) => candidate === port)
-    const windows = own === undefined ? undefined : this.detached.get(own)
-    if (own === undefined || windows === undefined) return
-    own.setWindows(windows)
-    this.detached.delete(own)
+  attach(): void {
+    for (const restore of this.restore.splice(0)) restore()
   }
 
   /** Gives back what was reserved. The machine is closed: no device reaches anything any more. */
   release(): void {
-    for (const port of this.ports) port.setWindows([])
+    for (const own of this.ports) own.cut()
     for (const guest of this.reserved.splice(0)) this.ram.release(guest)
   }
 
   /** Accesses that the device's ports refused, so far. */
   get faults(): number {
-    return this.ports.reduce((sum, port) => sum + port.faults.count, 0)
+    return this.ports.reduce((sum, own) => sum + own.faults.count, 0)
+  }
+
+  // Over PCI what the driver found in the function's capabilities decides, not what the platform meant.
+  private region(transport: VirtioTransport): PoolFact | undefined {
+    const { swiotlb } = this
+    if (swiotlb === undefined || transport.kind !== 'pci') return swiotlb
+    const found = (transport as PciTransport).swiotlb
+    if (found === null) return undefined
+    const { window, device, home, addressing } = swiotlb
+    return {
+      window: { region: window.region, offset: window.offset + found.offset, length: found.length },
+      device: addressing === 'offset' ? device : found.address,
+      home,
+    }
+  }
+
+  private iommuHost({ key, granule = 4096, bootBypass = false, maxMappings, ownPool }: IommuRequest): IommuHost {
+    const { common, memory } = this
+    const known = common.iommus.get(key)
+    if (known !== undefined) return known
+    const name = common.iommus.size === 0 ? 'iommu' : `iommu${common.iommus.size}`
+    let pool: PoolFact | undefined
+    if (ownPool !== undefined) {
+      const { guest, window } = this.reserve(ownPool, 4096)
+      pool = { window, device: guest as number as DeviceAddress, home: 'guest-ram' }
+    }
+    const device = new IommuDevice({
+      name,
+      port: pool === undefined ? everything(memory, { name }) : oneWindow(name, { base: pool.device, ...pool.window }),
+      granule,
+      bypass: bootBypass ? 'on' : 'off',
+      ...(maxMappings === undefined ? {} : { maxMappings }),
+      ...(pool === undefined ? {} : { accessPlatform: 'offered' as const }),
+    })
+    // Requests are answered before the doorbell returns; other devices wait for their poll.
+    const registers = new MmioRegisters(device, { notify: 'inline' })
+    const host: IommuHost = { device, registers, ownPool: pool, next: 1 }
+    common.iommus.set(key, host)
+    common.own.push(device)
+    return host
   }
 
   private keep(port: BusWindows): BusPort {
     port.faults.observer = this.onFault
-    this.ports.push(port)
+    port.setDoorbell(DOORBELL_BASE, DOORBELL_BYTES, this.interrupts)
+    this.ports.push({
+      port,
+      faults: port.faults,
+      cut: () => {
+        const { windows } = port
+        port.setWindows([])
+        return () => port.setWindows(windows)
+      },
+    })
     return port
   }
 }

@@ -77,7 +77,7 @@ export const IOMMU_PROBE_ENDPOINT = 4
 /** The device-readable part; `probe_size` bytes of properties and the tail follow, device-writable. */
 export const IOMMU_PROBE_BYTES = 72
 
-// struct virtio_iommu_probe_property and probe_resv_mem: virtio 1.4 §5.13.6.6, §5.13.6.7
+// struct virtio_iommu_probe_property and probe_resv_mem: virtio 1.4 §5.13.6.7, §5.13.6.8
 export const IOMMU_PROPERTY_HEAD_BYTES = 4
 /** Bits 0 to 11 of the first le16; the rest is reserved. */
 export const IOMMU_PROPERTY_TYPE_MASK = 0x0fff
@@ -91,7 +91,7 @@ export const IOMMU_RESV_MEM_BYTES = 24
 export const VIRTIO_IOMMU_RESV_MEM_T_RESERVED = 0
 export const VIRTIO_IOMMU_RESV_MEM_T_MSI = 1
 
-// struct virtio_iommu_fault: virtio 1.4 §5.13.6.8
+// struct virtio_iommu_fault: virtio 1.4 §5.13.6.9
 export const IOMMU_FAULT_REASON = 0
 export const IOMMU_FAULT_FLAGS = 4
 export const IOMMU_FAULT_ENDPOINT = 8

@@ -8,36 +8,73 @@ import {
   NetDevice,
   type NetLink,
   type NetOptions,
+  PciFunction,
+  type PciOptions,
+  type VirtioDevice,
 } from '../../src/index.ts'
-import { Driver, type Element, Line, Ram, Ring } from './guest.ts'
+import { Driver, type Element, type GuestDriver, Line, Ram, Ring } from './guest.ts'
+import { PciDriver } from './pci.ts'
+
+/** What the tests of device types run over. */
+export const TRANSPORTS = ['mmio', 'pci'] as const
+export type TransportName = (typeof TRANSPORTS)[number]
+
+/** Puts a transport in front of a device and a driver in front of that. */
+export function driverOf(device: VirtioDevice, transport: TransportName, line: Line): GuestDriver {
+  if (transport === 'mmio') return new Driver(new MmioRegisters(device, { interrupts: line }))
+  return new PciDriver(new PciFunction(device, { interrupts: line }))
+}
 
 export const MAC = [0x52, 0x54, 0, 1, 2, 3]
 export const DISK_BYTES = 64 * 512
 
-/** A network device with its driver's parts, not yet initialised. */
-export interface NetMachine {
+/** A network device with its driver's parts, not yet initialised, over any transport. */
+export interface AnyNetMachine {
   readonly ram: Ram
   readonly device: NetDevice
-  readonly registers: MmioRegisters
-  readonly driver: Driver
+  readonly driver: GuestDriver
   readonly line: Line
   readonly rx: Ring
   readonly tx: Ring
 }
 
-export function netMachine(options: Partial<NetOptions> = {}, size = 8, ram: Ram = new Ram()): NetMachine {
+/** The same over mmio. */
+export interface NetMachine extends AnyNetMachine {
+  readonly registers: MmioRegisters
+  readonly driver: Driver
+}
+
+export function netMachineOver(
+  transport: TransportName,
+  options: Partial<NetOptions> = {},
+  size = 8,
+  ram: Ram = new Ram(),
+): AnyNetMachine {
   const device = new NetDevice({ name: 'net0', port: everything(ram.memory), mac: MAC, ...options })
   const line = new Line()
-  const registers = new MmioRegisters(device, { interrupts: line })
-  return {
-    ram,
-    device,
-    registers,
-    driver: new Driver(registers),
-    line,
-    rx: new Ring(ram, size),
-    tx: new Ring(ram, size),
-  }
+  const driver = driverOf(device, transport, line)
+  return { ram, device, driver, line, rx: new Ring(ram, size), tx: new Ring(ram, size) }
+}
+
+export function netMachine(options: Partial<NetOptions> = {}, size = 8, ram: Ram = new Ram()): NetMachine {
+  const machine = netMachineOver('mmio', options, size, ram)
+  const driver = machine.driver as Driver
+  return { ...machine, driver, registers: driver.bus as MmioRegisters }
+}
+
+/** A network device over pci, with the function at hand. */
+export interface PciMachine extends AnyNetMachine {
+  readonly pci: PciFunction
+  readonly driver: PciDriver
+}
+
+export function pciMachine(pciOptions: PciOptions = {}, options: Partial<NetOptions> = {}): PciMachine {
+  const ram = new Ram()
+  const device = new NetDevice({ name: 'net0', port: everything(ram.memory), mac: MAC, ...options })
+  const line = new Line()
+  const pci = new PciFunction(device, { interrupts: line, ...pciOptions })
+  const driver = new PciDriver(pci)
+  return { ram, device, pci, driver, line, rx: new Ring(ram, 8), tx: new Ring(ram, 8) }
 }
 
 /** A link that keeps copies of what it is given. */
@@ -57,17 +94,28 @@ export function packet(ram: Ram, frame: ArrayLike<number>, align = 16): Element 
   return { address, length: NET_HEADER_SIZE + frame.length }
 }
 
-export interface BlkMachine {
+/** A block device with its driver's parts, not yet initialised, over any transport. */
+export interface AnyBlkMachine {
   readonly ram: Ram
   readonly device: BlkDevice
-  readonly registers: MmioRegisters
-  readonly driver: Driver
+  readonly driver: GuestDriver
   readonly line: Line
   readonly ring: Ring
   readonly disk: Uint8Array
 }
 
-export function blkMachine(options: Partial<BlkOptions> = {}, size = 8, ram: Ram = new Ram()): BlkMachine {
+/** The same over mmio. */
+export interface BlkMachine extends AnyBlkMachine {
+  readonly registers: MmioRegisters
+  readonly driver: Driver
+}
+
+export function blkMachineOver(
+  transport: TransportName,
+  options: Partial<BlkOptions> = {},
+  size = 8,
+  ram: Ram = new Ram(),
+): AnyBlkMachine {
   const disk = new Uint8Array(DISK_BYTES)
   const device = new BlkDevice({
     name: 'blk0',
@@ -76,8 +124,13 @@ export function blkMachine(options: Partial<BlkOptions> = {}, size = 8, ram: Ram
     ...options,
   })
   const line = new Line()
-  const registers = new MmioRegisters(device, { interrupts: line })
-  return { ram, device, registers, driver: new Driver(registers), line, ring: new Ring(ram, size), disk }
+  return { ram, device, driver: driverOf(device, transport, line), line, ring: new Ring(ram, size), disk }
+}
+
+export function blkMachine(options: Partial<BlkOptions> = {}, size = 8, ram: Ram = new Ram()): BlkMachine {
+  const machine = blkMachineOver('mmio', options, size, ram)
+  const driver = machine.driver as Driver
+  return { ...machine, driver, registers: driver.bus as MmioRegisters }
 }
 
 /** A request header in memory. */

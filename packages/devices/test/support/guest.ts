@@ -6,10 +6,14 @@ import {
   DESCRIPTOR_F_INDIRECT,
   DESCRIPTOR_F_NEXT,
   DESCRIPTOR_F_WRITE,
+  MMIO_CONFIG,
+  MMIO_CONFIG_GENERATION,
   MMIO_DEVICE_FEATURES,
   MMIO_DEVICE_FEATURES_SEL,
   MMIO_DRIVER_FEATURES,
   MMIO_DRIVER_FEATURES_SEL,
+  MMIO_INTERRUPT_ACK,
+  MMIO_INTERRUPT_STATUS,
   MMIO_QUEUE_DESC_HIGH,
   MMIO_QUEUE_DESC_LOW,
   MMIO_QUEUE_DEVICE_HIGH,
@@ -18,6 +22,7 @@ import {
   MMIO_QUEUE_DRIVER_LOW,
   MMIO_QUEUE_NOTIFY,
   MMIO_QUEUE_READY,
+  MMIO_QUEUE_RESET,
   MMIO_QUEUE_SEL,
   MMIO_QUEUE_SIZE,
   MMIO_STATUS,
@@ -234,11 +239,70 @@ export class Line implements InterruptSink {
   }
 }
 
-/** Register accesses of 32 bits. */
-export class Driver {
+/** A driver's side of a device, whatever the transport: virtio 1.4 §3.1. */
+export abstract class GuestDriver {
+  abstract get status(): number
+  abstract set status(value: number)
+  /** 32 of the device's feature bits. */
+  abstract deviceFeatures(word: number): number
+  abstract driverFeatures(word: number, value: number): void
+  /** Sets a queue's registers without making it ready. */
+  abstract setQueue(index: number, ring: Ring, size?: number): void
+  abstract enableQueue(index: number): void
+  abstract queueReady(index: number): boolean
+  abstract resetQueue(index: number): void
+  abstract kick(queue: number): void
+  abstract config(offset: number, size: 1 | 2 | 4): number
+  abstract setConfig(offset: number, size: 1 | 2 | 4, value: number): void
+  abstract get generation(): number
+  /** Whether the device wants an interrupt; leaves it so. */
+  abstract get interrupting(): boolean
+  /** Takes the causes of the interrupt, used buffers (1) and configuration (2), and ends it. */
+  abstract acknowledge(): number
+
+  offered(bit: number): boolean {
+    return ((this.deviceFeatures(bit >>> 5) >>> (bit & 31)) & 1) === 1
+  }
+
+  /** Reset up to FEATURES_OK; returns whether the device accepted. */
+  negotiate(...features: readonly number[]): boolean {
+    this.status = 0
+    this.status = STATUS_ACKNOWLEDGE
+    this.status = STATUS_ACKNOWLEDGE | STATUS_DRIVER
+    for (let word = 0; word < 4; word++) {
+      let value = 0
+      for (const bit of features) if (bit >>> 5 === word) value |= 1 << (bit & 31)
+      this.driverFeatures(word, value >>> 0)
+    }
+    this.status = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK
+    return (this.status & STATUS_FEATURES_OK) !== 0
+  }
+
+  queue(index: number, ring: Ring): void {
+    this.setQueue(index, ring)
+    this.enableQueue(index)
+  }
+
+  driverOk(): void {
+    this.status = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK | STATUS_DRIVER_OK
+  }
+
+  /** The whole initialisation of a device with these rings. */
+  start(rings: readonly Ring[], ...features: readonly number[]): void {
+    if (!this.negotiate(VIRTIO_F_VERSION_1, ...features)) throw new Error('the device refused the features')
+    rings.forEach((ring, i) => {
+      this.queue(i, ring)
+    })
+    this.driverOk()
+  }
+}
+
+/** Over mmio: register accesses of 32 bits. */
+export class Driver extends GuestDriver {
   readonly bus: RegisterBus
 
   constructor(bus: RegisterBus) {
+    super()
     this.bus = bus
   }
 
@@ -250,27 +314,24 @@ export class Driver {
     this.bus.write(offset, 4, value)
   }
 
-  offered(bit: number): boolean {
-    this.w(MMIO_DEVICE_FEATURES_SEL, bit >>> 5)
-    return ((this.r(MMIO_DEVICE_FEATURES) >>> (bit & 31)) & 1) === 1
+  get status(): number {
+    return this.r(MMIO_STATUS)
   }
 
-  /** Reset up to FEATURES_OK; returns whether the device accepted. */
-  negotiate(...features: readonly number[]): boolean {
-    this.w(MMIO_STATUS, 0)
-    this.w(MMIO_STATUS, STATUS_ACKNOWLEDGE)
-    this.w(MMIO_STATUS, STATUS_ACKNOWLEDGE | STATUS_DRIVER)
-    for (let word = 0; word < 4; word++) {
-      this.w(MMIO_DRIVER_FEATURES_SEL, word)
-      let value = 0
-      for (const bit of features) if (bit >>> 5 === word) value |= 1 << (bit & 31)
-      this.w(MMIO_DRIVER_FEATURES, value >>> 0)
-    }
-    this.w(MMIO_STATUS, STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK)
-    return (this.r(MMIO_STATUS) & STATUS_FEATURES_OK) !== 0
+  set status(value: number) {
+    this.w(MMIO_STATUS, value)
   }
 
-  /** Sets a queue's registers without making it ready. */
+  deviceFeatures(word: number): number {
+    this.w(MMIO_DEVICE_FEATURES_SEL, word)
+    return this.r(MMIO_DEVICE_FEATURES)
+  }
+
+  driverFeatures(word: number, value: number): void {
+    this.w(MMIO_DRIVER_FEATURES_SEL, word)
+    this.w(MMIO_DRIVER_FEATURES, value)
+  }
+
   setQueue(index: number, ring: Ring, size: number = ring.size): void {
     this.w(MMIO_QUEUE_SEL, index)
     this.w(MMIO_QUEUE_SIZE, size)
@@ -279,26 +340,45 @@ export class Driver {
     this.setAddress(MMIO_QUEUE_DEVICE_LOW, MMIO_QUEUE_DEVICE_HIGH, ring.used)
   }
 
-  queue(index: number, ring: Ring): void {
-    this.setQueue(index, ring)
+  enableQueue(index: number): void {
+    this.w(MMIO_QUEUE_SEL, index)
     this.w(MMIO_QUEUE_READY, 1)
   }
 
-  driverOk(): void {
-    this.w(MMIO_STATUS, STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK | STATUS_DRIVER_OK)
+  queueReady(index: number): boolean {
+    this.w(MMIO_QUEUE_SEL, index)
+    return this.r(MMIO_QUEUE_READY) === 1
+  }
+
+  resetQueue(index: number): void {
+    this.w(MMIO_QUEUE_SEL, index)
+    this.w(MMIO_QUEUE_RESET, 1)
   }
 
   kick(queue: number): void {
     this.w(MMIO_QUEUE_NOTIFY, queue)
   }
 
-  /** The whole initialisation of a device with these rings. */
-  start(rings: readonly Ring[], ...features: readonly number[]): void {
-    if (!this.negotiate(VIRTIO_F_VERSION_1, ...features)) throw new Error('the device refused the features')
-    rings.forEach((ring, i) => {
-      this.queue(i, ring)
-    })
-    this.driverOk()
+  config(offset: number, size: 1 | 2 | 4): number {
+    return this.bus.read(MMIO_CONFIG + offset, size)
+  }
+
+  setConfig(offset: number, size: 1 | 2 | 4, value: number): void {
+    this.bus.write(MMIO_CONFIG + offset, size, value)
+  }
+
+  get generation(): number {
+    return this.r(MMIO_CONFIG_GENERATION)
+  }
+
+  get interrupting(): boolean {
+    return this.r(MMIO_INTERRUPT_STATUS) !== 0
+  }
+
+  acknowledge(): number {
+    const causes = this.r(MMIO_INTERRUPT_STATUS)
+    this.w(MMIO_INTERRUPT_ACK, causes)
+    return causes
   }
 
   private setAddress(low: number, high: number, address: number): void {

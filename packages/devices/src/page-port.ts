@@ -1,0 +1,127 @@
+import { type BusPort, FaultLog, type GuestMemory, hex, type InterruptSink, Region } from '@guestdma/memory'
+import type { AccessFault, AccessFaultReason } from './access-fault.ts'
+import { Doorbell } from './doorbell.ts'
+import { DeviceError } from './errors.ts'
+
+const CHUNK_BITS = 15
+const CHUNK = 1 << CHUNK_BITS
+
+/**
+ * A port that reaches those pages of guest RAM that are shared at the moment, at their guest addresses: what a host
+ * lets a device of a confidential guest use, when the guest changes the state of single pages.
+ *
+ * @example
+ * const port = new PagePort('net0', memory)
+ * port.share(0x8000_3000, 4096)
+ */
+export class PagePort implements BusPort {
+  declare readonly name: string
+  declare readonly pageBytes: number
+  readonly faults: FaultLog<AccessFault> = new FaultLog<AccessFault>()
+  readonly request: Float64Array = new Float64Array(1)
+  // Pages come and go one by one: a port that says nothing is asked each time.
+  readonly window: Float64Array = new Float64Array(4)
+  epoch = 0
+  declare region: Region
+  offset = 0
+  /** Pages that are shared now. */
+  shared = 0
+
+  declare private readonly memory: GuestMemory
+  private readonly doorbell = new Doorbell()
+  private open = true
+  // By page, in chunks that are made when they are first needed: 1 where it is shared.
+  private readonly chunks = new Map<number, Uint8Array>()
+
+  constructor(name: string, memory: GuestMemory, pageBytes = 4096) {
+    if (!Number.isInteger(pageBytes) || pageBytes < 8 || (pageBytes & (pageBytes - 1)) !== 0) {
+      throw new DeviceError('DEVICE_OPTION', name, `a page of ${pageBytes} bytes must be a power of two from 8 on`, {
+        pageBytes,
+      })
+    }
+    this.name = name
+    this.memory = memory
+    this.pageBytes = pageBytes
+    this.region = new Region(new ArrayBuffer(0), `${name} (no memory)`)
+  }
+
+  /** Shares the pages of [guest, guest + length). Throws DeviceError `PAGE_SPAN` unless those are whole pages. */
+  share(guest: number, length: number): void {
+    this.set(guest, length, 1)
+  }
+
+  /** Takes pages back: no access that is asked for from now on reaches them. Throws as {@link share} does. */
+  unshare(guest: number, length: number): void {
+    this.set(guest, length, 0)
+    this.epoch++
+  }
+
+  resolve(length: number, access: 1 | 2): number {
+    const { request, pageBytes, memory } = this
+    const address = request[0]
+    const granted = memory.locate(request, 0, length)
+    if (granted === 0 || !this.open) return this.refuse(length, access, 'unmapped')
+    const page = Math.floor(address / pageBytes)
+    let end = page
+    const last = Math.floor((address + granted - 1) / pageBytes)
+    while (end <= last && this.isShared(end)) end++
+    if (end === page) return this.refuse(length, access, 'unmapped')
+    this.region = memory.region
+    this.offset = memory.offset
+    const reach = end * pageBytes - address
+    return reach < granted ? reach : granted
+  }
+
+  outOfReach(high: number, low: number, length: number, access: 1 | 2): void {
+    this.faults.record({ port: this.name, address: { high, low }, length, access, reason: 'range' })
+  }
+
+  /** For the platform: shuts the port, whatever is shared, and opens it again. */
+  setOpen(open: boolean): void {
+    this.open = open
+    this.epoch++
+  }
+
+  /** For the platform: messages to [base, base + length) are interrupts. */
+  setDoorbell(base: number, length: number, sink: InterruptSink): void {
+    this.doorbell.set(this.name, base, length, sink)
+  }
+
+  message(data: number): boolean {
+    return this.doorbell.ring(this.request, data)
+  }
+
+  refresh(): void {
+    for (const region of this.memory.regions) if (region.refresh()) this.epoch++
+  }
+
+  private isShared(page: number): boolean {
+    const chunk = this.chunks.get(Math.floor(page / CHUNK))
+    return chunk !== undefined && chunk[page % CHUNK] === 1
+  }
+
+  private set(guest: number, length: number, value: 0 | 1): void {
+    const { pageBytes } = this
+    if (guest % pageBytes !== 0 || length % pageBytes !== 0 || !(length > 0)) {
+      throw new DeviceError('PAGE_SPAN', this.name, `${hex(guest)} + ${length} is not whole pages of ${pageBytes}`, {
+        guest,
+        length,
+        pageBytes,
+      })
+    }
+    for (let at = guest; at < guest + length; at += pageBytes) {
+      const page = Math.floor(at / pageBytes)
+      const number = Math.floor(page / CHUNK)
+      const chunk = this.chunks.get(number) ?? new Uint8Array(CHUNK)
+      this.chunks.set(number, chunk)
+      const was = chunk[page % CHUNK]
+      chunk[page % CHUNK] = value
+      this.shared += value - was
+    }
+  }
+
+  private refuse(length: number, access: 1 | 2, reason: AccessFaultReason): number {
+    this.faults.record({ port: this.name, address: this.request[0], length, access, reason })
+    return 0
+  }
+}

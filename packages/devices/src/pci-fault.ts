@@ -1,0 +1,23 @@
+import type { RegisterFaultReason } from './faults.ts'
+import type { VirtioDevice } from './virtio-device.ts'
+
+/** A space of a PCI function: its configuration space, or a BAR. */
+export type PciSpace = 'config' | number
+
+/** Records a register fault at `offset` of a space; `value` is `null` for a read. Returns what the read gives. */
+export function pciFault(
+  device: VirtioDevice,
+  reason: RegisterFaultReason,
+  space: PciSpace,
+  offset: number,
+  size: number,
+  value: number | null,
+): 0 {
+  device.faults.record({ kind: 'register', device: device.name, reason, space, offset, size, value })
+  return 0
+}
+
+/** A written value, cut to the width of the access. */
+export function cut(value: number, size: 1 | 2 | 4): number {
+  return size === 4 ? value >>> 0 : value & (size === 2 ? 0xffff : 0xff)
+}

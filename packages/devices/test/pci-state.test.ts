@@ -1,0 +1,150 @@
+import { describe, expect, test } from 'vitest'
+import {
+  type BusWindows,
+  type DeviceState,
+  everything,
+  NetDevice,
+  PciFunction,
+  type PciOptions,
+  type PciState,
+} from '../src/index.ts'
+import { MAC, type PciMachine, packet, pciMachine, RecordingLink } from './support/devices.ts'
+import { Line, pattern } from './support/guest.ts'
+import { capabilities, MASTER, MEMORY, PciDriver } from './support/pci.ts'
+
+interface Twin {
+  readonly device: NetDevice
+  readonly pci: PciFunction
+  readonly line: Line
+  readonly link: RecordingLink
+}
+
+/** Another device and function over the same memory, with the state of the first one. */
+function move(m: PciMachine, options: PciOptions = {}): Twin {
+  const state = JSON.parse(JSON.stringify(m.device.save())) as DeviceState
+  const registers = JSON.parse(JSON.stringify(m.pci.save())) as PciState
+  const link = new RecordingLink()
+  const device = new NetDevice({ name: 'net1', port: everything(m.ram.memory), mac: MAC, link })
+  const line = new Line()
+  const pci = new PciFunction(device, { interrupts: line, ...options })
+  device.restore(state)
+  pci.restore(registers)
+  return { device, pci, line, link }
+}
+
+describe('save and restore over pci', () => {
+  test('a function goes on in another one, over JSON: BARs, command, selectors, ISR status, generation', () => {
+    const m = pciMachine({}, { link: new RecordingLink() })
+    m.pci.config.write(0x10, 4, 0xfe00_0000)
+    m.driver.start([m.rx, m.tx])
+    m.device.setLink(false)
+    m.driver.config(6, 2)
+    m.device.setLink(true)
+    m.tx.offer(m.tx.chain(packet(m.ram, pattern(99))))
+    m.driver.kick(1)
+    m.driver.set('deviceFeatureSelect', 1)
+    m.driver.set('driverFeatureSelect', 1)
+    m.driver.set('queueSelect', 1)
+    const { device, pci, line, link } = move(m)
+    expect(pci.range(0)).toEqual({ address: 0xfe00_0000, size: 0x4000, kind: 'memory', enabled: true })
+    const driver = new PciDriver(pci)
+    expect([driver.get('deviceFeature'), driver.get('driverFeature'), driver.get('descLow')]).toEqual([
+      m.driver.get('deviceFeature'),
+      1,
+      m.tx.desc,
+    ])
+    expect([line.asserted, driver.interrupting]).toEqual([false, true])
+    device.poll(64)
+    expect([line.asserted, link.frames]).toEqual([true, [pattern(99)]])
+    expect(driver.acknowledge()).toBe(3)
+    // The change that the driver has not read yet shows here as there.
+    const { generation } = driver
+    expect(generation).toBe(m.driver.generation)
+    driver.config(6, 2)
+    const shown = driver.generation
+    expect(shown).not.toBe(generation)
+    const third = new PciDriver(move({ ...m, device, pci }).pci)
+    third.config(6, 2)
+    expect(third.generation).toBe(shown)
+  })
+
+  test('MSI-X: table, vectors and what is pending', () => {
+    const m = pciMachine({}, { link: new RecordingLink() })
+    const at = capabilities(m.pci).find(({ id }) => id === 0x11)?.at ?? 0
+    m.pci.config.write(at + 2, 2, 0xc000)
+    m.pci.bar(1)!.write(0x10, 4, 0xfee0_0000)
+    m.pci.bar(1)!.write(0x18, 4, 77)
+    m.pci.bar(1)!.write(0x1c, 4, 0)
+    m.driver.start([m.rx, m.tx])
+    m.driver.set('configVector', 1)
+    m.device.setLink(false)
+    const { device, pci } = move(m)
+    const messages: number[] = []
+    ;(device.port as BusWindows).setDoorbell(0xfee0_0000, 4, {
+      level: () => {},
+      message: (_, data) => messages.push(data),
+    })
+    device.poll(0)
+    expect(messages).toEqual([])
+    pci.config.write(at + 2, 2, 0x8000)
+    device.poll(0)
+    expect([messages, new PciDriver(pci).get('configVector')]).toEqual([[77], 1])
+  })
+
+  test('a line that was up falls with a state that has nothing pending', () => {
+    const m = pciMachine({}, { link: new RecordingLink() })
+    m.driver.start([m.rx, m.tx])
+    const quiet = m.pci.save()
+    m.device.setLink(false)
+    m.device.poll(1)
+    expect(m.line.asserted).toBe(true)
+    m.pci.restore(quiet)
+    expect([m.line.asserted, m.driver.interrupting]).toEqual([false, false])
+  })
+
+  test('what does not fit is refused and changes nothing', () => {
+    const m = pciMachine()
+    m.driver.start([m.rx, m.tx])
+    m.driver.set('queueSelect', 1)
+    const state = m.pci.save()
+    const bad: PciState[] = [
+      { ...state, format: 'x' as 'guestdma-pci-1' },
+      { ...state, config: state.config.slice(1) },
+      { ...state, config: state.config.map((byte, i) => (i === 2 ? byte + 1 : byte)) },
+      { ...state, driverFeatures: [] },
+      { ...state, msix: { ...state.msix, table: [] } },
+      { ...state, msix: { ...state.msix, pending: [0] } },
+      { ...state, msix: { ...state.msix, mapping: [0] } },
+    ]
+    for (const one of bad) {
+      const other = pciMachine()
+      const before = other.pci.save()
+      expect(() => other.pci.restore(one)).toThrow(expect.objectContaining({ code: 'DEVICE_STATE' }))
+      expect(other.pci.save()).toEqual(before)
+    }
+    expect(() => move(m, { msixVectors: 5 })).toThrow(expect.objectContaining({ code: 'DEVICE_STATE' }))
+    expect(() => move(m, { notifyMultiplier: 8 })).toThrow(expect.objectContaining({ code: 'DEVICE_STATE' }))
+  })
+
+  test('a state with wild numbers is tamed', () => {
+    const m = pciMachine()
+    const state = m.pci.save()
+    m.pci.restore({
+      ...state,
+      isr: 0xff,
+      msix: {
+        table: state.msix.table.map(() => 0xffff_ffff),
+        pending: state.msix.pending.map(() => 0xffff_ffff),
+        mapping: state.msix.mapping.map(() => 500),
+      },
+    })
+    m.driver.command = MEMORY | MASTER
+    expect(m.driver.read(3, 0, 1)).toBe(3)
+    expect(m.driver.get('configVector')).toBe(0xffff)
+    const at = capabilities(m.pci).find(({ id }) => id === 0x11)?.at ?? 0
+    for (const vector of [0, 1, 2]) m.pci.bar(1)!.write(16 * vector + 12, 4, 0)
+    m.pci.config.write(at + 2, 2, 0x8000)
+    m.device.poll(1)
+    expect((m.device.port as BusWindows).faults.count).toBe(3)
+  })
+})

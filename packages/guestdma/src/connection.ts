@@ -1,0 +1,61 @@
+import { MmioRegisters, PciFunction, type VirtioDevice } from '@guestdma/devices'
+import { GuestDmaError, type SpanAllocator } from '@guestdma/memory'
+import { assignBars, MmioTransport, PciTransport, type VirtioTransport } from '@guestdma/transport'
+import { type DevicePlatform, DOORBELL_BASE } from './platform.ts'
+
+/** How a driver and a device model of one slot are connected. */
+export interface Connection {
+  readonly transport: VirtioTransport
+  /** The device's registers over mmio; null over PCI. */
+  readonly registers: MmioRegisters | null
+  /** The device's function over PCI; null over mmio. */
+  readonly pci: PciFunction | null
+  /** A message-signalled interrupt arrived for this device. */
+  message(data: number): void
+}
+
+/** Puts registers before a device, and a transport before the registers. */
+export function connect(
+  device: VirtioDevice,
+  platform: DevicePlatform,
+  bars: SpanAllocator,
+  interrupt: () => void,
+): Connection {
+  const interrupts = {
+    level: (asserted: boolean): void => {
+      if (asserted) interrupt()
+    },
+  }
+  if (platform.transport === 'mmio') {
+    const registers = new MmioRegisters(device, { interrupts })
+    const transport = MmioTransport.probe(registers, platform.device)
+    return { transport: found(transport, platform.device), registers, pci: null, message: () => {} }
+  }
+  const { onDevice, swiotlb } = platform
+  const pci = new PciFunction(device, {
+    interrupts,
+    ...(onDevice === undefined ? {} : { swiotlb: { window: onDevice.window } }),
+  })
+  assignBars(pci, ({ size, is64, prefetchable }) =>
+    is64 && prefetchable && onDevice !== undefined ? onDevice.device : bars.allocate(size, size),
+  )
+  const transport = found(
+    PciTransport.probe(pci, platform.device, { swiotlbRfc: swiotlb !== undefined }),
+    platform.device,
+  )
+  transport.useMessages({ address: () => DOORBELL_BASE, data: (vector) => vector })
+  return {
+    transport,
+    registers: null,
+    pci,
+    message: (data) => {
+      transport.messageArrived(data)
+      interrupt()
+    },
+  }
+}
+
+function found<T>(transport: T | null, name: string): T {
+  if (transport === null) throw new GuestDmaError('MACHINE_DEVICE', name, 'the device model has device ID 0')
+  return transport
+}

@@ -1,0 +1,61 @@
+import type { DmaStatus } from '@guestdma/dma'
+
+/** Elements of {@link IommuDomain.request}. */
+export const REQUEST_IOVA = 0
+export const REQUEST_GUEST = 1
+export const REQUEST_LENGTH = 2
+
+/** What a mapping lets the device do: a bit mask, from the device's point of view. */
+export const DOMAIN_READ = 1
+export const DOMAIN_WRITE = 2
+
+/**
+ * One device's address space, whoever translates it: a virtio-iommu, a vhost-user back end's IOTLB, a host that shares
+ * single pages. {@link IommuBackend} works over any of them.
+ *
+ * Addresses and lengths go through `request`, since as arguments they would become heap numbers. Requests are queued;
+ * only `commit` says what became of them.
+ *
+ * Implementers must: allocate nothing on the JavaScript heap in `map`, `unmap` and `commit`; make `commit` return only
+ * when the device can no longer use what was unmapped, or not Ok.
+ */
+export interface IommuDomain {
+  /** For messages: the endpoint's name. */
+  readonly name: string
+  /** Bytes; a power of two. Everything below is in whole granules, except where it is 1. */
+  readonly granule: number
+  /** The least length of a mapping in bytes. */
+  readonly leastLength: number
+  /**
+   * Does the device use guest addresses, so that all there is to choose is which pages it may use? Then `map` and
+   * `unmap` are asked for at most once per page, with IOVA = guest address.
+   */
+  readonly identity: boolean
+  /** IOVAs that may be used: from `inputStart` to `inputEnd`, both included. */
+  readonly inputStart: number
+  readonly inputEnd: number
+  /** IOVAs that may not, ends included. */
+  readonly reserved: readonly { readonly start: number; readonly end: number }[]
+  /**
+   * A removal was refused or no answer came: what the device can reach is not known any more, and every further commit
+   * fails.
+   */
+  readonly broken: boolean
+  /** [0] IOVA, [1] guest address, [2] length of the request that is queued next. */
+  readonly request: Float64Array
+
+  /** Queues a mapping of `request`, with the access bits `DOMAIN_READ` and `DOMAIN_WRITE`. */
+  map(access: number): void
+  /**
+   * Queues the removal of all mappings in [IOVA, IOVA + length) of `request`. It may cover several, and gaps between
+   * them; it never cuts one in two.
+   */
+  unmap(): void
+  /**
+   * Waits for all that is queued. `DMA_OK`: all of it is in effect. `DMA_EXHAUSTED`: a mapping found no room.
+   * `DMA_FAILED`: something else was refused, or the domain is {@link broken}.
+   */
+  commit(): DmaStatus
+  /** Takes everything away from the device, without deferral, and gives the address space up. */
+  dispose(): void
+}

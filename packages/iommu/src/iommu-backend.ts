@@ -1,0 +1,551 @@
+import {
+  BIDIRECTIONAL,
+  DMA_EXHAUSTED,
+  DMA_FAILED,
+  DMA_OK,
+  DMA_TOO_LONG,
+  DMA_UNMAPPABLE,
+  type DmaBackend,
+  type DmaCounters,
+  type DmaDirection,
+  DmaError,
+  type DmaLimits,
+  type DmaMappings,
+  type DmaRegion,
+  type DmaStatus,
+  type DmaTraits,
+  FROM_DEVICE,
+  newDmaCounters,
+  TO_DEVICE,
+} from '@guestdma/dma'
+import { type DeviceAddress, type GuestAddress, type GuestMemory, hex, type SpanAllocator } from '@guestdma/memory'
+import { DOMAIN_READ, DOMAIN_WRITE, type IommuDomain, REQUEST_GUEST, REQUEST_IOVA, REQUEST_LENGTH } from './domain.ts'
+import { IovaAllocator } from './iova-allocator.ts'
+import { PageCounts } from './page-counts.ts'
+import { SubGranuleSlots } from './sub-granule.ts'
+
+// The engine folds a module's own constants into its code; imported ones it loads at each use.
+const OK = DMA_OK
+const EXHAUSTED = DMA_EXHAUSTED
+const FAILED = DMA_FAILED
+const TOO_LONG = DMA_TOO_LONG
+const UNMAPPABLE = DMA_UNMAPPABLE
+const TO = TO_DEVICE
+const FROM = FROM_DEVICE
+const IOVA = REQUEST_IOVA
+const GUEST = REQUEST_GUEST
+const LENGTH = REQUEST_LENGTH
+
+// Elements of `run`: the removals that are not queued yet, from START to END, and an address that travels.
+const START = 0
+const END = 1
+const AT = 2
+
+/** Linux's flush queue: so many entries, or so long. */
+const LAZY_ENTRIES = 256
+const LAZY_MS = 10
+
+/** Bytes of one mapping; with its edges it stays well below 2^31. */
+const LONGEST = 1 << 28
+
+export interface IommuBackendOptions {
+  /** The scheme's id. */
+  readonly name: string
+  readonly memory: GuestMemory
+  readonly ram: SpanAllocator
+  readonly domain: IommuDomain
+  /**
+   * `strict` (default): what was unmapped is out of reach when `commitUnmaps` returns. `lazy`: removals are queued, and
+   * waited for when 256 of them are pending, when the oldest is 10 ms old, or by the way when maps are waited for.
+   */
+  readonly mode?: 'strict' | 'lazy'
+  /**
+   * Buffers that cover a granule only in part: `share` (default), the device reaches the whole granule and what else is
+   * in it; `bounce`, it gets a copy of the buffer's part.
+   */
+  readonly subGranule?: 'share' | 'bounce'
+  readonly lazy?: { readonly entries?: number; readonly ms?: number }
+  /** Milliseconds on a clock that only goes forward. Default: `performance.now`. */
+  now?(): number
+}
+
+/** Counters of an IOMMU backend. */
+export interface IommuCounters extends DmaCounters {
+  /** Requests for mappings and for removals that were queued; one removal may cover many mappings. */
+  mapRequests: number
+  unmapRequests: number
+  /** Times that the CPU waited for the IOMMU. */
+  synchronousCommits: number
+  /** Unmaps after which a neighbour in the same granule still kept it within reach. */
+  stillExposed: number
+  /** Most entries that were unmapped and not yet revoked at one time. */
+  staleHighWater: number
+}
+
+/**
+ * Lends buffers in place through an IOMMU: each mapping gets I/O virtual addresses of its own, and they go when it is
+ * taken back. Works over any {@link IommuDomain}.
+ *
+ * Device addresses of one batch are neighbours, so that their removals merge into few requests.
+ */
+export class IommuBackend implements DmaBackend {
+  declare readonly name: string
+  declare readonly traits: DmaTraits
+  declare readonly limits: DmaLimits
+  readonly counters: IommuCounters = {
+    ...newDmaCounters(),
+    mapRequests: 0,
+    unmapRequests: 0,
+    synchronousCommits: 0,
+    stillExposed: 0,
+    staleHighWater: 0,
+  }
+
+  declare private readonly memory: GuestMemory
+  declare private readonly ram: SpanAllocator
+  declare private readonly domain: IommuDomain
+  declare private readonly iovas: IovaAllocator
+  declare private readonly counts: PageCounts | null
+  declare private readonly slots: SubGranuleSlots | null
+  declare private readonly granule: number
+  declare private readonly mask: number
+  // Granules of a length, as a shift.
+  declare private readonly shift: number
+  declare private readonly leastLength: number
+  declare private readonly longest: number
+  declare private readonly identity: boolean
+  declare private readonly bounce: boolean
+  declare private readonly lazyEntries: number
+  declare private readonly lazyMs: number
+  declare private readonly now: (() => number) | undefined
+  private readonly regions = new Map<DmaRegion, { guest: GuestAddress; length: number; iova: number; order: number }>()
+
+  // Spans whose removal is queued and not yet known to be done.
+  private pendingAt = new Float64Array(LAZY_ENTRIES)
+  private pendingOrder = new Uint8Array(LAZY_ENTRIES)
+  private pendingCount = 0
+  private pendingSince = 0
+  private readonly run = new Float64Array(3)
+  private mapsQueued = 0
+  // What became of the maps since the last `commitMaps`, where something else waited for them first.
+  private mapped: DmaStatus = DMA_OK
+  private removalsQueued = 0
+  /** Set by {@link dispose}. */
+  disposed = false
+
+  /** @throws DmaError `DMA_ALLOC` where there is no room for bounce slots */
+  constructor(options: IommuBackendOptions) {
+    const { name, memory, ram, domain, mode = 'strict', subGranule = 'share', lazy } = options
+    const { granule } = domain
+    this.name = name
+    this.memory = memory
+    this.ram = ram
+    this.domain = domain
+    this.granule = granule
+    this.mask = granule - 1
+    this.shift = 31 - Math.clz32(granule)
+    this.leastLength = domain.leastLength
+    this.identity = domain.identity
+    this.bounce = subGranule === 'bounce' && granule > 1
+    this.iovas = new IovaAllocator({
+      granule,
+      start: domain.inputStart,
+      end: domain.inputEnd,
+      reserved: domain.reserved,
+    })
+    // Its edges take a granule more.
+    this.longest = Math.min(LONGEST, granule * (2 ** this.iovas.largestOrder - (granule > 1 ? 1 : 0)))
+    const shares = this.identity || (granule > 1 && !this.bounce)
+    this.counts = shares ? new PageCounts(memory, granule) : null
+    // A single byte cannot be mapped by every IOMMU.
+    this.slots =
+      this.bounce || domain.leastLength > granule ? new SubGranuleSlots(name, Math.max(granule, 1), memory, ram) : null
+    this.lazyEntries = mode === 'lazy' ? (lazy?.entries ?? LAZY_ENTRIES) : 0
+    this.lazyMs = mode === 'lazy' ? (lazy?.ms ?? LAZY_MS) : 0
+    this.now = options.now?.bind(options)
+    this.traits = {
+      streaming: this.bounce ? 'mixed' : 'in-place',
+      payload: 'plain',
+      home: 'guest-ram',
+      // Shared pages can be written by whoever they are shared with.
+      readOnly: this.identity ? 'not-enforced' : 'enforced',
+      reach: granule === 1 ? 'byte' : 'granule',
+      // What shares its granule with a neighbour stays within reach until that is taken back too.
+      revocation: mode === 'strict' && !shares ? 'strict' : 'deferred',
+      enforcedBy: 'trusted-code',
+      residue: 'none',
+    }
+    const { slots } = this
+    this.limits = {
+      granule,
+      maxMappingLength: this.longest,
+      maxLiveMappings: this.bounce && slots !== null ? slots.count : Infinity,
+      assuredMappings: this.bounce && slots !== null ? slots.assured >>> 1 : Infinity,
+      maxDeviceAddress: domain.inputEnd,
+      overhead: 0,
+      syncGranule: 1,
+      staleEntries: shares ? Infinity : this.lazyEntries,
+      staleNs: shares ? Infinity : this.lazyMs * 1e6,
+    }
+  }
+
+  alloc(length: number, align: number, direction: DmaDirection, use: 'ring' | 'payload'): DmaRegion {
+    const { granule, counters } = this
+    const whole = Math.ceil(Math.max(length, this.leastLength) / granule) * granule
+    // A span lies at a multiple of its length.
+    const order = this.order(Math.max(whole, align))
+    let guest: GuestAddress
+    try {
+      guest = this.ram.allocate(whole, Math.max(align, granule))
+    } catch (cause) {
+      throw new DmaError('DMA_ALLOC', this.name, `no guest RAM for ${whole} bytes: ${(cause as Error).message}`, {
+        length,
+        align,
+      })
+    }
+    const { region, offset } = this.memory.window(guest, whole)
+    region.refresh()
+    region.u8.fill(0, offset, offset + whole)
+    if (!this.identity && !this.iovas.take(order)) {
+      this.ram.release(guest)
+      throw new DmaError('DMA_ALLOC', this.name, `no I/O virtual addresses for ${whole} bytes`, { length, align })
+    }
+    const iova = this.identity ? guest : this.iovas.taken[0]
+    // Devices read the rings that they write: their own index, say.
+    const allowed = access(direction === FROM && use === 'ring' ? BIDIRECTIONAL : direction)
+    if (this.identity) this.shareEach(guest, whole)
+    else this.queueMap(iova, guest, whole, allowed)
+    const allocated: DmaRegion = { device: iova as DeviceAddress, region, offset, length: whole, direction }
+    this.regions.set(allocated, { guest, length: whole, iova, order })
+    counters.allocatedBytes += whole
+    const removed = this.wait()
+    const { mapped } = this
+    this.mapped = OK
+    if (removed === OK && mapped === OK) return allocated
+    // Where removals do not work either, the memory stays out of use.
+    if (removed === OK) this.free(allocated)
+    throw new DmaError('DMA_ALLOC', this.name, `the IOMMU did not map ${whole} bytes`, { length, align })
+  }
+
+  free(region: DmaRegion): void {
+    const held = this.regions.get(region)
+    if (held === undefined)
+      throw new DmaError('DMA_FREE', this.name, `the region at ${hex(region.device)} is not allocated here`, {
+        device: region.device,
+      })
+    if (this.identity) {
+      this.unshareEach(held.guest, held.length)
+    } else {
+      this.run[AT] = held.iova
+      this.queueUnmap(held.order)
+    }
+    // Without deferral: what is given back here may belong to anybody next.
+    this.flushRun()
+    if (this.wait() !== OK)
+      throw new DmaError('DMA_FREE', this.name, `the IOMMU did not confirm that ${hex(region.device)} was unmapped`, {
+        device: region.device,
+      })
+    this.regions.delete(region)
+    this.counters.allocatedBytes -= held.length
+    this.ram.release(held.guest)
+  }
+
+  map(m: DmaMappings, row: number): DmaStatus {
+    const length = m.length[row]
+    const { counters, mask } = this
+    if (!this.memory.contains(m.guest, row, length)) {
+      counters.unmappable++
+      return UNMAPPABLE
+    }
+    if (length > this.longest) {
+      counters.tooLong++
+      return TOO_LONG
+    }
+    const guest = m.guest[row]
+    const into = guest & mask
+    const whole = (into + length + mask) & ~mask
+    if (this.identity) {
+      m.device[row] = guest
+      this.shareEach(guest - into, whole)
+    } else {
+      const { iovas, domain } = this
+      const order = this.order(whole)
+      if (this.slots !== null && !this.takeSlots(m, row) && !(this.reclaimed() && this.takeSlots(m, row))) {
+        counters.exhausted++
+        return EXHAUSTED
+      }
+      if (!iovas.take(order) && !(this.reclaimed() && iovas.take(order))) {
+        if (this.slots !== null) this.slots.giveBack(m, row)
+        counters.exhausted++
+        return EXHAUSTED
+      }
+      const iova = iovas.taken[0]
+      if (this.slots !== null && m.token[row] > 0) {
+        this.mapAroundSlots(m, row)
+      } else {
+        const request = domain.request
+        request[IOVA] = iova
+        request[GUEST] = guest - into
+        request[LENGTH] = whole
+        domain.map(access(m.direction[row]))
+        counters.mapRequests++
+        this.mapsQueued++
+        if (this.counts !== null) this.count(m.guest, row, into, whole, 1)
+      }
+      m.device[row] = iova + into
+    }
+    m.deviceLength[row] = length
+    counters.maps++
+    return OK
+  }
+
+  unmap(m: DmaMappings, row: number, written: number): DmaStatus {
+    const { counters, mask } = this
+    const length = m.length[row]
+    const into = m.guest[row] & mask
+    const whole = (into + length + mask) & ~mask
+    counters.unmaps++
+    if (this.identity) {
+      this.unshareEach(m.guest[row] - into, whole)
+      return OK
+    }
+    if (this.slots !== null && m.token[row] > 0) {
+      const back = written < length ? written : length
+      if (back > 0) counters.bytesCopiedFromDevice += this.slots.drain(m, row, 0, back)
+      this.slots.retire(m, row)
+    } else if (this.counts !== null && this.count(m.guest, row, into, whole, -1) > 0) {
+      counters.stillExposed++
+    }
+    this.run[AT] = m.device[row] - into
+    this.queueUnmap(this.order(whole))
+    return OK
+  }
+
+  syncForDevice(m: DmaMappings, row: number, offset: number, length: number): DmaStatus {
+    this.counters.syncs++
+    if (!inside(m, row, offset, length)) return UNMAPPABLE
+    if (this.slots !== null && m.token[row] > 0)
+      this.counters.bytesCopiedToDevice += this.slots.fill(m, row, offset, length)
+    return OK
+  }
+
+  syncForCpu(m: DmaMappings, row: number, offset: number, length: number): DmaStatus {
+    this.counters.syncs++
+    if (!inside(m, row, offset, length)) return UNMAPPABLE
+    if (this.slots !== null && m.token[row] > 0)
+      this.counters.bytesCopiedFromDevice += this.slots.drain(m, row, offset, length)
+    return OK
+  }
+
+  commitMaps(): DmaStatus {
+    this.counters.commitMaps++
+    const removed = this.mapsQueued === 0 ? OK : this.wait()
+    const { mapped } = this
+    this.mapped = OK
+    return removed === OK ? mapped : removed
+  }
+
+  commitUnmaps(): DmaStatus {
+    this.counters.commitUnmaps++
+    this.flushRun()
+    if (this.pendingCount === 0) return this.removalsQueued === 0 ? OK : this.wait()
+    if (this.pendingCount > this.counters.staleHighWater) this.counters.staleHighWater = this.pendingCount
+    if (this.pendingCount < this.lazyEntries && !this.overdue()) return OK
+    return this.wait()
+  }
+
+  /** For whoever owns the loop: waits for deferred removals that are due. Returns how many there were. */
+  poll(): number {
+    const due = this.pendingCount
+    if (due === 0 || this.disposed || !this.overdue()) return 0
+    this.wait()
+    return due
+  }
+
+  dispose(): void {
+    if (this.disposed) return
+    this.disposed = true
+    const { counters } = this
+    // The whole address space goes at once, and with it every mapping.
+    this.domain.dispose()
+    for (const { guest, length } of this.regions.values()) {
+      this.ram.release(guest)
+      counters.allocatedBytes -= length
+    }
+    this.regions.clear()
+    counters.unmaps = counters.maps
+    this.slots?.dispose()
+  }
+
+  // The order of a span: it holds 2^order granules.
+  private order(whole: number): number {
+    const length = whole < this.leastLength ? this.leastLength : whole
+    return 32 - Math.clz32((length >>> this.shift) - 1)
+  }
+
+  // Slots for the granules that a buffer covers only in part. False where there are too few.
+  private takeSlots(m: DmaMappings, row: number): boolean {
+    const slots = this.slots as SubGranuleSlots
+    const length = m.length[row]
+    const into = m.guest[row] & this.mask
+    const end = into + length
+    const head = this.bounce ? into !== 0 || end < this.granule : length < this.leastLength
+    const tail = this.bounce && end > this.granule && (end & this.mask) !== 0
+    m.token[row] = 0
+    if (!head && !tail) return true
+    m.token[row] = slots.take(head, tail, m.standing)
+    if (m.token[row] === 0) return false
+    this.counters.bytesCopiedToDevice += slots.fill(m, row, 0, length)
+    return true
+  }
+
+  // The span of I/O virtual addresses is whole: slots at its edges, the buffer's own granules in between.
+  private mapAroundSlots(m: DmaMappings, row: number): void {
+    const { granule, mask, slots, iovas } = this
+    const token = m.token[row]
+    const into = m.guest[row] & mask
+    const whole = (into + m.length[row] + mask) & ~mask
+    const allowed = access(m.direction[row])
+    const head = (token & 0xffff) - 1
+    const tail = (token >>> 16) - 1
+    const guests = (slots as SubGranuleSlots).guest
+    const edge = granule < this.leastLength ? this.leastLength : granule
+    const from = head >= 0 ? granule : 0
+    const to = tail >= 0 ? whole - granule : whole
+    if (head >= 0) this.queueMap(iovas.taken[0], guests[head], edge, allowed)
+    if (to > from) this.queueMap(iovas.taken[0] + from, m.guest[row] - into + from, to - from, allowed)
+    if (tail >= 0) this.queueMap(iovas.taken[0] + to, guests[tail], edge, allowed)
+  }
+
+  private queueMap(iova: number, guest: number, length: number, allowed: number): void {
+    const { request } = this.domain
+    request[IOVA] = iova
+    request[GUEST] = guest
+    request[LENGTH] = length
+    this.domain.map(allowed)
+    this.counters.mapRequests++
+    this.mapsQueued++
+  }
+
+  // Removes the span at run[AT]; neighbours are collected into one request.
+  private queueUnmap(order: number): void {
+    const { run } = this
+    const at = run[AT]
+    const length = this.granule * 2 ** order
+    if (at === run[END]) {
+      run[END] = at + length
+    } else if (at + length === run[START]) {
+      run[START] = at
+    } else {
+      this.flushRun()
+      run[START] = at
+      run[END] = at + length
+    }
+    const n = this.pendingCount
+    if (n === this.pendingAt.length) this.growPending()
+    if (n === 0 && this.lazyEntries > 0) this.pendingSince = this.time()
+    this.pendingAt[n] = at
+    this.pendingOrder[n] = order
+    this.pendingCount = n + 1
+  }
+
+  private flushRun(): void {
+    const { run } = this
+    if (run[END] === run[START]) return
+    const { request } = this.domain
+    request[IOVA] = run[START]
+    request[LENGTH] = run[END] - run[START]
+    run[START] = run[END] = 0
+    this.domain.unmap()
+    this.counters.unmapRequests++
+  }
+
+  // Waits for everything that is queued. Ok: removed spans may be used again. What became of maps is kept for
+  // `commitMaps` to tell: it says nothing about the removals.
+  private wait(): DmaStatus {
+    this.flushRun()
+    const { domain, iovas, pendingAt, pendingOrder } = this
+    this.counters.synchronousCommits++
+    const status = domain.commit()
+    if (status !== OK && this.mapped !== FAILED) this.mapped = status
+    this.mapsQueued = 0
+    if (domain.broken) return FAILED
+    this.removalsQueued = 0
+    for (let i = 0; i < this.pendingCount; i++) iovas.give(pendingAt, i, pendingOrder[i])
+    this.pendingCount = 0
+    if (this.slots !== null) this.counters.bytesCleared += this.slots.reclaim()
+    return OK
+  }
+
+  // Deferred removals hold what a new mapping needs. Returns whether some of it may be free now.
+  private reclaimed(): boolean {
+    if (this.pendingCount === 0) return false
+    return this.wait() === OK
+  }
+
+  private overdue(): boolean {
+    return this.lazyEntries === 0 || this.time() - this.pendingSince >= this.lazyMs
+  }
+
+  private time(): number {
+    return this.now === undefined ? performance.now() : this.now()
+  }
+
+  private growPending(): void {
+    const [at, order] = [new Float64Array(2 * this.pendingAt.length), new Uint8Array(2 * this.pendingAt.length)]
+    at.set(this.pendingAt)
+    order.set(this.pendingOrder)
+    this.pendingAt = at
+    this.pendingOrder = order
+  }
+
+  // Counts a mapping in, or out, of every granule that it touches. Returns the largest count that is left.
+  private count(guest: Float64Array, row: number, into: number, whole: number, step: number): number {
+    const counts = this.counts as PageCounts
+    if (whole === this.granule) return counts.add(guest, row, step)
+    const { run } = this
+    let most = 0
+    for (let at = 0; at < whole; at += this.granule) {
+      run[AT] = guest[row] - into + at
+      const left = counts.add(run, AT, step)
+      if (left > most) most = left
+    }
+    return most
+  }
+
+  // Others may lend what else is in a page, in either direction, while it is shared.
+  private shareEach(from: number, whole: number): void {
+    const { run, granule } = this
+    for (let at = 0; at < whole; at += granule) {
+      run[AT] = from + at
+      if ((this.counts as PageCounts).add(run, AT, 1) === 1)
+        this.queueMap(run[AT], run[AT], granule, DOMAIN_READ | DOMAIN_WRITE)
+    }
+  }
+
+  private unshareEach(from: number, whole: number): void {
+    const { run, granule, counters } = this
+    const { request } = this.domain
+    for (let at = 0; at < whole; at += granule) {
+      run[AT] = from + at
+      if ((this.counts as PageCounts).add(run, AT, -1) > 0) {
+        counters.stillExposed++
+        continue
+      }
+      request[IOVA] = run[AT]
+      request[LENGTH] = granule
+      this.domain.unmap()
+      this.removalsQueued++
+      counters.unmapRequests++
+    }
+  }
+}
+
+// The CPU's view of a direction to the device's: what goes to the device is what it may read.
+function access(direction: number): number {
+  return ((direction & TO) !== 0 ? DOMAIN_READ : 0) | ((direction & FROM) !== 0 ? DOMAIN_WRITE : 0)
+}
+
+function inside(m: DmaMappings, row: number, offset: number, length: number): boolean {
+  return offset >= 0 && length >= 0 && offset + length <= m.length[row]
+}

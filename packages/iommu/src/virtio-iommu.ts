@@ -1,0 +1,657 @@
+import {
+  BIDIRECTIONAL,
+  DMA_EXHAUSTED,
+  DMA_FAILED,
+  DMA_OK,
+  type DmaChoice,
+  type DmaProvider,
+  type DmaRegion,
+  type DmaStatus,
+  directScheme,
+  FROM_DEVICE,
+  type IommuFault,
+  type PlatformOffer,
+  TO_DEVICE,
+} from '@guestdma/dma'
+import { DeviceSession, QUEUE_FEATURES } from '@guestdma/drivers'
+import { type GuestMemory, hex, observe, type SpanAllocator } from '@guestdma/memory'
+import {
+  DEVICE_ID_IOMMU,
+  FeatureSet,
+  IOMMU_ATTACH_BYTES,
+  IOMMU_ATTACH_DOMAIN,
+  IOMMU_ATTACH_ENDPOINT,
+  IOMMU_CONFIG_BYPASS,
+  IOMMU_CONFIG_DOMAIN_END,
+  IOMMU_CONFIG_DOMAIN_START,
+  IOMMU_CONFIG_INPUT_END,
+  IOMMU_CONFIG_INPUT_START,
+  IOMMU_CONFIG_PAGE_SIZE_MASK,
+  IOMMU_CONFIG_PROBE_SIZE,
+  IOMMU_DETACH_BYTES,
+  IOMMU_DETACH_DOMAIN,
+  IOMMU_DETACH_ENDPOINT,
+  IOMMU_EVENT_QUEUE,
+  IOMMU_FAULT_ADDRESS,
+  IOMMU_FAULT_BYTES,
+  IOMMU_FAULT_ENDPOINT,
+  IOMMU_FAULT_FLAGS,
+  IOMMU_MAP_BYTES,
+  IOMMU_PROBE_BYTES,
+  IOMMU_PROBE_ENDPOINT,
+  IOMMU_REQUEST_QUEUE,
+  IOMMU_TAIL_BYTES,
+  IOMMU_UNMAP_BYTES,
+  VIRTIO_IOMMU_F_BYPASS_CONFIG,
+  VIRTIO_IOMMU_F_DOMAIN_RANGE,
+  VIRTIO_IOMMU_F_INPUT_RANGE,
+  VIRTIO_IOMMU_F_MAP_UNMAP,
+  VIRTIO_IOMMU_F_PROBE,
+  VIRTIO_IOMMU_FAULT_F_ADDRESS,
+  VIRTIO_IOMMU_FAULT_F_READ,
+  VIRTIO_IOMMU_FAULT_F_WRITE,
+  VIRTIO_IOMMU_FAULT_R_DOMAIN,
+  VIRTIO_IOMMU_FAULT_R_MAPPING,
+  VIRTIO_IOMMU_S_NOMEM,
+  VIRTIO_IOMMU_S_OK,
+  VIRTIO_IOMMU_T_ATTACH,
+  VIRTIO_IOMMU_T_DETACH,
+  VIRTIO_IOMMU_T_MAP,
+  VIRTIO_IOMMU_T_PROBE,
+  VIRTIO_IOMMU_T_UNMAP,
+} from '@guestdma/spec'
+import { DEFAULT_DEADLINE_MS, negotiate, type VirtioTransport, type Wait } from '@guestdma/transport'
+import { type CellArea, QUEUE_FULL, SEGMENT_DEVICE, type Virtqueue } from '@guestdma/virtqueue'
+import { type IommuDomain, REQUEST_GUEST, REQUEST_IOVA, REQUEST_LENGTH } from './domain.ts'
+import { describeRequestStatus, IommuError } from './errors.ts'
+import { address, parseProperties, type ReservedRange } from './probe.ts'
+
+// The engine folds a module's own constants into its code; imported ones it loads at each use.
+const OK = DMA_OK
+const MAP_WORD = VIRTIO_IOMMU_T_MAP
+const UNMAP_WORD = VIRTIO_IOMMU_T_UNMAP
+const MAP_BYTES = IOMMU_MAP_BYTES
+const UNMAP_BYTES = IOMMU_UNMAP_BYTES
+const STATUS_OK = VIRTIO_IOMMU_S_OK
+const FULL = QUEUE_FULL
+const IOVA = REQUEST_IOVA
+const GUEST = REQUEST_GUEST
+const LENGTH = REQUEST_LENGTH
+const HIGH_HALF = 2 ** -32
+
+/** Entries of the request queue; a request takes two. */
+const REQUEST_ENTRIES = 512
+/** Fault reports that can wait to be read. */
+const EVENT_ENTRIES = 64
+/** No status of the specification: what a status byte is before the device writes it. */
+const UNWRITTEN = 0xff
+/** Granules above this would make single mappings too large for the backend's arithmetic. */
+const LARGEST_GRANULE = 65_536
+/** More than any property list needs; the device names the size. */
+const LARGEST_PROBE = 65_536
+/** I/O virtual addresses that are used where the device sets no limit. */
+const DEFAULT_INPUT_END = 2 ** 48 - 1
+
+const FEATURES = FeatureSet.of(
+  ...QUEUE_FEATURES,
+  VIRTIO_IOMMU_F_INPUT_RANGE,
+  VIRTIO_IOMMU_F_DOMAIN_RANGE,
+  VIRTIO_IOMMU_F_MAP_UNMAP,
+  VIRTIO_IOMMU_F_PROBE,
+  VIRTIO_IOMMU_F_BYPASS_CONFIG,
+)
+
+export interface VirtioIommuOptions {
+  readonly transport: VirtioTransport
+  readonly memory: GuestMemory
+  /** Guest RAM for the driver's own queues. */
+  readonly ram: SpanAllocator
+  readonly wait: Wait
+  /**
+   * What the IOMMU itself can reach, for its own queues. Default: guest RAM by guest address. An IOMMU of a guest whose
+   * RAM is private gets a pool.
+   */
+  readonly dma?: {
+    readonly providers: readonly DmaProvider[]
+    readonly choice: DmaChoice
+    offer(offered: FeatureSet): PlatformOffer
+  }
+  /** Told of faults that the device reports. It may throw: that surfaces in a microtask. */
+  readonly observer?: (fault: IommuFault) => void
+}
+
+/** Running totals of a virtio-iommu driver. */
+export interface VirtioIommuCounters {
+  /** Requests sent, by kind. */
+  maps: number
+  unmaps: number
+  /** Notifications of the request queue. */
+  notifications: number
+  /** Times that the queue was full before a commit, so that the driver had to wait in between. */
+  full: number
+  /** Requests that the device refused. */
+  refused: number
+  /** Fault reports read, and reports that made no sense. */
+  faults: number
+  malformed: number
+}
+
+/**
+ * The driver of a virtio-iommu: virtio 1.4 §5.13. Requests of all domains go through one queue, in order and batched:
+ * {@link VirtioIommuDomain.commit} notifies the device once and waits through the platform's pump.
+ *
+ * @example
+ * const iommu = await VirtioIommu.start({ transport, memory, ram, wait })
+ * const domain = iommu.attach(8, 'net0')
+ */
+export class VirtioIommu {
+  declare readonly name: string
+  declare readonly granule: number
+  declare readonly inputStart: number
+  declare readonly inputEnd: number
+  declare readonly session: DeviceSession
+  readonly counters: VirtioIommuCounters = {
+    maps: 0,
+    unmaps: 0,
+    notifications: 0,
+    full: 0,
+    refused: 0,
+    faults: 0,
+    malformed: 0,
+  }
+
+  declare private readonly wait: Wait
+  declare private readonly observer: ((fault: IommuFault) => void) | undefined
+  declare private readonly domainStart: number
+  declare private readonly domainEnd: number
+  declare private readonly probeSize: number
+  declare private readonly requests: Virtqueue
+  declare private readonly events: Virtqueue
+  declare private readonly cells: CellArea
+  declare private readonly tails: CellArea
+  declare private readonly reports: CellArea
+  declare private readonly control: DmaRegion
+  // By chain: which domain a request belongs to, and whether it maps; -1 for requests that are waited for one by one.
+  declare private readonly owner: Int32Array
+  private readonly domains: (VirtioIommuDomain | undefined)[] = []
+  private readonly names = new Map<number, string>()
+  private controlStatus = UNWRITTEN
+  private controlWritten = 0
+  private stuck = false
+  private closed = false
+  private wasReset = false
+
+  private constructor(session: DeviceSession, options: VirtioIommuOptions) {
+    const { transport, wait, observer } = options
+    this.name = transport.name
+    this.session = session
+    this.wait = wait
+    this.observer = observer
+    const { features } = session
+    const has = (bit: number): boolean => features.has(bit)
+    if (!has(VIRTIO_IOMMU_F_MAP_UNMAP))
+      throw new IommuError('IOMMU_MODE', this.name, 'the device does not offer MAP_UNMAP (2), the only mode there is')
+    const config = transport.readConfig((reader) => {
+      const bytes = new DataView(new ArrayBuffer(IOMMU_CONFIG_BYPASS + 4))
+      for (let at = 0; at < IOMMU_CONFIG_BYPASS; at += 4) bytes.setUint32(at, reader.read32(at), true)
+      return bytes
+    })
+    const low = config.getUint32(IOMMU_CONFIG_PAGE_SIZE_MASK, true)
+    // The least significant bit is the granule.
+    const granule = (low & -low) >>> 0
+    if (granule === 0 || granule > LARGEST_GRANULE)
+      throw new IommuError(
+        'IOMMU_GRANULE',
+        this.name,
+        `page_size_mask ${hex(low)} has no granule from 1 to ${LARGEST_GRANULE}`,
+        { mask: low },
+      )
+    this.granule = granule
+    this.inputStart = has(VIRTIO_IOMMU_F_INPUT_RANGE) ? address(config, IOMMU_CONFIG_INPUT_START) : 0
+    this.inputEnd = has(VIRTIO_IOMMU_F_INPUT_RANGE) ? address(config, IOMMU_CONFIG_INPUT_END) : DEFAULT_INPUT_END
+    this.domainStart = has(VIRTIO_IOMMU_F_DOMAIN_RANGE) ? config.getUint32(IOMMU_CONFIG_DOMAIN_START, true) : 0
+    this.domainEnd = has(VIRTIO_IOMMU_F_DOMAIN_RANGE) ? config.getUint32(IOMMU_CONFIG_DOMAIN_END, true) : 0xffff_ffff
+    if (this.inputEnd < this.inputStart || this.domainEnd < this.domainStart) {
+      throw new IommuError('IOMMU_RANGE', this.name, 'a range of the device ends before it starts', {
+        input: [this.inputStart, this.inputEnd],
+        domains: [this.domainStart, this.domainEnd],
+      })
+    }
+    this.probeSize = has(VIRTIO_IOMMU_F_PROBE) ? config.getUint32(IOMMU_CONFIG_PROBE_SIZE, true) : 0
+    if (this.probeSize > LARGEST_PROBE)
+      throw new IommuError(
+        'IOMMU_PROBE',
+        this.name,
+        `a probe size of ${this.probeSize} bytes is above ${LARGEST_PROBE}`,
+        {
+          probeSize: this.probeSize,
+        },
+      )
+    // What is not attached must not reach anything, from before any endpoint's driver starts.
+    if (has(VIRTIO_IOMMU_F_BYPASS_CONFIG)) {
+      transport.writeConfig(IOMMU_CONFIG_BYPASS, 1, 0)
+      // Bits 1 to 7 are to be ignored.
+      if ((transport.readConfig((reader) => reader.read8(IOMMU_CONFIG_BYPASS)) & 1) !== 0)
+        throw new IommuError('IOMMU_BYPASS', this.name, 'the device keeps unattached endpoints in bypass mode')
+    }
+    this.requests = session.openQueue({
+      index: IOMMU_REQUEST_QUEUE,
+      label: 'requests',
+      size: REQUEST_ENTRIES,
+      longestChain: 2,
+    })
+    this.events = session.openQueue({
+      index: IOMMU_EVENT_QUEUE,
+      label: 'events',
+      size: EVENT_ENTRIES,
+      longestChain: 1,
+      standing: true,
+    })
+    this.cells = this.requests.cells(MAP_BYTES, TO_DEVICE)
+    this.tails = this.requests.cells(IOMMU_TAIL_BYTES, FROM_DEVICE)
+    this.reports = this.events.cells(IOMMU_FAULT_BYTES, FROM_DEVICE)
+    this.owner = new Int32Array(this.requests.size).fill(-1)
+    const control = IOMMU_PROBE_BYTES + this.probeSize + IOMMU_TAIL_BYTES
+    this.control = session.backend.alloc(control, 8, BIDIRECTIONAL, 'ring')
+    session.onRelease(() => session.backend.free(this.control))
+    session.start()
+    this.postEvents()
+  }
+
+  /**
+   * Brings the device up. Bypass is off, where the device has such a switch, before this resolves.
+   *
+   * @throws IommuError; what `negotiate` throws; TransportError `TRANSPORT_DEVICE_TYPE`
+   */
+  static async start(options: VirtioIommuOptions): Promise<VirtioIommu> {
+    const { transport, memory, ram, wait } = options
+    if (transport.deviceId !== DEVICE_ID_IOMMU)
+      throw new IommuError('IOMMU_MODE', transport.name, `device type ${transport.deviceId} is not an IOMMU (23)`, {
+        deviceId: transport.deviceId,
+      })
+    const dma = options.dma ?? ownQueuesInRam(options)
+    const { features, backend } = await negotiate({ transport, understood: FEATURES, wait, ...dma })
+    const session = new DeviceSession({ transport, features, backend, memory, ram, wait })
+    try {
+      return new VirtioIommu(session, options)
+    } catch (error) {
+      session.giveUp()
+      await session.close().catch(() => {})
+      throw error
+    }
+  }
+
+  /** The endpoints that are attached, by number, with the names they were given. */
+  get endpoints(): ReadonlyMap<number, string> {
+    return this.names
+  }
+
+  /**
+   * Probes an endpoint and attaches it to a domain of its own. Reports about it carry `name`.
+   *
+   * @throws IommuError `IOMMU_PROBE`, `IOMMU_ATTACH`, `IOMMU_DOMAINS`, `IOMMU_STUCK`
+   */
+  attach(endpoint: number, name: string): VirtioIommuDomain {
+    this.refuseClosed()
+    const reserved = this.probeSize > 0 ? this.probe(endpoint, name) : []
+    let index = this.domains.indexOf(undefined)
+    if (index < 0) index = this.domains.length
+    if (this.domainStart + index > this.domainEnd)
+      throw new IommuError('IOMMU_DOMAINS', this.name, `all ${index} domains are in use`, { domains: index })
+    const id = this.domainStart + index
+    const view = this.controlView()
+    view.setUint32(IOMMU_ATTACH_DOMAIN, id, true)
+    view.setUint32(IOMMU_ATTACH_ENDPOINT, endpoint, true)
+    const status = this.ask(VIRTIO_IOMMU_T_ATTACH, IOMMU_ATTACH_BYTES, 0)
+    if (status !== STATUS_OK)
+      throw new IommuError('IOMMU_ATTACH', name, `endpoint ${endpoint}: ${describeRequestStatus(status)}`, {
+        endpoint,
+        domain: id,
+        status,
+      })
+    const domain = new VirtioIommuDomain(this, index, id, endpoint, name, reserved)
+    this.domains[index] = domain
+    this.names.set(endpoint, name)
+    return domain
+  }
+
+  /** Reads fault reports. Returns how many there were. For whoever owns the loop. */
+  poll(): number {
+    if (this.closed) return 0
+    const { events, reports, counters } = this
+    const count = events.reap(EVENT_ENTRIES)
+    if (count === 0) return 0
+    const { region, offset } = reports.memory
+    region.refresh()
+    for (let i = 0; i < count; i++) {
+      const at = offset + events.completed.id[i] * reports.stride
+      if (events.completed.written[i] >= IOMMU_FAULT_BYTES && region.u32[at >> 2] < 0x100) this.tell(region.view, at)
+      else counters.malformed++
+    }
+    events.recycle()
+    this.postEvents()
+    return count
+  }
+
+  /** Resets the device, which detaches all endpoints, and gives its memory back. */
+  async close(): Promise<void> {
+    if (this.closed) return
+    this.closed = true
+    await this.session.close()
+    this.wasReset = true
+  }
+
+  /** For a domain: queues a mapping or a removal. */
+  queue(domain: VirtioIommuDomain, access: number): void {
+    const { requests, cells, tails } = this
+    const map = access !== 0
+    const { segments } = requests
+    segments.kind[0] = cells.kind
+    segments.kind[1] = tails.kind
+    segments.address[0] = segments.address[1] = 0
+    segments.length[0] = map ? MAP_BYTES : UNMAP_BYTES
+    segments.length[1] = IOMMU_TAIL_BYTES
+    let id = requests.add(1, 1)
+    if (id === FULL) {
+      this.counters.full++
+      this.settle()
+      id = requests.add(1, 1)
+    }
+    if (id < 0) {
+      domain.failed = DMA_FAILED
+      domain.broken = true
+      return
+    }
+    const { request } = domain
+    const cell = cells.memory
+    const u32 = cell.region.u32
+    const at = (cell.offset + id * cells.stride) >> 2
+    const iova = request[IOVA]
+    const last = iova + request[LENGTH] - 1
+    u32[at] = map ? MAP_WORD : UNMAP_WORD
+    u32[at + 1] = domain.id
+    u32[at + 2] = iova
+    u32[at + 3] = iova * HIGH_HALF
+    u32[at + 4] = last
+    u32[at + 5] = last * HIGH_HALF
+    if (map) {
+      const guest = request[GUEST]
+      u32[at + 6] = guest
+      u32[at + 7] = guest * HIGH_HALF
+      u32[at + 8] = access
+      this.counters.maps++
+    } else {
+      u32[at + 6] = 0
+      this.counters.unmaps++
+    }
+    const tail = tails.memory
+    tail.region.u32[(tail.offset + id * tails.stride) >> 2] = UNWRITTEN
+    this.owner[id] = (domain.index << 1) | (map ? 1 : 0)
+  }
+
+  /** For a domain: sends what is queued and waits for all of it. */
+  settle(): void {
+    const { requests } = this
+    if (this.stuck) return
+    if (requests.publish() !== OK || requests.broken !== null) {
+      this.giveUp()
+      return
+    }
+    if (requests.outstanding === 0) return
+    this.counters.notifications++
+    this.collect()
+    if (requests.outstanding > 0) this.collectInTime()
+  }
+
+  // The device did not answer before the doorbell returned.
+  private collectInTime(): void {
+    const { requests } = this
+    const now = (): number => this.wait.now?.() ?? performance.now()
+    const deadline = now() + (this.wait.deadlineMs ?? DEFAULT_DEADLINE_MS)
+    while (requests.outstanding > 0) {
+      this.wait.pump()
+      this.collect()
+      if (requests.broken !== null || (requests.outstanding > 0 && now() >= deadline)) {
+        this.giveUp()
+        return
+      }
+    }
+  }
+
+  /** For a domain: detaches its endpoint. Returns whether the device said that it did. */
+  release(domain: VirtioIommuDomain): boolean {
+    // A reset has detached everything.
+    if (!this.wasReset) {
+      this.refuseClosed()
+      this.settle()
+      const view = this.controlView()
+      view.setUint32(IOMMU_DETACH_DOMAIN, domain.id, true)
+      view.setUint32(IOMMU_DETACH_ENDPOINT, domain.endpoint, true)
+      if (this.ask(VIRTIO_IOMMU_T_DETACH, IOMMU_DETACH_BYTES, 0) !== STATUS_OK) return false
+    }
+    // Not before: an endpoint that is still attached must not meet its domain again under another one's name.
+    this.domains[domain.index] = undefined
+    this.names.delete(domain.endpoint)
+    return true
+  }
+
+  private refuseClosed(): void {
+    if (this.closed) throw new IommuError('IOMMU_CLOSED', this.name, 'the driver was closed; start it again')
+  }
+
+  private collect(): void {
+    const { requests, tails, owner } = this
+    const count = requests.reap(REQUEST_ENTRIES)
+    if (count === 0) return
+    const { id: ids, written: lengths } = requests.completed
+    const tail = tails.memory
+    tail.region.refresh()
+    const u8 = tail.region.u8
+    for (let i = 0; i < count; i++) {
+      const id = ids[i]
+      const belongs = owner[id]
+      if (belongs < 0) {
+        this.controlWritten = lengths[i]
+        continue
+      }
+      // Nothing written is a failure, whatever the byte says: virtio 1.4 §5.13.6.
+      const status = lengths[i] === 0 ? UNWRITTEN : u8[tail.offset + id * tails.stride]
+      if (status !== STATUS_OK) this.refused(belongs, status)
+    }
+    requests.recycle()
+  }
+
+  private refused(belongs: number, status: number): void {
+    this.counters.refused++
+    const domain = this.domains[belongs >> 1]
+    if (domain === undefined) return
+    if ((belongs & 1) === 0) domain.broken = true
+    if (domain.failed !== DMA_FAILED)
+      domain.failed = (belongs & 1) === 1 && status === VIRTIO_IOMMU_S_NOMEM ? DMA_EXHAUSTED : DMA_FAILED
+  }
+
+  // No answer: nothing is known of any domain from here on.
+  private giveUp(): void {
+    this.stuck = true
+    for (const domain of this.domains) if (domain !== undefined) domain.broken = true
+  }
+
+  private controlView(): DataView {
+    const { region, offset, length } = this.control
+    region.refresh()
+    region.u8.fill(0, offset, offset + length)
+    return new DataView(region.view.buffer, region.view.byteOffset + offset, length)
+  }
+
+  // Sends the request in the control region, with `extra` writable bytes before the tail. Returns its status.
+  private ask(type: number, readable: number, extra: number): number {
+    const { control, requests } = this
+    const { region, offset, device } = control
+    region.u8[offset] = type
+    const tail = offset + readable + extra
+    region.u8[tail] = UNWRITTEN
+    const { segments } = requests
+    segments.kind[0] = segments.kind[1] = SEGMENT_DEVICE
+    segments.address[0] = device
+    segments.length[0] = readable
+    segments.address[1] = device + readable
+    segments.length[1] = extra + IOMMU_TAIL_BYTES
+    if (requests.free < 2) this.settle()
+    const id = requests.add(1, 1)
+    this.controlWritten = 0
+    if (id >= 0) {
+      this.owner[id] = -1
+      this.settle()
+    }
+    if (id < 0 || this.stuck)
+      throw new IommuError('IOMMU_STUCK', this.name, 'the device does not answer requests any more', {
+        waitedMs: this.wait.deadlineMs ?? DEFAULT_DEADLINE_MS,
+      })
+    region.refresh()
+    this.controlStatus = this.controlWritten === 0 ? UNWRITTEN : region.u8[tail]
+    return this.controlStatus
+  }
+
+  private probe(endpoint: number, name: string): ReservedRange[] {
+    this.controlView().setUint32(IOMMU_PROBE_ENDPOINT, endpoint, true)
+    const status = this.ask(VIRTIO_IOMMU_T_PROBE, IOMMU_PROBE_BYTES, this.probeSize)
+    if (status !== STATUS_OK)
+      throw new IommuError('IOMMU_PROBE', name, `endpoint ${endpoint}: ${describeRequestStatus(status)}`, {
+        endpoint,
+        status,
+      })
+    const { region, offset } = this.control
+    const from = offset + IOMMU_PROBE_BYTES
+    // A copy: the device may change what it wrote while it is read.
+    return parseProperties(name, region.u8.slice(from, from + this.probeSize))
+  }
+
+  private postEvents(): void {
+    const { events, reports } = this
+    const { segments } = events
+    segments.kind[0] = reports.kind
+    segments.address[0] = 0
+    segments.length[0] = IOMMU_FAULT_BYTES
+    while (events.add(0, 1) >= 0);
+    events.publish()
+  }
+
+  private tell(view: DataView, at: number): void {
+    this.counters.faults++
+    if (this.observer === undefined) return
+    const reason = view.getUint8(at)
+    const flags = view.getUint32(at + IOMMU_FAULT_FLAGS, true)
+    const endpoint = view.getUint32(at + IOMMU_FAULT_ENDPOINT, true)
+    const low = view.getUint32(at + IOMMU_FAULT_ADDRESS, true)
+    const high = view.getUint32(at + IOMMU_FAULT_ADDRESS + 4, true)
+    observe(this.observer, {
+      device: this.names.get(endpoint) ?? `endpoint ${endpoint}`,
+      reason:
+        reason === VIRTIO_IOMMU_FAULT_R_DOMAIN
+          ? 'domain'
+          : reason === VIRTIO_IOMMU_FAULT_R_MAPPING
+            ? 'mapping'
+            : 'unknown',
+      access:
+        (flags & VIRTIO_IOMMU_FAULT_F_READ) !== 0
+          ? 'read'
+          : (flags & VIRTIO_IOMMU_FAULT_F_WRITE) !== 0
+            ? 'write'
+            : 'unknown',
+      address: (flags & VIRTIO_IOMMU_FAULT_F_ADDRESS) !== 0 ? { high, low } : undefined,
+    })
+  }
+}
+
+/** One endpoint's address space in a virtio-iommu. */
+export class VirtioIommuDomain implements IommuDomain {
+  declare readonly name: string
+  declare readonly granule: number
+  declare readonly leastLength: number
+  readonly identity = false
+  declare readonly inputStart: number
+  declare readonly inputEnd: number
+  declare readonly reserved: readonly ReservedRange[]
+  readonly request: Float64Array = new Float64Array(3)
+  declare readonly id: number
+  declare readonly endpoint: number
+  /** The driver's: its place among the domains. */
+  declare readonly index: number
+  /** The driver's: the worst status since the last commit. */
+  failed: DmaStatus = DMA_OK
+  /** The driver's: what the endpoint can reach is not known any more. */
+  broken = false
+
+  declare private readonly iommu: VirtioIommu
+  private disposed = false
+
+  constructor(
+    iommu: VirtioIommu,
+    index: number,
+    id: number,
+    endpoint: number,
+    name: string,
+    reserved: readonly ReservedRange[],
+  ) {
+    this.iommu = iommu
+    this.index = index
+    this.id = id
+    this.endpoint = endpoint
+    this.name = name
+    this.granule = iommu.granule
+    // virt_end must be strictly greater than virt_start: virtio 1.4 §5.13.6.5.
+    this.leastLength = Math.max(2, iommu.granule)
+    this.inputStart = iommu.inputStart
+    this.inputEnd = iommu.inputEnd
+    this.reserved = reserved
+  }
+
+  map(access: number): void {
+    this.iommu.queue(this, access)
+  }
+
+  unmap(): void {
+    this.iommu.queue(this, 0)
+  }
+
+  commit(): DmaStatus {
+    this.iommu.settle()
+    const { failed } = this
+    this.failed = OK
+    return this.broken ? DMA_FAILED : failed
+  }
+
+  /** Detaches the endpoint: all of its mappings go at once. Throws `IOMMU_STUCK` where the device does not answer. */
+  dispose(): void {
+    if (this.disposed) return
+    this.disposed = true
+    if (!this.iommu.release(this))
+      throw new IommuError('IOMMU_STUCK', this.name, 'the IOMMU did not confirm that the endpoint was detached', {
+        endpoint: this.endpoint,
+      })
+  }
+}
+
+// An IOMMU reaches all guest RAM by guest address unless the platform says otherwise.
+function ownQueuesInRam({ transport, memory, ram }: VirtioIommuOptions): NonNullable<VirtioIommuOptions['dma']> {
+  return {
+    providers: [directScheme().provider],
+    choice: 'direct',
+    offer: (offered) => ({
+      device: transport.name,
+      offered,
+      transport: { kind: transport.kind, transitional: transport.transitional },
+      ramReachable: true,
+      iommu: undefined,
+      pool: undefined,
+      region: undefined,
+      swiotlbRfc: false,
+      busOffset: 0,
+      memory,
+      ram,
+      mayBlock: true,
+      listed: new Set(['direct']),
+      fact: () => undefined,
+    }),
+  }
+}
