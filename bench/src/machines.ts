@@ -1,12 +1,28 @@
 import type { Variant } from '@guestdma/bench'
 import { type DmaScheme, directScheme } from '@guestdma/dma'
-import { createMachine, type DeviceConfig, type Machine, sharedPoolScheme } from 'guestdma'
+import {
+  createMachine,
+  type DeviceConfig,
+  type Machine,
+  onDeviceScheme,
+  pooledIommuScheme,
+  sharedPagesScheme,
+  sharedPoolScheme,
+  virtioIommuScheme,
+} from 'guestdma'
 import { loadCrowd } from './crowd.ts'
 
 /** The schemes that are measured, by id. */
 export const SCHEMES: Readonly<Record<string, () => DmaScheme>> = {
   direct: () => directScheme(),
   'shared-pool': () => sharedPoolScheme({ size: 8 << 20 }),
+  'on-device': () => onDeviceScheme({ size: 8 << 20 }),
+  'virtio-iommu': () => virtioIommuScheme(),
+  'virtio-iommu-lazy': () => virtioIommuScheme({ mode: 'lazy' }),
+  'virtio-iommu-byte': () => virtioIommuScheme({ granule: 1 }),
+  'virtio-iommu-bounce': () => virtioIommuScheme({ subGranule: 'bounce' }),
+  'virtio-iommu-simple': () => pooledIommuScheme({ size: 8 << 20 }),
+  'shared-pages': () => sharedPagesScheme(),
 }
 
 /** The harness's own loop, with neither driver nor device: what is in every other figure as well. */
@@ -26,8 +42,10 @@ export async function machineFor(
   const length = RAM + (buffers === 'cold' ? 4 * lastLevelCacheBytes : 0)
   return createMachine({
     memory: [{ base, length, memory: new ArrayBuffer(length) }],
+    // Memory on a device lies behind a BAR.
+    transport: backend === 'on-device' ? 'pci' : 'mmio',
     schemes: [SCHEMES[backend]()],
-    devices: [device],
+    devices: [{ ...device, dma: backend }],
   })
 }
 

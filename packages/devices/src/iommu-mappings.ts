@@ -25,7 +25,7 @@ const SEPARATOR = 5
 const LEAF_STRIDE = 4
 const INNER_STRIDE = 2
 // A node with less in it than this is merged with a neighbour if both together fill at most MERGED: then an average
-// mapping never takes more than about 100 bytes, whatever a driver removes.
+// mapping never takes more than about 150 bytes, whatever a driver removes.
 const SPARSE = NODE / 4
 const MERGED = (NODE / 4) * 3
 // 8 children per inner node on average at worst: enough for more mappings than memory holds.

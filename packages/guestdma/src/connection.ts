@@ -1,6 +1,7 @@
 import { MmioRegisters, PciFunction, type VirtioDevice } from '@guestdma/devices'
-import { GuestDmaError, type SpanAllocator } from '@guestdma/memory'
+import { GuestDmaError } from '@guestdma/memory'
 import { assignBars, MmioTransport, PciTransport, type VirtioTransport } from '@guestdma/transport'
+import type { BarSpace } from './bar-space.ts'
 import { type DevicePlatform, DOORBELL_BASE } from './platform.ts'
 
 /** How a driver and a device model of one slot are connected. */
@@ -18,7 +19,7 @@ export interface Connection {
 export function connect(
   device: VirtioDevice,
   platform: DevicePlatform,
-  bars: SpanAllocator,
+  bars: BarSpace,
   interrupt: () => void,
 ): Connection {
   const interrupts = {
@@ -37,7 +38,7 @@ export function connect(
     ...(onDevice === undefined ? {} : { swiotlb: { window: onDevice.window } }),
   })
   assignBars(pci, ({ size, is64, prefetchable }) =>
-    is64 && prefetchable && onDevice !== undefined ? onDevice.device : bars.allocate(size, size),
+    is64 && prefetchable && onDevice !== undefined ? onDevice.device : bars.take(platform.device, size, is64),
   )
   const transport = found(
     PciTransport.probe(pci, platform.device, { swiotlbRfc: swiotlb !== undefined }),

@@ -4,6 +4,7 @@ import { directScheme, UnknownSchemeError } from '@guestdma/dma'
 import { BlkDriver, NetDriver } from '@guestdma/drivers'
 import { GuestDmaError, GuestMemory, guestAddress, SpanAllocator } from '@guestdma/memory'
 import type { DependencyContainer } from 'tsyringe'
+import { BarSpace } from './bar-space.ts'
 import type { DeviceConfig, MachineConfig } from './config.ts'
 import { instancePerContainerCachingFactory, container as root } from './container.ts'
 import { DeviceSlot } from './device-slot.ts'
@@ -204,7 +205,7 @@ export async function createMachine(config: MachineConfig): Promise<Machine> {
     ram,
     values: new Map(),
     mayBlock: config.mayBlock ?? true,
-    bars: barSpace(memory),
+    bars: new BarSpace(memory),
     own: [],
     iommus: new Map(),
     prepare: [],
@@ -253,13 +254,3 @@ export async function createMachine(config: MachineConfig): Promise<Machine> {
   }
   return machine
 }
-
-// Where BARs lie on the bus: beyond guest memory, and clear of the doorbell. 32-bit BARs get what is left below 4 GiB.
-function barSpace(memory: GuestMemory): SpanAllocator {
-  const end = memory.ranges[memory.ranges.length - 1].end
-  const free = end <= BARS_BASE ? BARS_BASE : Math.ceil(end / BARS_BYTES) * BARS_BYTES
-  return new SpanAllocator(guestAddress(free), BARS_BYTES, 'the bus')
-}
-
-const BARS_BASE = 0xc000_0000
-const BARS_BYTES = 0x2000_0000

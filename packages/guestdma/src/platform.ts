@@ -36,6 +36,7 @@ import {
 } from '@guestdma/memory'
 import type { FeatureSet } from '@guestdma/spec'
 import type { PciTransport, VirtioTransport } from '@guestdma/transport'
+import type { BarSpace } from './bar-space.ts'
 
 /** Where message-signalled interrupts go on these machines, as on a PC. */
 export const DOORBELL_BASE = 0xfee0_0000
@@ -56,7 +57,7 @@ export interface PlatformShared {
   readonly values: Map<FactKey<unknown>, unknown>
   readonly mayBlock: boolean
   /** Where on the bus BARs may lie. */
-  readonly bars: SpanAllocator
+  readonly bars: BarSpace
   /** Devices of the platform itself: IOMMUs. */
   readonly own: VirtioDevice[]
   readonly iommus: Map<FactKey<unknown>, IommuHost>
@@ -138,7 +139,7 @@ export class DevicePlatform implements PlatformBuilder {
     region.meter = new Meter()
     // A BAR is a power of two and aligned to it.
     const bytes = 2 ** Math.ceil(Math.log2(Math.max(length, 4096)))
-    const device = this.common.bars.allocate(bytes, bytes) as number as DeviceAddress
+    const device = this.common.bars.take(this.device, bytes, true) as DeviceAddress
     this.onDevice = { device, window: { region, offset: 0, length } }
     return this.onDevice
   }

@@ -121,8 +121,8 @@ describe.each(GRANULES)('bounce, granule %d', (granule) => {
       r.bytes.fill(0x33, at + from, at + from + length)
       expect(r.backend.syncForDevice(m, 0, offset, count)).toBe(DMA_OK)
       // The device writes all of it and the CPU looks at a part.
-      for (let i = 0; i < length; i += granule > 16 && i > 2 && i < length - 3 ? 1 + (granule >> 8) : 1)
-        poke(other, n.device[0] + i, 0x44)
+      for (const { guest, length: bytes } of other.domain.mapped)
+        other.bytes.fill(0x44, guest - BASE, guest - BASE + bytes)
       expect(other.backend.syncForCpu(n, 0, offset, count)).toBe(DMA_OK)
       const edge = (i: number): boolean => i < granule - from || i >= length - ((from + length) % granule)
       for (const i of [0, 1, granule - 2, granule - 1, granule, length - 2, length - 1]) {
@@ -173,12 +173,15 @@ describe.each(GRANULES)('bounce, granule %d', (granule) => {
     expect([lend(r, m, rows, granule - 1, 2, 3), r.domain.queued.length]).toEqual([DMA_EXHAUSTED, queued])
     expect(r.backend.commitMaps()).toBe(DMA_OK)
     r.backend.unmap(m, 0, 0)
-    // Not yet: the device still reaches the slots.
-    expect(lend(r, m, rows, granule - 1, 2, 3)).toBe(rows > 0 ? lendAfterWait(r) : DMA_OK)
     expect(r.backend.commitUnmaps()).toBe(DMA_OK)
+    expect(lend(r, m, 0, granule - 1, 2, 3)).toBe(DMA_OK)
+    r.backend.unmap(m, 1, 0)
+    // A backend may wait here for the removal that is queued; the domain says whether it used a slot too early.
+    lend(r, m, 1, granule - 1, 2, 3)
     expect(r.domain.violations).toEqual([])
     // Whole granules need no slot.
     expect(lend(r, m, 1999, 0, granule, 3)).toBe(DMA_OK)
+    expect(r.backend.commitMaps()).toBe(DMA_OK)
   })
 
   test('receive buffers leave requests their slots', () => {
@@ -202,9 +205,6 @@ describe.each(GRANULES)('bounce, granule %d', (granule) => {
     expect(lend(r, standing, posted, granule - 1, 2, 2)).toBe(DMA_EXHAUSTED)
   })
 })
-
-// A backend may wait for removals that are queued when it needs what they hold.
-const lendAfterWait = (r: Rig): number => (r.domain.queued.some(({ kind }) => kind === 'unmap') ? DMA_EXHAUSTED : DMA_OK)
 
 describe('one byte, where the least mapping is two', () => {
   test('the device gets a copy and a zero, and not the neighbour', () => {

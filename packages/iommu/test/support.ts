@@ -42,6 +42,8 @@ export interface Space {
 const overlaps = (a: { iova: number; length: number }, b: { iova: number; length: number }): boolean =>
   a.iova < b.iova + b.length && b.iova < a.iova + a.length
 
+const sharesRam = (a: Mapping) => (b: Mapping) => a.guest < b.guest + b.length && b.guest < a.guest + a.length
+
 /** An address space as an exact list of mappings. What is queued takes effect at commit and not before. */
 export class ModelDomain implements IommuDomain {
   readonly name = 'model'
@@ -89,6 +91,9 @@ export class ModelDomain implements IommuDomain {
     // Not even over what a queued removal covers: until that is committed the device still has the old mapping.
     if (!this.identity && [...this.mapped, ...this.queued.filter(isMap)].some((other) => overlaps(mapping, other)))
       this.violations.push(`a mapping over what is not known to be removed: ${mapping.iova} + ${mapping.length}`)
+    // Slots and allocations belong to one mapping, and until its removal is committed to the device.
+    if (mapping.guest >= BASE + LENDABLE && [...this.mapped, ...this.queued.filter(isMap)].some(sharesRam(mapping)))
+      this.violations.push(`memory of the backend's own mapped twice: ${mapping.guest} + ${mapping.length}`)
     this.queued.push({ kind: 'map', ...mapping })
   }
 

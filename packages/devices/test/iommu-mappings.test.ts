@@ -1,0 +1,177 @@
+import fc from 'fast-check'
+import { describe, expect, test } from 'vitest'
+import { MAPPING_NODE, MappingPool } from '../src/iommu-mapping-pool.ts'
+import { Mappings } from '../src/iommu-mappings.ts'
+
+type Mapping = [start: number, end: number, phys: number, flags: number]
+
+/** The same, as a plain array that is searched from end to end. */
+class Model {
+  all: Mapping[] = []
+
+  overlaps(start: number, end: number): boolean {
+    return this.all.some(([s, e]) => s <= end && e >= start)
+  }
+
+  insert(mapping: Mapping): boolean {
+    if (this.overlaps(mapping[0], mapping[1])) return false
+    this.all.push(mapping)
+    return true
+  }
+
+  remove(start: number, end: number): number {
+    const affected = this.all.filter(([s, e]) => s <= end && e >= start)
+    if (affected.some(([s, e]) => s < start || e > end)) return -1
+    this.all = this.all.filter((mapping) => !affected.includes(mapping))
+    return affected.length
+  }
+
+  find(address: number): Mapping | undefined {
+    return this.all.find(([s, e]) => s <= address && e >= address)
+  }
+
+  sorted(): Mapping[] {
+    return [...this.all].sort((a, b) => a[0] - b[0])
+  }
+}
+
+function keys(tree: Mappings, ...values: readonly number[]): Mappings {
+  tree.keys.set(values)
+  return tree
+}
+
+function contents(tree: Mappings): Mapping[] {
+  const all: Mapping[] = []
+  tree.forEach((...mapping) => {
+    all.push(mapping)
+  })
+  return all
+}
+
+function find(tree: Mappings, address: number): Mapping | undefined {
+  const at = keys(tree, address).find()
+  return at < 0 ? undefined : ([...tree.pool.cells.slice(at, at + 4)] as Mapping)
+}
+
+// xorshift32: the same numbers at every run, from the seed.
+function random(seed: number): (below: number) => number {
+  let x = seed
+  return (below) => {
+    x ^= x << 13
+    x ^= x >>> 17
+    x ^= x << 5
+    return (x >>> 0) % below
+  }
+}
+
+describe('the mapping store', () => {
+  test.each([
+    ['ranges of a few bytes', 1, 3000, 12],
+    ['pages, dense', 4096, 400 * 4096, 3 * 4096],
+    ['wide, with long removals', 1, 1_000_000, 2000],
+    ['around 2^53', -1, 4000, 9],
+  ])('10^5 operations agree with a plain array: %s', (_, unit, space, longest) => {
+    const next = random(space + longest)
+    const tree = new Mappings(new MappingPool())
+    const model = new Model()
+    const step = Math.abs(unit)
+    const base = unit < 0 ? 2 ** 53 - space - longest - 1 : 0
+    for (let i = 0; i < 100_000; i++) {
+      const start = base + Math.floor(next(space) / step) * step
+      // Phases of growing and of shrinking.
+      const growing = next(10) < (Math.floor(i / 5000) % 2 === 0 ? 7 : 3)
+      const long = !growing && next(20) === 0 ? 20 : 1
+      const end = start + (1 + Math.floor((next(longest) * long) / step)) * step - 1 + (step === 1 ? 1 : 0)
+      const known = model.all.length > 0 && next(2) === 0 ? model.all[next(model.all.length)] : undefined
+      if (growing) {
+        expect(keys(tree, start, end, i, i & 3).insert()).toBe(model.insert([start, end, i, i & 3]))
+      } else {
+        const [s, e] = known ?? [start, end]
+        expect(keys(tree, s, e).remove()).toBe(model.remove(s, e))
+      }
+      const address = base + next(space)
+      expect(find(tree, address)).toEqual(model.find(address))
+      if (i % 7 === 0) expect(keys(tree, start, end).overlaps()).toBe(model.overlaps(start, end))
+      if (i % 5000 === 0) expect(contents(tree)).toEqual(model.sorted())
+    }
+    expect(tree.count).toBe(model.all.length)
+    expect(contents(tree)).toEqual(model.sorted())
+    expect(keys(tree, 0, 2 ** 53 - 1).remove()).toBe(model.all.length)
+    expect(contents(tree)).toEqual([])
+    expect(tree.pool.used).toBe(1)
+    tree.dispose()
+    expect(tree.pool.used).toBe(0)
+  })
+
+  test('any sequence of a few operations', () => {
+    const operation = fc.tuple(fc.constantFrom('insert', 'remove'), fc.nat(300), fc.nat(40))
+    fc.assert(
+      fc.property(fc.array(operation, { maxLength: 300, size: 'max' }), (operations) => {
+        const tree = new Mappings(new MappingPool())
+        const model = new Model()
+        for (const [what, start, more] of operations) {
+          if (what === 'insert') {
+            const end = start + 1 + (more % 4)
+            expect(keys(tree, start, end, 0, 3).insert()).toBe(model.insert([start, end, 0, 3]))
+          } else expect(keys(tree, start, start + more).remove()).toBe(model.remove(start, start + more))
+        }
+        expect(contents(tree)).toEqual(model.sorted())
+      }),
+      { numRuns: 100 },
+    )
+  })
+
+  // What a driver may do on purpose: many leaves, each with little in it.
+  test.each([
+    ['ascending', (i: number, n: number) => (i * 7) % (7 * n)],
+    ['descending', (i: number, n: number) => 7 * (n - i)],
+    ['descending behind every 16th', (i: number, n: number) => (i % 16) * n * 8 + 7 * (n - Math.floor(i / 16))],
+    ['outwards from the middle', (i: number, n: number) => 7 * (i % 2 === 0 ? n + i : n - i)],
+  ])('an average mapping takes at most 150 bytes: %s, thinned out, and refilled', (_, address) => {
+    const tree = new Mappings(new MappingPool())
+    const count = 20_000
+    const bytes = (): number => (tree.pool.used * MAPPING_NODE * 8) / tree.count
+    for (let i = 0; i < count; i++) {
+      const at = address(i, count)
+      expect(keys(tree, at, at + 6).insert()).toBe(true)
+    }
+    expect(bytes()).toBeLessThan(150)
+    // Every mapping but one in 16.
+    contents(tree).forEach(([start, end], i) => {
+      if (i % 16 !== 5) expect(keys(tree, start, end).remove()).toBe(1)
+    })
+    expect(tree.count).toBe(count / 16)
+    expect(bytes()).toBeLessThan(150)
+  })
+
+  test('domains share nodes: what one frees serves the next', () => {
+    const pool = new MappingPool()
+    const fill = (): Mappings => {
+      const tree = new Mappings(pool)
+      for (let i = 0; i < 5000; i++) keys(tree, i * 4, i * 4 + 3).insert()
+      return tree
+    }
+    const first = fill()
+    const used = pool.used
+    const { cells } = pool
+    first.dispose()
+    expect(pool.used).toBe(0)
+    const second = fill()
+    expect([pool.used, pool.cells]).toEqual([used, cells])
+    second.dispose()
+  })
+
+  test('10^6 mappings: found, removed in one go', () => {
+    const tree = new Mappings(new MappingPool())
+    // All pages, in an order that is neither ascending nor random: 7919 is prime.
+    for (let i = 0; i < 1_000_000; i++) {
+      const page = (i * 7919) % 1_000_000
+      keys(tree, page * 4096, page * 4096 + 4095, page, 3).insert()
+    }
+    expect(tree.count).toBe(1_000_000)
+    for (let i = 0; i < 1_000_000; i += 997) expect(find(tree, i * 4096 + 17)?.[2]).toBe(i)
+    expect(keys(tree, 4096, 2 ** 53 - 1).remove()).toBe(999_999)
+    expect(tree.pool.used).toBe(1)
+    expect(contents(tree)).toEqual([[0, 4095, 0, 3]])
+  })
+})

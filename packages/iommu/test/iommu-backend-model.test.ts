@@ -1,0 +1,20 @@
+import fc from 'fast-check'
+import { describe, expect, test } from 'vitest'
+import { runBackend, type Step } from './iommu-backend-model.ts'
+import { EDGES, MODES } from './support.ts'
+
+const step: fc.Arbitrary<Step> = fc.tuple(fc.nat({ max: 15 }), fc.nat({ max: 65_535 }), fc.nat({ max: 65_535 }))
+
+describe.each([1, 2, 4, 16, 4096, 65_536])('backends over granules of %d agree with the model', (granule) => {
+  test.each(MODES.flatMap((mode) => EDGES.map((subGranule) => [mode, subGranule] as const)))(
+    '%s, %s',
+    (mode, subGranule) => {
+      fc.assert(
+        fc.property(fc.array(step, { maxLength: 400, size: 'max' }), (steps) => {
+          expect(runBackend({ granule, mode, subGranule }, steps)).toBeUndefined()
+        }),
+        { numRuns: granule > 4096 ? 5 : 12 },
+      )
+    },
+  )
+})
