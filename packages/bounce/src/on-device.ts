@@ -25,7 +25,7 @@ export interface OnDeviceOptions {
   readonly addressing?: SwiotlbDeclaration['addressing']
   /**
    * Where the device itself sees its region, if that is not where the guest put the BAR: a device that was passed
-   * through to a guest keeps the host's address. Bus addressing then leads nowhere.
+   * through to a guest keeps the host's address. Bus addressing then leads nowhere; offsets do not depend on it.
    */
   readonly deviceView?: number
   /** See {@link ClearPolicy}. */
@@ -49,7 +49,8 @@ export function onDeviceScheme(options: OnDeviceOptions = {}): DmaScheme {
       const pci = platform.transport === 'pci'
       const { device, window } = pci ? platform.deviceMemory(size) : inGuestRam(platform, size)
       const home = pci ? 'device-memory' : 'guest-ram'
-      const at = (deviceView ?? (addressing === 'offset' ? 0 : device)) as DeviceAddress
+      // An offset is the same in either view: the device adds where it sees the region.
+      const at = (addressing === 'offset' ? 0 : (deviceView ?? device)) as DeviceAddress
       platform.declareRam(false)
       platform.declareSwiotlb({ window, device: addressing === 'offset' ? at : device, home, addressing, bit })
       return platform.window(at, window)

@@ -241,7 +241,8 @@ export class BlkDevice extends VirtioDevice {
     if (row) this.remember(slot, queue)
     for (;;) {
       this.ask(slot)
-      // The store may have run code that moved memory: the ring comes first.
+      // The store may have run code that moved memory: the ring comes first. A port learns of growth by `refresh` only.
+      port.refresh()
       if (port.epoch !== epoch) this.checkPort()
       // Still pending, or reset away meanwhile.
       if (slot.state !== 'done') return

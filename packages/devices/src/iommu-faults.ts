@@ -31,8 +31,7 @@ export class PendingFaults {
     if (this.count === MOST_PENDING) return false
     const at = ((this.first + this.count) % MOST_PENDING) * WORDS
     const words = this.region.u32
-    // All of a record is written: reserved fields and undefined flags are zero.
-    words.fill(0, at, at + WORDS)
+    // The reserved fields are never written, and so stay zero.
     words[at + IOMMU_FAULT_REASON / 4] = reason
     words[at + IOMMU_FAULT_FLAGS / 4] =
       VIRTIO_IOMMU_FAULT_F_ADDRESS | (access === 1 ? VIRTIO_IOMMU_FAULT_F_READ : VIRTIO_IOMMU_FAULT_F_WRITE)

@@ -180,7 +180,7 @@ export class IommuPort implements BusPort {
     if (this.downstream.epoch !== this.downstreamEpoch) this.revoke()
   }
 
-  /** For the IOMMU: attaches the endpoint to a domain, or to none and then in bypass mode or not. Revokes all grants. */
+  /** For the IOMMU: attaches the endpoint to a domain, or to none, in bypass mode or not. Revokes all grants. */
   assign(domain: IommuDomain | null, bypass: boolean): void {
     this.domain = domain
     this.mappings = domain === null ? null : domain.mappings

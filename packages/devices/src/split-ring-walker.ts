@@ -44,6 +44,9 @@ const PLAIN_MASK = DESCRIPTOR_F_NEXT | DESCRIPTOR_F_WRITE | DESCRIPTOR_F_INDIREC
 const NEAR = 0x7fff_0000
 // Neither: the chain is one descriptor.
 const NEXT_OR_INDIRECT = F_NEXT | F_INDIRECT
+// In `peeked`, behind the descriptor at the head of a chain: the index of the one after it, and its four words.
+const SECOND = 5
+const NO_SECOND = 0xffff_ffff
 // The port was not asked yet. (0: it refused.)
 const NOT_ASKED = -1
 
@@ -125,7 +128,7 @@ export class SplitRingWalker {
   // A chain that takePlain left: its position, and its head and descriptor as they were loaded, so that they are loaded
   // once.
   private peekedAt = -1
-  private readonly peeked = new Uint32Array(5)
+  private readonly peeked = new Uint32Array(10)
 
   // In order: completions by available position, held until all earlier ones came. -1: still outstanding.
   private heldWritten = new Float64Array(0)
@@ -233,10 +236,11 @@ export class SplitRingWalker {
     const { chains, driver, port, size, table } = this
     if (driver.u16.length === 0 || port.region.u8.length === 0) port.refresh()
     if (table.u32.length === 0) table.refresh()
-    const { window, region } = port
-    const windowBase = window[0]
-    const windowLength = (window[3] & READ_ACCESS) !== 0 && region.length < NEAR ? window[1] : 0
-    const windowOffset = window[2]
+    const { request, window } = port
+    let region = port.region
+    let windowBase = window[0]
+    let windowLength = (window[3] & READ_ACCESS) !== 0 && region.length < NEAR ? window[1] : 0
+    let windowOffset = window[2]
     const ready = (this.available - this.next) & 0xffff
     const count = ready < limit ? ready : limit
     const mask = size - 1
@@ -261,7 +265,7 @@ export class SplitRingWalker {
       const high = words[word + 1]
       const length = words[word + 2]
       const flagsAndNext = words[word + 3]
-      const into = high * TWO_32 + low - windowBase
+      let into = high * TWO_32 + low - windowBase
       if (
         (flagsAndNext & PLAIN_MASK) !== 0 ||
         length === 0 ||
@@ -269,7 +273,28 @@ export class SplitRingWalker {
         !(into >= 0 && into + length <= windowLength)
       ) {
         this.keepPeeked((start + n) & 0xffff, head, low, high, length, flagsAndNext)
-        break
+        if ((flagsAndNext & PLAIN_MASK) !== 0 || length === 0 || high >= HIGH_LIMIT) break
+        // A port that translates has many small windows, and is asked for the next.
+        request[0] = high * TWO_32 + low
+        const granted = port.resolve(length, READ_ACCESS)
+        if (granted <= 0) {
+          this.fail('buffer-unreachable', head, length, 0)
+          break
+        }
+        region = port.region
+        if (granted < length || region.length >= NEAR) break
+        windowBase = window[0]
+        windowLength = (window[3] & READ_ACCESS) !== 0 ? window[1] : 0
+        windowOffset = window[2]
+        into = request[0] - windowBase
+        if (!(into >= 0 && into + length <= windowLength)) {
+          // The port does not say what is around its grant.
+          windowBase = request[0]
+          windowLength = length
+          windowOffset = port.offset
+          into = 0
+        }
+        this.peekedAt = -1
       }
       answer = taker.plain(region, (windowOffset + into) | 0, length, head)
       if (answer === PLAIN_VOID) return -1
@@ -473,7 +498,7 @@ export class SplitRingWalker {
     const { request, window } = port
     const peeked = this.peeked
     const held = this.heldWritten
-    const { columns } = chains
+    const { bytes, columns } = chains
     let { lengths, spans, regions, segments: segment } = chains
     // The port's last window: what lies in it needs no call.
     let windowBase = window[0]
@@ -531,6 +556,59 @@ export class SplitRingWalker {
           continue
         }
       }
+      peeked[SECOND] = NO_SECOND
+      // A request and its answer: two descriptors, both in the window.
+      if ((flagsAndNext & (NEXT_OR_INDIRECT | F_WRITE)) === F_NEXT && segment + 1 < lengths.length) {
+        const index = flagsAndNext >>> 16
+        const second = base + (index << 2)
+        const into = high * TWO_32 + low - windowBase
+        const both = index < size && length !== 0 && high < HIGH_LIMIT && windowAccess === 3
+        const low2 = both ? words[second] : 0
+        const high2 = both ? words[second + 1] : HIGH_LIMIT
+        const size2 = both ? words[second + 2] : 0
+        const flags2 = both ? words[second + 3] : 0
+        const address2 = high2 * TWO_32 + low2
+        const into2 = address2 - windowBase
+        if (both) {
+          // Loaded once: if this is no such pair, walk() goes on with them.
+          peeked[SECOND] = index
+          peeked[SECOND + 1] = low2
+          peeked[SECOND + 2] = high2
+          peeked[SECOND + 3] = size2
+          peeked[SECOND + 4] = flags2
+        }
+        if (
+          (flags2 & (NEXT_OR_INDIRECT | F_WRITE)) === F_WRITE &&
+          size2 !== 0 &&
+          high2 < HIGH_LIMIT &&
+          into >= 0 &&
+          into + length <= windowLength &&
+          into2 >= 0 &&
+          into2 + size2 <= windowLength &&
+          length + size2 <= MAX_CHAIN_BYTES
+        ) {
+          if (regions[segment] !== region) regions[segment] = region
+          if (regions[segment + 1] !== region) regions[segment + 1] = region
+          lengths[segment] = length
+          lengths[segment + 1] = size2
+          spans[segment * 2] = windowOffset + into
+          spans[segment * 2 + 1] = high * TWO_32 + low
+          spans[segment * 2 + 2] = windowOffset + into2
+          spans[segment * 2 + 3] = address2
+          const at = row * STRIDE
+          columns[at + HEAD] = (next << 16) | head
+          columns[at + FIRST] = segment
+          columns[at + WRITE] = segment + 1
+          bytes[row * 2] = length
+          bytes[row * 2 + 1] = size2
+          if (held.length !== 0) held[next & mask] = -1
+          if (table.meter !== null) table.meter.load(4, 4)
+          segment += 2
+          row++
+          next = (next + 1) & 0xffff
+          continue
+        }
+      }
       chains.rows = row
       chains.segments = segment
       if (!this.walk(head, next, low, high, length, flagsAndNext, granted)) break
@@ -564,7 +642,7 @@ export class SplitRingWalker {
     flagsAndNext: number,
     granted: number,
   ): boolean {
-    const { chains, port, size } = this
+    const { chains, peeked, port, size } = this
     const first = chains.segments
     let segment = first
     let index = head
@@ -626,7 +704,13 @@ export class SplitRingWalker {
       }
       granted = NOT_ASKED
       elements++
-      if (unaligned < 0) {
+      if (elements === 2 && !inTable && peeked[SECOND] === index) {
+        peeked[SECOND] = NO_SECOND
+        low = peeked[SECOND + 1]
+        high = peeked[SECOND + 2]
+        length = peeked[SECOND + 3]
+        flagsAndNext = peeked[SECOND + 4]
+      } else if (unaligned < 0) {
         const words = table.u32
         const word = base + (index << 2)
         low = words[word]

@@ -121,6 +121,58 @@ describe('the mapping store', () => {
     )
   })
 
+  test('waves over 65536 pages, several levels deep: inner nodes split, thin out and merge', () => {
+    const PAGES = 65_536
+    const tree = new Mappings(new MappingPool())
+    const mapped = new Int32Array(PAGES).fill(-1)
+    const next = random(7)
+    let count = 0
+    let wrong = 0
+    for (let wave = 0; wave < 60; wave++) {
+      // A stretch is filled or emptied, upwards, downwards or at random, and not completely.
+      const first = next(PAGES)
+      const length = Math.min(PAGES - first, 1 + next(30_000))
+      const order = next(3)
+      const fills = wave < 6 || next(2) === 0
+      for (let i = 0; i < length; i++) {
+        const page = first + (order === 0 ? i : order === 1 ? length - 1 - i : next(length))
+        if (next(25) === 0) continue
+        keys(tree, page * 4096, page * 4096 + 4095, wave, 3)
+        if (fills) {
+          if (tree.insert() !== mapped[page] < 0) wrong++
+          if (mapped[page] < 0) {
+            mapped[page] = wave
+            count++
+          }
+        } else {
+          if (tree.remove() !== (mapped[page] < 0 ? 0 : 1)) wrong++
+          if (mapped[page] >= 0) count--
+          mapped[page] = -1
+        }
+      }
+      for (let page = 0; page < PAGES; page++) {
+        const at = keys(tree, page * 4096 + 5).find()
+        if ((at < 0 ? -1 : tree.pool.cells[at + 2]) !== mapped[page]) wrong++
+      }
+      expect([wave, wrong, tree.count]).toEqual([wave, 0, count])
+    }
+  })
+
+  test('what lies between the key of an inner node and its first child outlives a merge of that node', () => {
+    const tree = new Mappings(new MappingPool())
+    const page = (n: number): Mappings => keys(tree, n * 4096, n * 4096 + 4095, n, 3)
+    // Ascending: leaves of 16, and 16 of them to an inner node but for the last.
+    for (let n = 0; n < 2048; n++) expect(page(n).insert()).toBe(true)
+    // The second inner node loses its first leaf, and gets mappings below the next one.
+    expect(keys(tree, 256 * 4096, 272 * 4096 - 1).remove()).toBe(16)
+    for (let n = 260; n > 256; n--) expect(page(n).insert()).toBe(true)
+    // The first one becomes sparse.
+    for (let n = 0; n < 240; n++) {
+      expect(page(n).remove()).toBe(1)
+      for (const kept of [250, 257, 260, 272, 500]) expect(find(tree, kept * 4096)?.[2]).toBe(kept)
+    }
+  })
+
   // What a driver may do on purpose: many leaves, each with little in it.
   test.each([
     ['ascending', (i: number, n: number) => (i * 7) % (7 * n)],

@@ -279,8 +279,12 @@ export class DevicePlatform implements PlatformBuilder {
   private region(transport: VirtioTransport): PoolFact | undefined {
     const { swiotlb } = this
     if (swiotlb === undefined || transport.kind !== 'pci') return swiotlb
+    const { onDevice } = this
     const found = (transport as PciTransport).swiotlb
-    if (found === null) return undefined
+    if (found === null || onDevice === undefined) return undefined
+    // A function may name another BAR, or more of this one than there is memory behind it.
+    const there = found.address - found.offset === onDevice.device
+    if (!there || found.offset + found.length > onDevice.window.length) return undefined
     const { window, device, home, addressing } = swiotlb
     return {
       window: { region: window.region, offset: window.offset + found.offset, length: found.length },

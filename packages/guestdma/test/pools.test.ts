@@ -2,7 +2,7 @@ import { sharedPoolScheme } from '@guestdma/bounce'
 import type { NetDevice } from '@guestdma/devices'
 import { type DeviceConfig, type Machine, MemoryBlockStore } from 'guestdma'
 import { beforeAll, describe, expect, it } from 'vitest'
-import { MAC, machine, pattern, RecordingLink } from './support/machines.ts'
+import { MAC, machineOver, pattern, RecordingLink, TRANSPORTS } from './support/machines.ts'
 
 const SLOT = 2048
 const DISK = 64 * 512
@@ -40,22 +40,6 @@ function setup(mode: 'map' | 'pool', mtu = 1500): Setup {
   }
 }
 
-const small = (devices: readonly DeviceConfig[], slots: number, per: 'device' | 'machine'): Promise<Machine> =>
-  machine(devices, { schemes: [sharedPoolScheme({ size: slots * SLOT, per })] })
-
-/** The fewest slots with which the devices come up: rings, cells and buffers of their own, and one slot of reserve. */
-async function fewest(devices: () => readonly DeviceConfig[], per: 'device' | 'machine'): Promise<number> {
-  for (let slots = 1; slots < 200; slots++) {
-    const made = await small(devices(), slots, per).catch((error: { code: string }) => error.code)
-    if (typeof made !== 'string') {
-      await made.close()
-      return slots
-    }
-    expect(['DMA_ALLOC', 'BOUNCE_POOL_SIZE', 'BLK_SIZE_MAX']).toContain(made)
-  }
-  throw new Error('200 slots are not enough')
-}
-
 /**
  * Sends frames of all sizes as long as there is room, and goes on when there is again. Fails where nothing moves any
  * more.
@@ -69,7 +53,8 @@ function sendAll(made: Machine, link: RecordingLink, frames: readonly Uint8Array
     idle = sent + link.frames.length > before ? 0 : idle + 1
     if (idle === 3)
       throw new Error(
-        `stuck after ${link.frames.length} of ${frames.length} frames: ${JSON.stringify(made.counters().devices.net0.backend)}`,
+        `stuck after ${link.frames.length} of ${frames.length} frames: ` +
+          JSON.stringify(made.counters().devices.net0.backend),
       )
   }
 }
@@ -78,109 +63,129 @@ const FRAMES = [1, 14, 60, 64, 512, 1024, 1500, 1514, 60, 1514, 1514, 1514, 1514
   pattern,
 )
 
-describe.each(['device', 'machine'] as const)('pool/tiny: one pool per %s', (per) => {
-  const least = { map: 0, pool: 0 }
-  beforeAll(async () => {
-    for (const mode of ['map', 'pool'] as const) {
-      if (per === 'machine') least[mode] = await fewest(() => setup(mode).devices, per)
-      else
-        least[mode] = Math.max(
-          await fewest(() => setup(mode).devices.slice(0, 1), per),
-          await fewest(() => setup(mode).devices.slice(1), per),
-        )
+describe.each(TRANSPORTS)('over %s', (transport) => {
+  const machine = machineOver(transport)
+
+  const small = (devices: readonly DeviceConfig[], slots: number, per: 'device' | 'machine'): Promise<Machine> =>
+    machine(devices, { schemes: [sharedPoolScheme({ size: slots * SLOT, per })] })
+
+  /** The fewest slots with which the devices come up: rings, cells, buffers of their own, and one slot of reserve. */
+  async function fewest(devices: () => readonly DeviceConfig[], per: 'device' | 'machine'): Promise<number> {
+    for (let slots = 1; slots < 200; slots++) {
+      const made = await small(devices(), slots, per).catch((error: { code: string }) => error.code)
+      if (typeof made !== 'string') {
+        await made.close()
+        return slots
+      }
+      expect(['DMA_ALLOC', 'BOUNCE_POOL_SIZE', 'BLK_SIZE_MAX']).toContain(made)
     }
-  })
+    throw new Error('200 slots are not enough')
+  }
 
-  it.each(
-    ([1, 2, 3, 4, 5, 6, 7, 8] as const).flatMap((n) => (['map', 'pool'] as const).map((mode) => [n, mode] as const)),
-  )(
-    'with %d payload slots and net in %s mode: transmit and blk complete under a full receive ring',
-    async (n, mode) => {
-      const { devices, link, store, got } = setup(mode)
-      const made = await small(devices, least[mode] - 1 + n, per)
-      made.pump()
-      sendAll(made, link, FRAMES)
-      expect(link.frames).toEqual(FRAMES)
-      const disk = made.blk('disk0')
-      const write = disk.writeBytes(8, pattern(16_384, n))
-      await made.run(write)
-      expect(new Uint8Array(store.bytes.subarray(4096, 4096 + 16_384))).toEqual(pattern(16_384, n))
-      expect(await made.run(disk.readBytes(0, DISK))).toEqual(new Uint8Array(store.bytes))
-      // Both at once.
-      const both = Promise.all([
-        disk.readBytes(0, DISK),
-        disk.writeBytes(40, pattern(4096, 9)),
-        disk.flush(),
-        disk.id(),
-      ])
-      link.frames.length = 0
-      sendAll(made, link, FRAMES)
-      await made.run(both)
-      expect(link.frames).toEqual(FRAMES)
-      // What comes in waits for room, and then arrives as well.
-      const device = made.slot('net0').device as NetDevice
-      let arrived = 0
-      for (let round = 0; round < 40 && arrived < FRAMES.length; round++) {
-        if (device.receive(FRAMES[arrived])) arrived++
-        made.pump()
+  describe.each(['device', 'machine'] as const)('pool/tiny: one pool per %s', (per) => {
+    const least = { map: 0, pool: 0 }
+    beforeAll(async () => {
+      for (const mode of ['map', 'pool'] as const) {
+        if (per === 'machine') least[mode] = await fewest(() => setup(mode).devices, per)
+        else
+          least[mode] = Math.max(
+            await fewest(() => setup(mode).devices.slice(0, 1), per),
+            await fewest(() => setup(mode).devices.slice(1), per),
+          )
       }
-      if (n > 1 || mode === 'pool') expect(got).toEqual(FRAMES)
-      for (const name of ['net0', 'disk0']) expect(made.slot(name).device.faults.count).toBe(0)
-      await made.close()
-      expect(made.ram.live).toBe(0)
-    },
-  )
-})
+    })
 
-describe('pool/drain: a sender that found a shared pool full hears when there is room', () => {
-  it('although it had nothing in flight itself', async () => {
-    const { devices, link } = setup('map')
-    const slots = await fewest(() => setup('map').devices, 'machine')
-    const made = await small(devices, slots, 'machine')
-    made.pump()
-    const drained: string[] = []
-    made.events.on('drain', ({ device }) => drained.push(device))
-    // The block device takes whatever is left and keeps it.
-    const read = made.blk('disk0').readBytes(0, DISK)
-    await Promise.resolve()
-    await Promise.resolve()
-    const first = made.net('net0').sendCopy(pattern(60))
-    await made.run(read)
-    made.pump()
-    if (!first) expect(drained).toContain('net0')
-    expect(made.net('net0').sendCopy(pattern(61))).toBe(true)
-    made.pump()
-    expect(link.frames.at(-1)).toEqual(pattern(61))
-    expect(first).toBe(false)
-  })
-})
-
-describe('pool/jumbo: frames that need several slots', () => {
-  let least = 0
-  beforeAll(async () => {
-    least = await fewest(() => setup('map', 9000).devices.slice(0, 1), 'device')
-  })
-
-  it.each([1, 2, 3, 4, 5, 6, 7, 8])(
-    'with %d payload slots: frames of 9,014 bytes are sent, or refused for good with a code',
-    async (n) => {
-      const slots = least - 1 + n
-      const { devices, link } = setup('map', 9000)
-      const made = await small(devices.slice(0, 1), slots, 'device')
-      made.pump()
-      const net = made.net('net0')
-      const frame = pattern(9014)
-      for (let round = 0; round < 5; round++) {
-        if (net.sendCopy(frame)) break
+    it.each(
+      ([1, 2, 3, 4, 5, 6, 7, 8] as const).flatMap((n) => (['map', 'pool'] as const).map((mode) => [n, mode] as const)),
+    )(
+      'with %d payload slots and net in %s mode: transmit and blk complete under a full receive ring',
+      async (n, mode) => {
+        const { devices, link, store, got } = setup(mode)
+        const made = await small(devices, least[mode] - 1 + n, per)
         made.pump()
-      }
+        sendAll(made, link, FRAMES)
+        expect(link.frames).toEqual(FRAMES)
+        const disk = made.blk('disk0')
+        const write = disk.writeBytes(8, pattern(16_384, n))
+        await made.run(write)
+        expect(new Uint8Array(store.bytes.subarray(4096, 4096 + 16_384))).toEqual(pattern(16_384, n))
+        expect(await made.run(disk.readBytes(0, DISK))).toEqual(new Uint8Array(store.bytes))
+        // Both at once.
+        const both = Promise.all([
+          disk.readBytes(0, DISK),
+          disk.writeBytes(40, pattern(4096, 9)),
+          disk.flush(),
+          disk.id(),
+        ])
+        link.frames.length = 0
+        sendAll(made, link, FRAMES)
+        await made.run(both)
+        expect(link.frames).toEqual(FRAMES)
+        // What comes in waits for room, and then arrives as well.
+        const device = made.slot('net0').device as NetDevice
+        let arrived = 0
+        for (let round = 0; round < 40 && arrived < FRAMES.length; round++) {
+          if (device.receive(FRAMES[arrived])) arrived++
+          made.pump()
+        }
+        if (n > 1 || mode === 'pool') expect(got).toEqual(FRAMES)
+        for (const name of ['net0', 'disk0']) expect(made.slot(name).device.faults.count).toBe(0)
+        await made.close()
+        expect(made.ram.live).toBe(0)
+      },
+    )
+  })
+
+  describe('pool/drain: a sender that found a shared pool full hears when there is room', () => {
+    it('although it had nothing in flight itself', async () => {
+      const { devices, link } = setup('map')
+      const slots = await fewest(() => setup('map').devices, 'machine')
+      const made = await small(devices, slots, 'machine')
       made.pump()
-      // Transient and for ever is a promise that nobody keeps (rule 9).
-      if (link.frames.length === 0) expect([-16, -1]).not.toContain(net.sendStatus)
-      else expect(link.frames).toEqual([frame])
-      expect(net.sendCopy(pattern(60))).toBe(true)
+      const drained: string[] = []
+      made.events.on('drain', ({ device }) => drained.push(device))
+      // The block device takes whatever is left and keeps it.
+      const read = made.blk('disk0').readBytes(0, DISK)
+      await Promise.resolve()
+      await Promise.resolve()
+      const first = made.net('net0').sendCopy(pattern(60))
+      await made.run(read)
       made.pump()
-      expect(link.frames.at(-1)).toEqual(pattern(60))
-    },
-  )
+      if (!first) expect(drained).toContain('net0')
+      expect(made.net('net0').sendCopy(pattern(61))).toBe(true)
+      made.pump()
+      expect(link.frames.at(-1)).toEqual(pattern(61))
+      expect(first).toBe(false)
+    })
+  })
+
+  describe('pool/jumbo: frames that need several slots', () => {
+    let least = 0
+    beforeAll(async () => {
+      least = await fewest(() => setup('map', 9000).devices.slice(0, 1), 'device')
+    })
+
+    it.each([1, 2, 3, 4, 5, 6, 7, 8])(
+      'with %d payload slots: frames of 9,014 bytes are sent, or refused for good with a code',
+      async (n) => {
+        const slots = least - 1 + n
+        const { devices, link } = setup('map', 9000)
+        const made = await small(devices.slice(0, 1), slots, 'device')
+        made.pump()
+        const net = made.net('net0')
+        const frame = pattern(9014)
+        for (let round = 0; round < 5; round++) {
+          if (net.sendCopy(frame)) break
+          made.pump()
+        }
+        made.pump()
+        // Transient and for ever is a promise that nobody keeps (rule 9).
+        if (link.frames.length === 0) expect([-16, -1]).not.toContain(net.sendStatus)
+        else expect(link.frames).toEqual([frame])
+        expect(net.sendCopy(pattern(60))).toBe(true)
+        made.pump()
+        expect(link.frames.at(-1)).toEqual(pattern(60))
+      },
+    )
+  })
 })

@@ -2,7 +2,17 @@ import type { AccessFault, BusWindows, DeviceFault } from '@guestdma/devices'
 import { ACCESS_READ, ACCESS_WRITE } from '@guestdma/memory'
 import type { Machine } from 'guestdma'
 import { describe, expect, it } from 'vitest'
-import { HeldStore, MAC, MODES, machine, PLATFORMS, pattern, settled } from './support/machines.ts'
+import {
+  HeldStore,
+  MAC,
+  MODES,
+  machineOver,
+  PLATFORMS,
+  pattern,
+  settled,
+  TRANSPORTS,
+  type TransportName,
+} from './support/machines.ts'
 
 const SECRET = new TextEncoder().encode('correct horse battery staple')
 
@@ -24,11 +34,12 @@ function finds(made: Machine, device: string, bytes: Uint8Array): boolean {
 
 /** A block write in flight whose buffer has a secret right behind it, in the same page. */
 async function lent(
+  transport: TransportName,
   platform: string,
   mode: 'map' | 'pool',
 ): Promise<{ made: Machine; secret: number; store: HeldStore; faults: (AccessFault | DeviceFault)[] }> {
   const store = new HeldStore(new Uint8Array(64 * 512))
-  const made = await machine([
+  const made = await machineOver(transport)([
     { type: 'blk', name: 'disk0', platform, mode, device: { store } },
     { type: 'net', name: 'net0', platform, mode, device: { mac: MAC } },
   ])
@@ -51,60 +62,62 @@ async function lent(
   return { made, secret, store, faults }
 }
 
-describe.each(MODES)('exposure in %s mode: a device that reaches for a secret next to a lent buffer', (mode) => {
-  it('direct: gets it, can change it, and leaves no trace', async () => {
-    const { made, secret, faults } = await lent('direct', mode)
-    expect(steal(made, 'disk0', secret, SECRET.length)).toEqual(SECRET)
-    expect(finds(made, 'disk0', SECRET)).toBe(true)
-    const { port } = made.slot('disk0')
-    port.request[0] = secret
-    expect(port.resolve(4, ACCESS_WRITE)).toBe(4)
-    expect(faults).toEqual([])
-    expect(made.counters().devices.disk0.faults).toBe(0)
-  })
+describe.each(TRANSPORTS)('over %s', (transport) => {
+  describe.each(MODES)('exposure in %s mode: a device that reaches for a secret next to a lent buffer', (mode) => {
+    it('direct: gets it, can change it, and leaves no trace', async () => {
+      const { made, secret, faults } = await lent(transport, 'direct', mode)
+      expect(steal(made, 'disk0', secret, SECRET.length)).toEqual(SECRET)
+      expect(finds(made, 'disk0', SECRET)).toBe(true)
+      const { port } = made.slot('disk0')
+      port.request[0] = secret
+      expect(port.resolve(4, ACCESS_WRITE)).toBe(4)
+      expect(faults).toEqual([])
+      expect(made.counters().devices.disk0.faults).toBe(0)
+    })
 
-  it('shared-pool: gets nothing, finds it nowhere, and every attempt is recorded, counted and emitted', async () => {
-    const { made, secret, faults } = await lent('shared-pool', mode)
-    expect(steal(made, 'disk0', secret, SECRET.length)).toBeNull()
-    const { port } = made.slot('disk0')
-    port.request[0] = secret
-    expect(port.resolve(4, ACCESS_WRITE)).toBe(0)
-    expect(finds(made, 'disk0', SECRET)).toBe(false)
-    // What was lent is there, though.
-    expect(finds(made, 'disk0', pattern(512, 3))).toBe(true)
-    const expected = [
-      { port: 'disk0', address: secret, length: SECRET.length, access: ACCESS_READ, reason: 'unmapped' },
-      { port: 'disk0', address: secret, length: 4, access: ACCESS_WRITE, reason: 'unmapped' },
-    ]
-    expect(faults).toEqual(expected)
-    expect((port as BusWindows).faults.last()).toEqual(expected)
-    expect(made.counters().devices.disk0.faults).toBe(2)
-  })
+    it('shared-pool: gets nothing, finds it nowhere, and every attempt is recorded, counted and emitted', async () => {
+      const { made, secret, faults } = await lent(transport, 'shared-pool', mode)
+      expect(steal(made, 'disk0', secret, SECRET.length)).toBeNull()
+      const { port } = made.slot('disk0')
+      port.request[0] = secret
+      expect(port.resolve(4, ACCESS_WRITE)).toBe(0)
+      expect(finds(made, 'disk0', SECRET)).toBe(false)
+      // What was lent is there, though.
+      expect(finds(made, 'disk0', pattern(512, 3))).toBe(true)
+      const expected = [
+        { port: 'disk0', address: secret, length: SECRET.length, access: ACCESS_READ, reason: 'unmapped' },
+        { port: 'disk0', address: secret, length: 4, access: ACCESS_WRITE, reason: 'unmapped' },
+      ]
+      expect(faults).toEqual(expected)
+      expect((port as BusWindows).faults.last()).toEqual(expected)
+      expect(made.counters().devices.disk0.faults).toBe(2)
+    })
 
-  it('shared-pool: neither the edges of the pool nor addresses beyond every memory give anything', async () => {
-    const { made } = await lent('shared-pool', mode)
-    const [{ base, length }] = (made.slot('disk0').port as BusWindows).windows
-    for (const address of [base - 1, base + length, 0, 2 ** 52, 2 ** 53 - 1])
-      expect(steal(made, 'disk0', address, 1)).toBeNull()
-    expect(steal(made, 'disk0', base + length - 1, 1)).not.toBeNull()
-    expect(steal(made, 'disk0', base + length - 1, 2)).toBeNull()
-  })
+    it('shared-pool: neither the edges of the pool nor addresses beyond every memory give anything', async () => {
+      const { made } = await lent(transport, 'shared-pool', mode)
+      const [{ base, length }] = (made.slot('disk0').port as BusWindows).windows
+      for (const address of [base - 1, base + length, 0, 2 ** 52, 2 ** 53 - 1])
+        expect(steal(made, 'disk0', address, 1)).toBeNull()
+      expect(steal(made, 'disk0', base + length - 1, 1)).not.toBeNull()
+      expect(steal(made, 'disk0', base + length - 1, 2)).toBeNull()
+    })
 
-  it('shared-pool: one device does not reach the pool of another', async () => {
-    const { made } = await lent('shared-pool', mode)
-    const [{ base }] = (made.slot('net0').port as BusWindows).windows
-    expect(steal(made, 'disk0', base, 16)).toBeNull()
-    expect(finds(made, 'net0', pattern(512, 3))).toBe(false)
-  })
+    it('shared-pool: one device does not reach the pool of another', async () => {
+      const { made } = await lent(transport, 'shared-pool', mode)
+      const [{ base }] = (made.slot('net0').port as BusWindows).windows
+      expect(steal(made, 'disk0', base, 16)).toBeNull()
+      expect(finds(made, 'net0', pattern(512, 3))).toBe(false)
+    })
 
-  it.each(PLATFORMS)('reset/revokes: after close nothing is reached any more on %s', async (platform) => {
-    const { made, secret, store } = await lent(platform, mode)
-    const windows = [...(made.slot('disk0').port as BusWindows).windows]
-    await made.close()
-    expect(steal(made, 'disk0', secret, 1)).toBeNull()
-    for (const { base } of windows) expect(steal(made, 'disk0', base, 1)).toBeNull()
-    store.release()
-    made.pump()
-    expect(made.ram.live).toBe(1)
+    it.each(PLATFORMS)('reset/revokes: after close nothing is reached any more on %s', async (platform) => {
+      const { made, secret, store } = await lent(transport, platform, mode)
+      const windows = [...(made.slot('disk0').port as BusWindows).windows]
+      await made.close()
+      expect(steal(made, 'disk0', secret, 1)).toBeNull()
+      for (const { base } of windows) expect(steal(made, 'disk0', base, 1)).toBeNull()
+      store.release()
+      made.pump()
+      expect(made.ram.live).toBe(1)
+    })
   })
 })

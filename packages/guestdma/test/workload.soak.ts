@@ -1,7 +1,7 @@
 import { expect, inject, it } from 'vitest'
 import { random, VARIANTS, workload } from './support/workload.ts'
 
-it('differential: random workloads give the same bytes over every scheme', async () => {
+it('differential: random workloads give the same bytes over every scheme and transport', async () => {
   const { seed, milliseconds } = inject('soak')
   const next = random(seed)
   const end = performance.now() + milliseconds

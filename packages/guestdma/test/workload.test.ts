@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest'
 import { VARIANTS, type WorkloadResult, workload } from './support/workload.ts'
 
-describe('differential: one workload gives the same bytes over every scheme', () => {
+describe('differential: one workload gives the same bytes over every scheme and transport', () => {
   it.each([1, 2])('seed %d', async (seed) => {
     const results: WorkloadResult[] = []
     for (const variant of VARIANTS) results.push(await workload({ ...variant, seed, steps: 100 }))

@@ -22,7 +22,7 @@ import { type DeviceAddress, type GuestAddress, type GuestMemory, hex, type Span
 import { DOMAIN_READ, DOMAIN_WRITE, type IommuDomain, REQUEST_GUEST, REQUEST_IOVA, REQUEST_LENGTH } from './domain.ts'
 import { IovaAllocator } from './iova-allocator.ts'
 import { PageCounts } from './page-counts.ts'
-import { SubGranuleSlots } from './sub-granule.ts'
+import { SubGranuleSlots, TOKEN_SLOTS } from './sub-granule.ts'
 
 // The engine folds a module's own constants into its code; imported ones it loads at each use.
 const OK = DMA_OK
@@ -40,6 +40,10 @@ const LENGTH = REQUEST_LENGTH
 const START = 0
 const END = 1
 const AT = 2
+
+// In a row's token, above its slots: in which round of commits it was mapped.
+const ROUND = 22
+const ROUND_MASK = 0x1ff
 
 /** Linux's flush queue: so many entries, or so long. */
 const LAZY_ENTRIES = 256
@@ -129,6 +133,10 @@ export class IommuBackend implements DmaBackend {
   private mapsQueued = 0
   // What became of the maps since the last `commitMaps`, where something else waited for them first.
   private mapped: DmaStatus = DMA_OK
+  // Mappings since the last `commitMaps` that said Ok. After a failure it says so until as many were taken back: two
+  // queues may have added to it.
+  private unanswered = 0
+  private round = 0
   private removalsQueued = 0
   /** Set by {@link dispose}. */
   disposed = false
@@ -153,8 +161,8 @@ export class IommuBackend implements DmaBackend {
       end: domain.inputEnd,
       reserved: domain.reserved,
     })
-    // Its edges take a granule more.
-    this.longest = Math.min(LONGEST, granule * (2 ** this.iovas.largestOrder - (granule > 1 ? 1 : 0)))
+    // Wherever a buffer lies in its first granule.
+    this.longest = Math.min(LONGEST, granule * 2 ** this.iovas.largestOrder - (granule - 1))
     const shares = this.identity || (granule > 1 && !this.bounce)
     this.counts = shares ? new PageCounts(memory, granule) : null
     // A single byte cannot be mapped by every IOMMU.
@@ -213,15 +221,19 @@ export class IommuBackend implements DmaBackend {
     const iova = this.identity ? guest : this.iovas.taken[0]
     // Devices read the rings that they write: their own index, say.
     const allowed = access(direction === FROM && use === 'ring' ? BIDIRECTIONAL : direction)
+    // What became of maps before this one is for `commitMaps` to tell.
+    if (this.mapsQueued > 0) this.wait()
+    const { mapped } = this
+    this.mapped = OK
     if (this.identity) this.shareEach(guest, whole)
     else this.queueMap(iova, guest, whole, allowed)
     const allocated: DmaRegion = { device: iova as DeviceAddress, region, offset, length: whole, direction }
     this.regions.set(allocated, { guest, length: whole, iova, order })
     counters.allocatedBytes += whole
     const removed = this.wait()
-    const { mapped } = this
-    this.mapped = OK
-    if (removed === OK && mapped === OK) return allocated
+    const own = this.mapped
+    this.mapped = mapped
+    if (removed === OK && own === OK) return allocated
     // Where removals do not work either, the memory stays out of use.
     if (removed === OK) this.free(allocated)
     throw new DmaError('DMA_ALLOC', this.name, `the IOMMU did not map ${whole} bytes`, { length, align })
@@ -257,7 +269,7 @@ export class IommuBackend implements DmaBackend {
       counters.unmappable++
       return UNMAPPABLE
     }
-    if (length > this.longest) {
+    if (length > this.longest && this.tooLong(m, row)) {
       counters.tooLong++
       return TOO_LONG
     }
@@ -280,7 +292,7 @@ export class IommuBackend implements DmaBackend {
         return EXHAUSTED
       }
       const iova = iovas.taken[0]
-      if (this.slots !== null && m.token[row] > 0) {
+      if (this.slots !== null && (m.token[row] & TOKEN_SLOTS) !== 0) {
         this.mapAroundSlots(m, row)
       } else {
         const request = domain.request
@@ -295,7 +307,9 @@ export class IommuBackend implements DmaBackend {
       m.device[row] = iova + into
     }
     m.deviceLength[row] = length
+    m.token[row] = this.slots === null ? this.round : (m.token[row] & TOKEN_SLOTS) | this.round
     counters.maps++
+    this.unanswered++
     return OK
   }
 
@@ -305,11 +319,12 @@ export class IommuBackend implements DmaBackend {
     const into = m.guest[row] & mask
     const whole = (into + length + mask) & ~mask
     counters.unmaps++
+    if (this.unanswered > 0 && (m.token[row] & ~TOKEN_SLOTS) === this.round && --this.unanswered === 0) this.mapped = OK
     if (this.identity) {
       this.unshareEach(m.guest[row] - into, whole)
       return OK
     }
-    if (this.slots !== null && m.token[row] > 0) {
+    if (this.slots !== null && (m.token[row] & TOKEN_SLOTS) !== 0) {
       const back = written < length ? written : length
       if (back > 0) counters.bytesCopiedFromDevice += this.slots.drain(m, row, 0, back)
       this.slots.retire(m, row)
@@ -324,7 +339,7 @@ export class IommuBackend implements DmaBackend {
   syncForDevice(m: DmaMappings, row: number, offset: number, length: number): DmaStatus {
     this.counters.syncs++
     if (!inside(m, row, offset, length)) return UNMAPPABLE
-    if (this.slots !== null && m.token[row] > 0)
+    if (this.slots !== null && (m.token[row] & TOKEN_SLOTS) !== 0)
       this.counters.bytesCopiedToDevice += this.slots.fill(m, row, offset, length)
     return OK
   }
@@ -332,7 +347,7 @@ export class IommuBackend implements DmaBackend {
   syncForCpu(m: DmaMappings, row: number, offset: number, length: number): DmaStatus {
     this.counters.syncs++
     if (!inside(m, row, offset, length)) return UNMAPPABLE
-    if (this.slots !== null && m.token[row] > 0)
+    if (this.slots !== null && (m.token[row] & TOKEN_SLOTS) !== 0)
       this.counters.bytesCopiedFromDevice += this.slots.drain(m, row, offset, length)
     return OK
   }
@@ -341,8 +356,12 @@ export class IommuBackend implements DmaBackend {
     this.counters.commitMaps++
     const removed = this.mapsQueued === 0 ? OK : this.wait()
     const { mapped } = this
-    this.mapped = OK
-    return removed === OK ? mapped : removed
+    if (removed !== OK) return removed
+    if (mapped === OK) {
+      this.unanswered = 0
+      this.round = (((this.round >>> ROUND) + 1) & ROUND_MASK) << ROUND
+    }
+    return mapped
   }
 
   commitUnmaps(): DmaStatus {
@@ -377,6 +396,14 @@ export class IommuBackend implements DmaBackend {
     this.slots?.dispose()
   }
 
+  // Some buffers above the limit fit all the same: it depends on where they begin.
+  private tooLong(m: DmaMappings, row: number): boolean {
+    const length = m.length[row]
+    if (length > LONGEST) return true
+    const whole = ((m.guest[row] & this.mask) + length + this.mask) & ~this.mask
+    return this.order(whole) > this.iovas.largestOrder
+  }
+
   // The order of a span: it holds 2^order granules.
   private order(whole: number): number {
     const length = whole < this.leastLength ? this.leastLength : whole
@@ -406,9 +433,10 @@ export class IommuBackend implements DmaBackend {
     const into = m.guest[row] & mask
     const whole = (into + m.length[row] + mask) & ~mask
     const allowed = access(m.direction[row])
-    const head = (token & 0xffff) - 1
-    const tail = (token >>> 16) - 1
-    const guests = (slots as SubGranuleSlots).guest
+    const edges = slots as SubGranuleSlots
+    const guests = edges.guest
+    const head = edges.headOf(token)
+    const tail = edges.tailOf(token)
     const edge = granule < this.leastLength ? this.leastLength : granule
     const from = head >= 0 ? granule : 0
     const to = tail >= 0 ? whole - granule : whole

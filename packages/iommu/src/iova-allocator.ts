@@ -101,7 +101,8 @@ export class IovaAllocator {
       const { start: from, end } = reserved[i]
       if (start + length > from && start <= end) start = Math.ceil((end + 1) / length) * length
     }
-    return start + length > fresh[1] ? -1 : start
+    // Written so that it is exact up to 2^53.
+    return start > fresh[1] - length ? -1 : start
   }
 
   private keepGap(end: number): void {
@@ -112,8 +113,14 @@ export class IovaAllocator {
       while (at % lengths[order + 1] === 0 && at + lengths[order + 1] <= end) order++
       fresh[0] = at
       const clash = reserved.find(({ start, end: last }) => at + lengths[order] > start && at <= last)
-      if (clash !== undefined) {
+      if (clash !== undefined && clash.start <= at) {
         at = Math.ceil((clash.end + 1) / this.granule) * this.granule
+        continue
+      }
+      // What lies before a reserved range goes in smaller pieces.
+      if (clash !== undefined) while (order > 0 && at + lengths[order] > clash.start) order--
+      if (clash !== undefined && at + lengths[order] > clash.start) {
+        at += lengths[0]
         continue
       }
       this.live++

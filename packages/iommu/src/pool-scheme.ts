@@ -14,7 +14,8 @@ import type { BusPort, DeviceAddress, GuestAddress } from '@guestdma/memory'
 import { FeatureSet, VIRTIO_F_ACCESS_PLATFORM } from '@guestdma/spec'
 import { DOMAIN_READ, DOMAIN_WRITE, REQUEST_GUEST, REQUEST_IOVA, REQUEST_LENGTH } from './domain.ts'
 import { IovaAllocator } from './iova-allocator.ts'
-import { attach, behindIommu, declareEndpoint, type IommuUnit } from './scheme.ts'
+import { attach, behindIommu, declareEndpoint, type IommuUnit, orDetach } from './scheme.ts'
+import type { VirtioIommuDomain } from './virtio-iommu.ts'
 
 /** The guest address of a pool, which an IOMMU's driver needs and a device does not. */
 const poolGuestFact = factKey<GuestAddress>('guest address of the pool')
@@ -60,35 +61,12 @@ export function pooledIommuScheme(options: PooledIommuOptions = {}): DmaScheme {
     },
     async create(offer: PlatformOffer): Promise<DmaBackend> {
       const { domain } = await attach(offer)
-      const { window, home } = offer.pool as PoolFact
-      const length = Math.floor(window.length / domain.granule) * domain.granule
-      const iovas = new IovaAllocator({
-        granule: Math.max(domain.granule, POOL_ALIGN),
-        start: domain.inputStart,
-        end: domain.inputEnd,
-        reserved: domain.reserved,
+      const backend = orDetach(domain, () => {
+        const pool = mapPool(id, offer, domain)
+        const name = `${offer.device} pool`
+        const slots = new BouncePool({ name, pool, ...(reserve === undefined ? {} : { reserve }) })
+        return new BounceBackend({ name: id, memory: offer.memory, pool: slots, clear })
       })
-      const order = Math.ceil(Math.log2(length / iovas.granule))
-      if (!iovas.take(order)) {
-        domain.dispose()
-        throw new DmaError('DMA_ALLOC', id, `no I/O virtual addresses for a pool of ${length} bytes`, { length })
-      }
-      const device = iovas.taken[0] as DeviceAddress
-      domain.request[REQUEST_IOVA] = device
-      domain.request[REQUEST_GUEST] = offer.fact(poolGuestFact) as GuestAddress
-      domain.request[REQUEST_LENGTH] = length
-      domain.map(DOMAIN_READ | DOMAIN_WRITE)
-      if (domain.commit() !== DMA_OK) {
-        domain.dispose()
-        throw new DmaError('DMA_ALLOC', id, `the IOMMU did not map the pool of ${length} bytes`, { length })
-      }
-      const fact: PoolFact = { window: { ...window, length }, device, home }
-      const pool = new BouncePool({
-        name: `${offer.device} pool`,
-        pool: fact,
-        ...(reserve === undefined ? {} : { reserve }),
-      })
-      const backend = new BounceBackend({ name: id, memory: offer.memory, pool, clear })
       return Object.assign(backend, {
         dispose(): void {
           domain.dispose()
@@ -121,3 +99,29 @@ const POOL_ALIGN = 4096
 const LARGEST_GRANULE = 65_536
 /** Room for an IOMMU's own queues: their rings and cells take 64 KiB. */
 const OWN_POOL = 1 << 19
+
+// Maps the pool of an offer, once and for all, and says where the device sees it.
+function mapPool(id: string, offer: PlatformOffer, domain: VirtioIommuDomain): PoolFact {
+  const { window, home } = offer.pool as PoolFact
+  const length = Math.floor(window.length / domain.granule) * domain.granule
+  const iovas = new IovaAllocator({
+    granule: Math.max(domain.granule, POOL_ALIGN),
+    start: domain.inputStart,
+    end: domain.inputEnd,
+    reserved: domain.reserved,
+  })
+  const order = Math.max(0, Math.ceil(Math.log2(length / iovas.granule)))
+  if (length === 0 || !iovas.take(order))
+    throw new DmaError('DMA_ALLOC', id, `no I/O virtual addresses for a pool of ${window.length} bytes`, {
+      length: window.length,
+      granule: domain.granule,
+    })
+  const device = iovas.taken[0] as DeviceAddress
+  domain.request[REQUEST_IOVA] = device
+  domain.request[REQUEST_GUEST] = offer.fact(poolGuestFact) as GuestAddress
+  domain.request[REQUEST_LENGTH] = length
+  domain.map(DOMAIN_READ | DOMAIN_WRITE)
+  if (domain.commit() !== DMA_OK)
+    throw new DmaError('DMA_ALLOC', id, `the IOMMU did not map the pool of ${length} bytes`, { length })
+  return { window: { ...window, length }, device, home }
+}

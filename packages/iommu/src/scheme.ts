@@ -99,15 +99,19 @@ export function virtioIommuScheme(options: VirtioIommuSchemeOptions = {}): DmaSc
     async create(offer: PlatformOffer): Promise<DmaBackend> {
       const { memory, ram } = offer
       const { unit, domain } = await attach(offer)
-      const backend = new IommuBackend({
-        name: id,
-        memory,
-        ram,
+      const backend = orDetach(
         domain,
-        mode,
-        subGranule,
-        ...(options.lazy === undefined ? {} : { lazy: options.lazy }),
-      })
+        () =>
+          new IommuBackend({
+            name: id,
+            memory,
+            ram,
+            domain,
+            mode,
+            subGranule,
+            ...(options.lazy === undefined ? {} : { lazy: options.lazy }),
+          }),
+      )
       if (mode === 'lazy') {
         const stop = unit.onTurn(() => {
           if (backend.disposed) stop()
@@ -155,6 +159,16 @@ export async function attach(offer: PlatformOffer): Promise<{ unit: IommuUnit; d
   const { unit, endpoint } = offer.fact(iommuEndpointFact) as IommuEndpoint
   const iommu = await unit.start()
   return { unit, domain: iommu.attach(endpoint, offer.device) }
+}
+
+/** For providers: what `make` makes; where it throws, the endpoint is detached again. */
+export function orDetach<T>(domain: VirtioIommuDomain, make: () => T): T {
+  try {
+    return make()
+  } catch (error) {
+    domain.dispose()
+    throw error
+  }
 }
 
 // The rows A ∧ I of the table in docs/schemes.md.

@@ -16,9 +16,11 @@ const AREA_BYTES = 1 << 20
 const LEAST_SLOTS = 32
 const MOST_SLOTS = 1024
 
-// A mapping's token: its head's slot plus one in the low half, its tail's in the high half; 0 for none.
-const HALF = 16
-const LOW = 0xffff
+// In a mapping's token: its head's slot plus one, and above it its tail's; 0 for none.
+const HALF = 11
+const LOW = 0x7ff
+/** The bits of a token that name slots. */
+export const TOKEN_SLOTS = 0x3f_ffff
 
 /**
  * Granules of guest RAM that stand in for those at the edges of a buffer: where a buffer covers a granule only in part,
@@ -82,6 +84,15 @@ export class SubGranuleSlots {
     return this.count - this.standingLimit
   }
 
+  /** The slots that a token names, or -1. */
+  headOf(token: number): number {
+    return (token & LOW) - 1
+  }
+
+  tailOf(token: number): number {
+    return ((token >>> HALF) & LOW) - 1
+  }
+
   /** Takes `count` (1 or 2) slots and returns them as one token, or 0. */
   take(head: boolean, tail: boolean, standing: boolean): number {
     const count = (head ? 1 : 0) + (tail ? 1 : 0)
@@ -115,7 +126,7 @@ export class SubGranuleSlots {
     const { granule, bytes, edge } = this
     const token = m.token[row]
     const first = (token & LOW) - 1
-    const last = (token >>> HALF) - 1
+    const last = ((token >>> HALF) & LOW) - 1
     const writable = (m.direction[row] & FROM) !== 0
     const into = granule === 1 ? 0 : m.guest[row] & (granule - 1)
     const end = into + m.length[row]
@@ -128,7 +139,6 @@ export class SubGranuleSlots {
       this.retireOne(last, 0, writable ? bytes : end & (granule - 1))
       if (m.standing) this.standing--
     }
-    m.token[row] = 0
   }
 
   /** Scrubs what was retired, from entry `from` on, and makes it free: the device can no longer reach it. Returns the bytes. */
@@ -166,7 +176,7 @@ export class SubGranuleSlots {
     const into = granule === 1 ? 0 : m.guest[row] & (granule - 1)
     const end = into + m.length[row]
     const first = (token & LOW) - 1
-    const last = (token >>> HALF) - 1
+    const last = ((token >>> HALF) & LOW) - 1
     const { bytes, edge } = this
     let moved = 0
     memory.locate(m.guest, row, m.length[row])

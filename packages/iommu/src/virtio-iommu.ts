@@ -42,6 +42,7 @@ import {
   IOMMU_REQUEST_QUEUE,
   IOMMU_TAIL_BYTES,
   IOMMU_UNMAP_BYTES,
+  VIRTIO_F_IN_ORDER,
   VIRTIO_IOMMU_F_BYPASS_CONFIG,
   VIRTIO_IOMMU_F_DOMAIN_RANGE,
   VIRTIO_IOMMU_F_INPUT_RANGE,
@@ -61,19 +62,16 @@ import {
   VIRTIO_IOMMU_T_UNMAP,
 } from '@guestdma/spec'
 import { DEFAULT_DEADLINE_MS, negotiate, type VirtioTransport, type Wait } from '@guestdma/transport'
-import { type CellArea, QUEUE_FULL, SEGMENT_DEVICE, type Virtqueue } from '@guestdma/virtqueue'
+import { type CellArea, QueueTooSmallError, SEGMENT_DEVICE, type Virtqueue } from '@guestdma/virtqueue'
 import { type IommuDomain, REQUEST_GUEST, REQUEST_IOVA, REQUEST_LENGTH } from './domain.ts'
 import { describeRequestStatus, IommuError } from './errors.ts'
 import { address, parseProperties, type ReservedRange } from './probe.ts'
 
 // The engine folds a module's own constants into its code; imported ones it loads at each use.
 const OK = DMA_OK
-const MAP_WORD = VIRTIO_IOMMU_T_MAP
-const UNMAP_WORD = VIRTIO_IOMMU_T_UNMAP
 const MAP_BYTES = IOMMU_MAP_BYTES
 const UNMAP_BYTES = IOMMU_UNMAP_BYTES
 const STATUS_OK = VIRTIO_IOMMU_S_OK
-const FULL = QUEUE_FULL
 const IOVA = REQUEST_IOVA
 const GUEST = REQUEST_GUEST
 const LENGTH = REQUEST_LENGTH
@@ -83,6 +81,13 @@ const HIGH_HALF = 2 ** -32
 const REQUEST_ENTRIES = 512
 /** Fault reports that can wait to be read. */
 const EVENT_ENTRIES = 64
+/** Requests that are sent one by one: attach, detach, probe. */
+const CONTROL_CHAINS = 1
+/** Of the other chains, those for removals; one removal may cover many mappings. */
+const UNMAP_SHARE = 0.25
+// Words from one cell to the next.
+const CELL_WORDS = 10
+const TAIL_WORDS = 2
 /** No status of the specification: what a status byte is before the device writes it. */
 const UNWRITTEN = 0xff
 /** Granules above this would make single mappings too large for the backend's arithmetic. */
@@ -93,7 +98,8 @@ const LARGEST_PROBE = 65_536
 const DEFAULT_INPUT_END = 2 ** 48 - 1
 
 const FEATURES = FeatureSet.of(
-  ...QUEUE_FEATURES,
+  // Prepared chains are used in any order.
+  ...QUEUE_FEATURES.filter((bit) => bit !== VIRTIO_F_IN_ORDER),
   VIRTIO_IOMMU_F_INPUT_RANGE,
   VIRTIO_IOMMU_F_DOMAIN_RANGE,
   VIRTIO_IOMMU_F_MAP_UNMAP,
@@ -171,6 +177,13 @@ export class VirtioIommu {
   declare private readonly tails: CellArea
   declare private readonly reports: CellArea
   declare private readonly control: DmaRegion
+  // Chains for mappings and for removals, laid out once. How many of each are in use: all come back at a commit.
+  declare private readonly mapIds: Uint16Array
+  declare private readonly unmapIds: Uint16Array
+  declare private readonly cellWord: number
+  declare private readonly tailWord: number
+  private mapsQueued = 0
+  private unmapsQueued = 0
   // By chain: which domain a request belongs to, and whether it maps; -1 for requests that are waited for one by one.
   declare private readonly owner: Int32Array
   private readonly domains: (VirtioIommuDomain | undefined)[] = []
@@ -180,6 +193,7 @@ export class VirtioIommu {
   private stuck = false
   private closed = false
   private wasReset = false
+  private polling = false
 
   private constructor(session: DeviceSession, options: VirtioIommuOptions) {
     const { transport, wait, observer } = options
@@ -247,10 +261,20 @@ export class VirtioIommu {
       longestChain: 1,
       standing: true,
     })
-    this.cells = this.requests.cells(MAP_BYTES, TO_DEVICE)
-    this.tails = this.requests.cells(IOMMU_TAIL_BYTES, FROM_DEVICE)
+    this.cells = this.requests.cells(CELL_WORDS * 4, TO_DEVICE)
+    this.tails = this.requests.cells(TAIL_WORDS * 4, FROM_DEVICE)
     this.reports = this.events.cells(IOMMU_FAULT_BYTES, FROM_DEVICE)
     this.owner = new Int32Array(this.requests.size).fill(-1)
+    this.cellWord = this.cells.memory.offset / 4
+    this.tailWord = this.tails.memory.offset / 4
+    // Some descriptors are left for requests that are not prepared.
+    const pairs = Math.floor(this.requests.size / 2) - CONTROL_CHAINS
+    const unmaps = Math.max(1, Math.floor(pairs * UNMAP_SHARE))
+    if (pairs - unmaps < 1) {
+      throw new QueueTooSmallError(`${this.name} requests`, this.requests.size, 2 * (CONTROL_CHAINS + 2))
+    }
+    this.mapIds = this.prepare(pairs - unmaps, VIRTIO_IOMMU_T_MAP, MAP_BYTES)
+    this.unmapIds = this.prepare(unmaps, VIRTIO_IOMMU_T_UNMAP, UNMAP_BYTES)
     const control = IOMMU_PROBE_BYTES + this.probeSize + IOMMU_TAIL_BYTES
     this.control = session.backend.alloc(control, 8, BIDIRECTIONAL, 'ring')
     session.onRelease(() => session.backend.free(this.control))
@@ -317,7 +341,17 @@ export class VirtioIommu {
 
   /** Reads fault reports. Returns how many there were. For whoever owns the loop. */
   poll(): number {
-    if (this.closed) return 0
+    // An observer may poll, or whatever leads there.
+    if (this.closed || this.polling) return 0
+    this.polling = true
+    try {
+      return this.readReports()
+    } finally {
+      this.polling = false
+    }
+  }
+
+  private readReports(): number {
     const { events, reports, counters } = this
     const count = events.reap(EVENT_ENTRIES)
     if (count === 0) return 0
@@ -325,7 +359,7 @@ export class VirtioIommu {
     region.refresh()
     for (let i = 0; i < count; i++) {
       const at = offset + events.completed.id[i] * reports.stride
-      if (events.completed.written[i] >= IOMMU_FAULT_BYTES && region.u32[at >> 2] < 0x100) this.tell(region.view, at)
+      if (events.completed.written[i] >= IOMMU_FAULT_BYTES && region.u32[at / 4] < 0x100) this.tell(region.view, at)
       else counters.malformed++
     }
     events.recycle()
@@ -335,7 +369,6 @@ export class VirtioIommu {
 
   /** Resets the device, which detaches all endpoints, and gives its memory back. */
   async close(): Promise<void> {
-    if (this.closed) return
     this.closed = true
     await this.session.close()
     this.wasReset = true
@@ -343,32 +376,33 @@ export class VirtioIommu {
 
   /** For a domain: queues a mapping or a removal. */
   queue(domain: VirtioIommuDomain, access: number): void {
-    const { requests, cells, tails } = this
     const map = access !== 0
-    const { segments } = requests
-    segments.kind[0] = cells.kind
-    segments.kind[1] = tails.kind
-    segments.address[0] = segments.address[1] = 0
-    segments.length[0] = map ? MAP_BYTES : UNMAP_BYTES
-    segments.length[1] = IOMMU_TAIL_BYTES
-    let id = requests.add(1, 1)
-    if (id === FULL) {
+    const ids = map ? this.mapIds : this.unmapIds
+    if ((map ? this.mapsQueued : this.unmapsQueued) === ids.length) {
       this.counters.full++
       this.settle()
-      id = requests.add(1, 1)
     }
-    if (id < 0) {
+    if (this.stuck || this.closed) {
       domain.failed = DMA_FAILED
       domain.broken = true
       return
     }
+    const { region } = this.cells.memory
+    if (this.mapsQueued + this.unmapsQueued === 0) {
+      // The head of a batch: a memory may have grown.
+      region.refresh()
+      this.tails.memory.region.refresh()
+    }
+    const id = ids[map ? this.mapsQueued : this.unmapsQueued]
+    if (map) this.mapsQueued++
+    else this.unmapsQueued++
+    this.requests.addPrepared(id)
     const { request } = domain
-    const cell = cells.memory
-    const u32 = cell.region.u32
-    const at = (cell.offset + id * cells.stride) >> 2
+    const { u32 } = region
+    const at = this.cellWord + id * CELL_WORDS
     const iova = request[IOVA]
     const last = iova + request[LENGTH] - 1
-    u32[at] = map ? MAP_WORD : UNMAP_WORD
+    // The type stands there already.
     u32[at + 1] = domain.id
     u32[at + 2] = iova
     u32[at + 3] = iova * HIGH_HALF
@@ -379,13 +413,8 @@ export class VirtioIommu {
       u32[at + 6] = guest
       u32[at + 7] = guest * HIGH_HALF
       u32[at + 8] = access
-      this.counters.maps++
-    } else {
-      u32[at + 6] = 0
-      this.counters.unmaps++
     }
-    const tail = tails.memory
-    tail.region.u32[(tail.offset + id * tails.stride) >> 2] = UNWRITTEN
+    this.tails.memory.region.u32[this.tailWord + id * TAIL_WORDS] = UNWRITTEN
     this.owner[id] = (domain.index << 1) | (map ? 1 : 0)
   }
 
@@ -397,10 +426,15 @@ export class VirtioIommu {
       this.giveUp()
       return
     }
-    if (requests.outstanding === 0) return
-    this.counters.notifications++
-    this.collect()
-    if (requests.outstanding > 0) this.collectInTime()
+    this.counters.maps += this.mapsQueued
+    this.counters.unmaps += this.unmapsQueued
+    if (requests.outstanding > 0) {
+      this.counters.notifications++
+      this.collect()
+      if (requests.outstanding > 0) this.collectInTime()
+    }
+    // All chains are back.
+    this.mapsQueued = this.unmapsQueued = 0
   }
 
   // The device did not answer before the doorbell returned.
@@ -435,6 +469,21 @@ export class VirtioIommu {
     return true
   }
 
+  private prepare(count: number, type: number, bytes: number): Uint16Array {
+    const { requests, cells, tails } = this
+    const { segments } = requests
+    segments.kind[0] = cells.kind
+    segments.kind[1] = tails.kind
+    segments.address[0] = segments.address[1] = 0
+    segments.length[0] = bytes
+    segments.length[1] = IOMMU_TAIL_BYTES
+    return Uint16Array.from({ length: count }, () => {
+      const id = requests.prepare(1, 1)
+      cells.memory.region.u32[this.cellWord + id * CELL_WORDS] = type
+      return id
+    })
+  }
+
   private refuseClosed(): void {
     if (this.closed) throw new IommuError('IOMMU_CLOSED', this.name, 'the driver was closed; start it again')
   }
@@ -444,9 +493,9 @@ export class VirtioIommu {
     const count = requests.reap(REQUEST_ENTRIES)
     if (count === 0) return
     const { id: ids, written: lengths } = requests.completed
-    const tail = tails.memory
-    tail.region.refresh()
-    const u8 = tail.region.u8
+    const { region } = tails.memory
+    region.refresh()
+    const { u32 } = region
     for (let i = 0; i < count; i++) {
       const id = ids[i]
       const belongs = owner[id]
@@ -454,8 +503,9 @@ export class VirtioIommu {
         this.controlWritten = lengths[i]
         continue
       }
-      // Nothing written is a failure, whatever the byte says: virtio 1.4 §5.13.6.
-      const status = lengths[i] === 0 ? UNWRITTEN : u8[tail.offset + id * tails.stride]
+      // The first byte; the others are to be ignored. Nothing written is a failure, whatever it says: virtio 1.4
+      // §5.13.6.
+      const status = lengths[i] === 0 ? UNWRITTEN : u32[this.tailWord + id * TAIL_WORDS] & 0xff
       if (status !== STATUS_OK) this.refused(belongs, status)
     }
     requests.recycle()

@@ -5,7 +5,15 @@ import { FeatureSet } from '@guestdma/spec'
 
 export const S = { OK: 0, IOERR: 1, UNSUPP: 2, DEVERR: 3, INVAL: 4, RANGE: 5, NOENT: 6, FAULT: 7, NOMEM: 8 } as const
 export const T = { ATTACH: 1, DETACH: 2, MAP: 3, UNMAP: 4, PROBE: 5 } as const
-export const F = { INPUT_RANGE: 0, DOMAIN_RANGE: 1, MAP_UNMAP: 2, BYPASS: 3, PROBE: 4, MMIO: 5, BYPASS_CONFIG: 6 } as const
+export const F = {
+  INPUT_RANGE: 0,
+  DOMAIN_RANGE: 1,
+  MAP_UNMAP: 2,
+  BYPASS: 3,
+  PROBE: 4,
+  MMIO: 5,
+  BYPASS_CONFIG: 6,
+} as const
 
 export interface HandRequest {
   /** The device-readable bytes as they stood in memory. */
@@ -106,7 +114,11 @@ export class HandIommu implements RegisterBus {
   read(offset: number, size: 1 | 2 | 4): number {
     if (offset >= 0x100) {
       const at = offset - 0x100
-      return size === 1 ? this.config.getUint8(at) : size === 2 ? this.config.getUint16(at, true) : this.config.getUint32(at, true)
+      return size === 1
+        ? this.config.getUint8(at)
+        : size === 2
+          ? this.config.getUint16(at, true)
+          : this.config.getUint32(at, true)
     }
     const registers: Record<number, number> = {
       0: 0x7472_6976,
@@ -233,7 +245,10 @@ export class HandIommu implements RegisterBus {
         maps.push({ start, end, phys: address(24), flags: view.getUint32(32, true) })
       } else {
         if (touched.some((mapping) => mapping.start < start || mapping.end > end)) return S.RANGE
-        this.mapped.set(domain, maps.filter((mapping) => !touched.includes(mapping)))
+        this.mapped.set(
+          domain,
+          maps.filter((mapping) => !touched.includes(mapping)),
+        )
       }
     }
     return S.OK
@@ -292,15 +307,17 @@ export class HandIommu implements RegisterBus {
 
 /** Properties of a PROBE: RESV_MEM with its ends, or any others as [type, value]. */
 export function properties(...list: (readonly [start: bigint, end: bigint, subtype?: number])[]): Uint8Array {
-  return concat(...list.map(([start, end, subtype = 0]) => {
-    const view = new DataView(new ArrayBuffer(24))
-    view.setUint16(0, 1, true)
-    view.setUint16(2, 20, true)
-    view.setUint8(4, subtype)
-    view.setBigUint64(8, start, true)
-    view.setBigUint64(16, end, true)
-    return new Uint8Array(view.buffer)
-  }))
+  return concat(
+    ...list.map(([start, end, subtype = 0]) => {
+      const view = new DataView(new ArrayBuffer(24))
+      view.setUint16(0, 1, true)
+      view.setUint16(2, 20, true)
+      view.setUint8(4, subtype)
+      view.setBigUint64(8, start, true)
+      view.setBigUint64(16, end, true)
+      return new Uint8Array(view.buffer)
+    }),
+  )
 }
 
 export const concat = (...parts: readonly (Uint8Array | readonly number[])[]): Uint8Array =>

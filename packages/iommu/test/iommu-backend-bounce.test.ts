@@ -25,7 +25,8 @@ function readable(r: Rig): Map<number, number> {
   const seen = new Map<number, number>()
   for (const { guest, length, access } of r.domain.mapped) {
     if ((access & DOMAIN_READ) === 0) continue
-    for (const value of r.bytes.subarray(guest - BASE, guest - BASE + length)) seen.set(value, (seen.get(value) ?? 0) + 1)
+    for (const value of r.bytes.subarray(guest - BASE, guest - BASE + length))
+      seen.set(value, (seen.get(value) ?? 0) + 1)
   }
   return seen
 }
@@ -70,9 +71,18 @@ describe.each(GRANULES)('bounce, granule %d', (granule) => {
       expect(r.backend.unmap(m, 0, length)).toBe(DMA_OK)
       expect(r.backend.commitUnmaps()).toBe(DMA_OK)
       const where = `${from} + ${length}`
-      expect(r.bytes.subarray(at + from, at + from + length).every((value) => value === 0x77), where).toBe(true)
-      expect(r.bytes.subarray(0, at + from).every((value) => value === SECRET), where).toBe(true)
-      expect(r.bytes.subarray(at + from + length, 16 * granule).every((value) => value === SECRET), where).toBe(true)
+      expect(
+        r.bytes.subarray(at + from, at + from + length).every((value) => value === 0x77),
+        where,
+      ).toBe(true)
+      expect(
+        r.bytes.subarray(0, at + from).every((value) => value === SECRET),
+        where,
+      ).toBe(true)
+      expect(
+        r.bytes.subarray(at + from + length, 16 * granule).every((value) => value === SECRET),
+        where,
+      ).toBe(true)
     }
   })
 

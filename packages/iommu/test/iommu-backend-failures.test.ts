@@ -1,7 +1,7 @@
 import { DMA_EXHAUSTED, DMA_FAILED, DMA_OK, type DmaMappings } from '@guestdma/dma'
 import { describe, expect, test } from 'vitest'
 import { DOMAIN_READ } from '../src/index.ts'
-import { BASE, code, EDGES, GRANULES, LENDABLE, lend, MODES, type Rig, type Request, rig, table } from './support.ts'
+import { BASE, code, EDGES, GRANULES, LENDABLE, lend, MODES, type Request, type Rig, rig, table } from './support.ts'
 
 const COMBINATIONS = GRANULES.flatMap((granule) =>
   MODES.flatMap((mode) => EDGES.map((subGranule) => ({ granule, mode, subGranule }))),
@@ -81,6 +81,25 @@ describe.each(COMBINATIONS)('maps that are refused: granule $granule, $mode, $su
     expect(r.backend.commitMaps()).toBe(DMA_OK)
   })
 
+  test('completions of earlier batches do not clear it', () => {
+    const r = rig({ space: { granule }, mode, subGranule, lazy: { entries: 1 } })
+    const [older, m] = [table(ROWS), table(2)]
+    lendAll(r, older, granule)
+    expect(r.backend.commitMaps()).toBe(DMA_OK)
+    r.domain.answer = refuse('map', DMA_EXHAUSTED)
+    for (let row = 0; row < 2; row++) expect(lend(r, m, row, 40 * granule * (row + 1), 2 * granule)).toBe(DMA_OK)
+    // The first wait gets the refusal, and what completes later has nothing to do with it.
+    for (let row = 0; row < ROWS; row++) {
+      r.backend.unmap(older, row, 0)
+      expect(r.backend.commitUnmaps()).toBe(DMA_OK)
+    }
+    expect(r.domain.translate(m.device[0], DOMAIN_READ)).toBe(-1)
+    expect(r.backend.commitMaps()).toBe(DMA_EXHAUSTED)
+    for (let row = 0; row < 2; row++) r.backend.unmap(m, row, 0)
+    expect(r.backend.commitUnmaps()).toBe(DMA_OK)
+    expect(r.backend.commitMaps()).toBe(DMA_OK)
+  })
+
   test('a poll in between does not hide it', () => {
     const r = rig({ space: { granule }, mode, subGranule, lazy: { entries: 1000, ms: 1 } })
     const [older, m] = [table(ROWS), table(ROWS)]
@@ -98,8 +117,7 @@ describe.each(COMBINATIONS)('maps that are refused: granule $granule, $mode, $su
     const r = rig({ space: { granule }, mode, subGranule })
     const m = table(ROWS)
     const before = r.backend.alloc(granule, 8, 3, 'ring')
-    r.domain.answer = (request) =>
-      request.kind === 'map' && request.guest < BASE + LENDABLE ? DMA_EXHAUSTED : DMA_OK
+    r.domain.answer = (request) => (request.kind === 'map' && request.guest < BASE + LENDABLE ? DMA_EXHAUSTED : DMA_OK)
     for (let row = 0; row < ROWS; row++) lend(r, m, row, 4 * granule * row, 2 * granule)
     const region = r.backend.alloc(granule, 8, 3, 'ring')
     r.backend.free(before)
@@ -144,7 +162,10 @@ describe.each(COMBINATIONS)('removals that are refused: granule $granule, $mode,
       if (lent > 0) expect(r.backend.commitMaps()).toBe(DMA_FAILED)
       // The model records mappings over what is still there: addresses, and slots.
       expect(r.domain.violations).toEqual([])
-      for (const { iova, guest } of r.domain.queued.filter(({ kind }) => kind === 'map') as { iova: number; guest: number }[])
+      for (const { iova, guest } of r.domain.queued.filter(({ kind }) => kind === 'map') as {
+        iova: number
+        guest: number
+      }[])
         expect(held).not.toContainEqual([iova, guest])
       for (let row = 0; row < lent; row++) r.backend.unmap(next, row, 0)
       if (lent > 0) expect(r.backend.commitUnmaps()).toBe(DMA_FAILED)

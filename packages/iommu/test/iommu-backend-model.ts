@@ -67,7 +67,8 @@ class Side {
     const lent = this.lent[row]
     if (what === 0) return this.commitMaps()
     if (what === 1) return this.commitUnmaps()
-    if (what === 2) this.r.domain.answer = b % 3 === 0 ? ({ kind }) => (kind === 'map' ? DMA_EXHAUSTED : DMA_OK) : () => DMA_OK
+    if (what === 2)
+      this.r.domain.answer = b % 3 === 0 ? ({ kind }) => (kind === 'map' ? DMA_EXHAUSTED : DMA_OK) : () => DMA_OK
     else if (what === 3) this.turn(b)
     else if (what === 4) return this.allocate(b)
     else if (lent === undefined) return this.map(row, a, b)

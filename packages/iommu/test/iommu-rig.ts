@@ -1,5 +1,5 @@
 import type { IommuFault } from '@guestdma/dma'
-import { GuestMemory, guestAddress, SpanAllocator } from '@guestdma/memory'
+import { GuestMemory, guestAddress, type MemorySource, SpanAllocator } from '@guestdma/memory'
 import { MmioTransport } from '@guestdma/transport'
 import { VirtioIommu, type VirtioIommuDomain, type VirtioIommuOptions } from '../src/index.ts'
 import { HandIommu, type HandOptions, type HandRequest } from './hand-iommu.ts'
@@ -7,6 +7,12 @@ import { HandIommu, type HandOptions, type HandRequest } from './hand-iommu.ts'
 export const BASE = 0x8000_0000
 export const BYTES = 1 << 20
 export const DEADLINE = 1000
+
+export type RigOptions = HandOptions & {
+  /** Where guest RAM begins in its buffer. */
+  readonly offset?: number
+  readonly source?: MemorySource
+}
 
 export interface DriverRig {
   readonly device: HandIommu
@@ -19,9 +25,9 @@ export interface DriverRig {
   readonly options: VirtioIommuOptions
 }
 
-export function driverRig(options: HandOptions = {}): DriverRig {
-  const buffer = new ArrayBuffer(BYTES)
-  const memory = new GuestMemory([{ base: BASE, length: BYTES, memory: buffer }])
+export function driverRig({ offset = 0, source, ...options }: RigOptions = {}): DriverRig {
+  const buffer = source ?? new ArrayBuffer(offset + BYTES)
+  const memory = new GuestMemory([{ base: BASE, length: BYTES, memory: buffer, offset }])
   const ram = new SpanAllocator(guestAddress(BASE), BYTES)
   const device = new HandIommu(memory, options)
   const clock = { now: 0, pumps: 0 }
@@ -42,20 +48,20 @@ export function driverRig(options: HandOptions = {}): DriverRig {
     device,
     memory,
     ram,
-    bytes: new Uint8Array(buffer),
+    bytes: memory.ranges[0].region.u8.subarray(offset, offset + BYTES),
     faults,
     clock,
     options: { transport, memory, ram, wait, observer },
   }
 }
 
-export async function started(options: HandOptions = {}): Promise<DriverRig & { iommu: VirtioIommu }> {
+export async function started(options: RigOptions = {}): Promise<DriverRig & { iommu: VirtioIommu }> {
   const rig = driverRig(options)
   return { ...rig, iommu: await VirtioIommu.start(rig.options) }
 }
 
 export async function attached(
-  options: HandOptions = {},
+  options: RigOptions = {},
 ): Promise<DriverRig & { iommu: VirtioIommu; domain: VirtioIommuDomain }> {
   const rig = await started(options)
   return { ...rig, domain: rig.iommu.attach(8, 'net0') }
@@ -72,7 +78,10 @@ export function unmap(domain: VirtioIommuDomain, iova: number, length: number): 
 }
 
 /** Fields of a request, little-endian: [offset, bytes] each. */
-export function fields(request: HandRequest, ...list: (readonly [at: number, bytes: 1 | 4 | 8])[]): (number | bigint)[] {
+export function fields(
+  request: HandRequest,
+  ...list: (readonly [at: number, bytes: 1 | 4 | 8])[]
+): (number | bigint)[] {
   const view = new DataView(request.bytes.buffer)
   return list.map(([at, size]) =>
     size === 8 ? view.getBigUint64(at, true) : size === 4 ? view.getUint32(at, true) : view.getUint8(at),

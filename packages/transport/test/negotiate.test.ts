@@ -27,9 +27,17 @@ import {
   VIRTIO_F_SWIOTLB,
   VIRTIO_F_VERSION_1,
 } from '@guestdma/spec'
-import { DeviceStuckError, MmioTransport, type Negotiated, negotiate, type Wait } from '@guestdma/transport'
+import {
+  DeviceStuckError,
+  MmioTransport,
+  type Negotiated,
+  negotiate,
+  PciTransport,
+  type Wait,
+} from '@guestdma/transport'
 import { describe, expect, it } from 'vitest'
 import { Registers, type RegistersOptions } from './support/registers.ts'
+import { behindPci } from './support/registers-pci.ts'
 
 const UP_TO_DRIVER = STATUS_ACKNOWLEDGE | STATUS_DRIVER
 const UP_TO_FEATURES = UP_TO_DRIVER | STATUS_FEATURES_OK
@@ -70,17 +78,18 @@ interface RunOptions extends RegistersOptions {
   readonly wait?: Wait
 }
 
-/** Negotiates; of `result` and `error` one is there. */
-async function run(options: RunOptions = {}): Promise<Run> {
+/** Negotiates; of `result` and `error` one is there. What the driver does over PCI is in `registers` as well. */
+async function runOver(kind: 'mmio' | 'pci', options: RunOptions): Promise<Run> {
   const registers = new Registers(options)
-  const transport = MmioTransport.probe(registers, 'dev0')
+  const transport =
+    kind === 'mmio' ? MmioTransport.probe(registers, 'dev0') : PciTransport.probe(behindPci(registers), 'dev0')
   if (transport === null) throw new Error('no device')
   registers.log.length = 0
   const { choice = 'auto' } = options
   const offer = (offered: FeatureSet): PlatformOffer => ({
     device: 'dev0',
     offered,
-    transport: { kind: 'mmio', transitional: false },
+    transport: { kind, transitional: false },
     ramReachable: true,
     iommu: undefined,
     pool: undefined,
@@ -116,390 +125,394 @@ const offers = (...bits: number[]): (() => FeatureSet) => {
 const ladder = (reports: readonly CandidateReport[]): [string, string | undefined][] =>
   reports.map(({ id, outcome }) => [id, outcome])
 
-describe('init/order (virtio 1.4 §3.1.1)', () => {
-  it('resets, waits for 0, acknowledges, DRIVER, reads features, writes them, FEATURES_OK, and re-reads the status', async () => {
-    const { registers, result } = await run()
-    expect(result.scheme).toBe('only')
-    expect(registers.writes(MMIO_STATUS)).toEqual([0, STATUS_ACKNOWLEDGE, UP_TO_DRIVER, UP_TO_FEATURES])
-    const features = [0, 1, 2, 3]
-    expect(registers.short()).toEqual([
-      'w070=0',
-      'r070',
-      'w070=1',
-      'w070=3',
-      ...features.flatMap((i) => [`w014=${i}`, 'r010']),
-      ...features.flatMap((i) => [`w024=${i}`, `w020=${i === 1 ? 1 : 0}`]),
-      'w070=b',
-      'r070',
-    ])
+describe.each(['mmio', 'pci'] as const)('over %s', (kind) => {
+  const run = (options: RunOptions = {}): Promise<Run> => runOver(kind, options)
+
+  describe('init/order (virtio 1.4 §3.1.1)', () => {
+    it('resets, waits for 0, ACKNOWLEDGE, DRIVER, reads and writes features, FEATURES_OK, reads status', async () => {
+      const { registers, result } = await run()
+      expect(result.scheme).toBe('only')
+      expect(registers.writes(MMIO_STATUS)).toEqual([0, STATUS_ACKNOWLEDGE, UP_TO_DRIVER, UP_TO_FEATURES])
+      const features = [0, 1, 2, 3]
+      expect(registers.short()).toEqual([
+        'w070=0',
+        'r070',
+        'w070=1',
+        'w070=3',
+        ...features.flatMap((i) => [`w014=${i}`, 'r010']),
+        ...features.flatMap((i) => [`w024=${i}`, `w020=${i === 1 ? 1 : 0}`]),
+        'w070=b',
+        'r070',
+      ])
+    })
+
+    it('touches no queue and notifies nobody', async () => {
+      const { registers } = await run()
+      expect(registers.writes(MMIO_QUEUE_SEL)).toEqual([])
+      expect(registers.writes(MMIO_QUEUE_NOTIFY)).toEqual([])
+    })
+
+    it('creates the backend only after FEATURES_OK was written and read back', async () => {
+      const seen: string[] = []
+      const { result } = await run({
+        providers: (registers) => [
+          provider('only', {
+            create: () => {
+              seen.push(...registers.short().slice(-2))
+              return backend()
+            },
+          }),
+        ],
+      })
+      expect(result.scheme).toBe('only')
+      expect(seen).toEqual(['w070=b', 'r070'])
+    })
+
+    it('waits for a slow reset by letting the platform run, and goes on only once Status reads 0', async () => {
+      let pumps = 0
+      const { registers, result } = await run({
+        resetting: (reads) => (reads < 5 ? 0x8f : 0),
+        wait: { pump: () => pumps++ },
+      })
+      expect(result.scheme).toBe('only')
+      expect(pumps).toBeGreaterThan(0)
+      expect(registers.short().slice(0, 8)).toEqual(['w070=0', ...Array.from({ length: 6 }, () => 'r070'), 'w070=1'])
+    })
+
+    it('ignores what a device puts above the 8 bits of its status', async () => {
+      const { result } = await run({ resetting: () => 0xffff_ff00 })
+      expect(result.scheme).toBe('only')
+    })
   })
 
-  it('touches no queue and notifies nobody', async () => {
-    const { registers } = await run()
-    expect(registers.writes(MMIO_QUEUE_SEL)).toEqual([])
-    expect(registers.writes(MMIO_QUEUE_NOTIFY)).toEqual([])
+  describe('init/features: only offered and understood bits, with their dependencies (virtio 1.4 §2.2.1)', () => {
+    it('accepts the intersection of what is offered and what is understood', async () => {
+      const { registers, result } = await run({ offered: offers(1, 5, 6, 64, 70), understood: [5, 6, 7, 70] })
+      expect(result.features.bits()).toEqual([5, 6, 32, 70])
+      expect(registers.written.bits()).toEqual([5, 6, 32, 70])
+    })
+
+    it('does not fail because of bits that it does not know, and accepts none of them', async () => {
+      const all = FeatureSet.of(...Array.from({ length: 128 }, (_, i) => i))
+      const { result } = await run({ offered: () => all, understood: [5] })
+      expect(result.features.bits()).toEqual([5, VIRTIO_F_VERSION_1, VIRTIO_F_ACCESS_PLATFORM, VIRTIO_F_ORDER_PLATFORM])
+      expect(result.features.has(VIRTIO_F_RING_PACKED)).toBe(false)
+    })
+
+    it('writes nothing that is not offered, even if the driver understands it', async () => {
+      const { registers } = await run({
+        offered: offers(),
+        understood: [0, 5, VIRTIO_F_EVENT_IDX, 33, 36, 38, 40, 64, 127],
+      })
+      expect(registers.writes(MMIO_DRIVER_FEATURES)).toEqual([0, 1, 0, 0])
+    })
+
+    it('accepts ACCESS_PLATFORM and ORDER_PLATFORM wherever they are offered (§6.1)', async () => {
+      const { result } = await run({ offered: offers(VIRTIO_F_ACCESS_PLATFORM, VIRTIO_F_ORDER_PLATFORM) })
+      expect(result.features.bits()).toEqual([32, 33, 36])
+    })
+
+    it('leaves bit 27 alone unless the chosen scheme asks for it: swiotlb/offer', async () => {
+      const ignored = await run({ offered: offers(VIRTIO_F_SWIOTLB), understood: [VIRTIO_F_SWIOTLB] })
+      expect(ignored.result.features.bits()).toEqual([32])
+      const wanted = await run({
+        offered: offers(VIRTIO_F_SWIOTLB),
+        providers: () => [provider('region', { accept: [VIRTIO_F_SWIOTLB] })],
+      })
+      expect(wanted.result.features.bits()).toEqual([27, 32])
+    })
+
+    it('drops a bit whose need is not offered, and what needs that bit in turn', async () => {
+      const chain = [
+        [7, 1],
+        [9, 7],
+        [11, 9],
+        [21, 17],
+      ] as const
+      const { result } = await run({
+        offered: offers(7, 9, 11, 17, 21),
+        understood: [1, 7, 9, 11, 17, 21],
+        dependencies: chain,
+      })
+      expect(result.features.bits()).toEqual([17, 21, 32])
+    })
+
+    it('keeps dependent bits whose needs are met', async () => {
+      const { result } = await run({ offered: offers(1, 7), understood: [1, 7], dependencies: [[7, 1]] })
+      expect(result.features.bits()).toEqual([1, 7, 32])
+    })
+
+    it('ends on dependencies that form a circle', async () => {
+      const { result } = await run({
+        offered: offers(1, 7),
+        understood: [1, 7, 9],
+        dependencies: [
+          [1, 7],
+          [7, 9],
+          [9, 1],
+        ],
+      })
+      expect(result.features.bits()).toEqual([32])
+    })
   })
 
-  it('creates the backend only after FEATURES_OK was written and read back', async () => {
-    const seen: string[] = []
-    const { result } = await run({
-      providers: (registers) => [
-        provider('only', {
-          create: () => {
-            seen.push(...registers.short().slice(-2))
-            return backend()
-          },
-        }),
+  describe('init/version-1: a device without VERSION_1 is refused', () => {
+    it('says so, writes no feature and gives up', async () => {
+      const { registers, error } = await run({ offered: () => FeatureSet.of(5, 27, 28) })
+      expect(error).toMatchObject({ code: 'TRANSPORT_LEGACY', details: { offered: [5, 27, 28] } })
+      expect(registers.writes(MMIO_DRIVER_FEATURES)).toEqual([])
+      expect(registers.status & STATUS_FAILED).toBe(STATUS_FAILED)
+      expect(registers.writes(MMIO_STATUS).some((status) => (status & STATUS_FEATURES_OK) !== 0)).toBe(false)
+    })
+  })
+
+  describe('init/ladder: refusals cost one rung each', () => {
+    const two = (): DmaProvider[] => [
+      provider('first', { reach: 'pool', accept: [VIRTIO_F_SWIOTLB] }),
+      provider('second', { reach: 'pool' }),
+    ]
+
+    it('resets after FEATURES_OK was refused and goes on to the next candidate', async () => {
+      const { registers, result } = await run({
+        offered: offers(VIRTIO_F_SWIOTLB),
+        accepts: (features) => !features.has(VIRTIO_F_SWIOTLB),
+        providers: two,
+      })
+      expect(result.scheme).toBe('second')
+      expect(result.features.bits()).toEqual([32])
+      expect(ladder(result.ladder)).toEqual([
+        ['first', expect.stringContaining('refused')],
+        ['second', undefined],
+      ])
+      expect(registers.writes(MMIO_STATUS)).toEqual([0, 1, 3, 11, 0, 1, 3, 11])
+    })
+
+    it.each([
+      [
+        'throws',
+        () => {
+          throw new DmaError('DMA_ALLOC', 'first', 'no room')
+        },
       ],
+      ['rejects', () => Promise.reject(new DmaError('DMA_ALLOC', 'first', 'no room'))],
+    ])('resets after create() %s and goes on to the next candidate', async (_how, create) => {
+      const { registers, result } = await run({ providers: () => [provider('first', { create }), provider('second')] })
+      expect(result.scheme).toBe('second')
+      expect(result.ladder[0].outcome).toContain('no room')
+      expect(registers.writes(MMIO_STATUS)).toEqual([0, 1, 3, 11, 0, 1, 3, 11])
     })
-    expect(result.scheme).toBe('only')
-    expect(seen).toEqual(['w070=b', 'r070'])
-  })
 
-  it('waits for a slow reset by letting the platform run, and goes on only once Status reads 0', async () => {
-    let pumps = 0
-    const { registers, result } = await run({
-      resetting: (reads) => (reads < 5 ? 0x8f : 0),
-      wait: { pump: () => pumps++ },
+    it('lets create() see the features that were agreed on', async () => {
+      const seen: number[][] = []
+      await run({
+        offered: offers(5, VIRTIO_F_ACCESS_PLATFORM),
+        understood: [5],
+        providers: () => [
+          provider('only', {
+            create: (offer, agreed) => {
+              seen.push(agreed.bits(), offer.offered.bits())
+              return backend()
+            },
+          }),
+        ],
+      })
+      expect(seen).toEqual([
+        [5, 32, 33],
+        [5, 32, 33],
+      ])
     })
-    expect(result.scheme).toBe('only')
-    expect(pumps).toBeGreaterThan(0)
-    expect(registers.short().slice(0, 8)).toEqual(['w070=0', 'r070', 'r070', 'r070', 'r070', 'r070', 'r070', 'w070=1'])
-  })
 
-  it('ignores what a device puts above the 8 bits of its status', async () => {
-    const { result } = await run({ resetting: () => 0xffff_ff00 })
-    expect(result.scheme).toBe('only')
-  })
-})
-
-describe('init/features: only offered and understood bits, with their dependencies (virtio 1.4 §2.2.1)', () => {
-  it('accepts the intersection of what is offered and what is understood', async () => {
-    const { registers, result } = await run({ offered: offers(1, 5, 6, 64, 70), understood: [5, 6, 7, 70] })
-    expect(result.features.bits()).toEqual([5, 6, 32, 70])
-    expect(registers.written.bits()).toEqual([5, 6, 32, 70])
-  })
-
-  it('does not fail because of bits that it does not know, and accepts none of them', async () => {
-    const all = FeatureSet.of(...Array.from({ length: 128 }, (_, i) => i))
-    const { result } = await run({ offered: () => all, understood: [5] })
-    expect(result.features.bits()).toEqual([5, VIRTIO_F_VERSION_1, VIRTIO_F_ACCESS_PLATFORM, VIRTIO_F_ORDER_PLATFORM])
-    expect(result.features.has(VIRTIO_F_RING_PACKED)).toBe(false)
-  })
-
-  it('writes nothing that is not offered, even if the driver understands it', async () => {
-    const { registers } = await run({
-      offered: offers(),
-      understood: [0, 5, VIRTIO_F_EVENT_IDX, 33, 36, 38, 40, 64, 127],
+    it('reports the whole ladder and sets FAILED once none is left', async () => {
+      const { registers, error } = await run({
+        accepts: () => false,
+        providers: () => [
+          ...two(),
+          provider('third', { assess: () => ({ fit: 'unusable', why: 'no such thing here' }) }),
+        ],
+      })
+      expect(error.code).toBe('DMA_NO_USABLE_BACKEND')
+      expect(ladder(error.details.candidates)).toEqual([
+        ['first', expect.stringContaining('refused')],
+        ['second', expect.stringContaining('refused')],
+        ['third', undefined],
+      ])
+      expect(error.message).toContain('no such thing here')
+      expect(registers.writes(MMIO_STATUS).at(-1)).toBe(UP_TO_DRIVER | STATUS_FAILED)
     })
-    expect(registers.writes(MMIO_DRIVER_FEATURES)).toEqual([0, 1, 0, 0])
-  })
 
-  it('accepts ACCESS_PLATFORM and ORDER_PLATFORM wherever they are offered (§6.1)', async () => {
-    const { result } = await run({ offered: offers(VIRTIO_F_ACCESS_PLATFORM, VIRTIO_F_ORDER_PLATFORM) })
-    expect(result.features.bits()).toEqual([32, 33, 36])
-  })
-
-  it('leaves bit 27 alone unless the chosen scheme asks for it: swiotlb/offer', async () => {
-    const ignored = await run({ offered: offers(VIRTIO_F_SWIOTLB), understood: [VIRTIO_F_SWIOTLB] })
-    expect(ignored.result.features.bits()).toEqual([32])
-    const wanted = await run({
-      offered: offers(VIRTIO_F_SWIOTLB),
-      providers: () => [provider('region', { accept: [VIRTIO_F_SWIOTLB] })],
+    it('refuses before any feature is written where nothing fits', async () => {
+      const { registers, error } = await run({
+        providers: () => [provider('none', { assess: () => ({ fit: 'unusable', why: 'no memory' }) })],
+      })
+      expect(error.code).toBe('DMA_NO_USABLE_BACKEND')
+      expect(registers.writes(MMIO_DRIVER_FEATURES)).toEqual([])
+      expect(registers.writes(MMIO_STATUS)).toEqual([0, 1, 3, UP_TO_DRIVER | STATUS_FAILED])
     })
-    expect(wanted.result.features.bits()).toEqual([27, 32])
-  })
 
-  it('drops a bit whose need is not offered, and what needs that bit in turn', async () => {
-    const chain = [
-      [7, 1],
-      [9, 7],
-      [11, 9],
-      [21, 17],
-    ] as const
-    const { result } = await run({
-      offered: offers(7, 9, 11, 17, 21),
-      understood: [1, 7, 9, 11, 17, 21],
-      dependencies: chain,
+    it('has nobody registered', async () => {
+      const { error } = await run({ providers: () => [] })
+      expect(error.code).toBe('DMA_NO_USABLE_BACKEND')
+      expect(error.details.candidates).toEqual([])
     })
-    expect(result.features.bits()).toEqual([17, 21, 32])
-  })
 
-  it('keeps dependent bits whose needs are met', async () => {
-    const { result } = await run({ offered: offers(1, 7), understood: [1, 7], dependencies: [[7, 1]] })
-    expect(result.features.bits()).toEqual([1, 7, 32])
-  })
-
-  it('ends on dependencies that form a circle', async () => {
-    const { result } = await run({
-      offered: offers(1, 7),
-      understood: [1, 7, 9],
-      dependencies: [
-        [1, 7],
-        [7, 9],
-        [9, 1],
-      ],
+    it('tries what is required first', async () => {
+      const { result } = await run({
+        providers: () => [provider('usable'), provider('required', { fit: 'required', reach: 'pool' })],
+      })
+      expect(result.scheme).toBe('required')
     })
-    expect(result.features.bits()).toEqual([32])
-  })
-})
 
-describe('init/version-1: a device without VERSION_1 is refused', () => {
-  it('says so, writes no feature and gives up', async () => {
-    const { registers, error } = await run({ offered: () => FeatureSet.of(5, 27, 28) })
-    expect(error).toMatchObject({ code: 'TRANSPORT_LEGACY', details: { offered: [5, 27, 28] } })
-    expect(registers.writes(MMIO_DRIVER_FEATURES)).toEqual([])
-    expect(registers.status & STATUS_FAILED).toBe(STATUS_FAILED)
-    expect(registers.writes(MMIO_STATUS).some((status) => (status & STATUS_FEATURES_OK) !== 0)).toBe(false)
-  })
-})
-
-describe('init/ladder: refusals cost one rung each', () => {
-  const two = (): DmaProvider[] => [
-    provider('first', { reach: 'pool', accept: [VIRTIO_F_SWIOTLB] }),
-    provider('second', { reach: 'pool' }),
-  ]
-
-  it('resets after FEATURES_OK was refused and goes on to the next candidate', async () => {
-    const { registers, result } = await run({
-      offered: offers(VIRTIO_F_SWIOTLB),
-      accepts: (features) => !features.has(VIRTIO_F_SWIOTLB),
-      providers: two,
+    it('never clears a status bit except by a reset (§2.1.1)', async () => {
+      const { registers } = await run({ accepts: () => false, providers: two })
+      let before = 0
+      for (const status of registers.writes(MMIO_STATUS)) {
+        if (status !== 0) expect(before & ~status).toBe(0)
+        // What the device did not take is not set either.
+        before = status === 0 ? 0 : status & ~STATUS_FEATURES_OK
+      }
+      expect(registers.writes(MMIO_STATUS).length).toBeGreaterThan(4)
     })
-    expect(result.scheme).toBe('second')
-    expect(result.features.bits()).toEqual([32])
-    expect(ladder(result.ladder)).toEqual([
-      ['first', expect.stringContaining('refused')],
-      ['second', undefined],
-    ])
-    expect(registers.writes(MMIO_STATUS)).toEqual([0, 1, 3, 11, 0, 1, 3, 11])
   })
 
-  it.each([
-    [
-      'throws',
-      () => {
-        throw new DmaError('DMA_ALLOC', 'first', 'no room')
-      },
-    ],
-    ['rejects', () => Promise.reject(new DmaError('DMA_ALLOC', 'first', 'no room'))],
-  ])('resets after create() %s and goes on to the next candidate', async (_how, create) => {
-    const { registers, result } = await run({ providers: () => [provider('first', { create }), provider('second')] })
-    expect(result.scheme).toBe('second')
-    expect(result.ladder[0].outcome).toContain('no room')
-    expect(registers.writes(MMIO_STATUS)).toEqual([0, 1, 3, 11, 0, 1, 3, 11])
-  })
+  describe('init/downgrade: never descends to less confinement by itself', () => {
+    const pool = (): DmaProvider => provider('pool', { reach: 'pool', accept: [VIRTIO_F_ACCESS_PLATFORM] })
+    const direct = (): DmaProvider => provider('direct', { reach: 'all' })
 
-  it('lets create() see the features that were agreed on', async () => {
-    const seen: number[][] = []
-    await run({
-      offered: offers(5, VIRTIO_F_ACCESS_PLATFORM),
-      understood: [5],
-      providers: () => [
-        provider('only', {
-          create: (offer, agreed) => {
-            seen.push(agreed.bits(), offer.offered.bits())
-            return backend()
-          },
-        }),
-      ],
+    it('refuses what confines less after the device refused the confined one', async () => {
+      const { registers, error } = await run({
+        offered: offers(VIRTIO_F_ACCESS_PLATFORM),
+        accepts: () => false,
+        providers: () => [pool(), direct()],
+      })
+      expect(error).toMatchObject({ code: 'DMA_DOWNGRADE_REFUSED', details: { refused: 'direct', stronger: 'pool' } })
+      expect(error.details.candidates.map(({ id }) => id)).toEqual(['pool', 'direct'])
+      expect(registers.status & STATUS_FAILED).toBe(STATUS_FAILED)
+      // One rung, not two.
+      expect(registers.resets).toBe(1)
     })
-    expect(seen).toEqual([
-      [5, 32, 33],
-      [5, 32, 33],
-    ])
-  })
 
-  it('reports the whole ladder and sets FAILED once none is left', async () => {
-    const { registers, error } = await run({
-      accepts: () => false,
-      providers: () => [
-        ...two(),
-        provider('third', { assess: () => ({ fit: 'unusable', why: 'no such thing here' }) }),
-      ],
+    it('is not talked into it by a device that hides ACCESS_PLATFORM', async () => {
+      const picky = provider('pool', {
+        reach: 'pool',
+        assess: (offer) =>
+          offer.offered.has(VIRTIO_F_ACCESS_PLATFORM)
+            ? { fit: 'usable', accept: FeatureSet.of(VIRTIO_F_ACCESS_PLATFORM), why: 'fits' }
+            : { fit: 'unusable', why: 'needs ACCESS_PLATFORM' },
+      })
+      const { error } = await run({ offered: offers(), providers: () => [picky, direct()] })
+      expect(error).toMatchObject({ code: 'DMA_DOWNGRADE_REFUSED', details: { refused: 'direct', stronger: 'pool' } })
     })
-    expect(error.code).toBe('DMA_NO_USABLE_BACKEND')
-    expect(ladder(error.details.candidates)).toEqual([
-      ['first', expect.stringContaining('refused')],
-      ['second', expect.stringContaining('refused')],
-      ['third', undefined],
-    ])
-    expect(error.message).toContain('no such thing here')
-    expect(registers.writes(MMIO_STATUS).at(-1)).toBe(UP_TO_DRIVER | STATUS_FAILED)
-  })
 
-  it('refuses before any feature is written where nothing fits', async () => {
-    const { registers, error } = await run({
-      providers: () => [provider('none', { assess: () => ({ fit: 'unusable', why: 'no memory' }) })],
+    it('does it where the caller listed both, in the caller’s order', async () => {
+      let asked = 0
+      const { result, registers } = await run({
+        offered: offers(VIRTIO_F_ACCESS_PLATFORM),
+        // Refuses the first time.
+        accepts: () => asked++ > 0,
+        providers: () => [pool(), direct()],
+        choice: ['pool', 'direct'],
+      })
+      expect(result.scheme).toBe('direct')
+      expect(registers.resets).toBe(2)
     })
-    expect(error.code).toBe('DMA_NO_USABLE_BACKEND')
-    expect(registers.writes(MMIO_DRIVER_FEATURES)).toEqual([])
-    expect(registers.writes(MMIO_STATUS)).toEqual([0, 1, 3, UP_TO_DRIVER | STATUS_FAILED])
   })
 
-  it('has nobody registered', async () => {
-    const { error } = await run({ providers: () => [] })
-    expect(error.code).toBe('DMA_NO_USABLE_BACKEND')
-    expect(error.details.candidates).toEqual([])
-  })
+  describe('init/features: an offer that changes between rungs', () => {
+    const providers = (): DmaProvider[] => [
+      provider('first', { reach: 'pool', accept: [VIRTIO_F_ACCESS_PLATFORM] }),
+      provider('second', { reach: 'pool', accept: [VIRTIO_F_ACCESS_PLATFORM] }),
+      provider('third', { reach: 'pool' }),
+    ]
 
-  it('tries what is required first', async () => {
-    const { result } = await run({
-      providers: () => [provider('usable'), provider('required', { fit: 'required', reach: 'pool' })],
+    it('skips a candidate whose bits are gone, without FEATURES_OK', async () => {
+      const { registers, result } = await run({
+        offered: (resets) => (resets <= 1 ? FeatureSet.of(32, VIRTIO_F_ACCESS_PLATFORM) : FeatureSet.of(32)),
+        accepts: (features) => !features.has(VIRTIO_F_ACCESS_PLATFORM),
+        providers,
+      })
+      expect(result.scheme).toBe('third')
+      expect(ladder(result.ladder)).toEqual([
+        ['first', expect.stringContaining('refused')],
+        ['second', expect.stringContaining('no longer offers {33}')],
+        ['third', undefined],
+      ])
+      expect(registers.writes(MMIO_STATUS)).toEqual([0, 1, 3, 11, 0, 1, 3, 0, 1, 3, 11])
     })
-    expect(result.scheme).toBe('required')
-  })
 
-  it('never clears a status bit except by a reset (§2.1.1)', async () => {
-    const { registers } = await run({ accepts: () => false, providers: two })
-    let before = 0
-    for (const status of registers.writes(MMIO_STATUS)) {
-      if (status !== 0) expect(before & ~status).toBe(0)
-      // What the device did not take is not set either.
-      before = status === 0 ? 0 : status & ~STATUS_FEATURES_OK
-    }
-    expect(registers.writes(MMIO_STATUS).length).toBeGreaterThan(4)
-  })
-})
-
-describe('init/downgrade: never descends to less confinement by itself', () => {
-  const pool = (): DmaProvider => provider('pool', { reach: 'pool', accept: [VIRTIO_F_ACCESS_PLATFORM] })
-  const direct = (): DmaProvider => provider('direct', { reach: 'all' })
-
-  it('refuses what confines less after the device refused the confined one', async () => {
-    const { registers, error } = await run({
-      offered: offers(VIRTIO_F_ACCESS_PLATFORM),
-      accepts: () => false,
-      providers: () => [pool(), direct()],
+    it('accepts on each rung only what is offered on that rung', async () => {
+      const offered = [FeatureSet.of(32, 5, 6, 33), FeatureSet.of(32, 6, 7, 33)]
+      const chosen: number[][] = []
+      const { result } = await run({
+        offered: (resets) => offered[Math.min(Math.max(resets, 1), 2) - 1],
+        accepts: (features) => chosen.push(features.bits()) > 1,
+        understood: [5, 6, 7],
+        providers,
+      })
+      expect(chosen).toEqual([
+        [5, 6, 32, 33],
+        [6, 7, 32, 33],
+      ])
+      expect(result.features.bits()).toEqual([6, 7, 32, 33])
     })
-    expect(error).toMatchObject({ code: 'DMA_DOWNGRADE_REFUSED', details: { refused: 'direct', stronger: 'pool' } })
-    expect(error.details.candidates.map(({ id }) => id)).toEqual(['pool', 'direct'])
-    expect(registers.status & STATUS_FAILED).toBe(STATUS_FAILED)
-    // One rung, not two.
-    expect(registers.resets).toBe(1)
-  })
 
-  it('is not talked into it by a device that hides ACCESS_PLATFORM', async () => {
-    const picky = provider('pool', {
-      reach: 'pool',
-      assess: (offer) =>
-        offer.offered.has(VIRTIO_F_ACCESS_PLATFORM)
-          ? { fit: 'usable', accept: FeatureSet.of(VIRTIO_F_ACCESS_PLATFORM), why: 'fits' }
-          : { fit: 'unusable', why: 'needs ACCESS_PLATFORM' },
+    it('refuses a device that turns legacy on a later rung', async () => {
+      const { registers, error } = await run({
+        offered: (resets) => (resets <= 1 ? FeatureSet.of(32) : FeatureSet.of(27)),
+        accepts: () => false,
+        providers,
+      })
+      expect(error.code).toBe('TRANSPORT_LEGACY')
+      expect(registers.status & STATUS_FAILED).toBe(STATUS_FAILED)
     })
-    const { error } = await run({ offered: offers(), providers: () => [picky, direct()] })
-    expect(error).toMatchObject({ code: 'DMA_DOWNGRADE_REFUSED', details: { refused: 'direct', stronger: 'pool' } })
   })
 
-  it('does it where the caller listed both, in the caller’s order', async () => {
-    let asked = 0
-    const { result, registers } = await run({
-      offered: offers(VIRTIO_F_ACCESS_PLATFORM),
-      // Refuses the first time.
-      accepts: () => asked++ > 0,
-      providers: () => [pool(), direct()],
-      choice: ['pool', 'direct'],
+  describe('init/failed: FAILED is set on giving up, whatever the reason (§3.1.1)', () => {
+    it('for a listed scheme that is not registered', async () => {
+      const { registers, error } = await run({ choice: ['only', 'nowhere'] })
+      expect(error).toMatchObject({ code: 'DMA_UNKNOWN_SCHEME', details: { id: 'nowhere', known: ['only'] } })
+      expect(registers.status).toBe(UP_TO_DRIVER | STATUS_FAILED)
     })
-    expect(result.scheme).toBe('direct')
-    expect(registers.resets).toBe(2)
-  })
-})
 
-describe('init/features: an offer that changes between rungs', () => {
-  const providers = (): DmaProvider[] => [
-    provider('first', { reach: 'pool', accept: [VIRTIO_F_ACCESS_PLATFORM] }),
-    provider('second', { reach: 'pool', accept: [VIRTIO_F_ACCESS_PLATFORM] }),
-    provider('third', { reach: 'pool' }),
-  ]
-
-  it('skips a candidate whose bits are gone, without FEATURES_OK', async () => {
-    const { registers, result } = await run({
-      offered: (resets) => (resets <= 1 ? FeatureSet.of(32, VIRTIO_F_ACCESS_PLATFORM) : FeatureSet.of(32)),
-      accepts: (features) => !features.has(VIRTIO_F_ACCESS_PLATFORM),
-      providers,
+    it('for two schemes that are both required', async () => {
+      const { registers, error } = await run({
+        providers: () => [provider('a', { fit: 'required' }), provider('b', { fit: 'required' })],
+      })
+      expect(error).toMatchObject({ code: 'DMA_CONFLICT', details: { ids: ['a', 'b'] } })
+      expect(registers.status).toBe(UP_TO_DRIVER | STATUS_FAILED)
     })
-    expect(result.scheme).toBe('third')
-    expect(ladder(result.ladder)).toEqual([
-      ['first', expect.stringContaining('refused')],
-      ['second', expect.stringContaining('no longer offers {33}')],
-      ['third', undefined],
-    ])
-    expect(registers.writes(MMIO_STATUS)).toEqual([0, 1, 3, 11, 0, 1, 3, 0, 1, 3, 11])
-  })
 
-  it('accepts on each rung only what is offered on that rung', async () => {
-    const offered = [FeatureSet.of(32, 5, 6, 33), FeatureSet.of(32, 6, 7, 33)]
-    const chosen: number[][] = []
-    const { result } = await run({
-      offered: (resets) => offered[Math.min(Math.max(resets, 1), 2) - 1],
-      accepts: (features) => chosen.push(features.bits()) > 1,
-      understood: [5, 6, 7],
-      providers,
+    it('for a provider whose assess() throws', async () => {
+      const { registers, error } = await run({
+        providers: () => [
+          provider('a', {
+            assess: () => {
+              throw new Error('broken plug-in')
+            },
+          }),
+        ],
+      })
+      expect(error.message).toBe('broken plug-in')
+      expect(registers.status).toBe(UP_TO_DRIVER | STATUS_FAILED)
     })
-    expect(chosen).toEqual([
-      [5, 6, 32, 33],
-      [6, 7, 32, 33],
-    ])
-    expect(result.features.bits()).toEqual([6, 7, 32, 33])
   })
 
-  it('refuses a device that turns legacy on a later rung', async () => {
-    const { registers, error } = await run({
-      offered: (resets) => (resets <= 1 ? FeatureSet.of(32) : FeatureSet.of(27)),
-      accepts: () => false,
-      providers,
+  describe('reset/deadline', () => {
+    it('gives up on a device that never finishes its reset, and offers it no feature', async () => {
+      let time = 0
+      let pumps = 0
+      const { registers, error } = await run({
+        resetting: () => 0x80,
+        wait: { pump: () => pumps++, now: () => (time += 5), deadlineMs: 20 },
+      })
+      expect(error).toBeInstanceOf(DeviceStuckError)
+      expect(error).toMatchObject({ code: 'TRANSPORT_DEVICE_STUCK', details: { waitedMs: 20, quarantined: true } })
+      expect(pumps).toBeGreaterThan(1)
+      expect(registers.writes(MMIO_DRIVER_FEATURES)).toEqual([])
     })
-    expect(error.code).toBe('TRANSPORT_LEGACY')
-    expect(registers.status & STATUS_FAILED).toBe(STATUS_FAILED)
-  })
-})
 
-describe('init/failed: FAILED is set on giving up, whatever the reason (§3.1.1)', () => {
-  it('for a listed scheme that is not registered', async () => {
-    const { registers, error } = await run({ choice: ['only', 'nowhere'] })
-    expect(error).toMatchObject({ code: 'DMA_UNKNOWN_SCHEME', details: { id: 'nowhere', known: ['only'] } })
-    expect(registers.status).toBe(UP_TO_DRIVER | STATUS_FAILED)
-  })
-
-  it('for two schemes that are both required', async () => {
-    const { registers, error } = await run({
-      providers: () => [provider('a', { fit: 'required' }), provider('b', { fit: 'required' })],
+    it('asks the device at least once, however short the deadline', async () => {
+      const { result } = await run({ wait: { pump: () => {}, deadlineMs: 0 } })
+      expect(result.scheme).toBe('only')
     })
-    expect(error).toMatchObject({ code: 'DMA_CONFLICT', details: { ids: ['a', 'b'] } })
-    expect(registers.status).toBe(UP_TO_DRIVER | STATUS_FAILED)
-  })
-
-  it('for a provider whose assess() throws', async () => {
-    const { registers, error } = await run({
-      providers: () => [
-        provider('a', {
-          assess: () => {
-            throw new Error('broken plug-in')
-          },
-        }),
-      ],
-    })
-    expect(error.message).toBe('broken plug-in')
-    expect(registers.status).toBe(UP_TO_DRIVER | STATUS_FAILED)
-  })
-})
-
-describe('reset/deadline', () => {
-  it('gives up on a device that never finishes its reset, and offers it no feature', async () => {
-    let time = 0
-    let pumps = 0
-    const { registers, error } = await run({
-      resetting: () => 0x80,
-      wait: { pump: () => pumps++, now: () => (time += 5), deadlineMs: 20 },
-    })
-    expect(error).toBeInstanceOf(DeviceStuckError)
-    expect(error).toMatchObject({ code: 'TRANSPORT_DEVICE_STUCK', details: { waitedMs: 20, quarantined: true } })
-    expect(pumps).toBeGreaterThan(1)
-    expect(registers.writes(MMIO_DRIVER_FEATURES)).toEqual([])
-  })
-
-  it('asks the device at least once, however short the deadline', async () => {
-    const { result } = await run({ wait: { pump: () => {}, deadlineMs: 0 } })
-    expect(result.scheme).toBe('only')
   })
 })

@@ -81,6 +81,9 @@ const COUNT_SHIFT = 8
 const MAPPED = 1
 const WRITABLE = 2
 
+// Flag of a chain, beside its state: it was laid out for good, and nothing of it is mapped.
+const PREPARED = 1 << 5
+
 // A chain of one descriptor that the device may only read: nothing was posted for it to write, and POSTED is not kept.
 const READ_ONLY_MASK = ~(STATE_MASK | (MAPPED << FLAGS_SHIFT))
 const READ_ONLY = 1 << COUNT_SHIFT
@@ -246,6 +249,38 @@ export class SplitVirtqueue implements Virtqueue {
     this.cellDevice[2 * slot] = memory.device
     this.cellDevice[2 * slot + 1] = stride
     return area
+  }
+
+  prepare(readable: number, writable: number): number {
+    for (let i = 0; i < readable + writable; i++) {
+      if (this.segments.kind[i] === GUEST) this.refusePrepare('a guest address is mapped anew each time')
+    }
+    if (this.inOrder) this.refusePrepare('IN_ORDER was agreed, and descriptors are used in ring order')
+    const position = this.availablePosition
+    const pending = this.pendingDescriptors
+    this.refresh()
+    const id = this.addChain(readable, readable + writable)
+    if (id < 0) this.refusePrepare(`there is no room for it (status ${id})`)
+    this.availablePosition = position
+    this.pendingDescriptors = pending
+    const info = this.chainsAt + CHAIN * id + INFO
+    this.book[info] = (this.book[info] & ~STATE_MASK) | PREPARED
+    return id
+  }
+
+  addPrepared(id: number): void {
+    const { book, mask } = this
+    const position = this.availablePosition
+    if (position === this.publishedPosition) this.refresh()
+    const info = this.chainsAt + CHAIN * id + INFO
+    if (this.broken !== null) this.refusePrepare('the queue is broken')
+    if ((book[info] & (STATE_MASK | PREPARED)) !== PREPARED)
+      this.refusePrepare(`chain ${id} was not prepared, or is outstanding`)
+    book[info] |= OUTSTANDING
+    const at = position & mask
+    book[this.orderAt + at] = id
+    this.available.region.u16[this.availableHalf + 2 + at] = id
+    this.availablePosition = (position + 1) & 0xffff
   }
 
   add(readable: number, writable: number): number {
@@ -629,11 +664,15 @@ export class SplitVirtqueue implements Virtqueue {
       book[chain + INFO] = info & ~STATE_MASK
       ids[n] = id
       lengths[n] = believed
-      const descriptors = info >> COUNT_SHIFT
-      if (descriptors > 1) statuses[n] = this.unmapChain(id, believed)
-      else statuses[n] = (info & (MAPPED << FLAGS_SHIFT)) === 0 ? OK : backend.unmap(mappings, id, believed)
-      this.retire(id, descriptors)
       n++
+      if ((info & PREPARED) !== 0) {
+        statuses[n - 1] = OK
+        continue
+      }
+      const descriptors = info >> COUNT_SHIFT
+      if (descriptors > 1) statuses[n - 1] = this.unmapChain(id, believed)
+      else statuses[n - 1] = (info & (MAPPED << FLAGS_SHIFT)) === 0 ? OK : backend.unmap(mappings, id, believed)
+      this.retire(id, descriptors)
     }
     this.counters.clamped += clamped
     return n
@@ -741,6 +780,11 @@ export class SplitVirtqueue implements Virtqueue {
     // Youngest first, so that the free descriptors end up in the order that they had.
     for (let i = count - 1; i >= 0; i--) {
       const id = book[this.orderAt + ((from + i) & this.mask)]
+      this.undoneId[i] = id
+      if ((book[this.chainsAt + CHAIN * id + INFO] & PREPARED) !== 0) {
+        book[this.chainsAt + CHAIN * id + INFO] &= ~STATE_MASK
+        continue
+      }
       this.unmapChain(id, 0)
       if (!this.inOrder) book[ROW * this.lastDescriptor(id) + NEXT] = this.freeHead
       this.freeHead = id
@@ -748,7 +792,6 @@ export class SplitVirtqueue implements Virtqueue {
       const descriptors = book[chain + INFO] >> COUNT_SHIFT
       book[chain + INFO] = FREE
       this.free += this.reclaim(chain, descriptors)
-      this.undoneId[i] = id
     }
     this.commitUndone()
     this.availablePosition = from
@@ -783,6 +826,10 @@ export class SplitVirtqueue implements Virtqueue {
       meter.load(2, 1)
     }
     this.pendingDescriptors = 0
+  }
+
+  private refusePrepare(why: string): never {
+    throw new VirtqueueError('VIRTQUEUE_PREPARE', this.name, `the chain cannot be prepared: ${why}`)
   }
 
   private refuseEmpty(segment: number): never {

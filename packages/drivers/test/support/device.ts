@@ -1,5 +1,6 @@
-// A virtio-mmio device made by hand, which does exactly what a test tells it, right or wrong. It shares no code with
-// the drivers beyond the constants: its view of the rings is virtio 1.4 §2.7 read with a DataView.
+// A virtio-mmio device made by hand, which does exactly what a test tells it, right or wrong; pci.ts presents it as a
+// PCI function as well. It shares no code with the drivers beyond the constants: its view of the rings is virtio 1.4
+// §2.7 read with a DataView.
 import type { GuestMemory, RegisterBus } from '@guestdma/memory'
 import {
   DESCRIPTOR_F_INDIRECT,
@@ -83,6 +84,7 @@ const queueRegisters = (): QueueRegisters => ({
 
 export class HandDevice implements RegisterBus {
   readonly memory: GuestMemory
+  readonly deviceId: number
   readonly config: Uint8Array
   readonly log: Access[] = []
   readonly notified: number[] = []
@@ -96,7 +98,6 @@ export class HandDevice implements RegisterBus {
   stuck = false
   resets = 0
   onNotify: ((queue: number) => void) | null
-  private readonly deviceId: number
   private readonly queueMax: readonly number[]
   private readonly offered: FeatureSet
   private readonly words = [0, 0, 0, 0]

@@ -21,12 +21,17 @@ import {
   SECTOR_SIZE,
   VIRTIO_NET_F_MAC,
 } from '@guestdma/spec'
-import { MmioTransport, negotiate } from '@guestdma/transport'
+import { MmioTransport, negotiate, PciTransport } from '@guestdma/transport'
 import { vi } from 'vitest'
 import { type Chain, type DeviceOptions, HandDevice } from './device.ts'
+import { HandFunction } from './pci.ts'
 
 export const BASE = 0x8000_0000
 export const RAM_BYTES = 8 << 20
+
+/** What the drivers are tested over. */
+export const TRANSPORTS = ['mmio', 'pci'] as const
+export type TransportName = (typeof TRANSPORTS)[number]
 
 /** The direct backend, with as many mappings at a time as `room` says: a pool that is full, without a pool. */
 export class NarrowBackend extends DirectBackend {
@@ -65,17 +70,22 @@ export interface Rig {
 }
 
 export interface RigOptions extends Partial<DeviceOptions> {
+  /** Default: mmio. */
+  readonly transport?: TransportName
   /** Guest RAM that can be handed out. Default: all. */
   readonly ramBytes?: number
   readonly detach?: () => boolean
 }
 
 /** Guest memory, a device made by hand, and a session up to FEATURES_OK. */
-export async function makeRig(deviceId: number, options: RigOptions = {}): Promise<Rig> {
+async function makeRig(deviceId: number, options: RigOptions = {}): Promise<Rig> {
   const memory = new GuestMemory([{ base: BASE, length: RAM_BYTES, memory: new ArrayBuffer(RAM_BYTES) }])
   const ram = new SpanAllocator(guestAddress(BASE), options.ramBytes ?? RAM_BYTES)
   const device = new HandDevice(memory, { deviceId, ...options })
-  const transport = MmioTransport.probe(device, 'dev0')
+  const transport =
+    options.transport === 'pci'
+      ? PciTransport.probe(new HandFunction(device), 'dev0')
+      : MmioTransport.probe(device, 'dev0')
   if (transport === null) throw new Error('no device')
   let time = 0
   const wait = { pump: (): void => {}, now: (): number => (time += 10), deadlineMs: 50 }
@@ -96,7 +106,7 @@ export async function makeRig(deviceId: number, options: RigOptions = {}): Promi
     offer: (offered) => ({
       device: 'dev0',
       offered,
-      transport: { kind: 'mmio', transitional: false },
+      transport: { kind: transport.kind, transitional: transport.transitional },
       ramReachable: true,
       iommu: undefined,
       pool: undefined,
@@ -134,10 +144,10 @@ export interface NetRig extends Rig {
   readonly events: string[]
 }
 
+export type NetRigOptions = RigOptions & NetOptions & { mtu?: number; linkStatus?: number }
+
 /** A net driver over a device made by hand. `link` and `mtu` fill in its configuration space. */
-export async function makeNet(
-  options: RigOptions & NetOptions & { mtu?: number; linkStatus?: number } = {},
-): Promise<NetRig> {
+async function makeNet(options: NetRigOptions = {}): Promise<NetRig> {
   const config = new Uint8Array(16)
   config.set(MAC)
   const fields = new DataView(config.buffer)
@@ -200,7 +210,9 @@ export function deliver(
 }
 
 export function pattern(length: number, seed = 1): Uint8Array<ArrayBuffer> {
-  return Uint8Array.from({ length }, (_, i) => (i * 31 + seed * 17 + 7) & 0xff)
+  const bytes = new Uint8Array(length)
+  for (let i = 0; i < length; i++) bytes[i] = i * 31 + seed * 17 + 7
+  return bytes
 }
 
 export interface BlkRig extends Rig {
@@ -208,9 +220,9 @@ export interface BlkRig extends Rig {
   readonly errors: string[]
 }
 
-export async function makeBlk(
-  options: RigOptions & BlkOptions & { sectors?: number; sizeMax?: number; blockSize?: number } = {},
-): Promise<BlkRig> {
+export type BlkRigOptions = RigOptions & BlkOptions & { sectors?: number; sizeMax?: number; blockSize?: number }
+
+async function makeBlk(options: BlkRigOptions = {}): Promise<BlkRig> {
   const config = new Uint8Array(64)
   const fields = new DataView(config.buffer)
   const sectors = options.sectors ?? 4096
@@ -232,6 +244,21 @@ export async function makeBlk(
     },
   })
   return { ...rig, disk, errors }
+}
+
+export interface Makers {
+  makeRig(deviceId: number, options?: RigOptions): Promise<Rig>
+  makeNet(options?: NetRigOptions): Promise<NetRig>
+  makeBlk(options?: BlkRigOptions): Promise<BlkRig>
+}
+
+/** The same rigs over one transport or another. */
+export function rigsOver(transport: TransportName): Makers {
+  return {
+    makeRig: (deviceId, options) => makeRig(deviceId, { transport, ...options }),
+    makeNet: (options) => makeNet({ transport, ...options }),
+    makeBlk: (options) => makeBlk({ transport, ...options }),
+  }
 }
 
 /** A block request as the device finds it. */

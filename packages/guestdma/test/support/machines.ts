@@ -8,6 +8,9 @@ import { vi } from 'vitest'
 export const BASE = 0x8000_0000
 export const MAC = [0x52, 0x54, 0, 1, 2, 3]
 export const MODES = ['map', 'pool'] as const
+/** What machines are tested over; each device has that transport. */
+export const TRANSPORTS = ['mmio', 'pci'] as const
+export type TransportName = (typeof TRANSPORTS)[number]
 export const PLATFORMS = ['direct', 'shared-pool'] as const
 
 export function ranges(bytes = 8 << 20): GuestRange[] {
@@ -15,7 +18,9 @@ export function ranges(bytes = 8 << 20): GuestRange[] {
 }
 
 export function pattern(length: number, seed = 1): Uint8Array<ArrayBuffer> {
-  return Uint8Array.from({ length }, (_, i) => (i * 31 + seed * 17 + 7) & 0xff)
+  const bytes = new Uint8Array(length)
+  for (let i = 0; i < length; i++) bytes[i] = i * 31 + seed * 17 + 7
+  return bytes
 }
 
 /** Keeps copies of what it is given. */
@@ -77,6 +82,12 @@ export const smallSchemes = (): DmaScheme[] => [sharedPoolScheme({ size: 2 << 20
 export function machine(devices: readonly DeviceConfig[], config: Partial<MachineConfig> = {}): Promise<Machine> {
   return createMachine({ memory: new GuestMemory(ranges()), devices, schemes: smallSchemes(), ...config })
 }
+
+/** {@link machine}, over one transport or another. */
+export const machineOver =
+  (transport: TransportName): typeof machine =>
+  (devices, config) =>
+    machine(devices, { transport, ...config })
 
 export const settled = (): Promise<void> => new Promise((resolve) => setImmediate(resolve))
 

@@ -3,10 +3,12 @@ import { directScheme } from '@guestdma/dma'
 import { FrameBatch } from '@guestdma/drivers'
 import { GuestMemory, guestAddress } from '@guestdma/memory'
 import { createMachine, MemoryBlockStore, Wire } from 'guestdma'
+import { TRANSPORTS, type TransportName } from './machines.ts'
 
 export interface WorkloadOptions {
   readonly seed: number
   readonly steps: number
+  readonly transport: TransportName
   readonly platform: 'direct' | 'shared-pool'
   readonly mode: 'map' | 'pool'
   /** Slots of 2 KiB of each device's pool. */
@@ -14,7 +16,7 @@ export interface WorkloadOptions {
   readonly queueSize?: number
 }
 
-/** What a workload left behind; two runs with one seed are equal in all of it, whatever the scheme. */
+/** What a workload left behind; two runs with one seed are equal in all of it, whatever scheme and transport. */
 export interface WorkloadResult {
   readonly received: readonly [left: string[], right: string[]]
   readonly reads: readonly string[]
@@ -51,6 +53,7 @@ function digest(bytes: Uint8Array): string {
 export async function workload({
   seed,
   steps,
+  transport,
   platform,
   mode,
   slots = 1024,
@@ -83,6 +86,7 @@ export async function workload({
   })
   const made = await createMachine({
     memory,
+    transport,
     schemes: [sharedPoolScheme({ size: slots * 2048 }), directScheme()],
     devices: [
       net('left', 0),
@@ -148,7 +152,7 @@ export async function workload({
   return { received, reads, disk: digest(store.bytes), faults, live: made.ram.live }
 }
 
-export const VARIANTS: readonly Omit<WorkloadOptions, 'seed' | 'steps'>[] = [
+const SCHEMES: readonly Omit<WorkloadOptions, 'seed' | 'steps' | 'transport'>[] = [
   { platform: 'direct', mode: 'map' },
   { platform: 'direct', mode: 'pool' },
   { platform: 'shared-pool', mode: 'map' },
@@ -157,3 +161,7 @@ export const VARIANTS: readonly Omit<WorkloadOptions, 'seed' | 'steps'>[] = [
   { platform: 'shared-pool', mode: 'map', slots: 24, queueSize: 16 },
   { platform: 'direct', mode: 'map', queueSize: 4 },
 ]
+
+export const VARIANTS: readonly Omit<WorkloadOptions, 'seed' | 'steps'>[] = TRANSPORTS.flatMap((transport) =>
+  SCHEMES.map((scheme) => ({ transport, ...scheme })),
+)

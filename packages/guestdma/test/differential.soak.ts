@@ -1,0 +1,32 @@
+import { expect, inject, it } from 'vitest'
+import { MODES, run, TRANSPORTS } from './support/differential.ts'
+import { expected } from './support/differential-model.ts'
+import { VARIANTS } from './support/differential-schemes.ts'
+import { makeScript } from './support/differential-script.ts'
+import { random } from './support/workload.ts'
+
+it('differential: random scripts leave the same bytes over every scheme, transport and mode', async () => {
+  const { seed, milliseconds } = inject('soak')
+  const next = random(seed)
+  const end = performance.now() + milliseconds
+  const runs = VARIANTS.flatMap((variant) =>
+    TRANSPORTS.flatMap((transport) => MODES.map((mode) => ({ variant, transport, mode }))),
+  )
+  let done = 0
+  while (performance.now() < end) {
+    const script = makeScript(next(), 2 + (next() % 8))
+    const reference = expected(script)
+    // Begins elsewhere each time, so that a short run does not always stop at the same schemes.
+    const first = next() % runs.length
+    for (let i = 0; i < runs.length && performance.now() < end; i++) {
+      const { variant, transport, mode } = runs[(first + i) % runs.length]
+      const asking = next() % 2 === 0
+      const label = `seed ${script.seed}, ${script.rounds.length} rounds, over ${variant.label}, ${transport}, ${mode}, ${asking}`
+      const { outcome, wrong } = await run({ script, variant, transport, mode, asking })
+      expect(wrong, label).toEqual([])
+      expect(outcome, label).toEqual(reference)
+      done++
+    }
+  }
+  expect(done).toBeGreaterThan(0)
+})

@@ -1,0 +1,170 @@
+import { IommuDevice, type MmioRegisters, PagePort } from '@guestdma/devices'
+import {
+  DMA_OK,
+  type DmaBackend,
+  type DmaCounters,
+  type DmaDirection,
+  type DmaLimits,
+  type DmaMappings,
+  type DmaRegion,
+  type DmaScheme,
+  type DmaStatus,
+  type DmaTraits,
+  type IommuRequest,
+  type PlatformBuilder,
+} from '@guestdma/dma'
+import { DeviceReach } from './differential-reach.ts'
+
+/**
+ * A backend that passes everything on and writes down what is lent and allocated at each moment. It also counts what
+ * it was given and got back itself: the wrapped backend's own counters are what is tested.
+ */
+class RecordingBackend implements DmaBackend {
+  readonly inner: DmaBackend
+  private readonly reach: DeviceReach
+
+  constructor(inner: DmaBackend, reach: DeviceReach) {
+    this.inner = inner
+    this.reach = reach
+    reach.begin(inner)
+  }
+
+  get name(): string {
+    return this.inner.name
+  }
+
+  get traits(): DmaTraits {
+    return this.inner.traits
+  }
+
+  get limits(): DmaLimits {
+    return this.inner.limits
+  }
+
+  get counters(): Readonly<DmaCounters> {
+    return this.inner.counters
+  }
+
+  alloc(length: number, align: number, direction: DmaDirection, use: 'ring' | 'payload'): DmaRegion {
+    const region = this.inner.alloc(length, align, direction, use)
+    this.reach.allocated(region, use)
+    return region
+  }
+
+  free(region: DmaRegion): void {
+    this.inner.free(region)
+    this.reach.freed(region)
+  }
+
+  map(m: DmaMappings, row: number): DmaStatus {
+    const status = this.inner.map(m, row)
+    if (status === DMA_OK) this.reach.mapped(m, row)
+    return status
+  }
+
+  unmap(m: DmaMappings, row: number, written: number): DmaStatus {
+    const status = this.inner.unmap(m, row, written)
+    this.reach.unmapped(m, row)
+    return status
+  }
+
+  syncForDevice(m: DmaMappings, row: number, offset: number, length: number): DmaStatus {
+    return this.inner.syncForDevice(m, row, offset, length)
+  }
+
+  syncForCpu(m: DmaMappings, row: number, offset: number, length: number): DmaStatus {
+    return this.inner.syncForCpu(m, row, offset, length)
+  }
+
+  commitMaps(): DmaStatus {
+    return this.inner.commitMaps()
+  }
+
+  commitUnmaps(): DmaStatus {
+    const status = this.inner.commitUnmaps()
+    if (status === DMA_OK) this.reach.committed()
+    return status
+  }
+
+  dispose(): void {
+    this.inner.dispose()
+    this.reach.end()
+  }
+}
+
+/** What a machine's devices can reach and did reach, by device; and the IOMMUs and shared pages behind that. */
+export class Recorder {
+  readonly devices = new Map<string, DeviceReach>()
+  readonly iommus = new Set<IommuDevice>()
+  readonly pages: PagePort[] = []
+  /** Of each backend. */
+  readonly traits: DmaTraits[] = []
+  private readonly staleEntries: number
+  private readonly shared: boolean
+
+  /** `shared`: all devices use one pool. */
+  constructor(staleEntries: number, shared: boolean) {
+    this.staleEntries = staleEntries
+    this.shared = shared
+  }
+
+  device(name: string): DeviceReach {
+    const known = this.devices.get(name)
+    if (known !== undefined) return known
+    const made = new DeviceReach(name, this.staleEntries, this.shared ? this.devices : undefined)
+    this.devices.set(name, made)
+    return made
+  }
+
+  /** Sums a figure over all devices. */
+  total(figure: (reach: DeviceReach) => number): number {
+    return [...this.devices.values()].reduce((sum, reach) => sum + figure(reach), 0)
+  }
+
+  get violations(): string[] {
+    return [...this.devices.values()].flatMap((reach) => reach.violations)
+  }
+
+  /** The same scheme, with all of its backends recorded. */
+  wrap(scheme: DmaScheme): DmaScheme {
+    const { id, provider } = scheme
+    return {
+      id,
+      provider: {
+        id,
+        reach: provider.reach,
+        assess: (offer) => provider.assess(offer),
+        create: async (offer, agreed) => this.record(await provider.create(offer, agreed), offer.device),
+      },
+      install: (platform) => scheme.install(this.watch(platform)),
+    }
+  }
+
+  private record(backend: DmaBackend, device: string): DmaBackend {
+    this.traits.push(backend.traits)
+    return new RecordingBackend(backend, this.device(device))
+  }
+
+  // Notes which IOMMU and which pages a scheme asks for; everything else is the platform's.
+  private watch(platform: PlatformBuilder): PlatformBuilder {
+    const own: Partial<PlatformBuilder> = {
+      iommu: (request: IommuRequest) => {
+        const place = platform.iommu(request)
+        const { device } = place.registers as MmioRegisters
+        if (device instanceof IommuDevice) this.iommus.add(device)
+        return place
+      },
+      sharedPages: () => {
+        const shared = platform.sharedPages()
+        if (shared.port instanceof PagePort) this.pages.push(shared.port)
+        return shared
+      },
+    }
+    return new Proxy(platform, {
+      get: (target, key): unknown => {
+        const value: unknown = Reflect.get(own, key) ?? Reflect.get(target, key, target)
+        return typeof value === 'function' ? value.bind(target) : value
+      },
+    })
+  }
+}

@@ -1,0 +1,291 @@
+import { BlkDevice, type DeviceOptions, NetDevice, type NetLink } from '@guestdma/devices'
+import { type BusPort, GuestMemory } from '@guestdma/memory'
+import { FeatureSet, VIRTIO_F_IN_ORDER, VIRTIO_F_SWIOTLB } from '@guestdma/spec'
+import {
+  createMachine,
+  type DeviceConfig,
+  LearningSwitch,
+  LoopbackLink,
+  type Machine,
+  MachineEvents,
+  Wire,
+} from 'guestdma'
+import { DiskTraffic } from './differential-disks.ts'
+import { blankDisk, type Outcome, streams } from './differential-model.ts'
+import { NetTraffic } from './differential-nets.ts'
+import { RecordingPort } from './differential-port.ts'
+import { Recorder } from './differential-recorder.ts'
+import type { Variant } from './differential-schemes.ts'
+import {
+  ARENA_BYTES,
+  DISKS,
+  type DiskName,
+  digest,
+  JUMBO_MTU,
+  macOf,
+  NETS,
+  type NetName,
+  type Script,
+  type Step,
+} from './differential-script.ts'
+import { GrowingStore, LateStore } from './differential-store.ts'
+import { random } from './workload.ts'
+
+export const TRANSPORTS = ['mmio', 'pci'] as const
+export const MODES = ['map', 'pool'] as const
+
+export interface Run {
+  readonly script: Script
+  readonly variant: Variant
+  readonly transport: 'mmio' | 'pci'
+  readonly mode: 'map' | 'pool'
+  /** The device asks for each access; otherwise it may use what the port says about windows. */
+  readonly asking: boolean
+}
+
+/** What a run left behind, and what was seen on the way. */
+export interface Finished {
+  readonly outcome: Outcome
+  /** Everything that is not as it should be; empty. */
+  readonly wrong: readonly string[]
+  readonly recorder: Recorder
+  readonly resent: number
+  readonly retries: number
+  readonly blocked: number
+}
+
+const RAM_BASE = 0x8000_0000
+const RAM_BYTES = 64 << 20
+const FIFO = { frames: 24, frameBytes: JUMBO_MTU + 14 }
+const STUCK_MS = 3000
+const LAZY_MS = 10
+// What an earlier run left behind is as good as any other content.
+const fixed = new ArrayBuffer(RAM_BYTES)
+const growing = new WebAssembly.Memory({ initial: RAM_BYTES >>> 16, maximum: 65_536 })
+
+/** Runs a script over one machine. */
+export async function run(setup: Run): Promise<Finished> {
+  return new Differential(setup).run()
+}
+
+const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve))
+
+class Differential {
+  private readonly setup: Run
+  private readonly recorder: Recorder
+  private readonly nets: NetTraffic
+  private readonly below: (limit: number) => number
+  private readonly memory: GuestMemory
+  private readonly wrong: string[] = []
+  private readonly disk0: GrowingStore
+  private readonly disk1: LateStore
+  private callbacks = 0
+  private iommuFaults = 0
+
+  constructor(setup: Run) {
+    const next = random(setup.script.seed ^ 0x5eed)
+    this.setup = setup
+    this.recorder = new Recorder(setup.variant.staleEntries ?? 0, setup.variant.shared === true)
+    this.nets = new NetTraffic(setup.script, setup.mode)
+    this.below = (limit) => next() % limit
+    const memory = setup.script.grows ? growing : fixed
+    this.memory = new GuestMemory([{ base: RAM_BASE, length: RAM_BYTES, memory }])
+    this.disk0 = new GrowingStore(blankDisk('disk0'), () => this.maybeGrow())
+    this.disk1 = new LateStore(blankDisk('disk1'), this.below)
+  }
+
+  async run(): Promise<Finished> {
+    const { recorder, nets, wrong, setup } = this
+    const made = await this.create()
+    const live = made.ram.live
+    const arena = made.ram.allocate(ARENA_BYTES, 4096)
+    const disks = new DiskTraffic(made, arena, (disk) => this.look(disk))
+    nets.start(made, arena)
+    const arenas: string[] = []
+    made.pump()
+    for (const round of setup.script.rounds) {
+      this.memory.write(arena, round.arena)
+      for (const step of round.steps) await this.step(made, disks, step)
+      if (!(await this.settle(made, disks))) break
+      arenas.push(digest(this.memory.read(arena, ARENA_BYTES)))
+    }
+    if (setup.variant.staleEntries !== undefined) {
+      await new Promise((resolve) => setTimeout(resolve, LAZY_MS + 1))
+      made.pump()
+    }
+    for (const reach of recorder.devices.values()) reach.checkAllRevoked()
+    made.ram.release(arena)
+    if (made.ram.live !== live) wrong.push(`${made.ram.live} spans of RAM are in use; before the script ${live} were`)
+    this.checkFaults(made)
+    await made.close()
+    this.checkEnd(made)
+    return {
+      outcome: {
+        received: Object.fromEntries(streams(setup.script).map((name) => [name, nets.received[name] ?? []])),
+        requests: disks.results,
+        arenas,
+        disks: [digest(this.disk0.bytes), digest(this.disk1.inner.bytes)],
+      },
+      wrong: [...wrong, ...nets.errors, ...recorder.violations],
+      recorder,
+      resent: nets.resent,
+      retries: disks.retries,
+      blocked: nets.blocked,
+    }
+  }
+
+  private create(): Promise<Machine> {
+    const { variant, transport, mode, script } = this.setup
+    const scheme = this.recorder.wrap(variant.make())
+    const events = new MachineEvents()
+    events.on('fault', ({ device, fault }) => {
+      if (this.recorder.device(device).probing) return
+      this.wrong.push(`fault of ${device}: ${JSON.stringify(fault)}`)
+    })
+    events.on('iommuFault', () => this.iommuFaults++)
+    events.on('needsReset', ({ device, error }) => this.wrong.push(`${device} needs a reset: ${error.message}`))
+    events.on('leak', ({ device, mappings }) => this.wrong.push(`${device} leaks ${mappings} mappings`))
+    const common = { platform: scheme.id, dma: scheme.id, transport, mode, queueSize: script.queueSize }
+    return createMachine({
+      memory: this.memory,
+      schemes: [scheme],
+      events,
+      devices: [...this.netConfigs(common), ...this.diskConfigs(common)],
+    })
+  }
+
+  private netConfigs(common: object): DeviceConfig[] {
+    const { network } = this.setup.script
+    const wire = new Wire(FIFO)
+    const hub = new LearningSwitch({ ports: NETS.length, ...FIFO })
+    const links: NetLink[] = network === 'wire' ? [wire.a, wire.b, new LoopbackLink(FIFO)] : [...hub.ports]
+    return NETS.map((name, i): DeviceConfig => {
+      const device = { mac: macOf(name), link: links[i], ...(name === 'third' ? {} : { mtu: JUMBO_MTU }) }
+      return {
+        ...common,
+        type: 'net',
+        name,
+        device,
+        make: (port) => new NetDevice({ ...device, ...this.deviceOptions(name, port) }),
+        observer: {
+          frames: (batch) => {
+            this.look(name)
+            this.nets.frames(name, batch)
+          },
+          sent: (tokens, count) => {
+            this.look(name)
+            this.nets.sent(name, tokens, count)
+          },
+        },
+      }
+    })
+  }
+
+  private diskConfigs(common: object): DeviceConfig[] {
+    return DISKS.map((name): DeviceConfig => {
+      const device = {
+        store: name === 'disk0' ? this.disk0 : this.disk1,
+        id: `${name} of the differential`.slice(0, 20),
+        // Longer transfers are cut.
+        ...(name === 'disk1' ? { sizeMax: 24_576, maxInFlight: 8 } : {}),
+      }
+      return {
+        ...common,
+        type: 'blk',
+        name,
+        device,
+        make: (port) => new BlkDevice({ ...device, ...this.deviceOptions(name, port) }),
+      }
+    })
+  }
+
+  private deviceOptions(name: NetName | DiskName, port: BusPort): DeviceOptions {
+    const { variant, script, asking } = this.setup
+    const swiotlb = variant.swiotlb === undefined ? [] : [VIRTIO_F_SWIOTLB]
+    return {
+      name,
+      port: new RecordingPort(port, this.recorder.device(name), !asking),
+      accessPlatform: 'offered',
+      offer: [...swiotlb, ...(script.inOrder ? [VIRTIO_F_IN_ORDER] : [])],
+      inOrderBatches: script.inOrder,
+      withhold: script.withhold,
+      requires: variant.swiotlb === 'required' ? FeatureSet.of(...swiotlb) : FeatureSet.empty,
+    }
+  }
+
+  // A memory that grows takes all views of it away.
+  private maybeGrow(): void {
+    if (this.setup.script.grows && this.below(5) === 0 && growing.buffer.byteLength < 2 ** 31) growing.grow(1)
+  }
+
+  // In a completion callback: the device turns hostile for a moment.
+  private look(name: NetName | DiskName): void {
+    this.maybeGrow()
+    const reach = this.recorder.device(name)
+    reach.checkRevoked(this.memory)
+    if (this.callbacks++ % 4 === 0) reach.probe(this.below, this.memory)
+  }
+
+  private async step(made: Machine, disks: DiskTraffic, step: Step): Promise<void> {
+    this.maybeGrow()
+    if (step.kind === 'send') this.nets.add(step.frames)
+    else if (step.kind === 'blk') disks.add(step.ops)
+    else if (step.kind === 'pump') {
+      made.pump(step.budget)
+      this.disk1.answer(this.below(4))
+      await turn()
+    } else {
+      await Promise.all(step.names.map((name) => made.reset(name)))
+      for (const name of NETS) if ((step.names as readonly string[]).includes(name)) this.nets.wasReset(name)
+    }
+    disks.submit()
+    for (const name of NETS) this.nets.push(name)
+  }
+
+  // Goes on until all that was asked for is done. False: nothing moves any more.
+  private async settle(made: Machine, disks: DiskTraffic): Promise<boolean> {
+    let moved = performance.now()
+    while (!this.nets.idle || !disks.idle || this.disk1.waiting > 0) {
+      const work = made.pump() + this.disk1.waiting
+      this.disk1.answer(1 + this.below(6))
+      await turn()
+      disks.submit()
+      for (const name of NETS) this.nets.push(name)
+      if (work > 0) moved = performance.now()
+      else if (performance.now() - moved > STUCK_MS) {
+        this.wrong.push('nothing moves any more, and not all is done')
+        return false
+      }
+    }
+    made.pump()
+    return true
+  }
+
+  private checkFaults(made: Machine): void {
+    const { recorder, wrong } = this
+    for (const [name, { faults, scheme }] of Object.entries(made.counters().devices)) {
+      const { refused } = recorder.device(name)
+      if (this.setup.variant.make().id !== scheme) wrong.push(`${name} runs on ${scheme}`)
+      // A second stage of a test's own is no part of the platform, and its faults are nobody's.
+      if (faults !== refused) wrong.push(`${name} has ${faults} faults; ${refused} attempts of the test were refused`)
+    }
+    const refused = recorder.total((reach) => reach.refused)
+    if (this.iommuFaults > refused) wrong.push(`${this.iommuFaults} faults of an IOMMU; ${refused} were asked for`)
+    for (const [name, reach] of recorder.devices) if (!reach.live) wrong.push(`${name} has no backend of its own`)
+  }
+
+  // All of it was closed: nothing is mapped, lent or allocated.
+  private checkEnd(made: Machine): void {
+    const { recorder, wrong } = this
+    if (made.ram.live !== 0) wrong.push(`${made.ram.live} spans of RAM are still in use`)
+    for (const [name, reach] of recorder.devices) {
+      for (const books of reach.unbalanced) wrong.push(`${name}: ${books}`)
+      if (reach.live) wrong.push(`${name} has a backend after the end`)
+      if (reach.maps !== reach.unmaps) wrong.push(`${name}: ${reach.maps} maps, ${reach.unmaps} unmaps`)
+    }
+    for (const { name, counters } of recorder.iommus)
+      if (counters.mappings !== 0 || counters.domains !== 0)
+        wrong.push(`${name}: ${counters.mappings} mappings in ${counters.domains} domains are left`)
+    for (const { name, shared } of recorder.pages) if (shared !== 0) wrong.push(`${name}: ${shared} pages are shared`)
+  }
+}
