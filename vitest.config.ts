@@ -11,6 +11,8 @@ export default defineConfig({
       {
         test: {
           name: 'unit',
+          // Nothing here waits for a clock; a loaded machine may still be slow.
+          testTimeout: 30_000,
           include: ['{packages,examples}/*/test/**/*.test.ts', '{bench,scripts}/test/**/*.test.ts'],
         },
       },

@@ -19,7 +19,7 @@ export class PagePort implements BusPort {
   declare readonly pageBytes: number
   readonly faults: FaultLog<AccessFault> = new FaultLog<AccessFault>()
   readonly request: Float64Array = new Float64Array(1)
-  // Pages come and go one by one: a port that says nothing is asked each time.
+  /** From the last grant's first byte to the end of the shared pages that were looked at. */
   readonly window: Float64Array = new Float64Array(4)
   epoch = 0
   declare region: Region
@@ -53,14 +53,15 @@ export class PagePort implements BusPort {
   /** Takes pages back: no access that is asked for from now on reaches them. Throws as {@link share} does. */
   unshare(guest: number, length: number): void {
     this.set(guest, length, 0)
-    this.epoch++
+    this.revoke()
   }
 
   resolve(length: number, access: 1 | 2): number {
     const { request, pageBytes, memory } = this
     const address = request[0]
-    const granted = memory.locate(request, 0, length)
-    if (granted === 0 || !this.open) return this.refuse(length, access, 'unmapped')
+    const left = memory.locate(request, 0, Infinity)
+    if (left === 0 || !this.open) return this.refuse(length, access, 'unmapped')
+    const granted = left < length ? left : length
     const page = Math.floor(address / pageBytes)
     let end = page
     const last = Math.floor((address + granted - 1) / pageBytes)
@@ -69,6 +70,11 @@ export class PagePort implements BusPort {
     this.region = memory.region
     this.offset = memory.offset
     const reach = end * pageBytes - address
+    const { window } = this
+    window[0] = address
+    window[1] = reach < left ? reach : left
+    window[2] = this.offset
+    window[3] = 3
     return reach < granted ? reach : granted
   }
 
@@ -79,7 +85,7 @@ export class PagePort implements BusPort {
   /** For the platform: shuts the port, whatever is shared, and opens it again. */
   setOpen(open: boolean): void {
     this.open = open
-    this.epoch++
+    this.revoke()
   }
 
   /** For the platform: messages to [base, base + length) are interrupts. */
@@ -92,7 +98,13 @@ export class PagePort implements BusPort {
   }
 
   refresh(): void {
-    for (const region of this.memory.regions) if (region.refresh()) this.epoch++
+    const { regions } = this.memory
+    for (let i = 0; i < regions.length; i++) if (regions[i].refresh()) this.revoke()
+  }
+
+  private revoke(): void {
+    this.epoch++
+    this.window[1] = 0
   }
 
   private isShared(page: number): boolean {

@@ -11,7 +11,7 @@ const SCRIPT = makeScript(10, 3)
 
 function broken(make: () => DmaScheme, mode: 'map' | 'pool' = 'map'): Promise<Finished> {
   const variant: Variant = { label: 'broken', make }
-  return run({ script: SCRIPT, variant, transport: 'mmio', mode, asking: true })
+  return run({ script: SCRIPT, variants: [variant], transport: 'mmio', mode, asking: true })
 }
 
 /** A scheme whose backends have some methods replaced. */
@@ -41,7 +41,7 @@ describe('differential: what is wrong is found', () => {
   it('more removals deferred than the scheme says', async () => {
     const make = (): DmaScheme => virtioIommuScheme({ mode: 'lazy', lazy: { entries: 64 } })
     const variant: Variant = { label: 'broken', make, staleEntries: 3 }
-    const { wrong } = await run({ script: SCRIPT, variant, transport: 'mmio', mode: 'map', asking: true })
+    const { wrong } = await run({ script: SCRIPT, variants: [variant], transport: 'mmio', mode: 'map', asking: true })
     expect(wrong.join('\n')).toMatch(/is within reach although it was taken back/)
   })
 

@@ -1,7 +1,7 @@
 import { expect, inject, it } from 'vitest'
 import { MODES, run, TRANSPORTS } from './support/differential.ts'
 import { expected } from './support/differential-model.ts'
-import { VARIANTS } from './support/differential-schemes.ts'
+import { mixture, VARIANTS } from './support/differential-schemes.ts'
 import { makeScript } from './support/differential-script.ts'
 import { random } from './support/workload.ts'
 
@@ -9,8 +9,12 @@ it('differential: random scripts leave the same bytes over every scheme, transpo
   const { seed, milliseconds } = inject('soak')
   const next = random(seed)
   const end = performance.now() + milliseconds
-  const runs = VARIANTS.flatMap((variant) =>
-    TRANSPORTS.flatMap((transport) => MODES.map((mode) => ({ variant, transport, mode }))),
+  const setups = [
+    ...VARIANTS.map((variant) => [variant]),
+    ...Array.from({ length: 8 }, () => mixture((n) => next() % n)),
+  ]
+  const runs = setups.flatMap((variants) =>
+    TRANSPORTS.flatMap((transport) => MODES.map((mode) => ({ variants, transport, mode }))),
   )
   let done = 0
   while (performance.now() < end) {
@@ -19,10 +23,11 @@ it('differential: random scripts leave the same bytes over every scheme, transpo
     // Begins elsewhere each time, so that a short run does not always stop at the same schemes.
     const first = next() % runs.length
     for (let i = 0; i < runs.length && performance.now() < end; i++) {
-      const { variant, transport, mode } = runs[(first + i) % runs.length]
+      const { variants, transport, mode } = runs[(first + i) % runs.length]
       const asking = next() % 2 === 0
-      const label = `seed ${script.seed}, ${script.rounds.length} rounds, over ${variant.label}, ${transport}, ${mode}, ${asking}`
-      const { outcome, wrong } = await run({ script, variant, transport, mode, asking })
+      const names = variants.map(({ label }) => label).join(' + ')
+      const label = `seed ${script.seed}, ${script.rounds.length} rounds, over ${names}, ${transport}, ${mode}, ${asking}`
+      const { outcome, wrong } = await run({ script, variants, transport, mode, asking })
       expect(wrong, label).toEqual([])
       expect(outcome, label).toEqual(reference)
       done++

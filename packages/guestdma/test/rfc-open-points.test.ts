@@ -1,4 +1,3 @@
-import { type BusWindows, LoopbackLink } from '@guestdma/devices'
 import { type DmaScheme, directScheme } from '@guestdma/dma'
 import { guestAddress } from '@guestdma/memory'
 import {
@@ -11,9 +10,9 @@ import {
   VIRTIO_F_VERSION_1,
 } from '@guestdma/spec'
 import type { PciTransport } from '@guestdma/transport'
-import { createMachine, onDeviceScheme, sharedPoolScheme } from 'guestdma'
+import { MemoryBlockStore, onDeviceScheme, sharedPoolScheme } from 'guestdma'
 import { afterEach, describe, expect, it, vi } from 'vitest'
-import { BASE, MAC, pattern } from './support/machines.ts'
+import { BASE, pattern } from './support/machines.ts'
 import {
   accepted,
   chosenSchemes,
@@ -30,8 +29,8 @@ import {
   watchAddresses,
 } from './support/positions.ts'
 import {
+  functionsSay,
   overlaid,
-  saying,
   swiotlbAt,
   throughConfig,
   throughRegisters,
@@ -40,7 +39,7 @@ import {
 } from './support/positions-config.ts'
 import { cost, snapshot } from './support/positions-cost.ts'
 import { exampleOfTheRfc } from './support/positions-devicetree.ts'
-import { withPool } from './support/positions-platforms.ts'
+import { withPool, withReservedCapability } from './support/positions-platforms.ts'
 
 afterEach(() => {
   vi.restoreAllMocks()
@@ -54,16 +53,14 @@ describe('bit 27 is legacy ANY_LAYOUT: it means SWIOTLB only with everything tha
   // Offers 27 together with 32, as testpmd, Linux vhost and vdpa_sim do.
   const anyLayout = { device: { offer: [VIRTIO_F_SWIOTLB] } }
 
-  it('with the extension on, VERSION_1, a valid region and a modern device over PCI it means SWIOTLB', async () => {
-    const here = await site([region()], pci)
+  it.each([
+    ['a modern device over PCI', 'pci', 'device-memory'],
+    ['mmio version 2', 'mmio', 'guest-ram'],
+  ] as const)('with the extension on, VERSION_1, a region and %s it means SWIOTLB', async (_, transport, home) => {
+    const here = await site([region()], { transport })
     await traffic(here)
     expect(accepted(here, VIRTIO_F_SWIOTLB)).toEqual([true, true])
-  })
-
-  it('with the extension on, a region and mmio version 2 it means SWIOTLB', async () => {
-    const here = await site([region()])
-    await traffic(here)
-    expect(accepted(here, VIRTIO_F_SWIOTLB)).toEqual([true, true])
+    for (const name of DEVICES) expect(here.made.slot(name).negotiated.backend.traits.home).toBe(home)
   })
 
   it.each([
@@ -78,8 +75,18 @@ describe('bit 27 is legacy ANY_LAYOUT: it means SWIOTLB only with everything tha
     for (const name of DEVICES) expect(here.made.slot(name).device.faults.count).toBe(0)
   })
 
+  it('the extension off, and the capability there: type 10 is reserved, and ignored (virtio 1.4 §4.1.4)', async () => {
+    const here = await site([withReservedCapability(SIZE), sharedPoolScheme()], { ...pci, ...anyLayout })
+    await traffic(here)
+    expect(accepted(here, VIRTIO_F_SWIOTLB)).toEqual([false, false])
+    for (const name of DEVICES) {
+      const { swiotlb, ignored } = here.made.slot(name).transport as PciTransport
+      expect([swiotlb, ignored]).toMatchObject([null, [{ type: 10, why: 'type 10 is reserved' }]])
+    }
+  })
+
   it('no valid region: it is ignored without complaint, and what else the platform has is used', async () => {
-    throughConfig((config) => overlaid(config, saying(config, [{ length: 0 }])))
+    functionsSay([{ length: 0 }])
     const here = await site([withPool(SIZE), sharedPoolScheme(), onDeviceScheme()], pci)
     await traffic(here)
     expect(chosenSchemes(here)).toEqual(['shared-pool', 'shared-pool'])
@@ -162,24 +169,15 @@ describe('mixed mode, the capability without the bit (SWIOTLB RFC 3/3)', () => {
 
 describe('mmio: memory-region names reserved host RAM (SWIOTLB RFC 2/3)', () => {
   it.each(['required', 'offered', 'absent'] as const)(
-    'the region of the RFC’s example is guest RAM, with bit 27 %s',
+    'then the region’s home is guest RAM, with its cost, whatever the bit says: %s',
     async (bit) => {
       const { scheme, pool, memory } = exampleOfTheRfc(bit)
       expect([pool.base, pool.length]).toEqual([0x5000_0000, 0x400_0000])
-      const frames: Uint8Array[] = []
-      const made = await createMachine({
-        memory,
-        ram: { base: guestAddress(BASE), length: 16 << 20 },
-        schemes: [scheme],
-        devices: [
-          {
-            type: 'net',
-            name: 'net0',
-            device: { mac: MAC, link: new LoopbackLink() },
-            observer: { frames: (batch) => void frames.push(batch.copy(0)) },
-          },
-        ],
-      })
+      // The example's second device has no memory-region.
+      const device = { store: new MemoryBlockStore(new Uint8Array(512)) }
+      const disk = { type: 'blk', name: 'disk0', platform: 'shared-pool', device } as const
+      const ram = { base: guestAddress(BASE), length: 16 << 20 }
+      const { made, frames } = await site([scheme, sharedPoolScheme({ size: SIZE })], { memory, ram, disk })
       const { backend, features } = made.slot('net0').negotiated
       expect([backend.traits.home, features.has(VIRTIO_F_SWIOTLB)]).toEqual(['guest-ram', bit !== 'absent'])
       const seen = watchAddresses(made.slot('net0').device)
@@ -189,9 +187,9 @@ describe('mmio: memory-region names reserved host RAM (SWIOTLB RFC 2/3)', () => 
       expect(frames).toEqual([pattern(100)])
       expect(seen.size).toBeGreaterThan(6)
       expect(outside(seen.values(), pool.base, pool.length)).toEqual([])
-      // Reserved means that the rest of RAM is out of reach, and that no cost of a device's memory arises.
+      // The rest of RAM is out of reach, and no cost of a device's memory arises.
       expect(reach(made.slot('net0').port, BASE)).toBeNull()
-      expect((made.slot('net0').port as BusWindows).windows[0].region.meter).toBeNull()
+      expect(onlyWindow(made, 'net0').region.meter).toBeNull()
     },
   )
 })
@@ -203,9 +201,8 @@ describe('bus addresses or offsets: bus addresses by default, offsets as an opti
     ['offset', 'pci'],
     ['offset', 'mmio'],
   ] as const)('%s over %s', async (addressing, transport) => {
-    const here = await site([onDeviceScheme({ size: SIZE, ...(addressing === 'bus' ? {} : { addressing }) })], {
-      transport,
-    })
+    const options = addressing === 'bus' ? {} : { addressing }
+    const here = await site([onDeviceScheme({ size: SIZE, ...options })], { transport })
     expect(await strays(here)).toBe(0)
     for (const name of DEVICES) {
       const { base } = onlyWindow(here.made, name)
@@ -220,7 +217,7 @@ describe('alignment and size: a capability that does not fit is ignored with a r
   const BAD = unusableRegions(SIZE)
 
   it.each(BAD)('%s: refused where there is nothing else', async (_, said) => {
-    throughConfig((config) => overlaid(config, saying(config, [said])))
+    functionsSay([said])
     await expect(refusal(site([region(), sharedPoolScheme(), directScheme()], pci))).rejects.toMatchObject({
       code: 'DMA_NO_USABLE_BACKEND',
       details: {
@@ -234,7 +231,7 @@ describe('alignment and size: a capability that does not fit is ignored with a r
   })
 
   it.each(BAD)('%s: the reason is told, and a pool is used where there is one', async (_, said, why) => {
-    throughConfig((config) => overlaid(config, saying(config, [said])))
+    functionsSay([said])
     const here = await site([withPool(SIZE), sharedPoolScheme(), onDeviceScheme()], pci)
     await traffic(here)
     expect(chosenSchemes(here)).toEqual(['shared-pool', 'shared-pool'])
@@ -247,7 +244,7 @@ describe('alignment and size: a capability that does not fit is ignored with a r
     ['over the registers of the device, in another BAR', SIZE, { length: 4096, bar: 0 }],
     ['where the BAR is, and the memory behind it is not', 3 << 20, { length: 4 << 20 }],
   ] as const)('%s: nothing is put there', async (_, size, said) => {
-    throughConfig((config) => overlaid(config, saying(config, [said])))
+    functionsSay([said])
     await expect(refusal(site([onDeviceScheme({ size })], pci))).rejects.toMatchObject({
       code: 'DMA_NO_USABLE_BACKEND',
     })
@@ -256,7 +253,7 @@ describe('alignment and size: a capability that does not fit is ignored with a r
   })
 
   it('a part of the BAR is as good as all of it, and then nothing else is used', async () => {
-    throughConfig((config) => overlaid(config, saying(config, [{ offset: 0x40000, length: 0x80000 }])))
+    functionsSay([{ offset: 0x40000, length: 0x80000 }])
     const here = await site([region()], pci)
     expect(await strays(here, { offset: 0x40000, length: 0x80000 })).toBe(0)
   })
@@ -275,7 +272,7 @@ describe('several capabilities: the first usable one (virtio 1.4 §4.1.4.1, SWIO
     ],
     ['two unusable ones first', [{ length: 0 }, { length: 4096, bar: 6 }, { offset: 4096, length: 0x80000 }], 4096],
   ] as const)('%s', async (_, said, first) => {
-    throughConfig((config) => overlaid(config, saying(config, said)))
+    functionsSay(said)
     const here = await site([region()], pci)
     const part = { offset: first, length: 0x80000 }
     for (const name of DEVICES) expect((here.made.slot(name).transport as PciTransport).swiotlb).toMatchObject(part)

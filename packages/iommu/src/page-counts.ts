@@ -14,6 +14,9 @@ export class PageCounts {
   declare private readonly ends: Float64Array
   declare private readonly chunks: (Uint32Array | null)[][]
   private last = 0
+  // The chunk that was used last, and its first page.
+  private nearCounts: Uint32Array = new Uint32Array(CHUNK)
+  private readonly nearFirst = new Float64Array(1).fill(-CHUNK)
 
   constructor(memory: GuestMemory, pageBytes: number) {
     this.shift = CHUNK_BITS
@@ -34,6 +37,17 @@ export class PageCounts {
    */
   add(address: Float64Array, row: number, step: number): number {
     const page = Math.floor(address[row] * this.scale)
+    const near = page - this.nearFirst[0]
+    if (near >= 0 && near < CHUNK) {
+      const { nearCounts } = this
+      const count = nearCounts[near] + step
+      nearCounts[near] = count
+      return count
+    }
+    return this.addFar(page, step)
+  }
+
+  private addFar(page: number, step: number): number {
     let range = this.last
     if (!(page >= this.bases[range] && page < this.ends[range])) range = this.find(page)
     const into = (page - this.bases[range]) | 0
@@ -46,6 +60,11 @@ export class PageCounts {
     const at = into & (CHUNK - 1)
     const count = chunk[at] + step
     chunk[at] = count
+    // Not beyond the range: the next one has chunks of its own.
+    if (page - at + CHUNK <= this.ends[range]) {
+      this.nearFirst[0] = page - at
+      this.nearCounts = chunk
+    }
     return count
   }
 

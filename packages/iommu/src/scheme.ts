@@ -33,7 +33,12 @@ export class IommuUnit {
   /** Brings the driver up, once. */
   async start(): Promise<VirtioIommu> {
     this.starting ??= VirtioIommu.start(this.options())
-    this.driver = await this.starting
+    try {
+      this.driver = await this.starting
+    } catch (error) {
+      this.starting = null
+      throw error
+    }
     return this.driver
   }
 

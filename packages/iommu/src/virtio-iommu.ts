@@ -388,11 +388,10 @@ export class VirtioIommu {
       return
     }
     const { region } = this.cells.memory
-    if (this.mapsQueued + this.unmapsQueued === 0) {
-      // The head of a batch: a memory may have grown.
-      region.refresh()
-      this.tails.memory.region.refresh()
-    }
+    const tails = this.tails.memory.region
+    // A memory may have grown since the last request, also in the middle of a batch.
+    if (region.u32.length === 0) region.refresh()
+    if (tails.u32.length === 0) tails.refresh()
     const id = ids[map ? this.mapsQueued : this.unmapsQueued]
     if (map) this.mapsQueued++
     else this.unmapsQueued++
@@ -414,7 +413,7 @@ export class VirtioIommu {
       u32[at + 7] = guest * HIGH_HALF
       u32[at + 8] = access
     }
-    this.tails.memory.region.u32[this.tailWord + id * TAIL_WORDS] = UNWRITTEN
+    tails.u32[this.tailWord + id * TAIL_WORDS] = UNWRITTEN
     this.owner[id] = (domain.index << 1) | (map ? 1 : 0)
   }
 

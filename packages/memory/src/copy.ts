@@ -23,10 +23,9 @@ export function copy(to: Region, toOffset: number, from: Region, fromOffset: num
     length >= 8 &&
     ((toOffset ^ fromOffset) & 7) === 0 &&
     toOffset < NEAR &&
-    fromOffset < NEAR &&
-    to.meter === null &&
-    from.meter === null
+    fromOffset < NEAR
   ) {
+    if (to.meter !== null || from.meter !== null) meterCopy(to, from, length)
     // Whole aligned words, and where the ends are not aligned one unaligned word each, which may overlap its neighbour:
     // cheaper than single bytes.
     const end = fromOffset + length

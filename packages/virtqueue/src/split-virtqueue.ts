@@ -271,7 +271,8 @@ export class SplitVirtqueue implements Virtqueue {
   addPrepared(id: number): void {
     const { book, mask } = this
     const position = this.availablePosition
-    if (position === this.publishedPosition) this.refresh()
+    const driver = this.available.region
+    if (driver.u16.length === 0) driver.refresh()
     const info = this.chainsAt + CHAIN * id + INFO
     if (this.broken !== null) this.refusePrepare('the queue is broken')
     if ((book[info] & (STATE_MASK | PREPARED)) !== PREPARED)
@@ -279,7 +280,7 @@ export class SplitVirtqueue implements Virtqueue {
     book[info] |= OUTSTANDING
     const at = position & mask
     book[this.orderAt + at] = id
-    this.available.region.u16[this.availableHalf + 2 + at] = id
+    driver.u16[this.availableHalf + 2 + at] = id
     this.availablePosition = (position + 1) & 0xffff
   }
 

@@ -14,6 +14,7 @@ import {
   type PlatformBuilder,
 } from '@guestdma/dma'
 import { DeviceReach } from './differential-reach.ts'
+import type { Variant } from './differential-schemes.ts'
 
 /**
  * A backend that passes everything on and writes down what is lent and allocated at each moment. It also counts what
@@ -99,19 +100,17 @@ export class Recorder {
   readonly pages: PagePort[] = []
   /** Of each backend. */
   readonly traits: DmaTraits[] = []
-  private readonly staleEntries: number
-  private readonly shared: boolean
+  private readonly variantOf: (device: string) => Variant
 
-  /** `shared`: all devices use one pool. */
-  constructor(staleEntries: number, shared: boolean) {
-    this.staleEntries = staleEntries
-    this.shared = shared
+  constructor(variantOf: (device: string) => Variant) {
+    this.variantOf = variantOf
   }
 
   device(name: string): DeviceReach {
     const known = this.devices.get(name)
     if (known !== undefined) return known
-    const made = new DeviceReach(name, this.staleEntries, this.shared ? this.devices : undefined)
+    const { staleEntries = 0, shared } = this.variantOf(name)
+    const made = new DeviceReach(name, staleEntries, shared === true ? this.devices : undefined)
     this.devices.set(name, made)
     return made
   }

@@ -71,3 +71,14 @@ export const VARIANTS: readonly Variant[] = [
   { label: 'virtio-iommu-pool', make: () => pooledIommuScheme({ privateRam: true }) },
   { label: 'shared-pages', make: () => sharedPagesScheme() },
 ]
+
+/** Up to five variants whose schemes can be in one machine; `pick(n)` returns an integer below n. */
+export function mixture(pick: (limit: number) => number): Variant[] {
+  const chosen: Variant[] = []
+  for (let tries = 0; tries < 16 && chosen.length < 5; tries++) {
+    const variant = VARIANTS[pick(VARIANTS.length)]
+    const { id } = variant.make()
+    if (chosen.every((other) => other.make().id !== id)) chosen.push(variant)
+  }
+  return chosen
+}

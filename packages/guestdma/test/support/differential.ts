@@ -36,7 +36,8 @@ export const MODES = ['map', 'pool'] as const
 
 export interface Run {
   readonly script: Script
-  readonly variant: Variant
+  /** One for all devices, or several that they take turns with. */
+  readonly variants: readonly Variant[]
   readonly transport: 'mmio' | 'pci'
   readonly mode: 'map' | 'pool'
   /** The device asks for each access; otherwise it may use what the port says about windows. */
@@ -85,7 +86,7 @@ class Differential {
   constructor(setup: Run) {
     const next = random(setup.script.seed ^ 0x5eed)
     this.setup = setup
-    this.recorder = new Recorder(setup.variant.staleEntries ?? 0, setup.variant.shared === true)
+    this.recorder = new Recorder((name) => this.variantOf(name))
     this.nets = new NetTraffic(setup.script, setup.mode)
     this.below = (limit) => next() % limit
     const memory = setup.script.grows ? growing : fixed
@@ -109,7 +110,7 @@ class Differential {
       if (!(await this.settle(made, disks))) break
       arenas.push(digest(this.memory.read(arena, ARENA_BYTES)))
     }
-    if (setup.variant.staleEntries !== undefined) {
+    if (setup.variants.some(({ staleEntries }) => staleEntries !== undefined)) {
       await new Promise((resolve) => setTimeout(resolve, LAZY_MS + 1))
       made.pump()
     }
@@ -135,8 +136,8 @@ class Differential {
   }
 
   private create(): Promise<Machine> {
-    const { variant, transport, mode, script } = this.setup
-    const scheme = this.recorder.wrap(variant.make())
+    const { variants, transport, mode, script } = this.setup
+    const schemes = variants.map((variant) => this.recorder.wrap(variant.make()))
     const events = new MachineEvents()
     events.on('fault', ({ device, fault }) => {
       if (this.recorder.device(device).probing) return
@@ -145,13 +146,22 @@ class Differential {
     events.on('iommuFault', () => this.iommuFaults++)
     events.on('needsReset', ({ device, error }) => this.wrong.push(`${device} needs a reset: ${error.message}`))
     events.on('leak', ({ device, mappings }) => this.wrong.push(`${device} leaks ${mappings} mappings`))
-    const common = { platform: scheme.id, dma: scheme.id, transport, mode, queueSize: script.queueSize }
+    const common = { transport, mode, queueSize: script.queueSize }
+    const configs = [...this.netConfigs(common), ...this.diskConfigs(common)]
     return createMachine({
       memory: this.memory,
-      schemes: [scheme],
+      schemes,
       events,
-      devices: [...this.netConfigs(common), ...this.diskConfigs(common)],
+      devices: configs.map((config, i): DeviceConfig => {
+        const { id } = schemes[i % schemes.length]
+        return { ...config, platform: id, dma: id }
+      }),
     })
+  }
+
+  private variantOf(device: string): Variant {
+    const { variants } = this.setup
+    return variants[[...NETS, ...DISKS].indexOf(device as NetName | DiskName) % variants.length]
   }
 
   private netConfigs(common: object): DeviceConfig[] {
@@ -200,7 +210,8 @@ class Differential {
   }
 
   private deviceOptions(name: NetName | DiskName, port: BusPort): DeviceOptions {
-    const { variant, script, asking } = this.setup
+    const { script, asking } = this.setup
+    const variant = this.variantOf(name)
     const swiotlb = variant.swiotlb === undefined ? [] : [VIRTIO_F_SWIOTLB]
     return {
       name,
@@ -265,7 +276,7 @@ class Differential {
     const { recorder, wrong } = this
     for (const [name, { faults, scheme }] of Object.entries(made.counters().devices)) {
       const { refused } = recorder.device(name)
-      if (this.setup.variant.make().id !== scheme) wrong.push(`${name} runs on ${scheme}`)
+      if (this.variantOf(name).make().id !== scheme) wrong.push(`${name} runs on ${scheme}`)
       // A second stage of a test's own is no part of the platform, and its faults are nobody's.
       if (faults !== refused) wrong.push(`${name} has ${faults} faults; ${refused} attempts of the test were refused`)
     }

@@ -45,7 +45,7 @@ export interface SaidRegion {
 }
 
 /** The bytes that make a function say something else of its region, or list further regions before its own. */
-export function saying(config: RegisterBus, said: readonly SaidRegion[]): ReadonlyMap<number, number> {
+function saying(config: RegisterBus, said: readonly SaidRegion[]): ReadonlyMap<number, number> {
   const own = swiotlbAt(config)
   const bytes = new Map<number, number>()
   const put = (at: number, capability: PciCapability, next: number): void => {
@@ -114,3 +114,7 @@ export function unusableRegions(size: number): readonly (readonly [string, SaidR
     ['a capability that is too short', { length: size, capLength: 12 }, '12 bytes are too short'],
   ]
 }
+
+/** Every PCI function that is probed from now on says this of its region; several: lists them in this order. */
+export const functionsSay = (said: readonly SaidRegion[]): void =>
+  throughConfig((config) => overlaid(config, saying(config, said)))
