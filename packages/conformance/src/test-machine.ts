@@ -214,13 +214,7 @@ export class TestPlatform implements PlatformBuilder {
 
   sharedPages(): SharedPages {
     const port = new PagePort(this.device, this.memory)
-    const { pageBytes } = port
-    return {
-      port,
-      pageBytes,
-      share: (guest, length) => port.share(guest, length),
-      unshare: (guest, length) => port.unshare(guest, length),
-    }
+    return port
   }
 
   declareSwiotlb(region: SwiotlbDeclaration): void {

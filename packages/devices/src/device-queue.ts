@@ -56,6 +56,9 @@ export class DeviceQueue {
     this.walker.stop()
   }
 
+  /** What the walker was started with: asked for again whenever the port's answers may have changed. */
+  ring: RingSetup | null = null
+
   setup(features: { indirect: boolean; eventIndex: boolean; inOrder: boolean; batchUsed: boolean }): RingSetup {
     return { size: this.size, areas: this.areas, ...features }
   }

@@ -12,13 +12,16 @@ const CHUNK = 1 << CHUNK_BITS
  *
  * @example
  * const port = new PagePort('net0', memory)
- * port.share(0x8000_3000, 4096)
+ * port.pages.set([0x8000_3000, 4096])
+ * port.share()
  */
 export class PagePort implements BusPort {
   declare readonly name: string
   declare readonly pageBytes: number
   readonly faults: FaultLog<AccessFault> = new FaultLog<AccessFault>()
   readonly request: Float64Array = new Float64Array(1)
+  /** [0]: guest address, [1]: bytes of what is shared or taken back next. Whole pages. */
+  readonly pages: Float64Array = new Float64Array(2)
   /** From the last grant's first byte to the end of the shared pages that were looked at. */
   readonly window: Float64Array = new Float64Array(4)
   epoch = 0
@@ -32,6 +35,9 @@ export class PagePort implements BusPort {
   private open = true
   // By page, in chunks that are made when they are first needed: 1 where it is shared.
   private readonly chunks = new Map<number, Uint8Array>()
+  // The chunk that was changed last.
+  private near: Uint8Array = new Uint8Array(CHUNK)
+  private nearNumber = -1
 
   constructor(name: string, memory: GuestMemory, pageBytes = 4096) {
     if (!Number.isInteger(pageBytes) || pageBytes < 8 || (pageBytes & (pageBytes - 1)) !== 0) {
@@ -45,14 +51,21 @@ export class PagePort implements BusPort {
     this.region = new Region(new ArrayBuffer(0), `${name} (no memory)`)
   }
 
-  /** Shares the pages of [guest, guest + length). Throws DeviceError `PAGE_SPAN` unless those are whole pages. */
-  share(guest: number, length: number): void {
-    this.set(guest, length, 1)
+  /** Shares {@link pages}. Throws DeviceError `PAGE_SPAN` unless those are whole pages. */
+  share(): void {
+    this.set(1)
   }
 
-  /** Takes pages back: no access that is asked for from now on reaches them. Throws as {@link share} does. */
-  unshare(guest: number, length: number): void {
-    this.set(guest, length, 0)
+  /** Takes {@link pages} back: no access that is asked for from now on reaches them. Throws as {@link share} does. */
+  unshare(): void {
+    this.set(0)
+    this.revoke()
+  }
+
+  /** Takes all pages back. */
+  clear(): void {
+    for (const chunk of this.chunks.values()) chunk.fill(0)
+    this.shared = 0
     this.revoke()
   }
 
@@ -108,12 +121,16 @@ export class PagePort implements BusPort {
   }
 
   private isShared(page: number): boolean {
-    const chunk = this.chunks.get(Math.floor(page / CHUNK))
+    const number = Math.floor(page / CHUNK)
+    if (number === this.nearNumber) return this.near[page % CHUNK] === 1
+    const chunk = this.chunks.get(number)
     return chunk !== undefined && chunk[page % CHUNK] === 1
   }
 
-  private set(guest: number, length: number, value: 0 | 1): void {
-    const { pageBytes } = this
+  private set(value: 0 | 1): void {
+    const { pageBytes, pages } = this
+    const guest = pages[0]
+    const length = pages[1]
     if (guest % pageBytes !== 0 || length % pageBytes !== 0 || !(length > 0)) {
       throw new DeviceError('PAGE_SPAN', this.name, `${hex(guest)} + ${length} is not whole pages of ${pageBytes}`, {
         guest,
@@ -121,15 +138,25 @@ export class PagePort implements BusPort {
         pageBytes,
       })
     }
-    for (let at = guest; at < guest + length; at += pageBytes) {
-      const page = Math.floor(at / pageBytes)
+    const first = Math.floor(guest / pageBytes)
+    const count = length / pageBytes
+    for (let i = 0; i < count; i++) {
+      const page = first + i
       const number = Math.floor(page / CHUNK)
-      const chunk = this.chunks.get(number) ?? new Uint8Array(CHUNK)
-      this.chunks.set(number, chunk)
-      const was = chunk[page % CHUNK]
-      chunk[page % CHUNK] = value
+      const chunk = number === this.nearNumber ? this.near : this.chunk(number)
+      const at = page % CHUNK
+      const was = chunk[at]
+      chunk[at] = value
       this.shared += value - was
     }
+  }
+
+  private chunk(number: number): Uint8Array {
+    const chunk = this.chunks.get(number) ?? new Uint8Array(CHUNK)
+    this.chunks.set(number, chunk)
+    this.nearNumber = number
+    this.near = chunk
+    return chunk
   }
 
   private refuse(length: number, access: 1 | 2, reason: AccessFaultReason): number {

@@ -17,6 +17,7 @@ import { DeviceQueue } from './device-queue.ts'
 import { checkState, type DeviceState, type QueueState } from './device-state.ts'
 import { DeviceError } from './errors.ts'
 import type { DeviceFault, RequestFaultReason } from './faults.ts'
+import type { RingSetup } from './split-ring-walker.ts'
 import { type FeatureDependency, type FeatureOptions, Negotiation } from './negotiation.ts'
 
 const DRIVER_STATUS = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_DRIVER_OK | STATUS_FEATURES_OK | STATUS_FAILED
@@ -336,7 +337,7 @@ export abstract class VirtioDevice {
     this.epoch = epoch
     for (const queue of this.queues) {
       if (!queue.started || queue.walker.broken !== null) continue
-      if (!queue.walker.attach(queue.setup(this.ringFeatures()))) this.checkQueue(queue)
+      if (!queue.walker.attach(queue.ring as RingSetup)) this.checkQueue(queue)
     }
   }
 
@@ -408,7 +409,8 @@ export abstract class VirtioDevice {
   private startQueue(queue: DeviceQueue): void {
     queue.started = true
     queue.marked = this.alive
-    queue.walker.start(queue.setup(this.ringFeatures()), queue.maxSize)
+    queue.ring = queue.setup(this.ringFeatures())
+    queue.walker.start(queue.ring, queue.maxSize)
     this.checkQueue(queue)
   }
 

@@ -98,14 +98,17 @@ export interface IommuPlace {
 }
 
 /** A port that reaches those pages of guest RAM that the guest shares at the moment, at their guest addresses. */
-export interface SharedPages {
-  readonly port: BusPort
+export interface SharedPages extends BusPort {
   /** Bytes of a page. */
   readonly pageBytes: number
-  /** Shares the pages of [guest, guest + length) with the device; both are multiples of `pageBytes`. */
-  share(guest: number, length: number): void
-  /** Takes them back: when this returns the device cannot reach them. */
-  unshare(guest: number, length: number): void
+  /** [0]: guest address, [1]: bytes of the pages that are meant next; both are multiples of `pageBytes`. */
+  readonly pages: Float64Array
+  /** Shares `pages` with the device. */
+  share(): void
+  /** Takes `pages` back: when this returns the device cannot reach them. */
+  unshare(): void
+  /** Takes all back. */
+  clear(): void
 }
 
 /** What a driver knows when it chooses a backend: what the platform declares and what the device offers. */

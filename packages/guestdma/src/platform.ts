@@ -201,13 +201,7 @@ export class DevicePlatform implements PlatformBuilder {
         return () => port.setOpen(true)
       },
     })
-    const { pageBytes } = port
-    return {
-      port,
-      pageBytes,
-      share: (guest, length) => port.share(guest, length),
-      unshare: (guest, length) => port.unshare(guest, length),
-    }
+    return port
   }
 
   declareRam(reachable: boolean, busOffset = 0): void {

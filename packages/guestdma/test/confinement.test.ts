@@ -38,7 +38,7 @@ const diskOver = (store: HeldStore): DeviceConfig & { type: 'blk' } => ({
   device: { store },
 })
 
-describe('deny-all: a platform on which a device reaches nothing', () => {
+describe('deny-all: a platform on which a device reaches nothing (virtio 1.4 §6.1)', () => {
   const denyAll = (ram: boolean): DmaScheme =>
     platformScheme('deny-all', (platform) => {
       platform.declareRam(ram)
@@ -104,7 +104,7 @@ describe('two stages: what a device reaches is what guest stage and host stage b
     expect(here.faults).toEqual([])
   })
 
-  it('mapped by the guest, not allowed by the host: the access faults, no byte moves, and the guest is told', async () => {
+  it('mapped by the guest, not allowed by the host: the access faults, nothing moves, the guest is told', async () => {
     const { here, store } = await held()
     here.made.memory.write(FORBIDDEN, pattern(512, 3))
     const writing = outcome(here.made.blk('disk0').write(0, FORBIDDEN, 512))
@@ -145,7 +145,7 @@ describe('two stages: what a device reaches is what guest stage and host stage b
   })
 })
 
-describe('private RAM: a confidential guest, whose memory devices cannot reach', () => {
+describe('private RAM: a confidential guest, whose memory devices cannot reach (SWIOTLB RFC 2/3)', () => {
   it.each([
     ['with a pool for each device', sharedPoolScheme({ size: 1 << 20 }), 'shared-pool'],
     ['with a default pool', sharedPoolScheme({ size: 1 << 20, per: 'machine' }), 'shared-pool'],
@@ -173,7 +173,7 @@ describe('private RAM: a confidential guest, whose memory devices cannot reach',
   })
 })
 
-describe('pages that are shared one by one', () => {
+describe('pages that are shared one by one (SWIOTLB RFC 1/3: what a guest does without a region)', () => {
   const counters = ({ made }: Site): IommuCounters => made.slot('disk0').negotiated.backend.counters as IommuCounters
 
   it('while a buffer is lent its page is reachable, and after its completion it is not', async () => {
@@ -258,7 +258,7 @@ describe('boot bypass: what devices reach before the IOMMU’s driver starts (vi
   })
 })
 
-describe('reset/revokes: after a reset a device reaches nothing that it was given before', () => {
+describe('reset/revokes: after a reset a device reaches nothing that it was given before (virtio 1.4 §2.4)', () => {
   it.each(EVERY)('%s', async (_, scheme, transport) => {
     const here = await site([scheme()], { transport })
     const seen = DEVICES.map((name) => watchAddresses(here.made.slot(name).device))
@@ -275,7 +275,7 @@ describe('reset/revokes: after a reset a device reaches nothing that it was give
   })
 })
 
-describe('reset/revokes: a device that is reset while the others go on', () => {
+describe('reset/revokes: a device that is reset while the others go on (virtio 1.4 §2.4)', () => {
   const revoking = EVERY.filter(([name]) => name.startsWith('virtio-iommu') || name === 'shared-pages')
 
   it.each(revoking)('%s: rings, buffers in flight and posted receive buffers are out of reach', async (_, scheme) => {
@@ -301,7 +301,7 @@ describe('reset/revokes: a device that is reset while the others go on', () => {
   })
 })
 
-describe('reset/revokes: a device that does not answer a reset is cut off', () => {
+describe('reset/revokes: a device that does not answer a reset is cut off (virtio 1.4 §2.4)', () => {
   it.each(EVERY.filter(([, , transport]) => transport === 'mmio'))('%s', async (_, scheme) => {
     const disks: StuckDisk[] = []
     const store = new MemoryBlockStore(new Uint8Array(64 * 512))

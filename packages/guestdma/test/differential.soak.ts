@@ -26,8 +26,11 @@ it('differential: random scripts leave the same bytes over every scheme, transpo
       const { variants, transport, mode } = runs[(first + i) % runs.length]
       const asking = next() % 2 === 0
       const names = variants.map(({ label }) => label).join(' + ')
-      const label = `seed ${script.seed}, ${script.rounds.length} rounds, over ${names}, ${transport}, ${mode}, ${asking}`
-      const { outcome, wrong } = await run({ script, variants, transport, mode, asking })
+      const how = `${transport}, ${mode}, ${asking ? 'asking' : 'windows'}`
+      const label = `seed ${script.seed}, ${script.rounds.length} rounds, over ${names}, ${how}`
+      const { outcome, wrong } = await run({ script, variants, transport, mode, asking }).catch((cause: unknown) => {
+        throw new Error(label, { cause })
+      })
       expect(wrong, label).toEqual([])
       expect(outcome, label).toEqual(reference)
       done++

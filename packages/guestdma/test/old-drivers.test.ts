@@ -112,13 +112,13 @@ describe('an old driver and a permissive device, which offers 27 and goes on wit
   })
 })
 
-describe('downgrade: a device’s claim may narrow the choice, never widen it', () => {
+describe('downgrade: a device’s claim may narrow the choice, never widen it (virtio 1.4 §2.2, §6.1)', () => {
   const downgrade = (name: string): { code: string; details: unknown } => ({
     code: 'DMA_DOWNGRADE_REFUSED',
     details: expect.objectContaining({ refused: 'direct', stronger: name }),
   })
 
-  it('a device that withholds ACCESS_PLATFORM (33) behind an IOMMU is refused, with what would have worked', async () => {
+  it('a device that withholds ACCESS_PLATFORM behind an IOMMU is refused, with what would have worked', async () => {
     const schemes = [virtioIommuScheme(), directScheme()]
     const device = { withhold: [VIRTIO_F_ACCESS_PLATFORM] }
     await expect(refusal(site(schemes, { device }))).rejects.toMatchObject({
@@ -192,7 +192,7 @@ describe('downgrade: a device’s claim may narrow the choice, never widen it', 
     return { type: 'blk', name: 'disk0', device: { store }, make }
   }
 
-  it('a device that withholds FEATURES_OK until only direct is left is refused, with what would have worked', async () => {
+  it('a device that withholds FEATURES_OK until direct is left is refused, with what would have worked', async () => {
     const disks: RefusingDisk[] = []
     await expect(
       refusal(site([open([]), onDeviceScheme(), directScheme()], { disk: refusing(disks) })),
@@ -228,7 +228,7 @@ describe('downgrade: a device’s claim may narrow the choice, never widen it', 
   })
 })
 
-describe('the ladder', () => {
+describe('the ladder of candidates (virtio 1.4 §3.1.1)', () => {
   const third = (change: Partial<DmaProvider>): DmaScheme => {
     const pool = sharedPoolScheme({ size: POOL })
     return { ...pool, id: 'third', provider: { ...pool.provider, id: 'third', ...change } }

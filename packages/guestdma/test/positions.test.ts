@@ -34,7 +34,7 @@ afterEach(() => {
   vi.restoreAllMocks()
 })
 
-describe('Woodhouse: a device that does no DMA to system memory and owns its bounce region (SWIOTLB RFC 1/3, 3/3)', () => {
+describe('Woodhouse: a device without DMA to system memory that owns its bounce region (SWIOTLB RFC 1/3, 3/3)', () => {
   const pci = { transport: 'pci' } as const
 
   it('carries network and disk, and reaches for system memory in vain', async () => {
@@ -77,7 +77,7 @@ describe('Woodhouse: a device that does no DMA to system memory and owns its bou
     }
   })
 
-  it('a driver that ignores the region is refused at FEATURES_OK (SWIOTLB RFC 1/3: the device may refuse)', async () => {
+  it('a driver that ignores the region is refused at FEATURES_OK, as the device may (SWIOTLB RFC 1/3)', async () => {
     const written = statuses()
     const region = onDeviceScheme({ size: 1 << 20 })
     const failure = site([region, unawareScheme()], { ...pci, each: { platform: 'on-device', dma: 'old' } })
@@ -154,7 +154,7 @@ describe('Hellwig: a pool in host memory that the system declares (SWIOTLB RFC 2
   })
 
   const deviceView = 0x7000_0000_0000
-  it('why it matters: where device and driver see the BAR at different addresses, bus addresses fault at once', async () => {
+  it('why it matters: device and driver see the BAR at different addresses, and bus addresses fault', async () => {
     const here = await site([onDeviceScheme({ size: 1 << 20, deviceView })], { transport: 'pci' })
     const reading = outcome(here.made.blk('disk0').readBytes(0, 512))
     here.made.pump()
@@ -172,7 +172,7 @@ describe('Hellwig: a pool in host memory that the system declares (SWIOTLB RFC 2
     expect(here.frames).toEqual([])
   })
 
-  it('why it matters: where device and driver see the BAR at different addresses, offsets work', async () => {
+  it('why it matters: device and driver see the BAR at different addresses, and offsets work', async () => {
     const schemes = [onDeviceScheme({ size: 1 << 20, deviceView, addressing: 'offset' })]
     const here = await site(schemes, { transport: 'pci' })
     const seen = DEVICES.map((name) => watchAddresses(here.made.slot(name).device))
@@ -181,7 +181,7 @@ describe('Hellwig: a pool in host memory that the system declares (SWIOTLB RFC 2
     for (const spans of seen) expect(outside(spans.values(), 0, 1 << 20)).toEqual([])
   })
 
-  it('one address space for each request: virtio-iommu gives each its own addresses, and takes them back (virtio 1.4 §5.13)', async () => {
+  it('one address space for each request: virtio-iommu gives it addresses of its own (virtio 1.4 §5.13)', async () => {
     const store = new HeldStore(new Uint8Array(64 * 512))
     const disk = { type: 'blk', name: 'disk0', device: { store } } as const
     const { made } = await site([virtioIommuScheme()], { disk })
@@ -216,13 +216,13 @@ describe('Hellwig: a pool in host memory that the system declares (SWIOTLB RFC 2
 
 const equal = (a: Uint8Array | null, b: Uint8Array): boolean => a !== null && Buffer.from(a).equals(b)
 
-describe('Tsirkin: an IOMMU instead', () => {
+describe('Tsirkin: an IOMMU instead (virtio 1.4 §5.13 against SWIOTLB RFC 1/3)', () => {
   const units = (): (() => IommuDevice) => {
     const spy = vi.spyOn(IommuDevice.prototype, 'addEndpoint')
     return () => spy.mock.contexts[0] as IommuDevice
   }
 
-  it('virtio-iommu carries network and disk; what is not lent is refused and its driver is told (virtio 1.4 §5.13)', async () => {
+  it('virtio-iommu carries network and disk; the rest is refused and told (virtio 1.4 §5.13)', async () => {
     const here = await site([virtioIommuScheme()])
     await traffic(here)
     const { address } = secret(here.made)
@@ -246,7 +246,7 @@ describe('Tsirkin: an IOMMU instead', () => {
     expect(reach(here.made.slot('net0').port, secret(here.made).address)).toBeNull()
   })
 
-  it('the same traffic mapped piece by piece does send requests: the measure that "simple mode" is held against', async () => {
+  it('the same traffic mapped piece by piece does send requests: what "simple mode" saves', async () => {
     const unit = units()
     const here = await site([virtioIommuScheme()])
     await traffic(here)
@@ -256,7 +256,7 @@ describe('Tsirkin: an IOMMU instead', () => {
     expect(unit().counters.unmap).toBeGreaterThan(unmap)
   })
 
-  it('doubts about caching and ordering: each access to the BAR is counted by its width, rings apart from payload', async () => {
+  it('doubts about caching and ordering: each access to the BAR is counted, by its width', async () => {
     const here = await site([onDeviceScheme({ size: 1 << 20 })], { transport: 'pci' })
     await traffic(here)
     for (const name of DEVICES) {
@@ -277,7 +277,7 @@ describe('Tsirkin: an IOMMU instead', () => {
   })
 })
 
-describe('Zhu: what device memory costs, and encryption instead', () => {
+describe('Zhu: what device memory costs, and encryption instead (against SWIOTLB RFC 3/3)', () => {
   it('accesses to device memory per packet, 64 and 1514 bytes: a fixed part and a part for each byte', async ({
     annotate,
   }) => {
@@ -304,7 +304,7 @@ describe('Zhu: what device memory costs, and encryption instead', () => {
     expect(cleared.small / 64).toBeGreaterThan(4 * (cleared.large / 1514))
   })
 
-  it('encrypted payload, by a scheme of a third party: the disk holds no plaintext, and gives back what was written', async () => {
+  it('encrypted payload, by a third party’s scheme: the disk holds no plaintext', async () => {
     const store = new HeldStore(new Uint8Array(128 * 512))
     const disk = { type: 'blk', name: 'disk0', device: { store } } as const
     const { made } = await site([cipherScheme(), sharedPagesScheme()], { disk, each: { platform: 'shared-pages' } })

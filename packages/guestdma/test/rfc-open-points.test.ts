@@ -22,7 +22,6 @@ import {
   reach,
   reachablePages,
   refusal,
-  secret,
   site,
   strays,
   traffic,
@@ -49,7 +48,7 @@ const SIZE = 1 << 20
 const pci = { transport: 'pci' } as const
 const region = (): DmaScheme => onDeviceScheme({ size: SIZE, bit: 'offered' })
 
-describe('bit 27 is legacy ANY_LAYOUT: it means SWIOTLB only with everything that goes with it (SWIOTLB RFC 1/3)', () => {
+describe('bit 27 is legacy ANY_LAYOUT: it means SWIOTLB only with all that goes with it (SWIOTLB RFC 1/3)', () => {
   // Offers 27 together with 32, as testpmd, Linux vhost and vdpa_sim do.
   const anyLayout = { device: { offer: [VIRTIO_F_SWIOTLB] } }
 
@@ -122,14 +121,11 @@ describe('bit 27 is legacy ANY_LAYOUT: it means SWIOTLB only with everything tha
   it('accepted 27 proves nothing: the device confines its port all the same', async () => {
     const here = await site([region()], pci)
     expect(accepted(here, VIRTIO_F_SWIOTLB)).toEqual([true, true])
-    for (const name of DEVICES) {
-      expect(reachablePages(here.made, name)).toEqual([])
-      expect(reach(here.made.slot(name).port, secret(here.made).address)).toBeNull()
-    }
+    for (const name of DEVICES) expect(reachablePages(here.made, name)).toEqual([])
   })
 })
 
-describe('addresses in the region are exempt from ACCESS_PLATFORM (33) only; 36 is accepted whenever offered (SWIOTLB RFC 1/3)', () => {
+describe('exempt from ACCESS_PLATFORM (33) only; 36 is accepted whenever offered (SWIOTLB RFC 1/3)', () => {
   it.each([
     ['33 and 36', [VIRTIO_F_ORDER_PLATFORM], [], true, true],
     ['33 and not 36', [], [], true, false],
@@ -194,7 +190,7 @@ describe('mmio: memory-region names reserved host RAM (SWIOTLB RFC 2/3)', () => 
   )
 })
 
-describe('bus addresses or offsets: bus addresses by default, offsets as an option', () => {
+describe('bus addresses or offsets: bus addresses by default, offsets as an option (SWIOTLB RFC 1/3)', () => {
   it.each([
     ['bus', 'pci'],
     ['bus', 'mmio'],
@@ -280,8 +276,8 @@ describe('several capabilities: the first usable one (virtio 1.4 §4.1.4.1, SWIO
   })
 })
 
-describe('region values come from an untrusted device: they are read once', () => {
-  it('a configuration space that answers otherwise the second time changes nothing, not even after a reset', async () => {
+describe('region values come from an untrusted device: they are read once (SWIOTLB RFC 3/3)', () => {
+  it('a configuration space that answers otherwise the second time changes nothing, nor does a reset', async () => {
     const reads = new Map<number, number>()
     throughConfig((config) => {
       const at = swiotlbAt(config)
@@ -307,7 +303,7 @@ describe('region values come from an untrusted device: they are read once', () =
   })
 })
 
-describe('exhaustion: Exhausted, back-pressure, counted', () => {
+describe('exhaustion: Exhausted, back-pressure, counted (SWIOTLB RFC 1/3)', () => {
   it('a batch that the region has no room for is taken in part, a drain follows, and every frame arrives', async () => {
     const drained: string[] = []
     const here = await site([onDeviceScheme({ size: 48 * 2048 })], { ...pci, each: { queueSize: 32 } })
@@ -333,16 +329,13 @@ describe('exhaustion: Exhausted, back-pressure, counted', () => {
   })
 })
 
-describe('cacheability: what a cost profile needs to know is counted', () => {
-  it('each access to a region on the device is metered by width, loads and stores apart; of rings in guest RAM none', async () => {
+describe('cacheability: what a cost profile needs to know is counted (SWIOTLB RFC 3/3)', () => {
+  it('each access to a region on the device is metered by width; of rings in guest RAM none', async () => {
     const here = await site([region()], pci)
-    const idle = snapshot(here, 'net0')
     const { loads, stores, bytesLoaded, bytesStored } = await cost(here, 256)
     for (const width of [2, 4, 8] as const) expect([loads[width], stores[width]]).not.toContain(0)
     expect(bytesLoaded).toBeGreaterThan(2 * 256)
     expect(bytesStored).toBeGreaterThan(2 * 256)
-    const { bytesLoaded: later } = snapshot(here, 'net0')
-    expect(later).toBeGreaterThan(idle.bytesLoaded)
     // Nothing to do costs nothing to be written.
     const { stores: before } = snapshot(here, 'net0')
     here.made.pump()

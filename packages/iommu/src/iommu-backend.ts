@@ -225,8 +225,10 @@ export class IommuBackend implements DmaBackend {
     if (this.mapsQueued > 0) this.wait()
     const { mapped } = this
     this.mapped = OK
-    if (this.identity) this.shareEach(guest, whole)
-    else this.queueMap(iova, guest, whole, allowed)
+    if (this.identity) {
+      this.run[AT] = guest
+      this.shareEach(whole)
+    } else this.queueMap(iova, guest, whole, allowed)
     const allocated: DmaRegion = { device: iova as DeviceAddress, region, offset, length: whole, direction }
     this.regions.set(allocated, { guest, length: whole, iova, order })
     counters.allocatedBytes += whole
@@ -246,7 +248,8 @@ export class IommuBackend implements DmaBackend {
         device: region.device,
       })
     if (this.identity) {
-      this.unshareEach(held.guest, held.length)
+      this.run[AT] = held.guest
+      this.unshareEach(held.length)
     } else {
       this.run[AT] = held.iova
       this.queueUnmap(held.order)
@@ -278,7 +281,8 @@ export class IommuBackend implements DmaBackend {
     const whole = (into + length + mask) & ~mask
     if (this.identity) {
       m.device[row] = guest
-      this.shareEach(guest - into, whole)
+      this.run[AT] = guest - into
+      this.shareEach(whole)
     } else {
       const { iovas, domain } = this
       const order = this.order(whole)
@@ -321,7 +325,8 @@ export class IommuBackend implements DmaBackend {
     counters.unmaps++
     if (this.unanswered > 0 && (m.token[row] & ~TOKEN_SLOTS) === this.round && --this.unanswered === 0) this.mapped = OK
     if (this.identity) {
-      this.unshareEach(m.guest[row] - into, whole)
+      this.run[AT] = m.guest[row] - into
+      this.unshareEach(whole)
       return OK
     }
     if (this.slots !== null && (m.token[row] & TOKEN_SLOTS) !== 0) {
@@ -542,29 +547,36 @@ export class IommuBackend implements DmaBackend {
   }
 
   // Others may lend what else is in a page, in either direction, while it is shared.
-  private shareEach(from: number, whole: number): void {
-    const { run, granule } = this
-    for (let at = 0; at < whole; at += granule) {
-      run[AT] = from + at
-      if ((this.counts as PageCounts).add(run, AT, 1) === 1)
-        this.queueMap(run[AT], run[AT], granule, DOMAIN_READ | DOMAIN_WRITE)
+  private shareEach(whole: number): void {
+    const { counters, domain, granule, run } = this
+    const { request } = domain
+    const counts = this.counts as PageCounts
+    for (let left = whole; left > 0; left -= granule) {
+      if (counts.add(run, AT, 1) === 1) {
+        request[IOVA] = request[GUEST] = run[AT]
+        request[LENGTH] = granule
+        domain.map(DOMAIN_READ | DOMAIN_WRITE)
+        counters.mapRequests++
+        this.mapsQueued++
+      }
+      run[AT] += granule
     }
   }
 
-  private unshareEach(from: number, whole: number): void {
-    const { run, granule, counters } = this
-    const { request } = this.domain
-    for (let at = 0; at < whole; at += granule) {
-      run[AT] = from + at
-      if ((this.counts as PageCounts).add(run, AT, -1) > 0) {
-        counters.stillExposed++
-        continue
+  private unshareEach(whole: number): void {
+    const { counters, domain, granule, run } = this
+    const { request } = domain
+    const counts = this.counts as PageCounts
+    for (let left = whole; left > 0; left -= granule) {
+      if (counts.add(run, AT, -1) > 0) counters.stillExposed++
+      else {
+        request[IOVA] = run[AT]
+        request[LENGTH] = granule
+        domain.unmap()
+        this.removalsQueued++
+        counters.unmapRequests++
       }
-      request[IOVA] = run[AT]
-      request[LENGTH] = granule
-      this.domain.unmap()
-      this.removalsQueued++
-      counters.unmapRequests++
+      run[AT] += granule
     }
   }
 }

@@ -9,7 +9,7 @@ import {
 } from '@guestdma/dma'
 import type { BusPort } from '@guestdma/memory'
 import { FeatureSet, VIRTIO_F_ACCESS_PLATFORM } from '@guestdma/spec'
-import { type IommuDomain, REQUEST_GUEST, REQUEST_LENGTH } from './domain.ts'
+import { type IommuDomain, REQUEST_IOVA, REQUEST_LENGTH } from './domain.ts'
 import { IommuBackend } from './iommu-backend.ts'
 
 /** Guest RAM whose pages the guest shares with a device one by one. */
@@ -46,7 +46,7 @@ export function sharedPagesScheme({ id = 'shared-pages' }: { readonly id?: strin
       const pages = platform.sharedPages()
       platform.declareFact(sharedPagesFact, pages)
       platform.declareRam(false)
-      return pages.port
+      return pages
     },
   }
 }
@@ -62,27 +62,23 @@ class SharedPagesDomain implements IommuDomain {
   readonly inputEnd: number = Number.MAX_SAFE_INTEGER
   readonly reserved: readonly never[] = []
   readonly request: Float64Array = new Float64Array(3)
-  private readonly pages: SharedPages
-  private readonly shared = new Set<number>()
+  private readonly host: SharedPages
 
-  constructor(name: string, pages: SharedPages) {
+  constructor(name: string, host: SharedPages) {
     this.name = name
-    this.granule = pages.pageBytes
-    this.leastLength = pages.pageBytes
-    this.pages = pages
+    this.granule = host.pageBytes
+    this.leastLength = host.pageBytes
+    this.host = host
   }
 
   map(_access: number): void {
-    const guest = this.request[REQUEST_GUEST]
-    this.pages.share(guest, this.request[REQUEST_LENGTH])
-    this.shared.add(guest)
+    this.choose()
+    this.host.share()
   }
 
   unmap(): void {
-    // IOVA = guest address.
-    const [guest, , length] = this.request
-    this.pages.unshare(guest, length)
-    this.shared.delete(guest)
+    this.choose()
+    this.host.unshare()
   }
 
   commit(): DmaStatus {
@@ -90,7 +86,12 @@ class SharedPagesDomain implements IommuDomain {
   }
 
   dispose(): void {
-    for (const guest of this.shared) this.pages.unshare(guest, this.granule)
-    this.shared.clear()
+    this.host.clear()
+  }
+
+  // IOVA = guest address.
+  private choose(): void {
+    this.host.pages[0] = this.request[REQUEST_IOVA]
+    this.host.pages[1] = this.request[REQUEST_LENGTH]
   }
 }

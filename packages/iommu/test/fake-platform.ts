@@ -24,9 +24,14 @@ export function port(): BusPort {
   }
 }
 
-/** Pages that are shared, by guest address. */
+/** Pages that are shared, by guest address. The port itself reaches nothing. */
 export class FakePages implements SharedPages {
-  readonly port = port()
+  readonly epoch = 0
+  readonly request: Float64Array = new Float64Array(1)
+  readonly region = new Region(new ArrayBuffer(8), 'nothing')
+  readonly offset = 0
+  readonly window: Float64Array = new Float64Array(4)
+  readonly pages: Float64Array = new Float64Array(2)
   readonly pageBytes: number
   readonly shared = new Set<number>()
   readonly calls: string[] = []
@@ -35,14 +40,27 @@ export class FakePages implements SharedPages {
     this.pageBytes = pageBytes
   }
 
-  share(guest: number, length: number): void {
+  resolve(): number {
+    return 0
+  }
+
+  refresh(): void {}
+
+  share(): void {
+    const [guest, length] = this.pages
     this.calls.push(`share ${guest} ${length}`)
     for (let at = guest; at < guest + length; at += this.pageBytes) this.shared.add(at)
   }
 
-  unshare(guest: number, length: number): void {
+  unshare(): void {
+    const [guest, length] = this.pages
     this.calls.push(`unshare ${guest} ${length}`)
     for (let at = guest; at < guest + length; at += this.pageBytes) this.shared.delete(at)
+  }
+
+  clear(): void {
+    this.calls.push('clear')
+    this.shared.clear()
   }
 }
 

@@ -28,7 +28,7 @@ describe('the shared-pages scheme', () => {
     const { platform, scheme, builder, reached } = await installed()
     expect([scheme.id, scheme.provider.id, scheme.provider.reach]).toEqual(['shared-pages', 'shared-pages', 'granule'])
     expect(sharedPagesScheme({ id: 'mine' }).provider.id).toBe('mine')
-    expect(reached).toBe(platform.pages.port)
+    expect(reached).toBe(platform.pages)
     expect(builder.declared.ram).toBe(false)
     expect(builder.declared.facts.get(sharedPagesFact)).toBe(platform.pages)
     expect(platform.asked).toEqual([])

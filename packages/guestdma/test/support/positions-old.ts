@@ -16,7 +16,7 @@ import { BASE, pattern, ranges } from './machines.ts'
 
 export const DISK_BYTES = 64 * 512
 
-/** Two drivers from before the RFC: one leaves bit 27 alone, one takes it for the legacy ANY_LAYOUT, as virtio-win does. */
+/** From before the RFC: one leaves bit 27 alone, one takes it for the legacy ANY_LAYOUT, as virtio-win does. */
 export const OLD_DRIVERS = ['leaves 27 clear', 'accepts 27 as ANY_LAYOUT'] as const
 
 export interface OldMachine {
