@@ -1,6 +1,7 @@
 import { writeFile } from 'node:fs/promises'
 import { parseArgs } from 'node:util'
 import { type BenchReport, type BenchResult, runBench, type Subject, variantsOf } from '@guestdma/bench'
+import { formatIova, measureIova } from './iova-report.ts'
 import { NONE, SCHEMES } from './machines.ts'
 import { drawReport } from './picture.ts'
 import { SCENARIOS } from './scenarios.ts'
@@ -9,11 +10,13 @@ import { formatReport } from './table.ts'
 const HELP = `Measures what each DMA scheme costs, in one process per scheme, on the built packages.
 
 usage: bench [--scheme ID…] [--only WORDS] [--quick] [--heap] [--repeat N] [--json FILE] [--svg FILE]
+       bench --iova [--json FILE]
 
   --scheme ID   only this scheme; may be given several times (${[NONE, ...Object.keys(SCHEMES)].join(', ')})
   --only WORDS  only what matches all words, such as "net transmit map 64 32 warm"
   --quick       a tenth of the time for each figure, and only the corners: 64 and 1,514 bytes, 4 KiB
   --heap        only the heap bytes per packet, at four guest bases and with five classes of backends loaded
+  --iova        only what map and unmap cost behind an IOMMU with a thousand and with a million live mappings
   --repeat N    N processes for each figure, of which the fastest counts (a machine is only ever slowed down)
   --json FILE   also write the report as JSON
   --svg FILE    also draw what small packets cost
@@ -31,6 +34,7 @@ async function main(): Promise<void> {
       only: { type: 'string' },
       quick: { type: 'boolean' },
       heap: { type: 'boolean' },
+      iova: { type: 'boolean' },
       json: { type: 'string' },
       svg: { type: 'string' },
       repeat: { type: 'string' },
@@ -39,6 +43,12 @@ async function main(): Promise<void> {
   })
   if (values.help) {
     process.stdout.write(HELP)
+    return
+  }
+  if (values.iova) {
+    const figures = await measureIova()
+    process.stdout.write(formatIova(figures))
+    if (values.json !== undefined) await writeFile(values.json, `${JSON.stringify(figures, null, 2)}\n`)
     return
   }
   const known = [NONE, ...Object.keys(SCHEMES)]

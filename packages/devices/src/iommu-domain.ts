@@ -48,6 +48,12 @@ export class IommuDomain {
     })
   }
 
+  /** Tells the endpoints that the keys of `mappings` were mapped. */
+  mapped(keys: Float64Array): void {
+    const { endpoints } = this
+    for (let i = 0; i < endpoints.length; i++) endpoints[i].mapped(keys)
+  }
+
   /** Tells the endpoints that the mappings in the keys of `mappings` went. */
   unmapped(keys: Float64Array): void {
     const { endpoints } = this

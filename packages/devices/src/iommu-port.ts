@@ -208,6 +208,27 @@ export class IommuPort implements BusPort {
     }
   }
 
+  /**
+   * For the IOMMU: [keys[0], keys[1]] was mapped to keys[2] with the flags keys[3]. Most mappings are used right after,
+   * so this one goes to the recent translations, where what it leads to is in the downstream's window.
+   */
+  mapped(keys: Float64Array): void {
+    const { downstream, entries } = this
+    const { window: behind } = downstream
+    const into = keys[2] - behind[BASE]
+    const length = keys[1] - keys[0] + 1
+    if (downstream.epoch !== this.downstreamEpoch || !(into >= 0 && into + length <= behind[LENGTH])) return
+    const index = (keys[0] * this.spacing) & ENTRY_MASK
+    const at = index * ENTRY
+    entries[at + BASE] = keys[0]
+    entries[at + LENGTH] = length
+    entries[at + OFFSET] = behind[OFFSET] + into
+    // READ and WRITE are bits 0 and 1, as the access kinds are.
+    entries[at + ACCESS] = behind[ACCESS] & keys[3] & BOTH
+    entries[at + GENERATION] = this.generation
+    if (this.regions[index] !== downstream.region) this.regions[index] = downstream.region
+  }
+
   /** For the IOMMU: whether [keys[0], keys[1]] meets a reserved region. */
   reserves(keys: Float64Array): boolean {
     const { ends, starts } = this

@@ -162,6 +162,7 @@ export class IommuRequests {
     if (counters.mappings >= this.limits.maxMappings) return mappings.overlaps() ? INVAL : VIRTIO_IOMMU_S_NOMEM
     if (!mappings.insert()) return INVAL
     counters.mappings++
+    domain.mapped(keys)
     return OK
   }
 

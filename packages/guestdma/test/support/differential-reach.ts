@@ -219,8 +219,8 @@ export class DeviceReach {
     for (const span of revoked) this.checkGone(span, 'strict')
   }
 
-  // `early`: removals are deferred, and this one may be; `late`: this one may not, but the address may have been lent and
-  // taken back again since.
+  // `early`: removals are deferred, and this one may be; `late`: this one may not, but the address may have been lent
+  // and taken back again since.
   private checkGone(span: Revoked, when: 'strict' | 'early' | 'late'): void {
     const { inner } = this
     if (inner === null) return

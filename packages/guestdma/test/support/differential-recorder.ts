@@ -155,7 +155,7 @@ export class Recorder {
       },
       sharedPages: () => {
         const shared = platform.sharedPages()
-        if (shared.port instanceof PagePort) this.pages.push(shared.port)
+        if (shared instanceof PagePort) this.pages.push(shared)
         return shared
       },
     }
