@@ -23,6 +23,10 @@ export function formatIova(figures: readonly IovaFigure[]): string {
       const many = of.find(({ live }) => live === 1e6)?.ns ?? Number.NaN
       lines.push(row([domain, victim, few.toFixed(1), many.toFixed(1), `${(many / few).toFixed(2)} x`]))
     }
-  lines.push('', "`table` touches a caller's own row and nothing else; `none` is an IOMMU that does nothing, at once.", '')
+  lines.push(
+    '',
+    "`table` touches a caller's own row and nothing else; `none` is an IOMMU that does nothing, at once.",
+    '',
+  )
   return lines.join('\n')
 }

@@ -17,8 +17,8 @@ import { DeviceQueue } from './device-queue.ts'
 import { checkState, type DeviceState, type QueueState } from './device-state.ts'
 import { DeviceError } from './errors.ts'
 import type { DeviceFault, RequestFaultReason } from './faults.ts'
-import type { RingSetup } from './split-ring-walker.ts'
 import { type FeatureDependency, type FeatureOptions, Negotiation } from './negotiation.ts'
+import type { RingSetup } from './split-ring-walker.ts'
 
 const DRIVER_STATUS = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_DRIVER_OK | STATUS_FEATURES_OK | STATUS_FAILED
 const FEATURE_WORDS = 4

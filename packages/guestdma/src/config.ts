@@ -43,7 +43,10 @@ export interface MachineConfig {
   readonly memory: GuestMemory | readonly GuestRange[]
   /** The part of guest memory that pools, rings and the drivers' buffers come from. Default: the largest range. */
   readonly ram?: { readonly base: GuestAddress; readonly length: number }
-  /** In order of preference. Default: a shared pool of 4 MiB for each device, then direct. */
+  /**
+   * In order of preference. Default: on-device, virtio-iommu, a shared pool of 4 MiB for each device, direct; devices
+   * then stand on the platform of the shared pool unless they say otherwise.
+   */
   readonly schemes?: readonly DmaScheme[]
   readonly devices: readonly DeviceConfig[]
   /** How drivers reach their devices, where a device does not say. Default `mmio`. */

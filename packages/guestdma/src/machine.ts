@@ -1,7 +1,8 @@
-import { sharedPoolScheme } from '@guestdma/bounce'
+import { onDeviceScheme, sharedPoolScheme } from '@guestdma/bounce'
 import { BlkDevice, NetDevice } from '@guestdma/devices'
 import { directScheme, UnknownSchemeError } from '@guestdma/dma'
 import { BlkDriver, NetDriver } from '@guestdma/drivers'
+import { virtioIommuScheme } from '@guestdma/iommu'
 import { GuestDmaError, GuestMemory, guestAddress, SpanAllocator } from '@guestdma/memory'
 import type { DependencyContainer } from 'tsyringe'
 import { BarSpace } from './bar-space.ts'
@@ -188,7 +189,9 @@ export async function createMachine(config: MachineConfig): Promise<Machine> {
   memory.window(base, length)
   const ram = new SpanAllocator(base, length)
   const events = config.events ?? new MachineEvents()
-  const schemes = config.schemes ?? [sharedPoolScheme(), directScheme()]
+  const pool = sharedPoolScheme()
+  const schemes = config.schemes ?? [onDeviceScheme(), virtioIommuScheme(), pool, directScheme()]
+  const [usual] = config.schemes ?? [pool]
   const container = root.createChildContainer()
   container.registerInstance(GUEST_MEMORY, memory)
   container.registerInstance(GUEST_RAM, ram)
@@ -222,7 +225,7 @@ export async function createMachine(config: MachineConfig): Promise<Machine> {
     ...(config.deadlineMs === undefined ? {} : { deadlineMs: config.deadlineMs }),
   }
   const pick = ({ name, platform }: DeviceConfig) => {
-    const scheme = platform === undefined ? schemes[0] : schemes.find(({ id }) => id === platform)
+    const scheme = platform === undefined ? usual : schemes.find(({ id }) => id === platform)
     if (scheme !== undefined) return scheme
     throw new UnknownSchemeError(
       name,
