@@ -1,24 +1,28 @@
 import { createHash } from 'node:crypto'
 import type { BlockStore } from '@guestdma/devices'
-import type { DmaScheme } from '@guestdma/dma'
 import { GuestDmaError } from '@guestdma/memory'
 import { ETHERNET_HEADER_SIZE, ETHERNET_MTU, NET_MTU_MAX, SECTOR_SIZE } from '@guestdma/spec'
 import { createMachine, FrameBatch, type Machine, MachineEvents, type SchemeChosen, Wire } from 'guestdma'
+import { type Costs, costsOf, countMappings, type MappingCount } from './costs.ts'
 import { checkWhole, readSuperblock, type Superblock } from './ext4.ts'
 import type { Capture } from './pcap.ts'
 import type { Progress } from './progress.ts'
+import { type DemoScheme, type TransportName, transportOf } from './schemes.ts'
 
 /** What one scheme did. Plain data: it goes into the JSON file as it is. */
 export interface SchemeResult {
   readonly scheme: string
+  readonly transport: TransportName
   readonly chosen: readonly SchemeChosen[]
   readonly net: {
     readonly framesOut: number
     readonly framesIn: number
+    readonly bytesOut: number
+    readonly bytesIn: number
     readonly identical: boolean
     readonly nsPerPacket: number
-    readonly bytesCopiedPerPacket: number
-    readonly bytesClearedPerPacket: number
+    /** Of both devices, while the capture went through once. */
+    readonly costs: Costs
   }
   readonly blk: {
     readonly id: string
@@ -27,7 +31,9 @@ export interface SchemeResult {
     readonly identical: boolean
     readonly superblock: Superblock
     readonly written: { readonly sector: number; readonly bytes: number; readonly identical: boolean }
+    readonly costs: Costs
   }
+  readonly mappings: MappingCount
   readonly faults: number
 }
 
@@ -38,6 +44,8 @@ export interface RunInput {
   readonly diskName: string
   /** Of the image file, for comparison. */
   readonly sha256: string
+  /** Where the scheme does not name its own. */
+  readonly transport: TransportName
   readonly progress: Progress
 }
 
@@ -47,14 +55,17 @@ const READ_BYTES = 256 << 10
 const WRITE_SECTOR = 0
 const WRITE_BYTES = 1024
 // Long enough for the compiler to settle and for the clock's grain not to matter.
-const TIMING_MS = 300
+const TIMING_MS = 100
 
 /** Runs capture and image through a machine whose devices all stand on one scheme's platform. */
 export async function runScheme(
-  scheme: DmaScheme,
+  id: string,
+  scheme: DemoScheme,
   input: RunInput,
 ): Promise<{ result: SchemeResult; received: Uint8Array<ArrayBuffer>[] }> {
   const { capture, captureName, store, progress } = input
+  const transport = transportOf(scheme, input.transport)
+  const listed = scheme.listed ? { dma: id } : {}
   const longest = capture.frames.reduce((most, { data }) => Math.max(most, data.length), 0)
   const mtu = Math.max(ETHERNET_MTU, longest - ETHERNET_HEADER_SIZE)
   if (mtu > NET_MTU_MAX) {
@@ -75,13 +86,15 @@ export async function runScheme(
   let keep = true
   await using machine = await createMachine({
     memory: [{ base: 0x8000_0000, length: MEMORY, memory: new ArrayBuffer(MEMORY) }],
-    schemes: [scheme],
+    schemes: [scheme.make()],
+    transport,
     events,
     devices: [
-      { type: 'net', name: 'net0', device: { mac: [2, 0, 0, 0, 0, 1], mtu, link: wire.a } },
+      { type: 'net', name: 'net0', ...listed, device: { mac: [2, 0, 0, 0, 0, 1], mtu, link: wire.a } },
       {
         type: 'net',
         name: 'net1',
+        ...listed,
         device: { mac: [2, 0, 0, 0, 0, 2], mtu, link: wire.b },
         observer: {
           frames: (batch) => {
@@ -89,34 +102,38 @@ export async function runScheme(
           },
         },
       },
-      { type: 'blk', name: 'disk0', device: { store, id: 'guestdma-demo' } },
+      { type: 'blk', name: 'disk0', ...listed, device: { store, id: 'guestdma-demo' } },
     ],
   })
 
-  progress.show(`${scheme.id}: frames`)
+  progress.show(`${id}: frames`)
   // Receive buffers are posted by the first poll; that is not what a packet costs.
   machine.pump()
-  const before = moved(machine)
+  const costs = costsOf(machine, ['net0', 'net1'])
   sendAll(machine, capture)
-  const after = moved(machine)
+  const spent = costs()
   const frames = capture.frames.length
   const identical = received.length === frames && received.every((bytes, i) => equal(bytes, capture.frames[i].data))
-  progress.show(`${scheme.id}: timing`)
+  progress.show(`${id}: timing`)
   keep = false
   const nsPerPacket = time(machine, capture)
-  const disk = await runDisk(machine, scheme.id, input)
+  const disk = await runDisk(machine, id, input)
+  const mappings = await countMappings(machine)
   const result: SchemeResult = {
-    scheme: scheme.id,
+    scheme: id,
+    transport,
     chosen,
     net: {
       framesOut: frames,
       framesIn: received.length,
+      bytesOut: capture.frames.reduce((sum, { data }) => sum + data.length, 0),
+      bytesIn: received.reduce((sum, { length }) => sum + length, 0),
       identical,
       nsPerPacket,
-      bytesCopiedPerPacket: (after.copied - before.copied) / Math.max(1, frames),
-      bytesClearedPerPacket: (after.cleared - before.cleared) / Math.max(1, frames),
+      costs: spent,
     },
     blk: disk,
+    mappings,
     faults,
   }
   return { result, received }
@@ -151,12 +168,6 @@ function sendAll(machine: Machine, { frames }: Capture): void {
   machine.pump()
 }
 
-function moved(machine: Machine): { copied: number; cleared: number } {
-  const { net0, net1 } = machine.counters().devices
-  const sum = (name: string): number => (net0.backend[name] ?? 0) + (net1.backend[name] ?? 0)
-  return { copied: sum('bytesCopiedToDevice') + sum('bytesCopiedFromDevice'), cleared: sum('bytesCleared') }
-}
-
 function time(machine: Machine, capture: Capture): number {
   const start = performance.now()
   const rounds: number[] = []
@@ -176,6 +187,7 @@ async function runDisk(
   { store, diskName, sha256, progress }: RunInput,
 ): Promise<SchemeResult['blk']> {
   const disk = machine.blk('disk0')
+  const costs = costsOf(machine, ['disk0'])
   const id = await machine.run(disk.id())
   const hash = createHash('sha256')
   for (let at = 0; at < store.capacity; at += READ_BYTES) {
@@ -201,6 +213,7 @@ async function runDisk(
     identical: digest === sha256,
     superblock,
     written: { sector: WRITE_SECTOR, bytes: WRITE_BYTES, identical: equal(back, written) },
+    costs: costs(),
   }
 }
 

@@ -66,7 +66,10 @@ export interface IommuRequest {
   readonly bootBypass?: boolean
   /** Live mappings that the IOMMU can keep at most. */
   readonly maxMappings?: number
-  /** What translated addresses of this device reach: a second stage. Default: all guest RAM. */
+  /**
+   * What translated addresses of this device reach: a second stage. Default: all guest RAM. A port of one's own has to
+   * pass messages on (`BusPort.message`) where the device is to interrupt by them.
+   */
   readonly downstream?: BusPort
   /**
    * The IOMMU itself reaches so many bytes of guest RAM, which the platform sets aside for its queues, and no more: an

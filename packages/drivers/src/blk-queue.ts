@@ -1,4 +1,4 @@
-import { BIDIRECTIONAL, BufferPool, DMA_OK, FROM_DEVICE, TO_DEVICE } from '@guestdma/dma'
+import { BIDIRECTIONAL, BufferPool, DMA_EXHAUSTED, DMA_OK, FROM_DEVICE, TO_DEVICE } from '@guestdma/dma'
 import { observe } from '@guestdma/memory'
 import { BLK_REQUEST_HEADER_SIZE, BLK_REQUEST_QUEUE, BLK_S_OK, BLK_T_FLUSH, BLK_T_OUT } from '@guestdma/spec'
 import { type CellArea, SEGMENT_DEVICE, SEGMENT_GUEST, type Virtqueue } from '@guestdma/virtqueue'
@@ -107,11 +107,22 @@ export class BlkQueue {
 
   /** Submits the requests of a batch with one notification at most. Returns how many were taken, from row 0 on. */
   submit(batch: RequestBatch): number {
+    let taken = this.submitUpTo(batch, batch.count)
+    // Where the backend has no room for all of them, it may have it for some.
+    while (taken < -1 && this.submitStatus === DMA_EXHAUSTED) {
+      taken = this.submitUpTo(batch, -taken >> 1)
+      if (taken > 0) this.submitStatus = DMA_EXHAUSTED
+    }
+    return taken > 0 ? taken : 0
+  }
+
+  // How many were taken, or less than 0: so many were added and had to be undone.
+  private submitUpTo(batch: RequestBatch, most: number): number {
     const { queue, headers, statuses } = this
     const { segments } = queue
     let status: number = DMA_OK
     let n = 0
-    for (; n < batch.count; n++) {
+    for (; n < most; n++) {
       const type = batch.type[n]
       const length = batch.length[n]
       const buffer = batch.buffer[n]
@@ -146,7 +157,7 @@ export class BlkQueue {
     }
     const published = n === 0 ? DMA_OK : queue.publish()
     this.submitStatus = published === DMA_OK ? status : published
-    return published === DMA_OK ? n : 0
+    return published === DMA_OK ? n : -n
   }
 
   /** Takes up to `budget` completions and reports them in one call. Returns how many. */

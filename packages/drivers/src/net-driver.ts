@@ -307,6 +307,7 @@ export class NetDriver {
       this.sendStatus = published
       this.forget()
       this.keep(batch, 0)
+      if (published === DMA_EXHAUSTED && n > 1) return this.sendFewer(batch, n >> 1)
       this.interrupted = true
       return 0
     }
@@ -319,6 +320,17 @@ export class NetDriver {
     this.counters.bytesSent += bytes
     if (n < count) this.noticeBlocked(this.sendStatus)
     return n
+  }
+
+  // The backend had no room for all of a batch, and may have it for some.
+  private sendFewer(batch: FrameBatch, most: number): number {
+    const { count } = batch
+    batch.count = most
+    const sent = this.send(batch)
+    batch.count = count
+    this.sendStatus = DMA_EXHAUSTED
+    this.noticeBlocked(DMA_EXHAUSTED)
+    return sent
   }
 
   /**
@@ -536,10 +548,15 @@ export class NetDriver {
 
   // A buffer that cannot be posted now stays on the stack and is tried again at the next poll.
   private postReceiveBuffers(): void {
+    let wanted = this.receiveBuffers.available
+    // Where the backend has no room for all of them, it may have it for some.
+    while (wanted > 0 && this.post(wanted) === DMA_EXHAUSTED) wanted = this.receive.undone >> 1
+  }
+
+  private post(wanted: number): number {
     const queue = this.receive
     const buffers = this.receiveBuffers
     const { postedAddress, receiveBase: base } = this
-    const wanted = buffers.available
     for (let i = 0; i < wanted; i++) {
       const buffer = buffers.acquire()
       this.posting[i] = buffer
@@ -548,10 +565,12 @@ export class NetDriver {
     const n = queue.addEach(wanted, postedAddress, this.postedLength, HEADER, this.place, true)
     for (let i = 0; i < n; i++) this.postedBuffer[queue.added[i]] = this.posting[i]
     for (let i = n; i < wanted; i++) buffers.release(this.posting[i])
-    this.counters.unposted = wanted - n
-    if (queue.publish() === OK) return
+    this.counters.unposted = buffers.available
+    const published = queue.publish()
+    if (published === OK) return OK
     for (let i = 0; i < queue.undone; i++) buffers.release(this.postedBuffer[queue.undoneId[i]])
     this.counters.unposted = buffers.available
+    return published
   }
 
   private handleInterrupt(): void {

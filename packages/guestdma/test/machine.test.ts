@@ -85,6 +85,8 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
           scheme: 'shared-pool',
           why: expect.stringContaining('pool'),
           ladder: [
+            { id: 'on-device', fit: 'unusable', why: expect.stringContaining('no region') },
+            { id: 'virtio-iommu', fit: 'unusable', why: expect.stringContaining('not behind an IOMMU') },
             { id: 'shared-pool', fit: 'usable', why: expect.any(String) },
             { id: 'direct', fit: 'unusable', why: expect.stringContaining('not reachable') },
           ],

@@ -137,6 +137,9 @@ export class IommuBackend implements DmaBackend {
   // queues may have added to it.
   private unanswered = 0
   private round = 0
+  // Mappings that wait for the outside world, and how many of them there may be.
+  private standing = 0
+  private standingLimit = Infinity
   private removalsQueued = 0
   /** Set by {@link dispose}. */
   disposed = false
@@ -272,6 +275,10 @@ export class IommuBackend implements DmaBackend {
       counters.unmappable++
       return UNMAPPABLE
     }
+    if (m.standing && this.standing >= this.standingLimit) {
+      counters.exhausted++
+      return EXHAUSTED
+    }
     if (length > this.longest && this.tooLong(m, row)) {
       counters.tooLong++
       return TOO_LONG
@@ -313,6 +320,7 @@ export class IommuBackend implements DmaBackend {
     m.deviceLength[row] = length
     m.token[row] = this.slots === null ? this.round : (m.token[row] & TOKEN_SLOTS) | this.round
     counters.maps++
+    if (m.standing) this.standing++
     this.unanswered++
     return OK
   }
@@ -323,6 +331,7 @@ export class IommuBackend implements DmaBackend {
     const into = m.guest[row] & mask
     const whole = (into + length + mask) & ~mask
     counters.unmaps++
+    if (m.standing) this.standing--
     if (this.unanswered > 0 && (m.token[row] & ~TOKEN_SLOTS) === this.round && --this.unanswered === 0) this.mapped = OK
     if (this.identity) {
       this.run[AT] = m.guest[row] - into
@@ -362,6 +371,7 @@ export class IommuBackend implements DmaBackend {
     const removed = this.mapsQueued === 0 ? OK : this.wait()
     const { mapped } = this
     if (removed !== OK) return removed
+    if (mapped === EXHAUSTED) this.learnRoom()
     if (mapped === OK) {
       this.unanswered = 0
       this.round = (((this.round >>> ROUND) + 1) & ROUND_MASK) << ROUND
@@ -514,6 +524,13 @@ export class IommuBackend implements DmaBackend {
   private reclaimed(): boolean {
     if (this.pendingCount === 0) return false
     return this.wait() === OK
+  }
+
+  // An IOMMU does not say how many mappings it can keep. What it refused is more than that; posted receive buffers then
+  // hold half of it, so that requests can always go on.
+  private learnRoom(): void {
+    const half = (this.counters.maps - this.counters.unmaps) >> 1
+    if (half < this.standingLimit) this.standingLimit = half
   }
 
   private overdue(): boolean {

@@ -1,0 +1,56 @@
+import { MemoryBlockStore } from '@guestdma/devices'
+import { virtioIommuScheme } from '@guestdma/iommu'
+import { describe, expect, test } from 'vitest'
+import { createMachine, type DeviceConfig, FrameBatch, LoopbackLink, type Machine } from '../src/index.ts'
+
+const BASE = 0x8000_0000
+
+function machine(maxMappings: number, device: DeviceConfig, mode: 'strict' | 'lazy'): Promise<Machine> {
+  return createMachine({
+    memory: [{ base: BASE, length: 16 << 20, memory: new ArrayBuffer(16 << 20) }],
+    schemes: [virtioIommuScheme({ maxMappings, mode })],
+    devices: [device],
+  })
+}
+
+describe.each(['strict', 'lazy'] as const)('an IOMMU that has no room for a whole batch, %s', (mode) => {
+  test('disk requests go through in smaller batches, all of them', async () => {
+    const store = new MemoryBlockStore(new Uint8Array(1 << 20).map((_, i) => i >>> 9))
+    const m = await machine(16, { type: 'blk', name: 'disk0', device: { store } }, mode)
+    const disk = m.blk('disk0')
+    const reads = Array.from({ length: 40 }, (_, i) => disk.readBytes(i, 512))
+    const sectors = await m.run(Promise.all(reads))
+    sectors.forEach((sector, i) => {
+      expect(sector).toEqual(new Uint8Array(512).fill(i))
+    })
+    await m.close()
+  })
+
+  test('as many receive buffers are posted as there is room for, and frames go and come', async () => {
+    let received = 0
+    const observer = {
+      frames: (batch: { readonly count: number }): void => {
+        received += batch.count
+      },
+    }
+    const device = { mac: [2, 0, 0, 0, 0, 1], link: new LoopbackLink() }
+    const m = await machine(100, { type: 'net', name: 'net0', device, observer }, mode)
+    const net = m.net('net0')
+    m.pump()
+    // Each of them takes a mapping, and some are taken by rings.
+    expect(net.counters.unposted).toBeGreaterThan(100)
+    expect(net.counters.unposted).toBeLessThan(256 - 32)
+    const batch = new FrameBatch(64)
+    batch.count = 64
+    batch.length.fill(60)
+    for (let i = 0; i < 64; i++) batch.address[i] = m.ram.allocate(4096, 4096)
+    let sent = 0
+    for (let i = 0; i < 200 && received < 640; i++) {
+      sent += net.send(batch)
+      m.pump()
+    }
+    expect(received).toBeGreaterThanOrEqual(640)
+    expect(sent).toBeGreaterThanOrEqual(640)
+    await m.close()
+  })
+})
