@@ -1,4 +1,4 @@
-import type { GuestAddress } from '@guestdma/memory'
+import { type GuestAddress, GuestDmaError } from '@guestdma/memory'
 import { NET_TRANSMIT_QUEUE } from '@guestdma/spec'
 import { createMachine, FrameBatch, MachineEvents } from 'guestdma'
 import { type LentBuffer, RogueDevice } from './rogue-device.ts'
@@ -27,7 +27,7 @@ export interface Exposure {
   readonly around: { readonly before: number; readonly behind: number; readonly secrets: number }
   /** Writing into the buffer, which was lent to be read. `lands`: the guest's own memory changed. */
   readonly write: Attempt<'lands' | 'copy only' | 'fault'>
-  /** Reading the buffer's address when the driver was told that the frame is sent, and the guest keeps a secret there. */
+  /** Reading the buffer's address, when the driver was told that the frame is sent and a secret lies there. */
   readonly completed: Attempt
   /** The same once more, {@link LATER_MS} later. */
   readonly later: Attempt
@@ -118,7 +118,7 @@ export async function expose(id: string, scheme: DemoScheme, asked: TransportNam
     completed = reading(buffer.address)
   }
   machine.pump()
-  if (completed === undefined) throw new Error(`${id}: the frame was never sent`)
+  if (completed === undefined) throw new GuestDmaError('DEMO_STALLED', id, 'the frame was never sent')
   await new Promise((resolve) => setTimeout(resolve, LATER_MS))
   machine.pump()
   const later = reading(buffer.address)

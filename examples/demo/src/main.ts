@@ -6,13 +6,23 @@ import { basename, join } from 'node:path'
 import { GuestDmaError } from '@guestdma/memory'
 import { FileBlockStore } from '@guestdma/node'
 import { CopyOnWriteStore } from './copy-on-write-store.ts'
+import { type Exposure, expose } from './exposure.ts'
 import { checkImage } from './ext4.ts'
 import { DemoUsageError, HELP, readOptions } from './options.ts'
 import { readPcap, writePcap } from './pcap.ts'
 import { Progress } from './progress.ts'
+import { showRefusals } from './refusals.ts'
+import {
+  chosenLine,
+  chosenTitle,
+  exposureSection,
+  introduction,
+  refusalSection,
+  sound,
+  trafficSection,
+} from './report.ts'
 import { runScheme, type SchemeResult } from './run-scheme.ts'
 import { SCHEMES } from './schemes.ts'
-import { formatTable } from './table.ts'
 
 async function main(args: readonly string[]): Promise<number> {
   const options = readOptions(args)
@@ -30,87 +40,57 @@ async function main(args: readonly string[]): Promise<number> {
   await mkdir(out, { recursive: true })
 
   const progress = new Progress()
+  const print = (text: string): void => void process.stdout.write(text)
   const results: SchemeResult[] = []
+  print(introduction(basename(options.pcap), capture, basename(options.disk), image.length))
+  print(chosenTitle(options.schemes))
   for (const id of options.schemes) {
     // Without --write the file is opened for reading only, so that nothing can go wrong with it.
     const store = await reading(options.disk, () => FileBlockStore.open(options.disk, { readOnly: !options.write }))
     // A write through an earlier scheme changed the file; what counts is what it holds now.
     const { sha256 } = options.write ? await hashFile(options.disk) : image
     try {
-      const { result, received } = await runScheme(SCHEMES[id](), {
+      const { result, received } = await runScheme(id, SCHEMES[id], {
         capture,
         captureName: basename(options.pcap),
         store: options.write ? store : new CopyOnWriteStore(store),
         diskName: basename(options.disk),
         sha256,
+        transport: options.transport,
         progress,
       })
       progress.clear()
       const frames = received.map((data, i) => ({ ...capture.frames[i], data }))
       await writeFile(join(out, `${id}.pcap`), writePcap({ ...capture, frames }))
       results.push(result)
-      describe(result)
+      print(chosenLine(options.schemes, result))
     } finally {
       progress.clear()
       await store.close()
     }
   }
-  process.stdout.write(`${summary(results)}\nframes as they arrived: ${join(out, '*.pcap')}\n`)
+  print(trafficSection(results))
+  print(`Frames as they arrived: ${join(out, '*.pcap')}\n`)
+
+  const exposures: Exposure[] = []
+  try {
+    for (const id of options.schemes) {
+      progress.show(`${id}: reaching further`)
+      exposures.push(await expose(id, SCHEMES[id], options.transport))
+    }
+  } finally {
+    progress.clear()
+  }
+  print(exposureSection(exposures))
+  const refusals = await showRefusals()
+  print(refusalSection(refusals))
+
   if (options.json !== undefined) {
-    const { json } = options
-    await reading(json, () =>
-      writeFile(
-        json,
-        `${JSON.stringify({ schema: 'guestdma-demo-1', pcap: options.pcap, disk: options.disk, results }, null, 2)}\n`,
-      ),
-    )
+    const { json, pcap, disk, transport } = options
+    const everything = { schema: 'guestdma-demo-2', pcap, disk, transport, results, exposures, refusals }
+    await reading(json, () => writeFile(json, `${JSON.stringify(everything, null, 2)}\n`))
   }
   return results.every(sound) ? 0 : 1
-}
-
-function describe({ scheme, chosen, blk }: SchemeResult): void {
-  const lines = chosen.map(({ device, scheme: id, why }) => `  ${device.padEnd(6)} ${id}: ${why}`)
-  const { superblock, written } = blk
-  lines.push(
-    `  disk0  '${blk.id}' holds ext4 '${printable(superblock.label)}', UUID ${superblock.uuid}, SHA-256 ${blk.sha256.slice(0, 16)}…`,
-    `  disk0  ${written.bytes} bytes written at sector ${written.sector}, flushed, read back: ${written.identical ? 'identical' : 'DIFFERENT'}`,
-  )
-  process.stdout.write(`${scheme}\n${lines.join('\n')}\n\n`)
-}
-
-function summary(results: readonly SchemeResult[]): string {
-  return formatTable(
-    [
-      { title: 'scheme' },
-      { title: 'frames' },
-      { title: 'blocks' },
-      { title: 'identical' },
-      { title: 'ns/packet' },
-      { title: 'copied B/packet', decimals: 1 },
-      { title: 'cleared B/packet', decimals: 1 },
-      { title: 'faults' },
-      { title: 'why' },
-    ],
-    results.map((result) => [
-      result.scheme,
-      result.net.framesIn,
-      result.blk.blocks,
-      sound(result) ? 'yes' : 'NO',
-      result.net.nsPerPacket,
-      result.net.bytesCopiedPerPacket,
-      result.net.bytesClearedPerPacket,
-      result.faults,
-      result.chosen[0]?.why ?? '',
-    ]),
-  )
-}
-
-function sound({ net, blk }: SchemeResult): boolean {
-  return net.identical && blk.identical && blk.written.identical
-}
-
-function printable(text: string): string {
-  return text.replace(/\p{Cc}/gu, '\ufffd')
 }
 
 async function hashFile(path: string): Promise<{ length: number; sha256: string }> {
@@ -148,6 +128,8 @@ try {
   process.exitCode = await main(process.argv.slice(2))
 } catch (error) {
   const known = error instanceof GuestDmaError ? `${error.message} (${error.code})` : `${(error as Error).message}`
-  process.stderr.write(process.env.DEBUG ? `${(error as Error).stack}\n` : `demo: ${known}\n`)
+  // What is wrong with the command line names the demo by itself.
+  const named = known.startsWith('demo: ') ? known : `demo: ${known}`
+  process.stderr.write(process.env.DEBUG ? `${(error as Error).stack}\n` : `${named}\n`)
   process.exitCode = 1
 }

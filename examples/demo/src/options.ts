@@ -1,10 +1,11 @@
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { GuestDmaError } from '@guestdma/memory'
-import { SCHEMES } from './schemes.ts'
+import { SCHEMES, type TransportName } from './schemes.ts'
 
 export interface DemoOptions {
   readonly schemes: readonly string[]
+  readonly transport: TransportName
   readonly pcap: string
   readonly disk: string
   readonly json: string | undefined
@@ -16,25 +17,32 @@ export interface DemoOptions {
 /** A command line that cannot be followed. Codes start with `DEMO_`. */
 export class DemoUsageError extends GuestDmaError {}
 
-export const HELP = `Moves a packet capture and a disk image through virtio drivers and devices, once for each DMA scheme.
+const TRANSPORTS: readonly TransportName[] = ['mmio', 'pci']
 
-usage: demo [--scheme ID…] [--pcap FILE] [--disk FILE] [--out DIR] [--write] [--json FILE]
+export const HELP = `\
+Moves a packet capture and a disk image through virtio drivers and devices, once over each DMA scheme.
+Then shows what a device gets under each scheme that reaches further than it may, and what is refused.
 
-  --scheme ID   only this scheme; may be given several times (${Object.keys(SCHEMES).join(', ')})
-  --pcap FILE   a capture of Ethernet frames in pcap format (default: one that comes with the demo)
-  --disk FILE   an ext4 image (default: one that comes with the demo)
-  --out DIR     keep what arrived, as DIR/<scheme>.pcap (default: a new directory for temporary files)
-  --write       write into the disk image itself; otherwise writes go to a copy in memory
-  --json FILE   also write the results as JSON
-  --help        this text
+usage: demo [--scheme ID…] [--transport mmio|pci] [--pcap FILE] [--disk FILE] [--out DIR] [--write] [--json FILE]
+
+  --scheme ID       only this scheme; may be given several times:
+${schemeLines()}
+  --transport NAME  mmio (default) or pci; on-device is shown over pci in any case
+  --pcap FILE       a capture of Ethernet frames in pcap format (default: one that comes with the demo)
+  --disk FILE       an ext4 image (default: one that comes with the demo)
+  --out DIR         keep what arrived, as DIR/<scheme>.pcap (default: a new directory for temporary files)
+  --write           write into the disk image itself; otherwise writes go to a copy in memory
+  --json FILE       also write the results as JSON
+  --help            this text
 
 Exit code 0 if every frame and every block arrived unchanged, 1 otherwise.
 `
 
-/** Reads the command line. Throws `DEMO_USAGE`, `DEMO_SCHEME`. */
+/** Reads the command line. Throws `DEMO_USAGE`, `DEMO_SCHEME`, `DEMO_TRANSPORT`. */
 export function readOptions(args: readonly string[]): DemoOptions {
   let values: {
     scheme?: string[]
+    transport?: string
     pcap?: string
     disk?: string
     json?: string
@@ -49,6 +57,7 @@ export function readOptions(args: readonly string[]): DemoOptions {
       allowPositionals: true,
       options: {
         scheme: { type: 'string', multiple: true },
+        transport: { type: 'string' },
         pcap: { type: 'string' },
         disk: { type: 'string' },
         json: { type: 'string' },
@@ -76,9 +85,16 @@ export function readOptions(args: readonly string[]): DemoOptions {
       )
     }
   }
+  const asked = values.transport ?? TRANSPORTS[0]
+  const transport = TRANSPORTS.find((name) => name === asked)
+  if (transport === undefined) {
+    const message = `unknown transport '${asked}'; known: ${TRANSPORTS.join(', ')}`
+    throw new DemoUsageError('DEMO_TRANSPORT', 'demo', message, { transport: asked })
+  }
   const fixture = (name: string): string => fileURLToPath(new URL(`../fixtures/${name}`, import.meta.url))
   return {
     schemes: schemes.length > 0 ? [...new Set(schemes)] : Object.keys(SCHEMES),
+    transport,
     pcap: values.pcap ?? fixture('traffic.pcap'),
     disk: values.disk ?? fixture('disk.ext4'),
     json: values.json,
@@ -86,4 +102,11 @@ export function readOptions(args: readonly string[]): DemoOptions {
     write: values.write ?? false,
     help: values.help ?? false,
   }
+}
+
+// Five to a line, below the other texts.
+function schemeLines(): string {
+  const ids = Object.keys(SCHEMES)
+  const indent = ' '.repeat(20)
+  return ids.flatMap((_, i) => (i % 5 === 0 ? [indent + ids.slice(i, i + 5).join(', ')] : [])).join('\n')
 }

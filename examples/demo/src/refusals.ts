@@ -1,6 +1,6 @@
 import { type AccessFault, BlkDevice, type DeviceFault, MemoryBlockStore } from '@guestdma/devices'
 import { type DmaScheme, directScheme, platformScheme } from '@guestdma/dma'
-import { type BusPort, deviceAddress, type ErrorRecord, GuestDmaError, hex } from '@guestdma/memory'
+import { type BusPort, deviceAddress, type ErrorRecord, GuestDmaError } from '@guestdma/memory'
 import {
   FeatureSet,
   SECTOR_SIZE,
@@ -19,12 +19,12 @@ import { createMachine, MachineEvents, onDeviceScheme, sharedPoolScheme } from '
 export interface Refusal {
   /** What was tried. */
   readonly title: string
-  /** The names of the bits in the device's status: when its driver set FEATURES_OK, and in the end. */
-  readonly afterFeatures: readonly string[]
-  readonly inTheEnd: readonly string[]
-  readonly featuresOk: boolean
-  /** What the device and its port recorded, in words. */
-  readonly faults: readonly string[]
+  /** Whether FEATURES_OK stayed set when the driver had set it; `never asked` where the driver gave up before. */
+  readonly featuresOk: 'set' | 'clear' | 'never asked'
+  /** The names of the bits in the device's status, in the end. */
+  readonly status: readonly string[]
+  /** What the device and its port recorded. */
+  readonly faults: readonly (AccessFault | DeviceFault)[]
   readonly error: ErrorRecord | null
 }
 
@@ -37,25 +37,31 @@ export async function showRefusals(): Promise<Refusal[]> {
   const strict = onDeviceScheme({ size: POOL })
   const permissive = onDeviceScheme({ size: POOL, bit: 'offered' })
   return [
-    await attempt('leaves bit 27 clear; the device reaches only its own region and requires the bit', {
+    await attempt('The driver leaves bit 27 clear; the device requires it, since it reaches only its own region.', {
       schemes: [strict, oldScheme([])],
       dma: OLD,
       offer: [VIRTIO_F_SWIOTLB],
       requires: [VIRTIO_F_SWIOTLB],
     }),
-    await attempt('accepts bit 27 as the ANY_LAYOUT of old; the device goes on, and reaches only its own region', {
-      schemes: [permissive, oldScheme([VIRTIO_F_SWIOTLB])],
-      dma: OLD,
-      offer: [VIRTIO_F_SWIOTLB],
-    }),
-    await attempt('of today; the platform has a pool, and the device withholds ACCESS_PLATFORM to get at all of RAM', {
-      schemes: [openPlatform(), sharedPoolScheme({ size: POOL }), directScheme()],
-      withhold: [VIRTIO_F_ACCESS_PLATFORM],
-    }),
+    await attempt(
+      'The driver takes bit 27 for ANY_LAYOUT of old; the device goes on, but reaches only its own region.',
+      {
+        schemes: [permissive, oldScheme([VIRTIO_F_SWIOTLB])],
+        dma: OLD,
+        offer: [VIRTIO_F_SWIOTLB],
+      },
+    ),
+    await attempt(
+      'A driver of today, and a device that withholds ACCESS_PLATFORM to be given all of RAM and not a pool.',
+      {
+        schemes: [openPlatform(), sharedPoolScheme({ size: POOL }), directScheme()],
+        withhold: [VIRTIO_F_ACCESS_PLATFORM],
+      },
+    ),
   ]
 }
 
-const OLD = 'guest addresses'
+const OLD = 'old'
 
 /** What a driver does that knows nothing of regions: it takes the bits that it knows, and passes guest addresses. */
 function oldScheme(bits: readonly number[]): DmaScheme {
@@ -108,11 +114,11 @@ async function attempt(title: string, { schemes, dma, offer, requires, withhold 
     disks.push(new WatchedDisk({ name: 'disk0', port, store, ...bits }))
     return disks[0]
   }
-  const faults: string[] = []
+  const faults: (AccessFault | DeviceFault)[] = []
   const events = new MachineEvents()
-  events.on('fault', ({ fault }) => faults.push(inWords(fault)))
+  events.on('fault', ({ fault }) => faults.push(fault))
   let error: ErrorRecord | null = null
-  let inTheEnd = 0
+  let last: number | undefined
   try {
     await using machine = await createMachine({
       memory: [{ base: 0x8000_0000, length: MEMORY, memory: new ArrayBuffer(MEMORY) }],
@@ -125,21 +131,16 @@ async function attempt(title: string, { schemes, dma, offer, requires, withhold 
     try {
       await machine.run(machine.blk('disk0').readBytes(0, SECTOR_SIZE))
     } finally {
-      inTheEnd = disks[0].status
+      // Closing resets the device.
+      last = disks[0].status
     }
   } catch (thrown) {
     if (!(thrown instanceof GuestDmaError)) throw thrown
     error = thrown.toRecord()
   }
   const [{ asked, status }] = disks
-  return {
-    title,
-    afterFeatures: statusNames(asked),
-    inTheEnd: statusNames(inTheEnd === 0 ? status : inTheEnd),
-    featuresOk: (asked & STATUS_FEATURES_OK) !== 0,
-    faults,
-    error,
-  }
+  const featuresOk = asked === 0 ? 'never asked' : (asked & STATUS_FEATURES_OK) !== 0 ? 'set' : 'clear'
+  return { title, featuresOk, status: statusNames(last ?? status), faults, error }
 }
 
 const STATUS_NAMES: readonly (readonly [number, string])[] = [
@@ -153,14 +154,4 @@ const STATUS_NAMES: readonly (readonly [number, string])[] = [
 
 function statusNames(status: number): string[] {
   return STATUS_NAMES.filter(([bit]) => (status & bit) !== 0).map(([, name]) => name)
-}
-
-function inWords(fault: AccessFault | DeviceFault): string {
-  if ('port' in fault) {
-    const { address, length, access, reason } = fault
-    const at = typeof address === 'number' ? hex(address) : `${hex(address.high)} * 2^32 + ${hex(address.low)}`
-    return `the port of ${fault.port} refused to ${access === 1 ? 'read' : 'write'} ${length} bytes at ${at}: ${reason}`
-  }
-  if (fault.kind === 'features') return `${fault.device} refused FEATURES_OK: ${fault.reason} ${fault.bits.join(', ')}`
-  return `${fault.device} recorded ${fault.kind}: ${'reason' in fault ? fault.reason : ''}`
 }

@@ -1,5 +1,5 @@
 import type { VirtioDevice } from '@guestdma/devices'
-import { ACCESS_READ, ACCESS_WRITE, type BusPort } from '@guestdma/memory'
+import { ACCESS_READ, ACCESS_WRITE, type BusPort, GuestDmaError, hex } from '@guestdma/memory'
 import {
   AVAILABLE_INDEX,
   AVAILABLE_RING,
@@ -110,7 +110,8 @@ export class RogueDevice {
 
   private view(address: number, length: number): DataView {
     const bytes = this.read(address, length)
-    if (bytes === null) throw new Error(`${this.device.name} cannot read its own ring at ${address}`)
+    if (bytes === null)
+      throw new GuestDmaError('DEMO_RING', this.device.name, `cannot read its own ring at ${hex(address)}`, { address })
     return new DataView(bytes.buffer)
   }
 

@@ -21,7 +21,7 @@ import {
 import { type DeviceAddress, type GuestAddress, type GuestMemory, hex, type SpanAllocator } from '@guestdma/memory'
 import { DOMAIN_READ, DOMAIN_WRITE, type IommuDomain, REQUEST_GUEST, REQUEST_IOVA, REQUEST_LENGTH } from './domain.ts'
 import { IovaAllocator } from './iova-allocator.ts'
-import { PageCounts } from './page-counts.ts'
+import { PAGE_IOVA, PageCounts } from './page-counts.ts'
 import { SubGranuleSlots, TOKEN_SLOTS } from './sub-granule.ts'
 
 // The engine folds a module's own constants into its code; imported ones it loads at each use.
@@ -87,10 +87,12 @@ export interface IommuCounters extends DmaCounters {
 }
 
 /**
- * Lends buffers in place through an IOMMU: each mapping gets I/O virtual addresses of its own, and they go when it is
- * taken back. Works over any {@link IommuDomain}.
+ * Lends buffers in place through an IOMMU: a mapping gets I/O virtual addresses, and they go when it is taken back.
+ * Works over any {@link IommuDomain}.
  *
- * Device addresses of one batch are neighbours, so that their removals merge into few requests.
+ * Where granules are shared, buffers inside one of them and for the same access share its address as well, which is
+ * mapped for the first and removed with the last: the device reaches the granule as long as any of them is lent in
+ * either case. Device addresses of one batch are neighbours, so that their removals merge into few requests.
  */
 export class IommuBackend implements DmaBackend {
   declare readonly name: string
@@ -128,6 +130,7 @@ export class IommuBackend implements DmaBackend {
   private pendingAt = new Float64Array(LAZY_ENTRIES)
   private pendingOrder = new Uint8Array(LAZY_ENTRIES)
   private pendingCount = 0
+  // When the oldest of them was unmapped.
   private pendingSince = 0
   private readonly run = new Float64Array(3)
   private mapsQueued = 0
@@ -290,6 +293,11 @@ export class IommuBackend implements DmaBackend {
       m.device[row] = guest
       this.run[AT] = guest - into
       this.shareEach(whole)
+    } else if (this.counts !== null && whole === this.granule) {
+      if (!this.mapPage(m, row)) {
+        counters.exhausted++
+        return EXHAUSTED
+      }
     } else {
       const { iovas, domain } = this
       const order = this.order(whole)
@@ -342,8 +350,10 @@ export class IommuBackend implements DmaBackend {
       const back = written < length ? written : length
       if (back > 0) counters.bytesCopiedFromDevice += this.slots.drain(m, row, 0, back)
       this.slots.retire(m, row)
-    } else if (this.counts !== null && this.count(m.guest, row, into, whole, -1) > 0) {
-      counters.stillExposed++
+    } else if (this.counts !== null) {
+      if (whole === this.granule) {
+        if (this.unmapPage(m, row)) return OK
+      } else if (this.count(m.guest, row, into, whole, -1) > 0) counters.stillExposed++
     }
     this.run[AT] = m.device[row] - into
     this.queueUnmap(this.order(whole))
@@ -423,6 +433,43 @@ export class IommuBackend implements DmaBackend {
   private order(whole: number): number {
     const length = whole < this.leastLength ? this.leastLength : whole
     return 32 - Math.clz32((length >>> this.shift) - 1)
+  }
+
+  // A buffer inside one granule: buffers that share it, for the same access, share its address too. False where there
+  // is no address.
+  private mapPage(m: DmaMappings, row: number): boolean {
+    const { domain, iovas } = this
+    const counts = this.counts as PageCounts
+    const allowed = access(m.direction[row])
+    const at = counts.locate(m.guest, row)
+    const { cells } = counts
+    const into = m.guest[row] & this.mask
+    if (cells[at + allowed] === 0) {
+      if (!iovas.take(0) && !(this.reclaimed() && iovas.take(0))) return false
+      const { request } = domain
+      const iova = iovas.taken[0]
+      cells[at + PAGE_IOVA + allowed] = iova
+      request[IOVA] = iova
+      request[GUEST] = m.guest[row] - into
+      request[LENGTH] = this.granule
+      domain.map(allowed)
+      this.counters.mapRequests++
+      this.mapsQueued++
+    }
+    cells[at]++
+    cells[at + allowed]++
+    m.device[row] = cells[at + PAGE_IOVA + allowed] + into
+    return true
+  }
+
+  // Returns whether others still use the address.
+  private unmapPage(m: DmaMappings, row: number): boolean {
+    const counts = this.counts as PageCounts
+    const at = counts.locate(m.guest, row)
+    const { cells } = counts
+    const slot = at + access(m.direction[row])
+    if (--cells[at] > 0) this.counters.stillExposed++
+    return --cells[slot] > 0
   }
 
   // Slots for the granules that a buffer covers only in part. False where there are too few.

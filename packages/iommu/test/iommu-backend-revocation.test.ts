@@ -1,6 +1,6 @@
 import { DMA_OK, type DmaMappings } from '@guestdma/dma'
 import { describe, expect, test } from 'vitest'
-import { DOMAIN_READ } from '../src/index.ts'
+import { DOMAIN_READ, DOMAIN_WRITE } from '../src/index.ts'
 import { BASE, code, EDGES, GRANULES, LENDABLE, lend, MODES, peek, type Rig, rig, table } from './support.ts'
 
 function cycle(r: Rig, m: DmaMappings, rows: number, at: (row: number) => number, length: number): number[] {
@@ -99,7 +99,7 @@ describe.each(GRANULES)('lazy revocation, granule %d', (granule) => {
 })
 
 describe('granules that two buffers share', () => {
-  test('stay reachable for the one that is still lent, and the counter says so', () => {
+  test('have one address, stay reachable until both are taken back, and the counter says so', () => {
     const r = rig()
     const m = table(3)
     lend(r, m, 0, 0, 100)
@@ -110,11 +110,34 @@ describe('granules that two buffers share', () => {
     r.backend.unmap(m, 2, 0)
     r.backend.commitUnmaps()
     expect(r.backend.counters.stillExposed).toBe(1)
-    expect(r.domain.translate(m.device[0], DOMAIN_READ)).toBe(-1)
+    expect(m.device[1]).toBe(m.device[0] + 100)
+    expect(r.domain.translate(m.device[0], DOMAIN_READ)).toBe(BASE)
     expect(r.domain.translate(m.device[1], DOMAIN_READ)).toBe(BASE + 100)
+    expect(r.domain.translate(m.device[2], DOMAIN_READ)).toBe(-1)
     r.backend.unmap(m, 1, 0)
     r.backend.commitUnmaps()
+    expect([0, 1, 2].map((row) => r.domain.translate(m.device[row], DOMAIN_READ))).toEqual([-1, -1, -1])
     expect([r.backend.counters.stillExposed, r.domain.mapped.length]).toEqual([1, 0])
+  })
+
+  test('are mapped once for each kind of access, so that one kind never gets what only the other was given', () => {
+    const r = rig()
+    const m = table(3)
+    for (const [row, direction] of [1, 2, 1].entries()) {
+      m.guest[row] = BASE + 64 * row
+      m.length[row] = 64
+      m.direction[row] = direction
+      expect(r.backend.map(m, row)).toBe(DMA_OK)
+    }
+    expect(r.backend.commitMaps()).toBe(DMA_OK)
+    expect([r.backend.counters.mapRequests, r.domain.mapped.length]).toEqual([2, 2])
+    expect([0, 1, 2].map((row) => r.domain.translate(m.device[row], DOMAIN_READ))).toEqual([BASE, -1, BASE + 128])
+    expect([0, 1, 2].map((row) => r.domain.translate(m.device[row], DOMAIN_WRITE))).toEqual([-1, BASE + 64, -1])
+    r.backend.unmap(m, 0, 0)
+    r.backend.unmap(m, 1, 0)
+    expect(r.backend.commitUnmaps()).toBe(DMA_OK)
+    expect([0, 1, 2].map((row) => r.domain.translate(m.device[row], DOMAIN_WRITE))).toEqual([-1, -1, -1])
+    expect(r.domain.translate(m.device[2], DOMAIN_READ)).toBe(BASE + 128)
   })
 
   test('count for buffers over several granules: at either end', () => {

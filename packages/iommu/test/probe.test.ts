@@ -105,7 +105,8 @@ describe('what a PROBE says', () => {
     const m = new DmaMappings(300)
     let rows = 0
     for (; rows < 300; rows++) {
-      m.guest[rows] = BASE
+      // Buffers inside one page would share its address.
+      m.guest[rows] = BASE + (rows % 2 === 0 ? rows * 2048 : 0)
       m.length[rows] = rows % 2 === 0 ? 4096 : 8192
       m.direction[rows] = 3
       if (backend.map(m, rows) !== DMA_OK) break

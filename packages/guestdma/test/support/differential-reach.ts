@@ -201,8 +201,9 @@ export class DeviceReach {
     const { backend, revoked } = this
     if (backend === null || backend.traits.reach === 'all') return
     if (this.staleEntries > 0) {
-      const late = revoked.findLastIndex(({ order }) => this.unmaps - order >= this.staleEntries)
-      for (let i = 0; i < LOOKED_AT && late - i >= 0; i++) this.checkGone(revoked[late - i], 'late')
+      const recent = this.recent()
+      const late = revoked.filter((span) => !recent.has(this.granuleOf(span)))
+      for (const span of late.slice(-LOOKED_AT)) this.checkGone(span, 'late')
       for (const span of revoked.slice(-LOOKED_AT)) this.checkGone(span, 'early')
       return
     }
@@ -278,6 +279,19 @@ export class DeviceReach {
     return granted
   }
 
+  // Buffers inside one granule share its address, which goes with the last of them: what may be stale is counted in
+  // granules that were left, newest first.
+  private recent(): ReadonlySet<number> {
+    const granules = new Set<number>()
+    for (let i = this.revoked.length - 1; i >= 0 && granules.size < this.staleEntries; i--)
+      granules.add(this.granuleOf(this.revoked[i]))
+    return granules
+  }
+
+  private granuleOf({ device }: Span): number {
+    return Math.floor(device / (this.backend?.limits.granule ?? 1))
+  }
+
   private spans(): Span[] {
     return [...this.lent, ...this.given.values()]
   }
@@ -306,8 +320,10 @@ export class DeviceReach {
     const { granule } = backend.limits
     const spans = this.spans()
     if (stale) spans.push(...this.uncommitted)
-    if (stale && this.staleEntries > 0)
-      spans.push(...this.revoked.filter(({ order }) => this.unmaps - order < this.staleEntries))
+    if (stale && this.staleEntries > 0) {
+      const recent = this.recent()
+      spans.push(...this.revoked.filter((span) => recent.has(this.granuleOf(span))))
+    }
     let at = address
     while (at < address + length) {
       const span = spans.find((one) => at >= first(one, granule) && at < end(one, granule))
