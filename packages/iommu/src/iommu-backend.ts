@@ -130,8 +130,9 @@ export class IommuBackend implements DmaBackend {
   private pendingAt = new Float64Array(LAZY_ENTRIES)
   private pendingOrder = new Uint8Array(LAZY_ENTRIES)
   private pendingCount = 0
-  // When the oldest of them was unmapped.
+  // When the oldest of them was unmapped, and whether that was since the last commit.
   private pendingSince = 0
+  private fresh = false
   private readonly run = new Float64Array(3)
   private mapsQueued = 0
   // What became of the maps since the last `commitMaps`, where something else waited for them first.
@@ -394,7 +395,10 @@ export class IommuBackend implements DmaBackend {
     this.flushRun()
     if (this.pendingCount === 0) return this.removalsQueued === 0 ? OK : this.wait()
     if (this.pendingCount > this.counters.staleHighWater) this.counters.staleHighWater = this.pendingCount
-    if (this.pendingCount < this.lazyEntries && !this.overdue()) return OK
+    const { fresh } = this
+    this.fresh = false
+    // Those that began to wait in this batch are not overdue, and the clock need not be asked.
+    if (this.pendingCount < this.lazyEntries && (fresh || !this.overdue())) return OK
     return this.wait()
   }
 
@@ -533,7 +537,10 @@ export class IommuBackend implements DmaBackend {
     }
     const n = this.pendingCount
     if (n === this.pendingAt.length) this.growPending()
-    if (n === 0 && this.lazyEntries > 0) this.pendingSince = this.time()
+    if (n === 0 && this.lazyEntries > 0) {
+      this.pendingSince = this.time()
+      this.fresh = this.lazyMs > 0
+    }
     this.pendingAt[n] = at
     this.pendingOrder[n] = order
     this.pendingCount = n + 1
