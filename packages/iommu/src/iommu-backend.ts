@@ -16,7 +16,6 @@ import {
   type DmaTraits,
   FROM_DEVICE,
   newDmaCounters,
-  TO_DEVICE,
 } from '@guestdma/dma'
 import { type DeviceAddress, type GuestAddress, type GuestMemory, hex, type SpanAllocator } from '@guestdma/memory'
 import { DOMAIN_READ, DOMAIN_WRITE, type IommuDomain, REQUEST_GUEST, REQUEST_IOVA, REQUEST_LENGTH } from './domain.ts'
@@ -30,7 +29,6 @@ const EXHAUSTED = DMA_EXHAUSTED
 const FAILED = DMA_FAILED
 const TOO_LONG = DMA_TOO_LONG
 const UNMAPPABLE = DMA_UNMAPPABLE
-const TO = TO_DEVICE
 const FROM = FROM_DEVICE
 const IOVA = REQUEST_IOVA
 const GUEST = REQUEST_GUEST
@@ -112,6 +110,7 @@ export class IommuBackend implements DmaBackend {
   declare private readonly domain: IommuDomain
   declare private readonly iovas: IovaAllocator
   declare private readonly counts: PageCounts | null
+  declare private readonly sharesPages: boolean
   declare private readonly slots: SubGranuleSlots | null
   declare private readonly granule: number
   declare private readonly mask: number
@@ -172,6 +171,7 @@ export class IommuBackend implements DmaBackend {
     this.longest = Math.min(LONGEST, granule * 2 ** this.iovas.largestOrder - (granule - 1))
     const shares = this.identity || (granule > 1 && !this.bounce)
     this.counts = shares ? new PageCounts(memory, granule) : null
+    this.sharesPages = shares && !this.identity
     // A single byte cannot be mapped by every IOMMU.
     this.slots =
       this.bounce || domain.leastLength > granule ? new SubGranuleSlots(name, Math.max(granule, 1), memory, ram) : null
@@ -283,22 +283,50 @@ export class IommuBackend implements DmaBackend {
       counters.exhausted++
       return EXHAUSTED
     }
+    const guest = m.guest[row]
+    const into = guest & mask
+    if (this.sharesPages && into + length <= this.granule) {
+      // Inside one granule: buffers that share it, for the same access, share its address too.
+      const counts = this.counts as PageCounts
+      const allowed = m.direction[row]
+      const at = counts.locate(m.guest, row)
+      const { cells } = counts
+      const slot = at + allowed
+      if (cells[slot] === 0) {
+        const { domain, iovas } = this
+        if (!iovas.take(0) && !(this.reclaimed() && iovas.take(0))) {
+          counters.exhausted++
+          return EXHAUSTED
+        }
+        const { request } = domain
+        const iova = iovas.taken[0]
+        cells[slot + PAGE_IOVA] = iova
+        request[IOVA] = iova
+        request[GUEST] = guest - into
+        request[LENGTH] = this.granule
+        domain.map(allowed)
+        counters.mapRequests++
+        this.mapsQueued++
+      }
+      cells[at]++
+      cells[slot]++
+      m.device[row] = cells[slot + PAGE_IOVA] + into
+      m.deviceLength[row] = length
+      m.token[row] = this.round
+      counters.maps++
+      if (m.standing) this.standing++
+      this.unanswered++
+      return OK
+    }
     if (length > this.longest && this.tooLong(m, row)) {
       counters.tooLong++
       return TOO_LONG
     }
-    const guest = m.guest[row]
-    const into = guest & mask
     const whole = (into + length + mask) & ~mask
     if (this.identity) {
       m.device[row] = guest
       this.run[AT] = guest - into
       this.shareEach(whole)
-    } else if (this.counts !== null && whole === this.granule) {
-      if (!this.mapPage(m, row)) {
-        counters.exhausted++
-        return EXHAUSTED
-      }
     } else {
       const { iovas, domain } = this
       const order = this.order(whole)
@@ -338,10 +366,21 @@ export class IommuBackend implements DmaBackend {
     const { counters, mask } = this
     const length = m.length[row]
     const into = m.guest[row] & mask
-    const whole = (into + length + mask) & ~mask
     counters.unmaps++
     if (m.standing) this.standing--
     if (this.unanswered > 0 && (m.token[row] & ~TOKEN_SLOTS) === this.round && --this.unanswered === 0) this.mapped = OK
+    if (this.sharesPages && into + length <= this.granule) {
+      const counts = this.counts as PageCounts
+      const at = counts.locate(m.guest, row)
+      const { cells } = counts
+      if (--cells[at] > 0) counters.stillExposed++
+      // Others may still use the address.
+      if (--cells[at + m.direction[row]] > 0) return OK
+      this.run[AT] = m.device[row] - into
+      this.queueUnmap(0)
+      return OK
+    }
+    const whole = (into + length + mask) & ~mask
     if (this.identity) {
       this.run[AT] = m.guest[row] - into
       this.unshareEach(whole)
@@ -351,10 +390,8 @@ export class IommuBackend implements DmaBackend {
       const back = written < length ? written : length
       if (back > 0) counters.bytesCopiedFromDevice += this.slots.drain(m, row, 0, back)
       this.slots.retire(m, row)
-    } else if (this.counts !== null) {
-      if (whole === this.granule) {
-        if (this.unmapPage(m, row)) return OK
-      } else if (this.count(m.guest, row, into, whole, -1) > 0) counters.stillExposed++
+    } else if (this.counts !== null && this.count(m.guest, row, into, whole, -1) > 0) {
+      counters.stillExposed++
     }
     this.run[AT] = m.device[row] - into
     this.queueUnmap(this.order(whole))
@@ -437,43 +474,6 @@ export class IommuBackend implements DmaBackend {
   private order(whole: number): number {
     const length = whole < this.leastLength ? this.leastLength : whole
     return 32 - Math.clz32((length >>> this.shift) - 1)
-  }
-
-  // A buffer inside one granule: buffers that share it, for the same access, share its address too. False where there
-  // is no address.
-  private mapPage(m: DmaMappings, row: number): boolean {
-    const { domain, iovas } = this
-    const counts = this.counts as PageCounts
-    const allowed = access(m.direction[row])
-    const at = counts.locate(m.guest, row)
-    const { cells } = counts
-    const into = m.guest[row] & this.mask
-    if (cells[at + allowed] === 0) {
-      if (!iovas.take(0) && !(this.reclaimed() && iovas.take(0))) return false
-      const { request } = domain
-      const iova = iovas.taken[0]
-      cells[at + PAGE_IOVA + allowed] = iova
-      request[IOVA] = iova
-      request[GUEST] = m.guest[row] - into
-      request[LENGTH] = this.granule
-      domain.map(allowed)
-      this.counters.mapRequests++
-      this.mapsQueued++
-    }
-    cells[at]++
-    cells[at + allowed]++
-    m.device[row] = cells[at + PAGE_IOVA + allowed] + into
-    return true
-  }
-
-  // Returns whether others still use the address.
-  private unmapPage(m: DmaMappings, row: number): boolean {
-    const counts = this.counts as PageCounts
-    const at = counts.locate(m.guest, row)
-    const { cells } = counts
-    const slot = at + access(m.direction[row])
-    if (--cells[at] > 0) this.counters.stillExposed++
-    return --cells[slot] > 0
   }
 
   // Slots for the granules that a buffer covers only in part. False where there are too few.
@@ -652,9 +652,9 @@ export class IommuBackend implements DmaBackend {
   }
 }
 
-// The CPU's view of a direction to the device's: what goes to the device is what it may read.
+// A direction as the device sees it: what goes to the device is what it may read. The bits are the same.
 function access(direction: number): number {
-  return ((direction & TO) !== 0 ? DOMAIN_READ : 0) | ((direction & FROM) !== 0 ? DOMAIN_WRITE : 0)
+  return direction
 }
 
 function inside(m: DmaMappings, row: number, offset: number, length: number): boolean {
