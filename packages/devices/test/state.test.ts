@@ -193,4 +193,46 @@ describe('growth of a WebAssembly.Memory', () => {
     expect(Array.from({ length: 8 }, (_, i) => view().getUint8(at(BASE + 0x10_000 + 0x800 * i) + 12))).toEqual(sent)
     expect([device.faults.count, device.counters.received]).toEqual([0, 8])
   })
+
+  test('from within a store that ends its request at once: data and status arrive', () => {
+    const wasm = new WebAssembly.Memory({ initial: 32, maximum: 64 })
+    const memory = new GuestMemory([{ base: BASE, length: 0x10_0000, memory: wasm, offset: OFFSET }])
+    const at = (address: number): number => address - BASE + OFFSET
+    const disk = new Uint8Array(64 * 512).map((_, i) => 1 + (i % 251))
+    class Growing extends MemoryBlockStore {
+      override read(request: BlockRequest): void {
+        wasm.grow(1)
+        super.read(request)
+      }
+    }
+    const device = new BlkDevice({ name: 'disk0', port: everything(memory), store: new Growing(disk) })
+    const driver = new Driver(new MmioRegisters(device))
+    driver.negotiate(32)
+    driver.w(0x30, 0)
+    driver.w(0x38, 8)
+    driver.w(0x80, BASE)
+    driver.w(0x90, BASE + 0x100)
+    driver.w(0xa0, BASE + 0x200)
+    const view = new DataView(wasm.buffer)
+    // A header of zeros (IN, sector 0), 8 KiB of data, a status byte.
+    for (const [i, [address, length, flags]] of [
+      [BASE + 0x1000, 16, 1],
+      [BASE + 0x2000, 8192, 3],
+      [BASE + 0x1010, 1, 2],
+    ].entries()) {
+      view.setUint32(at(BASE + 16 * i), address, true)
+      view.setUint32(at(BASE + 16 * i) + 8, length, true)
+      view.setUint16(at(BASE + 16 * i) + 12, flags, true)
+      view.setUint16(at(BASE + 16 * i) + 14, i + 1, true)
+    }
+    view.setUint8(at(BASE + 0x1010), 0xff)
+    view.setUint16(at(BASE + 0x102), 1, true)
+    driver.w(0x44, 1)
+    driver.w(0x70, 15)
+    driver.w(0x50, 0)
+    device.poll(8)
+    const bytes = new Uint8Array(wasm.buffer)
+    expect(bytes[at(BASE + 0x1010)]).toBe(0)
+    expect(bytes.slice(at(BASE + 0x2000), at(BASE + 0x4000))).toEqual(disk.slice(0, 8192))
+  })
 })
