@@ -29,4 +29,5 @@ export {
   virtioIommuScheme,
 } from './scheme.ts'
 export { sharedPagesFact, sharedPagesScheme } from './shared-pages.ts'
-export { VirtioIommu, type VirtioIommuCounters, VirtioIommuDomain, type VirtioIommuOptions } from './virtio-iommu.ts'
+export { VirtioIommuDomain } from './virtio-domain.ts'
+export { VirtioIommu, type VirtioIommuCounters, type VirtioIommuOptions } from './virtio-iommu.ts'

@@ -15,7 +15,7 @@ import { FeatureSet, VIRTIO_F_ACCESS_PLATFORM } from '@guestdma/spec'
 import { DOMAIN_READ, DOMAIN_WRITE, REQUEST_GUEST, REQUEST_IOVA, REQUEST_LENGTH } from './domain.ts'
 import { IovaAllocator } from './iova-allocator.ts'
 import { attach, behindIommu, declareEndpoint, type IommuUnit, orDetach } from './scheme.ts'
-import type { VirtioIommuDomain } from './virtio-iommu.ts'
+import type { VirtioIommuDomain } from './virtio-domain.ts'
 
 /** The guest address of a pool, which an IOMMU's driver needs and a device does not. */
 const poolGuestFact = factKey<GuestAddress>('guest address of the pool')

@@ -16,7 +16,8 @@ import { FeatureSet, VIRTIO_F_ACCESS_PLATFORM } from '@guestdma/spec'
 import { MmioTransport } from '@guestdma/transport'
 import { IommuError } from './errors.ts'
 import { IommuBackend } from './iommu-backend.ts'
-import { VirtioIommu, type VirtioIommuDomain, type VirtioIommuOptions } from './virtio-iommu.ts'
+import type { VirtioIommuDomain } from './virtio-domain.ts'
+import { VirtioIommu, type VirtioIommuOptions } from './virtio-iommu.ts'
 
 /** An IOMMU and its driver, shared by the devices behind it. */
 export class IommuUnit {

@@ -6,7 +6,6 @@ import {
   type DmaChoice,
   type DmaProvider,
   type DmaRegion,
-  type DmaStatus,
   directScheme,
   FROM_DEVICE,
   type IommuFault,
@@ -63,9 +62,10 @@ import {
 } from '@guestdma/spec'
 import { DEFAULT_DEADLINE_MS, negotiate, type VirtioTransport, type Wait } from '@guestdma/transport'
 import { type CellArea, QueueTooSmallError, SEGMENT_DEVICE, type Virtqueue } from '@guestdma/virtqueue'
-import { type IommuDomain, REQUEST_GUEST, REQUEST_IOVA, REQUEST_LENGTH } from './domain.ts'
+import { REQUEST_GUEST, REQUEST_IOVA, REQUEST_LENGTH } from './domain.ts'
 import { describeRequestStatus, IommuError } from './errors.ts'
 import { address, parseProperties, type ReservedRange } from './probe.ts'
+import { VirtioIommuDomain } from './virtio-domain.ts'
 
 // The engine folds a module's own constants into its code; imported ones it loads at each use.
 const OK = DMA_OK
@@ -609,75 +609,6 @@ export class VirtioIommu {
             : 'unknown',
       address: (flags & VIRTIO_IOMMU_FAULT_F_ADDRESS) !== 0 ? { high, low } : undefined,
     })
-  }
-}
-
-/** One endpoint's address space in a virtio-iommu. */
-export class VirtioIommuDomain implements IommuDomain {
-  declare readonly name: string
-  declare readonly granule: number
-  declare readonly leastLength: number
-  readonly identity = false
-  declare readonly inputStart: number
-  declare readonly inputEnd: number
-  declare readonly reserved: readonly ReservedRange[]
-  readonly request: Float64Array = new Float64Array(3)
-  declare readonly id: number
-  declare readonly endpoint: number
-  /** The driver's: its place among the domains. */
-  declare readonly index: number
-  /** The driver's: the worst status since the last commit. */
-  failed: DmaStatus = DMA_OK
-  /** The driver's: what the endpoint can reach is not known any more. */
-  broken = false
-
-  declare private readonly iommu: VirtioIommu
-  private disposed = false
-
-  constructor(
-    iommu: VirtioIommu,
-    index: number,
-    id: number,
-    endpoint: number,
-    name: string,
-    reserved: readonly ReservedRange[],
-  ) {
-    this.iommu = iommu
-    this.index = index
-    this.id = id
-    this.endpoint = endpoint
-    this.name = name
-    this.granule = iommu.granule
-    // virt_end must be strictly greater than virt_start: virtio 1.4 §5.13.6.5.
-    this.leastLength = Math.max(2, iommu.granule)
-    this.inputStart = iommu.inputStart
-    this.inputEnd = iommu.inputEnd
-    this.reserved = reserved
-  }
-
-  map(access: number): void {
-    this.iommu.queue(this, access)
-  }
-
-  unmap(): void {
-    this.iommu.queue(this, 0)
-  }
-
-  commit(): DmaStatus {
-    this.iommu.settle()
-    const { failed } = this
-    this.failed = OK
-    return this.broken ? DMA_FAILED : failed
-  }
-
-  /** Detaches the endpoint: all of its mappings go at once. Throws `IOMMU_STUCK` where the device does not answer. */
-  dispose(): void {
-    if (this.disposed) return
-    this.disposed = true
-    if (!this.iommu.release(this))
-      throw new IommuError('IOMMU_STUCK', this.name, 'the IOMMU did not confirm that the endpoint was detached', {
-        endpoint: this.endpoint,
-      })
   }
 }
 

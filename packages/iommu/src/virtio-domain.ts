@@ -1,0 +1,74 @@
+import { DMA_FAILED, DMA_OK, type DmaStatus } from '@guestdma/dma'
+import type { IommuDomain } from './domain.ts'
+import { IommuError } from './errors.ts'
+import type { ReservedRange } from './probe.ts'
+import type { VirtioIommu } from './virtio-iommu.ts'
+
+/** One endpoint's address space in a virtio-iommu. */
+export class VirtioIommuDomain implements IommuDomain {
+  declare readonly name: string
+  declare readonly granule: number
+  declare readonly leastLength: number
+  readonly identity = false
+  declare readonly inputStart: number
+  declare readonly inputEnd: number
+  declare readonly reserved: readonly ReservedRange[]
+  readonly request: Float64Array = new Float64Array(3)
+  declare readonly id: number
+  declare readonly endpoint: number
+  /** The driver's: its place among the domains. */
+  declare readonly index: number
+  /** The driver's: the worst status since the last commit. */
+  failed: DmaStatus = DMA_OK
+  /** The driver's: what the endpoint can reach is not known any more. */
+  broken = false
+
+  declare private readonly iommu: VirtioIommu
+  private disposed = false
+
+  constructor(
+    iommu: VirtioIommu,
+    index: number,
+    id: number,
+    endpoint: number,
+    name: string,
+    reserved: readonly ReservedRange[],
+  ) {
+    this.iommu = iommu
+    this.index = index
+    this.id = id
+    this.endpoint = endpoint
+    this.name = name
+    this.granule = iommu.granule
+    // virt_end must be strictly greater than virt_start: virtio 1.4 §5.13.6.5.
+    this.leastLength = Math.max(2, iommu.granule)
+    this.inputStart = iommu.inputStart
+    this.inputEnd = iommu.inputEnd
+    this.reserved = reserved
+  }
+
+  map(access: number): void {
+    this.iommu.queue(this, access)
+  }
+
+  unmap(): void {
+    this.iommu.queue(this, 0)
+  }
+
+  commit(): DmaStatus {
+    this.iommu.settle()
+    const { failed } = this
+    this.failed = DMA_OK
+    return this.broken ? DMA_FAILED : failed
+  }
+
+  /** Detaches the endpoint: all of its mappings go at once. Throws `IOMMU_STUCK` where the device does not answer. */
+  dispose(): void {
+    if (this.disposed) return
+    this.disposed = true
+    if (!this.iommu.release(this))
+      throw new IommuError('IOMMU_STUCK', this.name, 'the IOMMU did not confirm that the endpoint was detached', {
+        endpoint: this.endpoint,
+      })
+  }
+}
