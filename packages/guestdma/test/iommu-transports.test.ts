@@ -79,6 +79,8 @@ describe.each(['mmio', 'pci'] as const)('a virtio-iommu over %s, its driver and 
       expect([...m.device].some((address) => reaches(ports[0], address, ACCESS_READ))).toBe(false)
       expect(device.counters.mappings).toBe(0)
 
+      // The probes above were reported as well, in as many turns as it takes.
+      while (device.poll(64) + iommu.poll() > 0);
       faults.length = 0
       reaches(ports[0], m.device[7] + 5, ACCESS_WRITE)
       device.poll(64)
