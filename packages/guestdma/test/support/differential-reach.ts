@@ -283,8 +283,12 @@ export class DeviceReach {
   // granules that were left, newest first.
   private recent(): ReadonlySet<number> {
     const granules = new Set<number>()
-    for (let i = this.revoked.length - 1; i >= 0 && granules.size < this.staleEntries; i--)
-      granules.add(this.granuleOf(this.revoked[i]))
+    // One that is still lent in part was not left.
+    const lent = new Set(this.spans().map((span) => this.granuleOf(span)))
+    for (let i = this.revoked.length - 1; i >= 0 && granules.size < this.staleEntries; i--) {
+      const granule = this.granuleOf(this.revoked[i])
+      if (!lent.has(granule)) granules.add(granule)
+    }
     return granules
   }
 
