@@ -39,6 +39,10 @@ const START = 0
 const END = 1
 const AT = 2
 
+// Elements of `clock`.
+const SINCE = 0
+const ASKED = 1
+
 // In a row's token, above its slots: in which round of commits it was mapped.
 const ROUND = 22
 const ROUND_MASK = 0x1ff
@@ -129,8 +133,9 @@ export class IommuBackend implements DmaBackend {
   private pendingAt = new Float64Array(LAZY_ENTRIES)
   private pendingOrder = new Uint8Array(LAZY_ENTRIES)
   private pendingCount = 0
-  // When the oldest of them was unmapped, and whether that was since the last commit.
-  private pendingSince = 0
+  // Not after the oldest of them was unmapped; when the clock was last asked. And whether they began since the last
+  // commit.
+  private readonly clock = new Float64Array(2)
   private fresh = false
   private readonly run = new Float64Array(3)
   private mapsQueued = 0
@@ -178,6 +183,7 @@ export class IommuBackend implements DmaBackend {
     this.lazyEntries = mode === 'lazy' ? (lazy?.entries ?? LAZY_ENTRIES) : 0
     this.lazyMs = mode === 'lazy' ? (lazy?.ms ?? LAZY_MS) : 0
     this.now = options.now?.bind(options)
+    if (this.lazyEntries > 0) this.clock[ASKED] = this.time()
     this.traits = {
       streaming: this.bounce ? 'mixed' : 'in-place',
       payload: 'plain',
@@ -538,7 +544,8 @@ export class IommuBackend implements DmaBackend {
     const n = this.pendingCount
     if (n === this.pendingAt.length) this.growPending()
     if (n === 0 && this.lazyEntries > 0) {
-      this.pendingSince = this.time()
+      // When the clock was last asked: too early rather than too late, and it need not be asked for each batch.
+      this.clock[SINCE] = this.clock[ASKED]
       this.fresh = this.lazyMs > 0
     }
     this.pendingAt[n] = at
@@ -588,7 +595,10 @@ export class IommuBackend implements DmaBackend {
   }
 
   private overdue(): boolean {
-    return this.lazyEntries === 0 || this.time() - this.pendingSince >= this.lazyMs
+    if (this.lazyEntries === 0) return true
+    const { clock } = this
+    clock[ASKED] = this.time()
+    return clock[ASKED] - clock[SINCE] >= this.lazyMs
   }
 
   private time(): number {

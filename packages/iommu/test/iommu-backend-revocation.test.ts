@@ -44,9 +44,9 @@ describe.each(GRANULES)('lazy revocation, granule %d', (granule) => {
 
   test('when the oldest entry is old enough the next commit waits', () => {
     const r = rig({ space: { granule }, mode: 'lazy', lazy: { entries: 100, ms: 10 } })
-    const m = table(4)
+    const m = table(5)
     // Mapped beforehand, since a wait for maps revokes as well.
-    for (let row = 0; row < 4; row++) lend(r, m, row, 2 * granule * row, Math.max(granule, 2))
+    for (let row = 0; row < 5; row++) lend(r, m, row, 2 * granule * row, Math.max(granule, 2))
     r.backend.commitMaps()
     const left = (row: number, ms: number): number => {
       r.clock.now += ms
@@ -54,11 +54,13 @@ describe.each(GRANULES)('lazy revocation, granule %d', (granule) => {
       expect(r.backend.commitUnmaps()).toBe(DMA_OK)
       return r.domain.mapped.length
     }
-    expect(left(0, 1000)).toBe(4)
-    expect(left(1, 4)).toBe(4)
-    expect(left(2, 5)).toBe(4)
-    expect(left(3, 1)).toBe(0)
-    expect(r.domain.commits).toBe(2)
+    expect(left(0, 1000)).toBe(5)
+    // The clock was not asked for the first: it counts from when it was, which may be too early and is never too late.
+    expect(left(1, 4)).toBe(3)
+    expect(left(2, 5)).toBe(3)
+    expect(left(3, 4)).toBe(3)
+    expect(left(4, 1)).toBe(0)
+    expect(r.domain.commits).toBe(3)
   })
 
   test('a poll waits for what is old enough, and says for how many', () => {
