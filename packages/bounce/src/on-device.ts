@@ -78,7 +78,11 @@ function onDeviceProvider(clear: ClearPolicy, reserve: number | undefined): DmaP
         const both = accept.or(FeatureSet.of(VIRTIO_F_SWIOTLB))
         return { fit: 'required', accept: both, why: 'the device offers SWIOTLB (27) and has a region for it' }
       }
-      return { fit: 'usable', accept, why: 'the device has a region for bounce buffers, and 27 is not offered' }
+      return {
+        fit: 'usable',
+        accept,
+        why: 'the device has a region for bounce buffers, as a hint: 27 does not mean SWIOTLB here',
+      }
     },
     create(offer: PlatformOffer): DmaBackend {
       const region = offer.region as PoolFact

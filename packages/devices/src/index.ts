@@ -1,5 +1,5 @@
 /**
- * Virtio device models for a machine: bus ports, registers, block and network devices. Usable alone: the guest may be
+ * Virtio device models for a machine: bus ports, registers over mmio and PCI, block, network and IOMMU devices. Usable alone: the guest may be
  * native code with drivers of its own.
  *
  * @example

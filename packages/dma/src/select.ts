@@ -81,6 +81,11 @@ export function select(offer: PlatformOffer, providers: readonly DmaProvider[], 
       downgrade ??= { refused: provider.id, stronger: strongest }
       return { ...report, outcome: `would confine less than '${strongest}', which this platform allows` }
     }
+    if (!confines(provider.reach) && !listed.has(provider.id)) {
+      // Nothing confines this device, and one that offers ACCESS_PLATFORM would be refused: so is one that withholds it.
+      const { fit, why } = provider.assess(willing)
+      if (fit === 'unusable') return { ...report, outcome: `not for a device that offers ACCESS_PLATFORM: ${why}` }
+    }
     ladder.push({ provider, accept: suitability.accept.and(offer.offered), why: suitability.why })
     return report
   })

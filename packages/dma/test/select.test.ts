@@ -81,6 +81,17 @@ describe('a device’s claim may narrow the choice and never widen it', () => {
     expect(select(offer({ pool: true }), [direct], 'auto').downgrade).toBeUndefined()
   })
 
+  test('where a device that offers ACCESS_PLATFORM would be refused, one that withholds it is refused too', () => {
+    // An IOMMU that nobody drives.
+    for (const accessPlatform of [true, false]) {
+      const selection = select(offer({ iommu: 'translating', accessPlatform }), [direct], 'auto')
+      expect([selection.ladder, selection.downgrade]).toEqual([[], undefined])
+    }
+    const [report] = select(offer({ iommu: 'translating' }), [direct], 'auto').reports
+    expect(report).toMatchObject({ fit: 'usable', outcome: expect.stringContaining('behind an IOMMU') })
+    expect(ladder({ iommu: 'translating' }, 'direct', [direct])).toEqual(['direct'])
+  })
+
   test('required and without confinement is refused like usable', () => {
     const insisting = provider('insisting', 'all', required)
     const { ladder: left, downgrade } = select(offer({ accessPlatform: true, pool: true }), [insisting, pool], 'auto')

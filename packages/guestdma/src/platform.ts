@@ -175,7 +175,8 @@ export class DevicePlatform implements PlatformBuilder {
     port.faults.observer = this.onFault
     // What is under the IOMMU is cut, and with it everything that could be translated.
     this.ports.push({ port, faults: port.faults, cut: () => () => {} })
-    this.iommuFact = { bypass: request.bootBypass ?? false }
+    // Its driver, which starts before any other, turns bypass off.
+    this.iommuFact = { bypass: false }
     return {
       port,
       endpoint,

@@ -107,8 +107,9 @@ function expected(inputs: Inputs): { scheme: string | 'refused'; accept: readonl
   if (a && i === 'none' && !p && m) return { scheme: 'direct', accept: platform }
   if (!a && m) {
     // Rule 5: a device that withholds ACCESS_PLATFORM does not get less than it would otherwise.
-    const stronger = drivable || (i === 'none' && p)
-    return stronger || busOffset !== 0 ? refused : { scheme: 'direct', accept: platform }
+    // Behind an IOMMU, driven or not, and beside a pool, that would not be direct.
+    const withheld = i !== 'none' || p
+    return withheld || busOffset !== 0 ? refused : { scheme: 'direct', accept: platform }
   }
   if (!a && !m && p) return { scheme: 'shared-pool', accept: platform }
   return refused
