@@ -51,8 +51,6 @@ export interface BlkOptions extends DeviceOptions {
    * even alone fails. Defaults to 16 MiB.
    */
   readonly stagingBytes?: number
-  /** Called when the store ended a request outside of `poll`: it takes another poll to complete it. */
-  readonly onWork?: () => void
 }
 
 /** struct virtio_blk_config up to num_queues, as fields: virtio 1.4 §5.2.4. */

@@ -57,7 +57,6 @@ export class BlkDevice extends VirtioDevice {
   declare private readonly initialWriteback: boolean
   declare private readonly stagingLimit: number
   declare private readonly longest: number
-  private readonly onWork: (() => void) | null
   private starting: BlkSlot | null = null
   private busy = 0
   private orphans = 0
@@ -79,7 +78,6 @@ export class BlkDevice extends VirtioDevice {
     this.initialWriteback = options.writeback ?? true
     this.stagingLimit = options.stagingBytes ?? 16 << 20
     this.longest = longestData(this.stagingLimit)
-    this.onWork = options.onWork ?? null
     this.scratch = new Region(new ArrayBuffer(SCRATCH_BYTES), 'block header')
     this.scratch.u8.set(idBytes(options.id ?? options.name), SCRATCH_ID)
     const finished = (slot: BlkSlot): void => this.finished(slot)
@@ -288,7 +286,7 @@ export class BlkDevice extends VirtioDevice {
     slot.state = 'done'
     if (this.starting === slot) return
     this.finishedSlots.push(slot)
-    if (!this.polling) this.onWork?.()
+    this.wake()
   }
 
   private completeFinished(): number {

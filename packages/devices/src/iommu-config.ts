@@ -51,11 +51,6 @@ export interface IommuOptions extends DeviceOptions {
   readonly bypass?: 'absent' | 'off' | 'on'
   /** The largest sizes of the request queue and of the event queue. Defaults to 256 and 64. */
   readonly queueSizes?: readonly [requests: number, events: number]
-  /**
-   * Called when a fault waits to be reported and no poll is under way: it takes a poll to report it. This is in the
-   * middle of an access of another device, so a poll that it makes itself does nothing.
-   */
-  readonly onWork?: () => void
 }
 
 /** What an IOMMU did since it was made; `domains` and `mappings` are what exists now. */

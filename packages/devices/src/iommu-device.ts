@@ -115,7 +115,6 @@ export class IommuDevice extends VirtioDevice implements IommuOwner {
   declare private readonly requests: IommuRequests
   declare private readonly initialBypass: number
   declare private readonly properties: Region
-  declare private readonly onWork: (() => void) | null
   private readonly scratch = new Region(new ArrayBuffer(SCRATCH_BYTES), 'IOMMU request')
   private readonly pending = new PendingFaults()
   private mapUnmap = false
@@ -135,7 +134,6 @@ export class IommuDevice extends VirtioDevice implements IommuOwner {
     this.counters = iommuCounters()
     this.initialBypass = this.config.read(IOMMU_CONFIG_BYPASS, 1)
     this.properties = new Region(new ArrayBuffer(limits.probeSize), 'IOMMU properties')
-    this.onWork = options.onWork ?? null
     this.requests = new IommuRequests(limits, this.counters)
     this.requests.setBypass(this.bypassNow())
   }
@@ -171,14 +169,11 @@ export class IommuDevice extends VirtioDevice implements IommuOwner {
       this.counters.faultsDropped++
       return
     }
-    if (this.polling || this.onWork === null) return
-    // The queues are not to be worked under the feet of the device that faulted.
+    // The queues are not to be worked under the feet of the device that faulted, should `onWork` poll.
+    const { polling } = this
     this.polling = true
-    try {
-      this.onWork()
-    } finally {
-      this.polling = false
-    }
+    this.wake()
+    this.polling = polling
   }
 
   /** The driver chooses what unattached endpoints may do, 0 or 1 (§5.13.4.1). */

@@ -1,4 +1,4 @@
-import { type BusPort, FaultLog } from '@guestdma/memory'
+import { type BusPort, FaultLog, observe } from '@guestdma/memory'
 import {
   FeatureSet,
   STATUS_ACKNOWLEDGE,
@@ -47,6 +47,13 @@ export interface DeviceOptions extends FeatureOptions {
   readonly inOrderBatches?: boolean
   /** Called for each fault that the device records of its driver. It may throw: that surfaces in a microtask. */
   readonly observer?: (fault: DeviceFault) => void
+  /**
+   * Called when there is something for {@link VirtioDevice.poll} to do of which no poll has told: a doorbell rang, a
+   * store answered, a link has frames or room. Once until the next poll begins. It may be called within a register
+   * write and within a poll, this device's own included, so all it does is to note that a poll is due. What it throws
+   * surfaces in a microtask.
+   */
+  readonly onWork?: () => void
 }
 
 /** What a device type brings along. */
@@ -75,6 +82,9 @@ export abstract class VirtioDevice {
   readonly faults: FaultLog<DeviceFault> = new FaultLog<DeviceFault>()
 
   protected polling = false
+  declare private readonly onWork: (() => void) | null
+  // Work was announced since the last poll began.
+  private announced = false
   declare private readonly negotiation: Negotiation
   declare private readonly inOrderBatches: boolean
   private readonly driverWords = new Uint32Array(FEATURE_WORDS)
@@ -93,6 +103,7 @@ export abstract class VirtioDevice {
     this.config = kind.config
     this.negotiation = new Negotiation(options.name, kind.features, kind.dependencies ?? [], options)
     this.inOrderBatches = options.inOrderBatches ?? false
+    this.onWork = options.onWork ?? null
     this.queues = kind.queueSizes.map((size, i) => new DeviceQueue(i, size, options.port, options.name))
     this.epoch = options.port.epoch
     if (options.observer !== undefined) this.faults.observer = options.observer
@@ -200,7 +211,15 @@ export abstract class VirtioDevice {
   notify(queue: DeviceQueue): boolean {
     if (!this.alive) return (this.statusBits & STATUS_DRIVER_OK) !== 0
     queue.marked = true
+    this.wake()
     return true
+  }
+
+  /** For the transport, a link or a store: there is something for {@link poll} to do, and `onWork` is told of it. */
+  wake(): void {
+    if (this.announced) return
+    this.announced = true
+    if (this.onWork !== null) observe(this.onWork, undefined)
   }
 
   /**
@@ -218,11 +237,13 @@ export abstract class VirtioDevice {
 
   /**
    * Does the device's work, and nothing else does: takes up to about `budget` chains, completes what came back,
-   * publishes once per queue, raises interrupts last. Returns how many chains or frames it moved; 0 means that there is
-   * nothing to do at present. `poll(0)` completes and publishes but takes nothing new.
+   * publishes once per queue, raises interrupts last. Returns how many chains or frames it moved. After 0 the caller may
+   * sleep: there is nothing to do, and `onWork` is called when that changes. `poll(0)` completes and publishes but takes
+   * nothing new.
    */
   poll(budget: number): number {
     if (this.polling) return 0
+    this.announced = false
     let done = 0
     if (this.alive && this.mayAccess) {
       this.polling = true
@@ -398,6 +419,7 @@ export abstract class VirtioDevice {
     this.alive = this.runs()
     // The driver may have filled queues before it was allowed to notify (§3.1.1, steps 7 and 8).
     for (const queue of this.queues) queue.marked = queue.ready
+    this.wake()
     // It was too early to say so when it happened.
     if ((this.statusBits & STATUS_DEVICE_NEEDS_RESET) !== 0) this.transport?.configurationChanged()
   }

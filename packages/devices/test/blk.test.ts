@@ -307,6 +307,7 @@ describe.each(TRANSPORTS)('over %s', (name) => {
     test('done marks, and the next poll completes', () => {
       const { data, cell } = submit(m.ram, 3)
       expect([m.device.inFlight, m.ring.usedIndex]).toEqual([1, 0])
+      woken = 0
       store.waiting[0].data.fill(0x77)
       store.waiting[0].done(0)
       expect([woken, m.ring.usedIndex, m.ram.get(data, 1)[0]]).toEqual([1, 0, 0x55])

@@ -503,6 +503,9 @@ describe('fault reporting (§5.13.6.9)', () => {
     const { m, at } = attached({ onWork })
     machine.m = m
     m.buffer(24)
+    // Nothing waits any more that was announced before.
+    m.device.poll(64)
+    calls.length = 0
     at(1, 1, R)
     expect([calls, m.events.usedIndex]).toEqual([[0], 0])
     expect(m.faults()).toHaveLength(1)
