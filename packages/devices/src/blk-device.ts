@@ -1,4 +1,4 @@
-import { observe, Region } from '@guestdma/memory'
+import { Region } from '@guestdma/memory'
 import {
   BLK_CONFIG_CAPACITY,
   BLK_CONFIG_WRITEBACK,
@@ -198,7 +198,7 @@ export class BlkDevice extends VirtioDevice {
   }
 
   private transfer(queue: DeviceQueue, phase: 'read' | 'write', sector: number, bytes: number): boolean {
-    const inside = sector * SECTOR_SIZE + bytes <= this.store.capacity
+    const inside = sector * SECTOR_SIZE + bytes <= this.capacity
     if (bytes % SECTOR_SIZE !== 0 || !inside) return this.answerNow(queue, BLK_S_IOERR)
     // Nothing to do is no error: 0 is a multiple of 512.
     if (bytes === 0) return this.answerNow(queue, BLK_S_OK)
@@ -207,6 +207,15 @@ export class BlkDevice extends VirtioDevice {
       return this.answerNow(queue, BLK_S_IOERR)
     }
     return this.start(queue, phase, sector, bytes)
+  }
+
+  private get capacity(): number {
+    try {
+      return this.store.capacity
+    } catch (error) {
+      this.hostThrew('store.capacity', error)
+      return 0
+    }
   }
 
   private start(queue: DeviceQueue, phase: SlotPhase, sector: number, bytes: number): boolean {
@@ -261,9 +270,9 @@ export class BlkDevice extends VirtioDevice {
       else if (slot.phase === 'write') store.write(slot)
       else store.flush(slot)
     } catch (error) {
-      // A store that throws fails its request; the error itself surfaces in a microtask.
+      // A store that throws fails its request.
       slot.done(BLK_S_IOERR)
-      observe(rethrow, error)
+      this.hostThrew('store', error)
     }
     this.starting = null
   }
@@ -281,6 +290,8 @@ export class BlkDevice extends VirtioDevice {
     if (slot.state === 'orphan') {
       this.orphans--
       this.release(slot)
+      // What was held back meanwhile can begin now.
+      this.wake()
       return
     }
     slot.state = 'done'
@@ -407,8 +418,4 @@ export class BlkDevice extends VirtioDevice {
     }
     this.finishedSlots = this.finishedSlots.filter((slot) => slot.state === 'done')
   }
-}
-
-function rethrow(error: unknown): void {
-  throw error
 }

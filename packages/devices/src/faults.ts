@@ -135,5 +135,18 @@ export interface ResetFault {
   readonly reason: string
 }
 
-/** Everything that a device records of its driver. Plain data: tell the kinds apart by `kind`. */
-export type DeviceFault = QueueFault | RequestFault | RegisterFault | FeatureFault | ResetFault
+/**
+ * What is plugged into the device threw: a link, a store, an interrupt sink. No fault of the driver's; the error itself
+ * surfaced in a microtask.
+ */
+export interface HostFault {
+  readonly kind: 'host'
+  readonly device: string
+  /** What the device called, such as `link.transmit`. */
+  readonly reason: string
+  /** The error in words. */
+  readonly message: string
+}
+
+/** Everything that a device records of its driver and of what it is plugged into. Plain data: tell the kinds apart by `kind`. */
+export type DeviceFault = QueueFault | RequestFault | RegisterFault | FeatureFault | ResetFault | HostFault

@@ -38,11 +38,12 @@ export class SwitchPort implements NetLink {
   private readonly owner: LearningSwitch
   private readonly path: FramePath
   private readonly own = { full: 0, filtered: 0, flooded: 0 }
+  private device: FrameReceiver | null = null
 
   constructor(owner: LearningSwitch, index: number, options: FifoOptions) {
     this.owner = owner
     this.index = index
-    this.path = new FramePath(`switch port ${index}`, options)
+    this.path = new FramePath(`switch port ${index}`, options, () => owner.room(index))
   }
 
   get counters(): PortCounters {
@@ -56,6 +57,7 @@ export class SwitchPort implements NetLink {
 
   attach(device: FrameReceiver): void {
     this.path.attach(device)
+    this.device = device
   }
 
   transmit(frame: Uint8Array<ArrayBuffer>): void {
@@ -69,6 +71,15 @@ export class SwitchPort implements NetLink {
 
   deliver(budget: number): number {
     return this.path.deliver(budget)
+  }
+
+  unplugged(): void {
+    this.path.unplugged()
+  }
+
+  /** For the switch: another port has room again. */
+  wake(): void {
+    this.device?.wake()
   }
 
   /** For the switch: a frame towards this port's device. */
@@ -123,6 +134,12 @@ export class LearningSwitch {
     if (this.dropWhenFull) return false
     for (let i = 0; i < this.ports.length; i++) if (i !== from && this.ports[i].queueFull) return true
     return false
+  }
+
+  /** For a port: its queue was full, and the devices of the others may have been held back. */
+  room(from: number): void {
+    if (this.dropWhenFull) return
+    for (let i = 0; i < this.ports.length; i++) if (i !== from) this.ports[i].wake()
   }
 
   /** For a port: takes a frame of at least an Ethernet header from it. */

@@ -1,4 +1,4 @@
-import { copy, observe, type Region } from '@guestdma/memory'
+import { copy, type Region } from '@guestdma/memory'
 import {
   DEVICE_ID_NET,
   ETHERNET_HEADER_SIZE,
@@ -121,6 +121,8 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
   setLink(up: boolean): void {
     if (up === this.up) return
     this.up = up
+    // Frames that were held back, on either side, can be dropped now.
+    this.wake()
     if (!this.offered.has(VIRTIO_NET_F_STATUS)) return
     this.changeConfig(() => this.config.write(NET_CONFIG_STATUS, 2, up ? NET_S_LINK_UP : 0))
   }
@@ -172,6 +174,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
       }
     }
     this.fill(queue, frame, rows)
+    this.wake()
     counters.received++
     counters.receivedBytes += length
     return true
@@ -186,12 +189,20 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
     if (this.offered.has(VIRTIO_NET_F_STATUS)) this.up = (this.config.read(NET_CONFIG_STATUS, 2) & NET_S_LINK_UP) !== 0
   }
 
+  protected override onHalt(): void {
+    try {
+      this.link?.unplugged?.()
+    } catch (error) {
+      this.hostThrew('link.unplugged', error)
+    }
+  }
+
   protected override work(budget: number): number {
     const receive = this.queues[NET_RECEIVE_QUEUE]
     const transmit = this.queues[NET_TRANSMIT_QUEUE]
     let done = 0
     // Half the budget at most, so that a flood of incoming frames does not stop the outgoing ones.
-    if (this.link?.deliver !== undefined && budget > 0) done = this.link.deliver((budget + 1) >>> 1)
+    if (this.link?.deliver !== undefined && budget > 0) done = this.deliver((budget + 1) >>> 1)
     receive.marked = false
     if (transmit.marked && transmit.started && this.live && done < budget)
       done += this.transmit(transmit, budget - done)
@@ -199,6 +210,16 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
     if (receive.started && this.checkQueue(receive)) this.publish(receive)
     if (transmit.started && this.checkQueue(transmit)) this.publish(transmit)
     return done
+  }
+
+  private deliver(budget: number): number {
+    try {
+      const moved = (this.link as Required<NetLink>).deliver(budget)
+      return moved > 0 ? Math.min(moved, budget) : 0
+    } catch (error) {
+      this.hostThrew('link.deliver', error)
+      return 0
+    }
   }
 
   private transmit(queue: DeviceQueue, budget: number): number {
@@ -252,7 +273,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
   plain(region: Region, offset: number, size: number, head: number): number {
     const { link, staging } = this
     const length = size - HEADER
-    if (link === null || link.full === true || length <= 0 || length > this.longest) return PLAIN_LEFT
+    if (link === null || length <= 0 || length > this.longest || this.isFull(link)) return PLAIN_LEFT
     if (asksForOffload(region, offset)) {
       this.plainFailed++
       this.counters.transmitMalformed++
@@ -268,7 +289,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
     } catch (error) {
       this.plainFailed++
       this.counters.transmitFailed++
-      observe(rethrow, error)
+      this.hostThrew('link.transmit', error)
     }
     if ((this.plainQueue as DeviceQueue).generation !== this.plainGeneration) return PLAIN_VOID
     // The device may have been stopped, or its cable pulled, by what the frame caused.
@@ -297,7 +318,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
     let bytes = 0
     let row = 0
     for (; row < rows; row++) {
-      if (linked && link.full === true) break
+      if (linked && this.isFull(link)) break
       const length = chains.readable(row) - HEADER
       // A VLAN tag is looked for in what was staged; one that long is the most that staging holds.
       if (length <= 0 || length > longest + VLAN) {
@@ -327,7 +348,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
         frames--
         bytes -= length
         counters.transmitFailed++
-        observe(rethrow, error)
+        this.hostThrew('link.transmit', error)
       }
       if (queue.generation !== generation || port.epoch !== epoch || !this.live || !this.up) {
         row++
@@ -340,7 +361,17 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
   }
 
   private get linkFull(): boolean {
-    return this.link !== null && this.up && this.link.full === true
+    return this.link !== null && this.up && this.isFull(this.link)
+  }
+
+  // A link that cannot say is not full: `transmit` will tell.
+  private isFull(link: NetLink): boolean {
+    try {
+      return link.full === true
+    } catch (error) {
+      this.hostThrew('link.full', error)
+      return false
+    }
   }
 
   // Copies the payload of a row to staging memory, at the offset that is returned: the payload's own modulo 8, since a
@@ -448,8 +479,4 @@ function asksForOffload(region: Region, header: number): boolean {
   if ((header & 1) === 0) return (region.u16[header >>> 1] & OFFLOADS) !== 0
   const bytes = region.u8
   return (bytes[header + FLAGS_AT] & OFFLOAD_FLAGS) !== 0 || bytes[header + GSO_AT] !== GSO_NONE
-}
-
-function rethrow(error: unknown): void {
-  throw error
 }

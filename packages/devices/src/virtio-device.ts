@@ -50,8 +50,8 @@ export interface DeviceOptions extends FeatureOptions {
   /**
    * Called when there is something for {@link VirtioDevice.poll} to do of which no poll has told: a doorbell rang, a
    * store answered, a link has frames or room. Once until the next poll begins. It may be called within a register
-   * write and within a poll, this device's own included, so all it does is to note that a poll is due. What it throws
-   * surfaces in a microtask.
+   * write and within a poll, this device's own included, so all it does is to note that a poll is due; take the note
+   * back before you call `poll`, not after. What it throws surfaces in a microtask.
    */
   readonly onWork?: () => void
 }
@@ -164,14 +164,14 @@ export abstract class VirtioDevice {
       if ((this.statusBits & STATUS_FEATURES_OK) === 0) proper = false
       else this.goLive()
     }
-    if ((this.statusBits & STATUS_FAILED) !== 0) this.alive = false
+    if ((this.statusBits & STATUS_FAILED) !== 0) this.halt()
     return proper
   }
 
   /** Resets the device: virtio 1.4 §2.4. Nothing that was in flight touches memory afterwards. */
   reset(): void {
     this.statusBits = 0
-    this.alive = false
+    this.halt()
     this.accepted = FeatureSet.empty
     this.driverWords.fill(0)
     this.beyondFeatures = false
@@ -254,7 +254,11 @@ export abstract class VirtioDevice {
         this.polling = false
       }
     }
-    this.transport?.settle()
+    try {
+      this.transport?.settle()
+    } catch (error) {
+      this.hostThrew('interrupts', error)
+    }
     return done
   }
 
@@ -338,6 +342,9 @@ export abstract class VirtioDevice {
   /** Called when features were agreed on (and on restore). */
   protected onNegotiated(): void {}
 
+  /** Called when the device was live and is not any more: reset, failed, or in need of a reset. */
+  protected onHalt(): void {}
+
   /** Called on reset: forget or disown whatever was in flight. */
   protected onReset(): void {}
 
@@ -393,11 +400,33 @@ export abstract class VirtioDevice {
     this.faults.record({ kind: 'request', device: this.name, queue: queue.index, reason, head, value })
   }
 
+  /**
+   * Records that what is plugged into the device (a link, a store, an interrupt sink) threw. The error surfaces in a
+   * microtask; the device and everybody else go on.
+   */
+  protected hostThrew(reason: string, error: unknown): void {
+    this.faults.record({ kind: 'host', device: this.name, reason, message: inWords(error) })
+    observe(rethrow, error)
+  }
+
   /** Changes the configuration and tells the driver. */
   protected changeConfig(change: () => void): void {
     change()
     this.config.generation = (this.config.generation + 1) >>> 0
-    if ((this.statusBits & STATUS_DRIVER_OK) !== 0) this.transport?.configurationChanged()
+    this.configurationChanged()
+  }
+
+  // The interrupt is raised by a poll, so one is due.
+  private configurationChanged(): void {
+    if ((this.statusBits & STATUS_DRIVER_OK) === 0) return
+    this.transport?.configurationChanged()
+    this.wake()
+  }
+
+  private halt(): void {
+    if (!this.alive) return
+    this.alive = false
+    this.onHalt()
   }
 
   private negotiate(): void {
@@ -421,7 +450,7 @@ export abstract class VirtioDevice {
     for (const queue of this.queues) queue.marked = queue.ready
     this.wake()
     // It was too early to say so when it happened.
-    if ((this.statusBits & STATUS_DEVICE_NEEDS_RESET) !== 0) this.transport?.configurationChanged()
+    if ((this.statusBits & STATUS_DEVICE_NEEDS_RESET) !== 0) this.configurationChanged()
   }
 
   private runs(): boolean {
@@ -431,16 +460,17 @@ export abstract class VirtioDevice {
   private startQueue(queue: DeviceQueue): void {
     queue.started = true
     queue.marked = this.alive
+    if (queue.marked) this.wake()
     queue.ring = queue.setup(this.ringFeatures())
     queue.walker.start(queue.ring, queue.maxSize)
     this.checkQueue(queue)
   }
 
   private stopForReset(): void {
-    this.alive = false
+    this.halt()
     if ((this.statusBits & STATUS_DEVICE_NEEDS_RESET) !== 0) return
     this.statusBits |= STATUS_DEVICE_NEEDS_RESET
-    if ((this.statusBits & STATUS_DRIVER_OK) !== 0) this.transport?.configurationChanged()
+    this.configurationChanged()
   }
 
   private ringFeatures(): { indirect: boolean; eventIndex: boolean; inOrder: boolean; batchUsed: boolean } {
@@ -450,5 +480,17 @@ export abstract class VirtioDevice {
       inOrder: this.accepted.has(VIRTIO_F_IN_ORDER),
       batchUsed: this.inOrderBatches,
     }
+  }
+}
+
+function rethrow(error: unknown): void {
+  throw error
+}
+
+function inWords(error: unknown): string {
+  try {
+    return String(error)
+  } catch {
+    return 'an error that has no words'
   }
 }
