@@ -58,7 +58,7 @@ export class BlkDevice extends VirtioDevice {
   declare private readonly stagingLimit: number
   declare private readonly longest: number
   private starting: BlkSlot | null = null
-  private busy = 0
+  private taken = 0
   private orphans = 0
   private stagingUsed = 0
   private writeThrough = false
@@ -85,7 +85,7 @@ export class BlkDevice extends VirtioDevice {
   }
 
   override get inFlight(): number {
-    return this.busy + this.orphans
+    return this.taken + this.orphans
   }
 
   /** Reads the store's capacity again and tells the driver if it changed (§5.2.6.2). Throws `STORE_CAPACITY`. */
@@ -139,7 +139,7 @@ export class BlkDevice extends VirtioDevice {
     const { walker, generation } = queue
     let done = 0
     walker.update()
-    while (done < budget && this.live && this.orphans === 0 && this.busy < this.slots.length) {
+    while (done < budget && this.live && this.orphans === 0 && this.taken < this.slots.length) {
       if (walker.take() === NO_CHAIN) {
         if (walker.rearm()) continue
         queue.marked = false
@@ -190,7 +190,7 @@ export class BlkDevice extends VirtioDevice {
         // §5.2.6.1: the length must be 20.
         if (writable !== BLK_ID_BYTES + 1) return this.answerNow(queue, BLK_S_IOERR)
         chains.scatter(0, 0, this.scratch, SCRATCH_ID, BLK_ID_BYTES)
-        this.putStatus(queue, BLK_S_OK, BLK_ID_BYTES, head, chains.position(0))
+        this.putStatus(queue, BLK_S_OK, BLK_ID_BYTES, head, chains.position(0), null)
         return true
       default:
         return this.answerNow(queue, BLK_S_UNSUPP)
@@ -234,7 +234,7 @@ export class BlkDevice extends VirtioDevice {
     slot.position = chains.position(0)
     slot.through = phase === 'write' && this.isWriteThrough()
     slot.state = 'pending'
-    this.busy++
+    this.taken++
     if (phase === 'write') chains.gather(0, BLK_REQUEST_HEADER_SIZE, slot.staging as Region, slot.stagingOffset, bytes)
     this.run(slot, queue, true)
     return true
@@ -330,8 +330,7 @@ export class BlkDevice extends VirtioDevice {
     else this.counters.writes++
     if (status === BLK_S_OK && phase === 'read') chains.scatter(0, 0, staging as Region, stagingOffset, dataBytes)
     else this.zero(queue, dataBytes)
-    this.putStatus(queue, status, dataBytes, head, position)
-    this.free(slot)
+    this.putStatus(queue, status, dataBytes, head, position, slot)
   }
 
   private answerNow(queue: DeviceQueue, status: BlockStatus): true {
@@ -340,7 +339,7 @@ export class BlkDevice extends VirtioDevice {
     else if (status !== BLK_S_OK) this.counters.failed++
     const dataBytes = chains.writable(0) - 1
     this.zero(queue, dataBytes)
-    this.putStatus(queue, status, dataBytes, chains.head(0), chains.position(0))
+    this.putStatus(queue, status, dataBytes, chains.head(0), chains.position(0), null)
     return true
   }
 
@@ -350,12 +349,22 @@ export class BlkDevice extends VirtioDevice {
     if (dataBytes > 0 && dataBytes <= this.longest) queue.walker.chains.scatterZeros(0, 0, dataBytes)
   }
 
-  private putStatus(queue: DeviceQueue, status: BlockStatus, dataBytes: number, head: number, position: number): void {
+  // Ends the request in row 0, whose data was written. `slot`: its slot, if it has one.
+  private putStatus(
+    queue: DeviceQueue,
+    status: BlockStatus,
+    dataBytes: number,
+    head: number,
+    position: number,
+    slot: BlkSlot | null,
+  ): void {
     const { walker } = queue
     this.scratch.u8[SCRATCH_STATUS] = status
-    walker.chains.scatter(0, dataBytes, this.scratch, SCRATCH_STATUS, 1)
+    const listened = walker.chains.scatter(0, dataBytes, this.scratch, SCRATCH_STATUS, 1)
     const written = dataBytes > this.longest ? 0 : dataBytes + 1
     walker.complete(head, position, written, written > 0)
+    if (slot !== null) this.free(slot)
+    if (listened) this.reportWritten(queue, 0, written > 0 ? 0 : dataBytes, written > 0 ? written : 1)
   }
 
   private remember(slot: BlkSlot, queue: DeviceQueue): void {
@@ -397,7 +406,7 @@ export class BlkDevice extends VirtioDevice {
   }
 
   private free(slot: BlkSlot): void {
-    this.busy--
+    this.taken--
     this.release(slot)
   }
 
@@ -412,7 +421,7 @@ export class BlkDevice extends VirtioDevice {
       if (queue >= 0 && slot.queue !== queue) continue
       if (slot.state === 'pending') {
         slot.state = 'orphan'
-        this.busy--
+        this.taken--
         this.orphans++
       } else if (slot.state === 'done') this.free(slot)
     }

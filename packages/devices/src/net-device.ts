@@ -69,6 +69,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
   private readonly sources = new FrameSources()
   declare private readonly mtu: number
   private mergeable = false
+  private reporting = false
   // Of the call of `takePlain` that is under way.
   private plainQueue: DeviceQueue | null = null
   private plainGeneration = 0
@@ -130,11 +131,16 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
   /**
    * Copies a frame into receive buffers of the driver: one, or with MRG_RXBUF as many as it takes (§5.1.6.3). They are
    * marked used now and published by the next `poll`. False: no buffer, or no live driver; counted, and the frame is
-   * still the caller's. True: done with it.
+   * still the caller's. True: done with it. Code that `onDeviceWrite` runs cannot deliver a frame; it gets false, and the
+   * device is due.
    */
   receive(frame: Uint8Array<ArrayBuffer>): boolean {
     const { counters } = this
     const queue = this.queues[NET_RECEIVE_QUEUE]
+    if (this.reporting) {
+      this.wake()
+      return false
+    }
     if (!this.live || !queue.started || !this.mayAccess) {
       counters.receiveNoBuffer++
       return false
@@ -421,29 +427,43 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
     const { walker } = queue
     const { chains } = walker
     const source = this.sources.region(frame)
+    const { length } = frame
     // As integers: a double that is passed on is an allocation.
     let at = frame.byteOffset | 0
     let left = frame.length | 0
-    this.putHeader(queue, rows)
+    let listened = this.putHeader(queue, rows)
     for (let row = 0; row < rows; row++) {
       const skip = row === 0 ? HEADER : 0
       const piece = Math.min(left, chains.writable(row) - skip) | 0
-      chains.scatter(row, skip, source, at, piece)
+      if (chains.scatter(row, skip, source, at, piece)) listened = true
       at += piece
       left -= piece
       walker.push(chains.head(row), skip + piece, skip + piece === chains.writable(row))
     }
+    if (listened) this.reportFrame(queue, rows, HEADER + length)
+  }
+
+  // What listens may grow the memory that the frame itself is in, so this comes last.
+  private reportFrame(queue: DeviceQueue, rows: number, bytes: number): void {
+    const { chains } = queue.walker
+    const { generation } = queue
+    this.reporting = true
+    for (let row = 0; row < rows && queue.generation === generation; row++) {
+      const written = Math.min(bytes, chains.writable(row))
+      this.reportWritten(queue, row, 0, written)
+      bytes -= written
+    }
+    this.reporting = false
   }
 
   // struct virtio_net_hdr without offloads: zero but for num_buffers.
-  private putHeader(queue: DeviceQueue, rows: number): void {
+  private putHeader(queue: DeviceQueue, rows: number): boolean {
     const { chains } = queue.walker
     const segment = chains.write(0)
     if (chains.lengths[segment] < HEADER) {
       const header = this.staging.header
       header.view.setUint16(NET_HEADER_NUM_BUFFERS, rows, true)
-      chains.scatter(0, 0, header, 0, HEADER)
-      return
+      return chains.scatter(0, 0, header, 0, HEADER)
     }
     const region = chains.regions[segment]
     const offset = chains.offset(segment)
@@ -452,7 +472,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
     view.setUint32(offset + 4, 0, true)
     view.setUint32(offset + 8, rows << 16, true)
     if (region.meter !== null) region.meter.store(4, 3)
-    if (region.onDeviceWrite !== null) region.onDeviceWrite(offset, HEADER)
+    return region.onDeviceWrite !== null
   }
 
   private noBuffer(queue: DeviceQueue, rows: number): false {

@@ -81,6 +81,7 @@ export abstract class VirtioDevice {
   declare readonly config: ConfigSpace
   readonly faults: FaultLog<DeviceFault> = new FaultLog<DeviceFault>()
 
+  // Within work(), or within what `reportWritten` tells.
   protected polling = false
   declare private readonly onWork: (() => void) | null
   // Work was announced since the last poll began.
@@ -372,6 +373,18 @@ export abstract class VirtioDevice {
   /** Publishes a queue's used chains and passes the notification on. */
   protected publish(queue: DeviceQueue): void {
     if (queue.walker.flush()) this.transport?.usedBuffers(queue.index)
+  }
+
+  /**
+   * Tells who listens what was written to a row. The last that is done for it: the queue may have been reset when this
+   * returns.
+   */
+  protected reportWritten(queue: DeviceQueue, row: number, skip: number, length: number): void {
+    const { polling } = this
+    this.polling = true
+    queue.walker.chains.report(row, skip, length)
+    this.polling = polling
+    this.checkPort()
   }
 
   /** Looks whether the walker broke, and if so sets NEEDS_RESET. Returns whether the queue is sound. */

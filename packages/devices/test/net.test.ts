@@ -339,8 +339,7 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       m.device.receive(pattern(64))
       m.device.poll(0)
       expect(m.ram.writes).toEqual([
-        [at, 12],
-        [at + 12, 64],
+        [at, 76],
         [m.rx.used + 4, 8],
         [m.rx.used + 2, 2],
       ])
