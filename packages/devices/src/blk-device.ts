@@ -23,13 +23,15 @@ import { type BlkOptions, blkConfig, blkFeatures, checkBlkOptions, checkCapacity
 import { BlkSlot, longestData, type SlotPhase, stagingSize } from './blk-slot.ts'
 import type { BlockStatus, BlockStore } from './block-store.ts'
 import type { DeviceQueue } from './device-queue.ts'
-import { NO_CHAIN } from './split-ring-walker.ts'
+import { CHAIN_BYTES, CHAIN_STEPS, NO_CHAIN } from './split-ring-walker.ts'
 import { VirtioDevice } from './virtio-device.ts'
 
 // Scratch: the request header, then GET_ID's answer, then the status byte.
 const SCRATCH_ID = BLK_REQUEST_HEADER_SIZE
 const SCRATCH_STATUS = SCRATCH_ID + BLK_ID_BYTES
 const SCRATCH_BYTES = 40
+// Completions of one poll at least, in chains, whatever its budget: they free what new requests need.
+const COMPLETED_PER_POLL = 64
 
 /**
  * A block device: virtio 1.4 §5.2. IN, OUT, FLUSH and GET_ID; everything else is UNSUPP.
@@ -61,6 +63,8 @@ export class BlkDevice extends VirtioDevice {
   private taken = 0
   private orphans = 0
   private stagingUsed = 0
+  // By queue: bytes of staging memory that its next request waits for.
+  declare private readonly wanted: Float64Array
   private writeThrough = false
 
   constructor(options: BlkOptions) {
@@ -78,6 +82,7 @@ export class BlkDevice extends VirtioDevice {
     this.initialWriteback = options.writeback ?? true
     this.stagingLimit = options.stagingBytes ?? 16 << 20
     this.longest = longestData(this.stagingLimit)
+    this.wanted = new Float64Array(this.queues.length)
     this.scratch = new Region(new ArrayBuffer(SCRATCH_BYTES), 'block header')
     this.scratch.u8.set(idBytes(options.id ?? options.name), SCRATCH_ID)
     const finished = (slot: BlkSlot): void => this.finished(slot)
@@ -118,15 +123,17 @@ export class BlkDevice extends VirtioDevice {
   }
 
   protected override onReset(): void {
+    this.wanted.fill(0)
     this.disown(-1)
   }
 
   protected override onQueueReset(queue: DeviceQueue): void {
+    this.wanted[queue.index] = 0
     this.disown(queue.index)
   }
 
   protected override work(budget: number): number {
-    let done = this.completeFinished()
+    let done = this.completeFinished(budget)
     for (const queue of this.queues) {
       if (!queue.started || !this.live) continue
       if (queue.marked && done < budget) done += this.serve(queue, budget - done)
@@ -138,6 +145,8 @@ export class BlkDevice extends VirtioDevice {
   private serve(queue: DeviceQueue, budget: number): number {
     const { walker, generation } = queue
     let done = 0
+    if (this.stagingUsed + this.wanted[queue.index] > this.stagingLimit) return 0
+    this.wanted[queue.index] = 0
     walker.update()
     while (done < budget && this.live && this.orphans === 0 && this.taken < this.slots.length) {
       if (walker.take() === NO_CHAIN) {
@@ -145,13 +154,16 @@ export class BlkDevice extends VirtioDevice {
         queue.marked = false
         break
       }
+      const { extra } = walker
       if (!this.request(queue)) {
         walker.untake(1)
+        // The walk counts, and is not made again before there is room.
+        done += extra
         break
       }
       // The store may have run code that reset the queue.
       if (queue.generation !== generation) break
-      done++
+      done += 1 + extra
     }
     return done
   }
@@ -221,7 +233,10 @@ export class BlkDevice extends VirtioDevice {
   private start(queue: DeviceQueue, phase: SlotPhase, sector: number, bytes: number): boolean {
     const { chains } = queue.walker
     const slot = this.freeSlot(bytes)
-    if (slot === null) return false
+    if (slot === null) {
+      this.wanted[queue.index] = stagingSize(bytes)
+      return false
+    }
     const first = phase === 'read' ? chains.write(0) : chains.first(0)
     // Data begins at the head of the first device-writable segment, or usually in the segment behind the header.
     const behind = phase === 'read' ? 0 : chains.lengths[first] === BLK_REQUEST_HEADER_SIZE ? 1 : 0
@@ -300,16 +315,17 @@ export class BlkDevice extends VirtioDevice {
     this.wake()
   }
 
-  private completeFinished(): number {
+  private completeFinished(budget: number): number {
     let done = 0
+    const limit = Math.max(budget, COMPLETED_PER_POLL)
     // Only what is there now: a store may finish more while it is asked for a flush.
-    for (let left = this.finishedSlots.length; left > 0 && this.live; left--) {
+    for (let left = this.finishedSlots.length; left > 0 && done < limit && this.live; left--) {
       const slot = this.finishedSlots.shift()
       if (slot === undefined) break
       const queue = this.queues[slot.queue]
       if (this.needsFlush(slot)) this.run(slot, queue, false)
       else this.answer(slot, queue, false)
-      done++
+      done += 1 + ((slot.spans / CHAIN_STEPS + slot.data.length / CHAIN_BYTES) | 0)
     }
     return done
   }

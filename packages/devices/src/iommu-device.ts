@@ -237,6 +237,7 @@ export class IommuDevice extends VirtioDevice implements IommuOwner {
         // An observer may have reset the device.
         if (queue.generation !== generation || !this.live) return done
       }
+      done += walker.extra
     }
     // Work may be left over.
     queue.marked = true
@@ -358,7 +359,7 @@ export class IommuDevice extends VirtioDevice implements IommuOwner {
         if (walker.rearm()) continue
         break
       }
-      done++
+      done += 1 + walker.extra
       const writable = chains.writable(0)
       if (writable < IOMMU_FAULT_BYTES) {
         counters.shortEventBuffers++

@@ -48,6 +48,9 @@ const OFFLOADS = OFFLOAD_FLAGS | 0xff00
 const ETHERTYPE_OFFSET = 12
 // Below this an offset is an integer to the engine, with room for a header.
 const NEAR = 0x7fff0000
+// What the driver's receive chains may cost, in chains, between two polls of the device's own: frames are delivered
+// within the polls of other devices as well.
+const RECEIVE_WORK = 1024
 // Chains that are taken and given back together.
 const TRANSMIT_BATCH = 32
 
@@ -70,6 +73,13 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
   declare private readonly mtu: number
   private mergeable = false
   private reporting = false
+  // Chains that a frame was too long for stay in rows 0 and up, so that they are not walked for it again: how many, how
+  // many bytes they hold, and for which queue generation and port epoch that is so.
+  private held = 0
+  private heldRoom = 0
+  private heldGeneration = 0
+  private heldEpoch = 0
+  private receiveWork = 0
   // Of the call of `takePlain` that is under way.
   private plainQueue: DeviceQueue | null = null
   private plainGeneration = 0
@@ -159,12 +169,24 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
     const { walker } = queue
     const { chains } = walker
     const needed = HEADER + length
-    let rows = 0
-    let room = 0
-    while (room < needed) {
+    let rows = this.held === 0 ? 0 : this.takeHeld(queue)
+    let room = rows === 0 ? 0 : this.heldRoom
+    const most = this.mergeable ? queue.size : 1
+    while (room < needed && rows < most) {
+      if (this.receiveWork >= RECEIVE_WORK) {
+        // The rest is this driver's own time.
+        this.hold(queue, rows, room)
+        this.wake()
+        return false
+      }
       let row = rows === 0 ? walker.take() : walker.takeMore()
       if (row === NO_CHAIN && walker.update() > 0) row = rows === 0 ? walker.take() : walker.takeMore()
-      if (row === NO_CHAIN) return this.noBuffer(queue, rows)
+      if (row === NO_CHAIN) {
+        this.hold(queue, rows, room)
+        return this.noBuffer(queue, 0)
+      }
+      // One chain for each frame is not counted: that is what a budget of frames pays for.
+      this.receiveWork += rows === 0 ? walker.extra : 1 + walker.extra
       const writable = chains.writable(row)
       if (writable < HEADER) {
         // §5.1.6.3.1. Without MRG_RXBUF it could not hold a frame either.
@@ -173,12 +195,13 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
       }
       room += writable
       rows++
-      if (room < needed && (!this.mergeable || rows === queue.size)) {
-        walker.untake(rows)
-        counters.receiveTooSmall++
-        return true
-      }
     }
+    if (room < needed) {
+      this.hold(queue, rows, room)
+      counters.receiveTooSmall++
+      return true
+    }
+    if (rows > 1) rows = this.giveRest(queue, rows, needed)
     this.fill(queue, frame, rows)
     this.wake()
     counters.received++
@@ -195,6 +218,10 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
     if (this.offered.has(VIRTIO_NET_F_STATUS)) this.up = (this.config.read(NET_CONFIG_STATUS, 2) & NET_S_LINK_UP) !== 0
   }
 
+  protected override onSave(): void {
+    if (this.held > 0) this.queues[NET_RECEIVE_QUEUE].walker.untake(this.takeHeld(this.queues[NET_RECEIVE_QUEUE]))
+  }
+
   protected override onHalt(): void {
     try {
       this.link?.unplugged?.()
@@ -207,6 +234,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
     const receive = this.queues[NET_RECEIVE_QUEUE]
     const transmit = this.queues[NET_TRANSMIT_QUEUE]
     let done = 0
+    this.receiveWork = 0
     // Half the budget at most, so that a flood of incoming frames does not stop the outgoing ones.
     if (this.link?.deliver !== undefined && budget > 0) done = this.deliver((budget + 1) >>> 1)
     receive.marked = false
@@ -215,7 +243,8 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
     // In this order: what a frame caused to be received is visible no later than that it was sent.
     if (receive.started && this.checkQueue(receive)) this.publish(receive)
     if (transmit.started && this.checkQueue(transmit)) this.publish(transmit)
-    return done
+    // Walking chains for a frame that is not there yet is work as well.
+    return done === 0 && this.receiveWork >= RECEIVE_WORK ? 1 : done
   }
 
   private deliver(budget: number): number {
@@ -240,14 +269,16 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
       const plain = this.sendPlain(queue, left)
       if (plain < 0) return done
       done += plain
-      if (done === budget || this.linkFull) break
+      if (done >= budget || this.linkFull) break
       const rows = plain > 0 ? 0 : walker.takeBatch(left < TRANSMIT_BATCH ? left : TRANSMIT_BATCH)
       if (rows > 0) {
         const sent = this.send(queue, rows)
+        // Of the last chain of the batch.
+        const { extra } = walker
         if (!this.giveBack(queue, generation, sent)) return done
-        done += sent
+        done += sent === rows ? sent + extra : sent
         if (sent < rows) walker.untake(rows - sent)
-        if (done === budget || this.linkFull) break
+        if (done >= budget || this.linkFull) break
       } else if (plain === 0 && !walker.rearm()) {
         return done
       }
@@ -473,6 +504,32 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
     view.setUint32(offset + 8, rows << 16, true)
     if (region.meter !== null) region.meter.store(4, 3)
     return region.onDeviceWrite !== null
+  }
+
+  private hold(queue: DeviceQueue, rows: number, room: number): void {
+    this.held = rows
+    this.heldRoom = room
+    this.heldGeneration = queue.generation
+    this.heldEpoch = this.port.epoch
+  }
+
+  // The rows that were held, if they are still what the walker and the port said of them. They are the caller's now.
+  private takeHeld(queue: DeviceQueue): number {
+    const rows = this.held
+    this.held = 0
+    if (this.heldGeneration !== queue.generation) return 0
+    if (this.heldEpoch === this.port.epoch) return rows
+    queue.walker.untake(rows)
+    return 0
+  }
+
+  // Gives back what a frame of `needed` bytes with its header does not need of `rows` rows. Returns how many it needs.
+  private giveRest(queue: DeviceQueue, rows: number, needed: number): number {
+    const { chains } = queue.walker
+    let used = 0
+    for (let room = 0; room < needed; used++) room += chains.writable(used)
+    if (used < rows) queue.walker.untake(rows - used)
+    return used
   }
 
   private noBuffer(queue: DeviceQueue, rows: number): false {

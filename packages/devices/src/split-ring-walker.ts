@@ -38,6 +38,15 @@ export const NO_CHAIN = -1
 const MAX_INDIRECT_BYTES = 65536 * DESCRIPTOR_SIZE
 
 const TWO_32 = 2 ** 32
+/**
+ * What one chain may cost within a budget that counts chains: descriptors and pieces together, and bytes. A chain that
+ * is larger counts as several. 64 KiB is a frame of the largest MTU; Linux sends block requests of 256 descriptors.
+ */
+export const CHAIN_STEPS = 64
+export const CHAIN_BYTES = 65536
+const STEPS = CHAIN_STEPS
+const BYTES = CHAIN_BYTES
+
 // None of them: the chain is one descriptor that the device may only read.
 const PLAIN_MASK = DESCRIPTOR_F_NEXT | DESCRIPTOR_F_WRITE | DESCRIPTOR_F_INDIRECT
 // Below this an offset is a small integer to the engine.
@@ -92,6 +101,11 @@ export interface RingSetup {
  */
 export class SplitRingWalker {
   declare readonly chains: ChainTable
+  /**
+   * Of the last `take`, `takeMore` or `takeBatch`: how many chains more than it returned the work was worth, by {@link
+   * CHAIN_STEPS} and {@link CHAIN_BYTES}. A batch ends with the first chain that is worth several.
+   */
+  extra = 0
   broken: QueueFaultReason | null = null
   /** With `broken`: the head of the chain at fault or -1, the offending number, and its bound. */
   brokenHead = -1
@@ -483,6 +497,7 @@ export class SplitRingWalker {
   // or wrong goes on in walk(), which decides. All state is local, since a field would be loaded again after each call
   // that is not inlined.
   private append(limit: number): number {
+    this.extra = 0
     if (this.broken !== null || this.available === this.next) return 0
     const { chains, driver, port, size, table } = this
     // Code that the device called since the last chain may have grown a memory.
@@ -522,7 +537,13 @@ export class SplitRingWalker {
       const length = known ? peeked[3] : words[word + 2]
       const flagsAndNext = known ? peeked[4] : words[word + 3]
       let granted = NOT_ASKED
-      if ((flagsAndNext & NEXT_OR_INDIRECT) === 0 && length !== 0 && high < HIGH_LIMIT && segment < lengths.length) {
+      if (
+        (flagsAndNext & NEXT_OR_INDIRECT) === 0 &&
+        length !== 0 &&
+        length < BYTES &&
+        high < HIGH_LIMIT &&
+        segment < lengths.length
+      ) {
         const writes = (flagsAndNext & F_WRITE) !== 0
         const access = writes ? 2 : 1
         const address = high * TWO_32 + low
@@ -585,7 +606,7 @@ export class SplitRingWalker {
           into + length <= windowLength &&
           into2 >= 0 &&
           into2 + size2 <= windowLength &&
-          length + size2 <= MAX_CHAIN_BYTES
+          length + size2 < BYTES
         ) {
           if (regions[segment] !== region) regions[segment] = region
           if (regions[segment + 1] !== region) regions[segment + 1] = region
@@ -621,6 +642,10 @@ export class SplitRingWalker {
       row = chains.rows
       if (held.length !== 0) held[next & mask] = -1
       next = (next + 1) & 0xffff
+      if (this.extra !== 0) {
+        taken++
+        break
+      }
     }
     this.next = next
     this.peekedAt = -1
@@ -727,6 +752,7 @@ export class SplitRingWalker {
       }
       if (table.meter !== null) table.meter.load(4, 4)
     }
+    this.extra = ((elements + segment - first) / STEPS + total / BYTES) | 0
     if (writeFrom < 0) chains.add(head, position, first, segment, segment, total, 0)
     else chains.add(head, position, first, writeFrom, segment, readable, total - readable)
     return true

@@ -241,6 +241,10 @@ export abstract class VirtioDevice {
    * publishes once per queue, raises interrupts last. Returns how many chains or frames it moved. After 0 the caller may
    * sleep: there is nothing to do, and `onWork` is called when that changes. `poll(0)` completes and publishes but takes
    * nothing new.
+   *
+   * A budget is of work: a chain of more than 64 descriptors and pieces, or of 64 KiB (`CHAIN_STEPS`, `CHAIN_BYTES`),
+   * counts as several, in the budget and in what is returned. So one call costs `budget` chains of that size, and at
+   * most one larger chain for each queue; what is left over waits for the next call.
    */
   poll(budget: number): number {
     if (this.polling) return 0
@@ -277,6 +281,7 @@ export abstract class VirtioDevice {
    * then save.
    */
   save(): DeviceState {
+    this.onSave()
     if (this.inFlight > 0 || this.polling) {
       const message = `${this.inFlight} requests are in flight; call poll(0) until they are completed, then save`
       throw new DeviceError('DEVICE_BUSY', this.name, message, { inFlight: this.inFlight })
@@ -348,6 +353,9 @@ export abstract class VirtioDevice {
 
   /** Called on reset: forget or disown whatever was in flight. */
   protected onReset(): void {}
+
+  /** Called before the queues are saved: what was taken from them and not begun is given back. */
+  protected onSave(): void {}
 
   /** Called after `restore` set status, configuration and queues. */
   protected onRestored(): void {}
