@@ -42,9 +42,11 @@ const COMPLETED_PER_POLL = 64
  * answered: it is not executed, and used with length 0.
  *
  * A store that ends its requests at once is served within the poll. One that takes its time is completed by a later
- * poll: its data is then copied through the port under the permissions of that moment. After a reset the store keeps
- * what it was given, but its answers are dropped, and the device takes nothing new until they all came, so that a late
- * write cannot overtake a new one.
+ * poll: its data is then copied through the port under the permissions of that moment. What was given to a store cannot
+ * be taken back: a reset drops the answers, but a write may still reach the disk. A reset of a queue is complete only
+ * when the store has answered all that came from it (§2.6.1); other queues go on. A reset of the device is complete at
+ * once, since a store that never answers must not keep a driver from its memory, and there are drivers that do not wait;
+ * instead, the device takes nothing new until the store has answered, so that a late write cannot overtake a new one.
  *
  * @throws DeviceError `DEVICE_OPTION`, `STORE_CAPACITY`, and what `VirtioDevice` throws
  */
@@ -61,7 +63,11 @@ export class BlkDevice extends VirtioDevice {
   declare private readonly longest: number
   private starting: BlkSlot | null = null
   private taken = 0
+  // Requests that the store still holds after a reset: all of them, those from before a reset of the device, and by
+  // queue those from before that queue was reset or stopped.
   private orphans = 0
+  private stale = 0
+  declare private readonly orphansOf: Int32Array
   private stagingUsed = 0
   // By queue: bytes of staging memory that its next request waits for.
   declare private readonly wanted: Float64Array
@@ -83,6 +89,7 @@ export class BlkDevice extends VirtioDevice {
     this.stagingLimit = options.stagingBytes ?? 16 << 20
     this.longest = longestData(this.stagingLimit)
     this.wanted = new Float64Array(this.queues.length)
+    this.orphansOf = new Int32Array(this.queues.length)
     this.scratch = new Region(new ArrayBuffer(SCRATCH_BYTES), 'block header')
     this.scratch.u8.set(idBytes(options.id ?? options.name), SCRATCH_ID)
     const finished = (slot: BlkSlot): void => this.finished(slot)
@@ -132,6 +139,10 @@ export class BlkDevice extends VirtioDevice {
     this.disown(queue.index)
   }
 
+  protected override executing(queue: DeviceQueue): boolean {
+    return this.orphansOf[queue.index] > 0
+  }
+
   protected override work(budget: number): number {
     let done = this.completeFinished(budget)
     for (const queue of this.queues) {
@@ -145,10 +156,11 @@ export class BlkDevice extends VirtioDevice {
   private serve(queue: DeviceQueue, budget: number): number {
     const { walker, generation } = queue
     let done = 0
+    if (this.orphansOf[queue.index] > 0 || this.stale > 0) return 0
     if (this.stagingUsed + this.wanted[queue.index] > this.stagingLimit) return 0
     this.wanted[queue.index] = 0
     walker.update()
-    while (done < budget && this.live && this.orphans === 0 && this.taken < this.slots.length) {
+    while (done < budget && this.live && this.taken + this.orphans < this.slots.length) {
       if (walker.take() === NO_CHAIN) {
         if (walker.rearm()) continue
         queue.marked = false
@@ -304,6 +316,8 @@ export class BlkDevice extends VirtioDevice {
   private finished(slot: BlkSlot): void {
     if (slot.state === 'orphan') {
       this.orphans--
+      if (slot.queue < 0) this.stale--
+      else this.orphansOf[slot.queue]--
       this.release(slot)
       // What was held back meanwhile can begin now.
       this.wake()
@@ -431,7 +445,8 @@ export class BlkDevice extends VirtioDevice {
     if (slot.data.length > 0) this.stagingUsed -= slot.held
   }
 
-  // Requests of one queue (or all, -1) are void: what the store still holds becomes an orphan.
+  // Requests of one queue (or all, -1) are void: what the store still holds becomes an orphan of the queue, or of the
+  // whole device.
   private disown(queue: number): void {
     for (const slot of this.slots) {
       if (queue >= 0 && slot.queue !== queue) continue
@@ -439,7 +454,13 @@ export class BlkDevice extends VirtioDevice {
         slot.state = 'orphan'
         this.taken--
         this.orphans++
+        if (queue >= 0) this.orphansOf[queue]++
       } else if (slot.state === 'done') this.free(slot)
+      if (queue < 0 && slot.state === 'orphan') slot.queue = -1
+    }
+    if (queue < 0) {
+      this.stale = this.orphans
+      this.orphansOf.fill(0)
     }
     this.finishedSlots = this.finishedSlots.filter((slot) => slot.state === 'done')
   }

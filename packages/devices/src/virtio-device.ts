@@ -182,13 +182,14 @@ export abstract class VirtioDevice {
   }
 
   /**
-   * Makes a queue ready, once its registers are set. Returns false before FEATURES_OK, when it is ignored. A bad ring
-   * sets NEEDS_RESET.
+   * Makes a queue ready, once its registers are set. Returns false before FEATURES_OK and while the queue is being reset,
+   * when it is ignored. A bad ring sets NEEDS_RESET.
    */
   enableQueue(queue: DeviceQueue): boolean {
-    if ((this.statusBits & STATUS_FEATURES_OK) === 0) return false
+    if ((this.statusBits & STATUS_FEATURES_OK) === 0 || this.resetting(queue)) return false
     if (queue.ready) return true
     queue.ready = true
+    queue.resetAsked = false
     this.port.refresh()
     this.startQueue(queue)
     return true
@@ -200,12 +201,24 @@ export abstract class VirtioDevice {
     this.onQueueReset(queue)
   }
 
-  /** Resets one queue (virtio 1.4 §2.6.1); complete on return. Returns false where RING_RESET was not negotiated. */
+  /**
+   * Resets one queue (virtio 1.4 §2.6.1): from here on its memory is not accessed. {@link resetting} says when it is
+   * complete. Returns false where RING_RESET was not negotiated.
+   */
   resetQueue(queue: DeviceQueue): boolean {
     if (!this.accepted.has(VIRTIO_F_RING_RESET)) return false
     queue.reset()
     this.onQueueReset(queue)
+    queue.resetAsked = true
     return true
+  }
+
+  /**
+   * For the transport: whether a reset of the queue is still under way. It is complete once no request from the queue is
+   * executed any more (§2.6.1), be it by what stands behind the device.
+   */
+  resetting(queue: DeviceQueue): boolean {
+    return queue.resetAsked && this.executing(queue)
   }
 
   /** An available buffer notification: marks the queue for the next poll. Returns false before DRIVER_OK. */
@@ -335,6 +348,11 @@ export abstract class VirtioDevice {
   /** Requests that the device took and has not completed. */
   get inFlight(): number {
     return 0
+  }
+
+  /** Whether requests that were taken from a queue before it was reset or stopped are still executed. */
+  protected executing(_queue: DeviceQueue): boolean {
+    return false
   }
 
   /** Does the work of a poll; the port is fresh. Only called while live. */

@@ -201,6 +201,53 @@ describe.each(TRANSPORTS)('after poll returned 0 its owner sleeps until onWork: 
       expect(state()).toBe(0)
     })
 
+    test('a queue is reset once the store answered all that came from it, and other queues go on (§2.6.1)', () => {
+      boot({ queues: 2 })
+      const second = new Ring(m.ram, 8)
+      m.driver.start([m.ring, second], 9, 29, 40)
+      loop.run()
+      const lost = read(m.ring, 0)
+      m.driver.resetQueue(0)
+      expect([m.driver.queueReset(0), m.driver.queueReady(0), m.device.inFlight]).toEqual([true, false, 1])
+      // Too early: ignored.
+      const again = new Ring(m.ram, 8)
+      m.driver.setQueue(0, again)
+      m.driver.enableQueue(0)
+      expect(m.driver.queueReady(0)).toBe(false)
+      const other = read(second, 1)
+      expect(waiting).toHaveLength(2)
+      waiting[1].done(0)
+      loop.run()
+      expect([other(), lost()]).toEqual([0, 0xff])
+      expect(m.driver.queueReset(0)).toBe(true)
+      waiting[0].done(0)
+      loop.run()
+      expect([m.driver.queueReset(0), m.device.inFlight]).toEqual([false, 0])
+      m.driver.queue(0, again)
+      const later = read(again, 0)
+      waiting[2].done(0)
+      loop.run()
+      expect([later(), lost()]).toEqual([0, 0xff])
+    })
+
+    test('a store that never answers holds up the reset of its queue, and not that of the device', () => {
+      boot()
+      read()
+      m.driver.resetQueue(0)
+      m.driver.status = 0
+      expect(m.driver.status).toBe(0)
+      const again = new Ring(m.ram, 8)
+      m.driver.start([again], 9, 29, 40)
+      expect([m.driver.queueReady(0), m.driver.queueReset(0)]).toEqual([true, false])
+      const state = read(again)
+      expect([waiting.length, m.device.inFlight]).toEqual([1, 1])
+      waiting[0].done(0)
+      loop.run()
+      waiting[1].done(0)
+      loop.run()
+      expect([state(), m.device.inFlight]).toEqual([0, 0])
+    })
+
     test('a request that waited for a free slot begins with the answer to another', () => {
       boot({ maxInFlight: 1 })
       const states = [read(), read(), read()]

@@ -273,6 +273,8 @@ export abstract class GuestDriver {
   abstract enableQueue(index: number): void
   abstract queueReady(index: number): boolean
   abstract resetQueue(index: number): void
+  /** Whether a reset of the queue is still under way. */
+  abstract queueReset(index: number): boolean
   abstract kick(queue: number): void
   abstract config(offset: number, size: 1 | 2 | 4): number
   abstract setConfig(offset: number, size: 1 | 2 | 4, value: number): void
@@ -375,6 +377,11 @@ export class Driver extends GuestDriver {
   resetQueue(index: number): void {
     this.w(MMIO_QUEUE_SEL, index)
     this.w(MMIO_QUEUE_RESET, 1)
+  }
+
+  queueReset(index: number): boolean {
+    this.w(MMIO_QUEUE_SEL, index)
+    return this.r(MMIO_QUEUE_RESET) === 1
   }
 
   kick(queue: number): void {
