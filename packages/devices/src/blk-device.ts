@@ -20,7 +20,7 @@ import {
   VIRTIO_BLK_F_RO,
 } from '@guestdma/spec'
 import { type BlkOptions, blkConfig, blkFeatures, checkBlkOptions, checkCapacity, idBytes } from './blk-config.ts'
-import { BlkSlot, longestData, type SlotPhase, stagingSize } from './blk-slot.ts'
+import { BlkSlot, BlkTicket, longestData, type SlotPhase, stagingSize } from './blk-slot.ts'
 import type { BlockStatus, BlockStore } from './block-store.ts'
 import type { DeviceQueue } from './device-queue.ts'
 import { CHAIN_BYTES, CHAIN_STEPS, NO_CHAIN } from './split-ring-walker.ts'
@@ -62,6 +62,7 @@ export class BlkDevice extends VirtioDevice {
   declare private readonly stagingLimit: number
   declare private readonly longest: number
   private starting: BlkSlot | null = null
+  declare private readonly endedAgain: (sector: number) => void
   private taken = 0
   // Requests that the store still holds after a reset: all of them, those from before a reset of the device, and by
   // queue those from before that queue was reset or stopped.
@@ -92,6 +93,10 @@ export class BlkDevice extends VirtioDevice {
     this.orphansOf = new Int32Array(this.queues.length)
     this.scratch = new Region(new ArrayBuffer(SCRATCH_BYTES), 'block header')
     this.scratch.u8.set(idBytes(options.id ?? options.name), SCRATCH_ID)
+    this.endedAgain = (sector) => {
+      const message = `the request for sector ${sector} was ended already; a store calls done once`
+      this.faults.record({ kind: 'host', device: this.name, reason: 'store.done', message })
+    }
     const finished = (slot: BlkSlot): void => this.finished(slot)
     this.slots = Array.from({ length: options.maxInFlight ?? 64 }, () => new BlkSlot(finished))
   }
@@ -291,14 +296,15 @@ export class BlkDevice extends VirtioDevice {
 
   private ask(slot: BlkSlot): void {
     const { store } = this
+    const ticket = new BlkTicket(slot, this.endedAgain)
     this.starting = slot
     try {
-      if (slot.phase === 'read') store.read(slot)
-      else if (slot.phase === 'write') store.write(slot)
-      else store.flush(slot)
+      if (slot.phase === 'read') store.read(ticket)
+      else if (slot.phase === 'write') store.write(ticket)
+      else store.flush(ticket)
     } catch (error) {
       // A store that throws fails its request.
-      slot.done(BLK_S_IOERR)
+      if (ticket.open) ticket.done(BLK_S_IOERR)
       this.hostThrew('store', error)
     }
     this.starting = null
