@@ -130,6 +130,10 @@ export class BlkDevice extends VirtioDevice {
     this.writeThrough = !wce && !flush
   }
 
+  protected override checkRestore(): void {
+    checkCapacity(this.name, this.store)
+  }
+
   protected override onRestored(): void {
     this.capacityChanged()
   }

@@ -21,6 +21,7 @@ import { type FeatureDependency, type FeatureOptions, Negotiation } from './nego
 import type { RingSetup } from './split-ring-walker.ts'
 
 const DRIVER_STATUS = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_DRIVER_OK | STATUS_FEATURES_OK | STATUS_FAILED
+const DRIVER_KNOWN = STATUS_ACKNOWLEDGE | STATUS_DRIVER
 const FEATURE_WORDS = 4
 
 /** How a device tells its transport what happened. The transport keeps the interrupt state; a device has none. */
@@ -158,7 +159,12 @@ export abstract class VirtioDevice {
     const before = this.statusBits
     // A driver never clears a bit (§2.1.1), and NEEDS_RESET is the device's.
     let proper = (before & ~value & DRIVER_STATUS) === 0 && (value & ~(DRIVER_STATUS | before)) === 0
-    const set = value & DRIVER_STATUS & ~before
+    let set = value & DRIVER_STATUS & ~before
+    // §3.1.1: features are agreed on with a driver that said that it is one.
+    if ((set & STATUS_FEATURES_OK) !== 0 && ((before | set) & DRIVER_KNOWN) !== DRIVER_KNOWN) {
+      proper = false
+      set &= ~STATUS_FEATURES_OK
+    }
     this.statusBits |= set & ~(STATUS_FEATURES_OK | STATUS_DRIVER_OK)
     if ((set & STATUS_FEATURES_OK) !== 0) this.negotiate()
     if ((set & STATUS_DRIVER_OK) !== 0) {
@@ -315,13 +321,12 @@ export abstract class VirtioDevice {
 
   /**
    * Puts a device that was made with the same options where another one was saved. Guest memory must be restored by the
-   * caller. What this device was doing before is dropped as by a reset. Throws `DEVICE_STATE` where the state does not
-   * fit, and then changes nothing.
+   * caller. What this device was doing before is dropped as by a reset. It is due for a poll afterwards. Throws
+   * `DEVICE_STATE` where the state is not whole or does not fit, and then changes nothing.
    */
   restore(state: DeviceState): void {
-    const features = FeatureSet.fromWords(state.driverFeatures ?? [])
-    const accepts = (state.status & STATUS_FEATURES_OK) === 0 || this.negotiation.judge(features) === null
-    checkState(state, this, accepts)
+    checkState(state, this, (features) => this.negotiation.judge(features) === null)
+    this.checkRestore()
     this.reset()
     this.driverWords.set(state.driverFeatures)
     this.statusBits = state.status
@@ -343,6 +348,7 @@ export abstract class VirtioDevice {
     })
     this.alive = this.runs()
     this.onRestored()
+    this.wake()
   }
 
   /** Requests that the device took and has not completed. */
@@ -374,6 +380,9 @@ export abstract class VirtioDevice {
 
   /** Called before the queues are saved: what was taken from them and not begun is given back. */
   protected onSave(): void {}
+
+  /** Called before `restore` changes anything: throws where what stands behind the device does not fit. */
+  protected checkRestore(): void {}
 
   /** Called after `restore` set status, configuration and queues. */
   protected onRestored(): void {}

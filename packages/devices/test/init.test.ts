@@ -178,6 +178,18 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       expect(m.driver.status).toBe(0)
     })
 
+    test('FEATURES_OK is not set before ACKNOWLEDGE and DRIVER are (§3.1.1)', () => {
+      const m = netMachineOver(transport)
+      for (const status of [8, 9, 10]) {
+        m.driver.status = 0
+        m.driver.driverFeatures(1, 1)
+        m.driver.status = status
+        expect(m.driver.status).toBe(status & 3)
+      }
+      m.driver.status = 11
+      expect(m.driver.status).toBe(11)
+    })
+
     test('nothing is touched before DRIVER_OK, after FAILED, or after a reset', () => {
       const link = new RecordingLink()
       const m = netMachineOver(transport, { link })
