@@ -128,13 +128,16 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       const m = boot(VIRTIO_F_EVENT_IDX)
       const { address, length } = packet(m.ram, pattern(64))
       m.tx.describe(0, address, length, 0, 0)
-      // The driver adds one without a notification in the very moment in which avail_event is written.
+      // The driver adds one without a notification right after avail_event was written.
       let added = false
       const [region] = m.ram.memory.regions
-      region.onDeviceWrite = (offset) => {
-        if (offset !== m.ram.at(m.tx.used) + 4 + 64 || added) return
-        added = true
-        m.tx.offer(0)
+      region.storeThenLoad = (half, value, other, otherHalf) => {
+        region.u16[half] = value
+        if (half * 2 === m.ram.at(m.tx.used) + 4 + 64 && !added) {
+          added = true
+          m.tx.offer(0)
+        }
+        return other.loadShared(otherHalf)
       }
       m.tx.offer(0)
       m.driver.kick(1)
