@@ -426,8 +426,9 @@ export class SplitRingWalker {
   }
 
   /**
-   * Before waiting: asks for a notification at the next available chain (§2.7.10). Returns whether one came in the
-   * meantime.
+   * Before waiting: asks for a notification at the next chain that becomes available (§2.7.10). Returns whether one
+   * came in the meantime. The event lies behind what was seen, and not behind what was taken: chains that are left in
+   * the ring were made available already, and the driver's index will not pass them again.
    */
   rearm(): boolean {
     if (this.broken !== null) return false
@@ -437,10 +438,11 @@ export class SplitRingWalker {
     if (device.u16.length === 0) device.refresh()
     if (driver.u16.length === 0) driver.refresh()
     const half = this.deviceHalf + 2 + 4 * this.size
-    const index = device.storeThenLoad(half, this.next, driver, this.driverHalf + 1)
+    const seen = this.available
+    const index = device.storeThenLoad(half, seen, driver, this.driverHalf + 1)
     if (device.meter !== null) device.meter.store(2, 1)
     if (device.onDeviceWrite !== null) device.onDeviceWrite(half * 2, 2)
-    return this.accept(index) > 0
+    return this.accept(index) > 0 && index !== seen
   }
 
   /** The indices as plain numbers; nothing may be outstanding except what only waits for `flush`. */
