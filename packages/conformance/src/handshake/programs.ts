@@ -27,6 +27,7 @@ export function driverProgram(
     let added = 0
     let back = 0
     while (back < chains) {
+      turns.pause?.()
       for (let room = true; room && added < chains; ) {
         room = false
         for (let n = 0; n < batch && added < chains && queue.free > 0; n++) {
@@ -38,10 +39,12 @@ export function driverProgram(
           room = true
         }
         queue.publish()
+        turns.pause?.()
       }
       const n = queue.reap(queue.size)
       queue.recycle()
       back += n
+      turns.pause?.()
       if (n > 0 || back === chains || queue.arm()) continue
       turns.sleep()
       queue.disarm()
@@ -58,6 +61,7 @@ export function deviceProgram(walker: SplitRingWalker, { direction, needs = 1 }:
     for (;;) {
       turns.sleep()
       do {
+        turns.pause?.()
         for (walker.update(); walker.take() !== NO_CHAIN; ) walker.push(walker.chains.head(0), 0, true)
         publish(turns)
       } while (walker.rearm())
@@ -65,6 +69,7 @@ export function deviceProgram(walker: SplitRingWalker, { direction, needs = 1 }:
   }
   const receive = (turns: Turns): void => {
     for (;;) {
+      turns.pause?.()
       for (let rows = 0; rows < needs; ) {
         let row = rows === 0 ? walker.take() : walker.takeMore()
         if (row === NO_CHAIN && walker.update() > 0) row = rows === 0 ? walker.take() : walker.takeMore()

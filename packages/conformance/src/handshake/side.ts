@@ -22,6 +22,8 @@ export interface Turns {
   signal(): void
   /** Returns once the other side has signalled since the last time. */
   sleep(): void
+  /** Between two steps, for threads whose pace is to vary. */
+  pause?(): void
 }
 
 // Thrown through the code under test, to stop it where it has to wait for its turn.
