@@ -508,16 +508,13 @@ export class SplitVirtqueue implements Virtqueue {
     this.outstanding += count
     this.publishedPosition = position
     this.meterPublish(count)
-    // Descriptors and ring entries first, then the index that makes them available: virtio 1.4 §2.7.13.
-    this.available.region.u16[this.availableHalf + 1] = position
+    // Descriptors and ring entries first, then the index that makes them available, then the question whether the device
+    // wants to know: virtio 1.4 §2.7.13.3, §2.7.13.4.1.
+    const { eventIndex, used, usedHalf } = this
+    const asked = eventIndex ? usedHalf + 2 + 4 * this.size : usedHalf
+    const answer = this.available.region.storeThenLoad(this.availableHalf + 1, position, used.region, asked)
     this.counters.published += count
-
-    // The index first, then the question whether the device wants to know: virtio 1.4 §2.7.13.4.1.
-    const used = this.used.region.u16
-    const wanted = this.eventIndex
-      ? crosses(used[this.usedHalf + 2 + 4 * this.size], position, old)
-      : (used[this.usedHalf] & USED_F_NO_NOTIFY) === 0
-    if (wanted) {
+    if (eventIndex ? crosses(answer, position, old) : (answer & USED_F_NO_NOTIFY) === 0) {
       this.counters.notified++
       this.doorbell(this.index, position)
     }
@@ -530,7 +527,7 @@ export class SplitVirtqueue implements Virtqueue {
     this.refresh()
     const position = this.usedPosition
     // Loaded once; the device may change it right after.
-    const arrivedIndex = this.used.region.u16[this.usedHalf + 1]
+    const arrivedIndex = this.used.region.loadShared(this.usedHalf + 1)
     const arrived = (arrivedIndex - position) & 0xffff
     if (arrived === 0) return 0
     if (arrived > this.outstanding) {
@@ -577,21 +574,22 @@ export class SplitVirtqueue implements Virtqueue {
   }
 
   disarm(): void {
-    this.refresh()
-    const u16 = this.available.region.u16
     // An event that lies 65,535 completions ahead is as good as none.
-    if (this.eventIndex) u16[this.availableHalf + 2 + this.size] = this.usedPosition - 1
-    else u16[this.availableHalf] = AVAILABLE_F_NO_INTERRUPT
+    this.storeEvent(this.usedPosition - 1, AVAILABLE_F_NO_INTERRUPT)
   }
 
   arm(): boolean {
     if (this.broken !== null) return false
-    this.refresh()
-    const u16 = this.available.region.u16
-    if (this.eventIndex) u16[this.availableHalf + 2 + this.size] = this.usedPosition
-    else u16[this.availableHalf] = 0
     // The device may have gone on before it saw this: virtio 1.4 §2.7.14.
-    return this.used.region.u16[this.usedHalf + 1] !== this.usedPosition
+    return this.storeEvent(this.usedPosition, 0) !== this.usedPosition
+  }
+
+  // Says when to interrupt, in the word that was agreed on, and returns the used index as it is after that.
+  private storeEvent(event: number, flags: number): number {
+    this.refresh()
+    const { available, availableHalf, eventIndex, used, usedHalf } = this
+    const half = eventIndex ? availableHalf + 2 + this.size : availableHalf
+    return available.region.storeThenLoad(half, eventIndex ? event : flags, used.region, usedHalf + 1)
   }
 
   dispose(): void {
