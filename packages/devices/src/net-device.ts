@@ -3,6 +3,8 @@ import {
   DEVICE_ID_NET,
   ETHERNET_HEADER_SIZE,
   ETHERNET_MTU,
+  ETHERTYPE_VLAN,
+  ETHERTYPE_VLAN_STACKED,
   NET_CONFIG_STATUS,
   NET_HDR_GSO_NONE,
   NET_HEADER_FLAGS,
@@ -15,6 +17,8 @@ import {
   VIRTIO_NET_F_MRG_RXBUF,
   VIRTIO_NET_F_MTU,
   VIRTIO_NET_F_STATUS,
+  VLAN_TAG_SIZE,
+  VLAN_TAGS_MAX,
 } from '@guestdma/spec'
 import type { ChainTable } from './chain-table.ts'
 import type { DeviceQueue } from './device-queue.ts'
@@ -27,7 +31,6 @@ import {
   type NetOptions,
   netConfig,
   netFeatures,
-  VLAN_TAG_SIZE,
 } from './net-config.ts'
 import type { FrameReceiver, NetLink } from './net-link.ts'
 import { NO_CHAIN, PLAIN_LAST, PLAIN_LEFT, PLAIN_TAKEN, PLAIN_VOID, type PlainTaker } from './split-ring-walker.ts'
@@ -38,7 +41,8 @@ const HEADER = NET_HEADER_SIZE
 const FLAGS_AT = NET_HEADER_FLAGS
 const GSO_AT = NET_HEADER_GSO_TYPE
 const GSO_NONE = NET_HDR_GSO_NONE
-const VLAN = VLAN_TAG_SIZE
+const TAG = VLAN_TAG_SIZE
+const TAGS = VLAN_TAG_SIZE * VLAN_TAGS_MAX
 
 // Flags of a transmit header that ask for what is never negotiated here: NEEDS_CSUM, and UDP_TUNNEL_CSUM, which without
 // a tunnel the device must not accept (§5.1.6.2.2). Other flags are ignored, as that section demands.
@@ -59,7 +63,7 @@ const TRANSMIT_BATCH = 32
  * without check sequence.
  *
  * Transmit: the 12-byte header may be framed in any way (§2.7.4); the payload is copied to staging memory and handed to
- * the link. Receive: see {@link receive}. Frames longer than the MTU, its Ethernet header and possibly a VLAN tag are
+ * the link. Receive: see {@link receive}. Frames longer than the MTU, its Ethernet header and up to two VLAN tags are
  * dropped and counted.
  *
  * @throws DeviceError `DEVICE_OPTION`, and what `VirtioDevice` throws
@@ -357,8 +361,8 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
     for (; row < rows; row++) {
       if (linked && this.isFull(link)) break
       const length = chains.readable(row) - HEADER
-      // A VLAN tag is looked for in what was staged; one that long is the most that staging holds.
-      if (length <= 0 || length > longest + VLAN) {
+      // VLAN tags are looked for in what was staged; two are the most that staging holds.
+      if (length <= 0 || length > longest + TAGS) {
         this.dropBadLength(queue, chains.head(row), length)
         continue
       }
@@ -541,13 +545,14 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
     return false
   }
 
-  // Longer than the MTU allows: 4 bytes more with a VLAN tag.
+  // Longer than the MTU allows: 4 bytes more with each VLAN tag.
   private tooLong(frame: Uint8Array<ArrayBuffer>): boolean {
     const over = frame.length - this.longest
     if (over <= 0) return false
-    if (over > VLAN) return true
-    const type = (frame[ETHERTYPE_OFFSET] << 8) | frame[ETHERTYPE_OFFSET + 1]
-    return type !== 0x8100 && type !== 0x88a8
+    if (over > TAGS) return true
+    let tags = 0
+    while (tags < TAGS && isTag(frame, ETHERTYPE_OFFSET + tags)) tags += TAG
+    return over > tags
   }
 }
 
@@ -556,4 +561,9 @@ function asksForOffload(region: Region, header: number): boolean {
   if ((header & 1) === 0) return (region.u16[header >>> 1] & OFFLOADS) !== 0
   const bytes = region.u8
   return (bytes[header + FLAGS_AT] & OFFLOAD_FLAGS) !== 0 || bytes[header + GSO_AT] !== GSO_NONE
+}
+
+function isTag(frame: Uint8Array, at: number): boolean {
+  const type = (frame[at] << 8) | frame[at + 1]
+  return type === ETHERTYPE_VLAN || type === ETHERTYPE_VLAN_STACKED
 }

@@ -39,7 +39,7 @@ export interface NetLink {
 }
 
 /**
- * Bytes of the longest frame that the links of this package queue: the largest MTU, an Ethernet header and one VLAN
- * tag.
+ * Bytes of the longest frame that the links of this package queue: the largest MTU, an Ethernet header and two
+ * VLAN tags.
  */
-export const MAX_FRAME_BYTES: number = 65535 + 14 + 4
+export const MAX_FRAME_BYTES: number = 65535 + 14 + 8

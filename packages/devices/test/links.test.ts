@@ -133,6 +133,19 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       expect(wire.a.counters).toEqual({ delivered: 0, dropped: 0, oversize: 1 })
     })
 
+    test('a frame of full MTU with two VLAN tags can wait', () => {
+      const { a, b } = pair()
+      up(a)
+      up(b)
+      const stacked = pattern(1522)
+      stacked.set([0x88, 0xa8], 12)
+      stacked.set([0x81, 0x00], 16)
+      send(a, stacked)
+      b.rx.offer(b.rx.chain({ address: b.ram.alloc(1534), length: 1534, w: true }))
+      b.device.poll(64)
+      expect(received(b)).toEqual([stacked])
+    })
+
     test('bounds that cannot be', () => {
       for (const options of [{ frames: 0 }, { frames: 1.5 }, { frameBytes: 0 }, { frameBytes: 1e6 }]) {
         expect(() => new Wire(options)).toThrow(expect.objectContaining({ code: 'LINK_OPTION' }))
