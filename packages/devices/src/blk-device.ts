@@ -19,7 +19,15 @@ import {
   VIRTIO_BLK_F_FLUSH,
   VIRTIO_BLK_F_RO,
 } from '@guestdma/spec'
-import { type BlkOptions, blkConfig, blkFeatures, checkBlkOptions, checkCapacity, idBytes } from './blk-config.ts'
+import {
+  type BlkOptions,
+  blkConfig,
+  blkFeatures,
+  checkBlkOptions,
+  checkCapacity,
+  DEFAULT_QUEUE_SIZE,
+  idBytes,
+} from './blk-config.ts'
 import { BlkSlot, BlkTicket, longestData, type SlotPhase, stagingSize } from './blk-slot.ts'
 import type { BlockStatus, BlockStore } from './block-store.ts'
 import type { DeviceQueue } from './device-queue.ts'
@@ -76,7 +84,7 @@ export class BlkDevice extends VirtioDevice {
 
   constructor(options: BlkOptions) {
     checkBlkOptions(options)
-    const queueSize = options.queueSize ?? 256
+    const queueSize = options.queueSize ?? DEFAULT_QUEUE_SIZE
     super(options, {
       deviceId: DEVICE_ID_BLOCK,
       features: blkFeatures(options),

@@ -534,6 +534,22 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       expect(second.reap()).toEqual([{ id: 0, length: 1 }])
     })
 
+    test.each([
+      [{}, 254],
+      [{ queueSize: 1024 }, 1022],
+      [{ segMax: 14 }, 14],
+      [{ queueSize: 4 }, 2],
+      [{ queueSize: 2 }, 0],
+      [{ queueSize: 1 }, 0],
+    ])('SEG_MAX is offered, and is what fits the queue (§5.2.3): %j', (options, segMax) => {
+      const m = blkMachineOver(transport, options)
+      expect([m.driver.offered(2), m.driver.config(12, 4)]).toEqual([segMax > 0, segMax])
+    })
+
+    test('SEG_MAX may be withheld', () => {
+      expect(blkMachineOver(transport, { withhold: [2] }).driver.offered(2)).toBe(false)
+    })
+
     test('a store that grew tells the driver', () => {
       const store = { capacity: 512, read: () => {}, write: () => {}, flush: () => {} }
       boot({ store })
