@@ -16,15 +16,16 @@ export interface SwitchOptions extends FifoOptions {
    */
   readonly addresses?: number
   /**
-   * False (default): while any live port's queue is full, all other ports hold their frames back; nothing is lost, and
-   * one slow guest slows all. True: a frame for a full port is dropped and counted in that port's `full`.
+   * True (default): a frame for a port whose queue is full is dropped and counted in that port's `full`, as a switch
+   * between tenants does: a guest that posts no buffers costs nobody else anything. False: while any live port's queue is
+   * full, all other ports hold their frames back; nothing is lost, and one slow guest stops all.
    */
   readonly dropWhenFull?: boolean
 }
 
 /** What a switch port counted, of frames towards its device, and of frames that its device sent. */
 export interface PortCounters extends PathCounters {
-  /** With `dropWhenFull`: dropped because this port's queue was full. */
+  /** Dropped because this port's queue was full; 0 where `dropWhenFull` is false. */
   full: number
   /** Sent by the device and not forwarded: shorter than an Ethernet header, or to an address behind the same port. */
   filtered: number
@@ -115,7 +116,7 @@ export class LearningSwitch {
   private readonly dropWhenFull: boolean
 
   constructor(options: SwitchOptions) {
-    const { ports, addresses = 1024, dropWhenFull = false } = options
+    const { ports, addresses = 1024, dropWhenFull = true } = options
     if (!Number.isInteger(ports) || ports < 2 || ports > 1024) {
       throw new DeviceError('LINK_OPTION', 'switch', `ports ${ports} must be an integer from 2 to 1024`, { ports })
     }

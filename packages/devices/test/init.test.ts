@@ -55,6 +55,7 @@ describe.each(TRANSPORTS)('over %s', (name) => {
         VIRTIO_F_RING_RESET,
       ])
       expect(blkMachineOver(transport).device.offered.bits()).toEqual([
+        2,
         9,
         VIRTIO_F_INDIRECT_DESC,
         VIRTIO_F_EVENT_IDX,
