@@ -319,37 +319,41 @@ export class SplitVirtqueue implements Virtqueue {
     let status: number = room < count ? QUEUE_FULL : OK
     let head = this.freeHead
     let n = 0
-    for (; n < room; n++) {
-      const length = lengths[n] + lead
-      if (length === 0 || length > limit) break
-      let device = addresses[n] - lead
-      let deviceLength = length
-      if (mapped) {
-        m.guest[head] = device
-        m.length[head] = length
-        m.direction[head] = direction
-        const answer = backend.map(m, head)
-        if (answer !== OK) {
-          status = answer
-          break
+    try {
+      for (; n < room; n++) {
+        const length = lengths[n] + lead
+        if (length === 0 || length > limit) break
+        let device = addresses[n] - lead
+        let deviceLength = length
+        if (mapped) {
+          m.guest[head] = device
+          m.length[head] = length
+          m.direction[head] = direction
+          const answer = backend.map(m, head)
+          if (answer !== OK) {
+            status = this.judge('map', answer)
+            break
+          }
+          device = m.device[head]
+          deviceLength = m.deviceLength[head]
         }
-        device = m.device[head]
-        deviceLength = m.deviceLength[head]
+        const word = tableWord + 4 * head
+        u32[word] = device
+        u32[word + 1] = device * HIGH_HALF
+        u32[word + 2] = deviceLength
+        u32[word + 3] = descriptorFlags
+        // The id's bookkeeping is complete before the device can know of it: a completion can never race it.
+        const chain = chainsAt + CHAIN * head
+        book[chain + INFO] = info
+        if (writable) book[chain + POSTED] = length
+        const at = (start + n) & mask
+        book[orderAt + at] = head
+        ring[ringAt + at] = head
+        added[n] = head
+        head = book[ROW * head + NEXT]
       }
-      const word = tableWord + 4 * head
-      u32[word] = device
-      u32[word + 1] = device * HIGH_HALF
-      u32[word + 2] = deviceLength
-      u32[word + 3] = descriptorFlags
-      // The id's bookkeeping is complete before the device can know of it: a completion can never race it.
-      const chain = chainsAt + CHAIN * head
-      book[chain + INFO] = info
-      if (writable) book[chain + POSTED] = length
-      const at = (start + n) & mask
-      book[orderAt + at] = head
-      ring[ringAt + at] = head
-      added[n] = head
-      head = book[ROW * head + NEXT]
+    } catch (error) {
+      status = this.blame('map', error)
     }
     this.freeHead = head
     this.free -= n
@@ -443,7 +447,7 @@ export class SplitVirtqueue implements Virtqueue {
           m.guest[row] = addresses[i] + done
           m.length[row] = piece
           m.direction[row] = into ? FROM : TO
-          const status = this.backend.map(m, row)
+          const status = this.map(row)
           if (status !== OK) {
             this.rewind(first, descriptors - left)
             return status
@@ -499,7 +503,7 @@ export class SplitVirtqueue implements Virtqueue {
     const count = (position - old) & 0xffff
     if (count === 0) return OK
     this.counters.added += count
-    const status = this.backend.commitMaps()
+    const status = this.commit('commitMaps')
     if (status !== OK) {
       this.undo(old, count)
       return status
@@ -552,7 +556,7 @@ export class SplitVirtqueue implements Virtqueue {
       this.used.region.meter.load(2, 1)
       this.used.region.meter.load(4, 2 * n)
     }
-    const status = this.backend.commitUnmaps()
+    const status = this.commit('commitUnmaps')
     if (status !== OK) {
       this.break('VIRTQUEUE_COMMIT', `${this.backend.name} could not revoke ${n} completed chains`, {
         status,
@@ -625,7 +629,6 @@ export class SplitVirtqueue implements Virtqueue {
   private takeUsed(from: number, arrived: number, budget: number): number {
     const { usedWord, mask, size, book, chainsAt, orderAt, inOrder } = this
     const { id: ids, written: lengths, status: statuses } = this.completed
-    const { backend, mappings } = this
     const u32 = this.used.region.u32
     const unpublished = this.availablePosition !== this.publishedPosition
     let clamped = 0
@@ -670,7 +673,7 @@ export class SplitVirtqueue implements Virtqueue {
       }
       const descriptors = info >> COUNT_SHIFT
       if (descriptors > 1) statuses[n - 1] = this.unmapChain(id, believed)
-      else statuses[n - 1] = (info & (MAPPED << FLAGS_SHIFT)) === 0 ? OK : backend.unmap(mappings, id, believed)
+      else statuses[n - 1] = (info & (MAPPED << FLAGS_SHIFT)) === 0 ? OK : this.unmap(id, believed)
       this.retire(id, descriptors)
     }
     this.counters.clamped += clamped
@@ -701,7 +704,7 @@ export class SplitVirtqueue implements Virtqueue {
     const info = book[chain + INFO]
     const count = info >> COUNT_SHIFT
     if (count > 1) return this.unmapRows(book[chain + FIRST], count, written)
-    return (info & (MAPPED << FLAGS_SHIFT)) === 0 ? OK : this.backend.unmap(this.mappings, id, written)
+    return (info & (MAPPED << FLAGS_SHIFT)) === 0 ? OK : this.unmap(id, written)
   }
 
   // Was the chain added since the last publish? The device cannot know of it.
@@ -739,7 +742,7 @@ export class SplitVirtqueue implements Virtqueue {
         left -= here
       }
       if ((flags & MAPPED) !== 0) {
-        const result = this.backend.unmap(m, row, here)
+        const result = this.unmap(row, here)
         if (result !== OK) status = result
       }
       row = book[ROW * row + NEXT]
@@ -769,7 +772,7 @@ export class SplitVirtqueue implements Virtqueue {
 
   // Not Ok: the device may still reach what was unmapped, and only a reset helps.
   private commitUndone(): void {
-    const status = this.backend.commitUnmaps()
+    const status = this.commit('commitUnmaps')
     if (status !== OK)
       this.break('VIRTQUEUE_COMMIT', `${this.backend.name} could not revoke what was never published`, { status })
   }
@@ -865,8 +868,47 @@ export class SplitVirtqueue implements Virtqueue {
     }
   }
 
+  // The backend is somebody else's code. One that throws, or answers what is no status, breaks its queue and nobody else's.
+  private map(row: number): number {
+    try {
+      const status = this.backend.map(this.mappings, row)
+      return status === OK ? OK : this.judge('map', status)
+    } catch (error) {
+      return this.blame('map', error)
+    }
+  }
+
+  private unmap(row: number, written: number): number {
+    try {
+      const status = this.backend.unmap(this.mappings, row, written)
+      return status === OK ? OK : this.judge('unmap', status)
+    } catch (error) {
+      return this.blame('unmap', error)
+    }
+  }
+
+  private commit(method: 'commitMaps' | 'commitUnmaps'): number {
+    try {
+      const status = this.backend[method]()
+      return status === OK ? OK : this.judge(method, status)
+    } catch (error) {
+      return this.blame(method, error)
+    }
+  }
+
+  private judge(method: string, status: number): number {
+    return status < 0 ? status : this.blame(method, `${status}, which is no status,`)
+  }
+
+  private blame(method: string, error: unknown): number {
+    const what = error instanceof Error ? `threw: ${error.message}` : `answered ${String(error)}`
+    this.break('VIRTQUEUE_BACKEND', `${this.backend.name}.${method}() ${what}`, { method })
+    return QUEUE_BROKEN
+  }
+
   private break(code: string, message: string, details: Readonly<Record<string, unknown>>): void {
-    this.broken = new VirtqueueError(code, this.name, message, { queue: this.index, ...details })
+    // The first reason is the one that explains the others.
+    this.broken ??= new VirtqueueError(code, this.name, message, { queue: this.index, ...details })
   }
 }
 
