@@ -1,5 +1,5 @@
 import type { DmaBackend } from '@guestdma/dma'
-import type { GuestMemory, SpanAllocator } from '@guestdma/memory'
+import { attempt, type GuestMemory, type SpanAllocator } from '@guestdma/memory'
 import {
   type FeatureSet,
   STATUS_ACKNOWLEDGE,
@@ -65,6 +65,9 @@ export class DeviceSession {
   /** The queues that were opened, in the order of opening. */
   readonly queues: Virtqueue[] = []
 
+  /** After {@link close}: memory stays out of use, since the device may still reach it. */
+  quarantined = false
+
   private readonly detach: (() => boolean) | undefined
   private readonly releases: (() => void)[] = []
   private closing: Promise<void> | null = null
@@ -111,7 +114,7 @@ export class DeviceSession {
 
   /**
    * Runs `release` when the device can no longer reach the driver's buffers: at once where that is so already, and
-   * never where they had to be quarantined. Last in, first out.
+   * never where they had to be quarantined. Last in, first out. What the backend allocated is gone by then.
    */
   onRelease(release: () => void): void {
     if (this.released) release()
@@ -134,9 +137,11 @@ export class DeviceSession {
   }
 
   /**
-   * Resets the device, then takes back all memory. Idempotent.
+   * Resets the device, then takes back all memory. Where a step fails, the others are tried all the same and the first
+   * error is thrown at the end. Idempotent.
    *
-   * @throws DeviceStuckError where the device does not answer; `details.quarantined` says whether its memory had to be
+   * @throws DeviceStuckError where the device does not answer; what the transport throws where it cannot be reached; what
+   *   a queue or the backend throws that could not revoke something. {@link quarantined} says whether memory had to be
    *   given up
    */
   close(): Promise<void> {
@@ -144,24 +149,38 @@ export class DeviceSession {
     return this.closing
   }
 
+  // Memory goes back only when the device can no longer reach it: it answered a reset and its backend revoked everything,
+  // or its platform cut it off.
   private async shutDown(): Promise<void> {
+    const errors: unknown[] = []
+    const { backend } = this
+    let safe = true
     try {
       await resetDevice(this.transport, this.wait)
     } catch (error) {
-      if (!(error instanceof DeviceStuckError)) throw error
-      // Memory goes back only when the device can no longer reach it; a detached device cannot.
-      const revoked = this.detach?.() ?? false
-      if (!revoked) throw error
-      this.release()
-      throw new DeviceStuckError(this.name, error.details.waitedMs as number, false)
+      errors.push(error)
+      safe = this.cutOff(errors)
     }
-    this.release()
+    if (safe) {
+      for (const queue of this.queues) attempt(errors, () => queue.dispose())
+      safe = attempt(errors, () => backend.dispose())
+      if (!safe) safe = this.cutOff(errors) && attempt(errors, () => backend.dispose())
+    }
+    this.quarantined = !safe
+    this.released = safe
+    if (safe) for (const release of this.releases.reverse()) attempt(errors, release)
+    if (errors.length === 0) return
+    const [first] = errors
+    throw first instanceof DeviceStuckError
+      ? new DeviceStuckError(this.name, first.details.waitedMs as number, this.quarantined)
+      : first
   }
 
-  private release(): void {
-    for (const queue of this.queues) queue.dispose()
-    this.released = true
-    for (const release of this.releases.reverse()) release()
-    this.backend.dispose()
+  private cutOff(errors: unknown[]): boolean {
+    let revoked = false
+    attempt(errors, () => {
+      revoked = this.detach?.() ?? false
+    })
+    return revoked
   }
 }

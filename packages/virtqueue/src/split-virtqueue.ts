@@ -8,7 +8,7 @@ import {
   FROM_DEVICE,
   TO_DEVICE,
 } from '@guestdma/dma'
-import type { DeviceAddress, Region } from '@guestdma/memory'
+import { attempt, type DeviceAddress, type Region } from '@guestdma/memory'
 import {
   AVAILABLE_F_NO_INTERRUPT,
   AVAILABLE_RING_ALIGN,
@@ -223,7 +223,8 @@ export class SplitVirtqueue implements Virtqueue {
       this.indirect =
         tables > 0 ? alloc(tables * this.tableCapacity * DESCRIPTOR_SIZE, DESCRIPTOR_TABLE_ALIGN, TO) : null
     } catch (error) {
-      for (const region of held) backend.free(region)
+      const errors = [error]
+      for (const region of held) attempt(errors, () => backend.free(region))
       throw error
     }
     this.regions = [...new Set(held.map(({ region }) => region))]
@@ -598,28 +599,32 @@ export class SplitVirtqueue implements Virtqueue {
     if (this.disposed) return
     this.disposed = true
     this.broken ??= new VirtqueueError('VIRTQUEUE_DISPOSED', this.name, 'the queue was disposed')
+    const errors: unknown[] = []
     for (let id = 0; id < this.size; id++) {
       const chain = this.chainsAt + CHAIN * id
       if ((this.book[chain + INFO] & STATE_MASK) !== OUTSTANDING) continue
-      this.unmapChain(id, 0)
+      attempt(errors, () => this.unmapChain(id, 0))
       this.book[chain + INFO] = FREE
     }
-    const status = this.backend.commitUnmaps()
     this.outstanding = 0
-    if (status !== OK) {
-      // What could not be revoked must not be used again: its memory stays where it is, since memory goes back only
-      // when the device cannot reach it.
+    attempt(errors, () => {
+      const status = this.backend.commitUnmaps()
+      if (status === OK) return
       throw new VirtqueueError(
         'VIRTQUEUE_COMMIT',
         this.name,
-        `${this.backend.name} could not revoke what was outstanding; its memory stays out of use`,
+        `${this.backend.name} could not revoke what was outstanding; it has to be disposed of before that is used again`,
         { status },
       )
-    }
-    for (const region of [this.table, this.available, this.used]) this.backend.free(region)
-    if (this.indirect !== null) this.backend.free(this.indirect)
-    for (const { memory } of this.cellAreas) this.backend.free(memory)
+    })
+    // What could not be revoked must not be used again: its memory stays where it is, since memory goes back only when
+    // the device cannot reach it.
+    if (errors.length > 0) throw errors[0]
+    const regions = [this.table, this.available, this.used, ...this.cellAreas.map(({ memory }) => memory)]
+    if (this.indirect !== null) regions.push(this.indirect)
     this.cellAreas.length = 0
+    for (const region of regions) attempt(errors, () => this.backend.free(region))
+    if (errors.length > 0) throw errors[0]
   }
 
   // The one place where used elements are believed or not, and their chains unmapped. Id and length are loaded once

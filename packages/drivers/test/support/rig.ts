@@ -1,4 +1,12 @@
-import { DirectBackend, DMA_EXHAUSTED, DMA_OK, type DmaBackend, type DmaMappings, type DmaStatus } from '@guestdma/dma'
+import {
+  DirectBackend,
+  DMA_EXHAUSTED,
+  DMA_OK,
+  type DmaBackend,
+  DmaError,
+  type DmaMappings,
+  type DmaStatus,
+} from '@guestdma/dma'
 import {
   BLK_FEATURES,
   BlkDriver,
@@ -40,6 +48,10 @@ export class NarrowBackend extends DirectBackend {
   commitStatus: DmaStatus = DMA_OK
   /** What each unmap answers. */
   unmapStatus: DmaStatus = DMA_OK
+  /** What each commit of unmaps answers. */
+  commitUnmapsStatus: DmaStatus = DMA_OK
+  /** How often `dispose` cannot revoke what the device was given. */
+  refusals = 0
   live = 0
 
   override map(m: DmaMappings, row: number): DmaStatus {
@@ -58,6 +70,19 @@ export class NarrowBackend extends DirectBackend {
   override commitMaps(): DmaStatus {
     super.commitMaps()
     return this.commitStatus
+  }
+
+  override commitUnmaps(): DmaStatus {
+    super.commitUnmaps()
+    return this.commitUnmapsStatus
+  }
+
+  override dispose(): void {
+    if (this.refusals > 0) {
+      this.refusals--
+      throw new DmaError('DMA_FAILED', this.name, 'told not to revoke')
+    }
+    super.dispose()
   }
 }
 
@@ -316,6 +341,13 @@ export function serve(device: HandDevice, bytes: Uint8Array, most = Infinity): n
     else answer(device, request, { status: 2 })
   }
   return found.length
+}
+
+/** The device's other end is gone: every access to its registers throws. */
+export const loseTransport = (device: HandDevice): void => {
+  device.read = device.write = () => {
+    throw new Error('the connection is gone')
+  }
 }
 
 /** Lets microtasks run. */
