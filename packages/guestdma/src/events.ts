@@ -22,6 +22,7 @@ export interface SchemeChosen {
  * - `link`: the link went up or down
  * - `drain`: there is room again after a `send` that took less than it was given
  * - `leak`: mappings that a closed device did not give back
+ * - `quarantine`: so many bytes of guest RAM stay out of use, since nothing can keep the device from them
  */
 export interface MachineEventMap {
   scheme: [SchemeChosen]
@@ -31,6 +32,7 @@ export interface MachineEventMap {
   link: [{ readonly device: string; readonly up: boolean }]
   drain: [{ readonly device: string }]
   leak: [{ readonly device: string; readonly mappings: number }]
+  quarantine: [{ readonly device: string; readonly bytes: number }]
 }
 
 /** A typed emitter. Make one and pass it to `createMachine` to hear of what happens while the machine is built. */

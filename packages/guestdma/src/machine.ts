@@ -3,7 +3,7 @@ import { BlkDevice, NetDevice } from '@guestdma/devices'
 import { directScheme, UnknownSchemeError } from '@guestdma/dma'
 import { BlkDriver, NetDriver } from '@guestdma/drivers'
 import { virtioIommuScheme } from '@guestdma/iommu'
-import { GuestDmaError, GuestMemory, guestAddress, SpanAllocator } from '@guestdma/memory'
+import { attempt, GuestDmaError, GuestMemory, guestAddress, SpanAllocator } from '@guestdma/memory'
 import type { DependencyContainer } from 'tsyringe'
 import { BarSpace } from './bar-space.ts'
 import type { DeviceConfig, MachineConfig } from './config.ts'
@@ -157,16 +157,40 @@ export class Machine {
     }
   }
 
-  /** Resets all devices and gives all memory back. The first error is thrown once all were tried. */
+  /**
+   * Resets all devices and gives all memory back. Everything is tried, then the first error is thrown.
+   *
+   * @throws GuestDmaError `MACHINE_QUARANTINED` where nothing else failed now but memory had to be given up, now or in an
+   *   earlier reset; `details` says how many bytes of each device's, and of what several share
+   */
   async close(): Promise<void> {
     if (this.closed) return
     this.closed = true
-    const results = await Promise.allSettled([...this.slots.values()].map((slot) => slot.close()))
-    results.push(...(await Promise.allSettled(this.common.closes.map((close) => close()))))
-    for (const slot of this.slots.values()) slot.release()
+    const { common, slots } = this
+    const errors: unknown[] = []
+    const all = async (closes: Promise<void>[]): Promise<void> => {
+      for (const result of await Promise.allSettled(closes))
+        if (result.status === 'rejected') errors.push(result.reason)
+    }
+    await all([...slots.values()].map((slot) => slot.close()))
+    const devicesFailed = errors.length
+    await all(common.closes.map((close) => close()))
+    for (const slot of slots.values()) attempt(errors, () => slot.release())
+    const devices = Object.fromEntries(
+      [...slots].filter(([, slot]) => slot.quarantined !== null).map(([name, slot]) => [name, slot.quarantined]),
+    )
+    const names = Object.keys(devices)
+    // What several devices share is within reach of each of them, and of an IOMMU that did not answer.
+    let shared = 0
+    for (const [guest, length] of common.reserved) {
+      if (names.length > 0 || errors.length > devicesFailed) shared += length
+      else attempt(errors, () => common.ram.release(guest))
+    }
     await this.container.dispose()
-    const failed = results.find((result) => result.status === 'rejected')
-    if (failed !== undefined) throw failed.reason
+    if (errors.length > 0) throw errors[0]
+    if (names.length === 0) return
+    const message = `memory stays out of use that nothing can keep ${names.join(', ')} from`
+    throw new GuestDmaError('MACHINE_QUARANTINED', 'machine', message, { devices, shared })
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -214,6 +238,7 @@ export async function createMachine(config: MachineConfig): Promise<Machine> {
     prepare: [],
     pumps: [],
     closes: [],
+    reserved: new Map(),
     report: (fault) => events.tell('iommuFault', fault),
   }
   const machine = new Machine(memory, ram, events, container, slots, common)
