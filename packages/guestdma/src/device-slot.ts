@@ -100,6 +100,7 @@ export class DeviceSlot {
     this.observer = {
       ...(user?.frames === undefined ? {} : { frames: (batch) => user.frames?.(batch) }),
       ...(user?.sent === undefined ? {} : { sent: (tokens, count) => user.sent?.(tokens, count) }),
+      warning: (warning) => events.tell('warning', { device: name, warning }),
       drain: () => events.tell('drain', { device: name }),
       link: (up) => events.tell('link', { device: name, up }),
       broken: (error) => events.tell('needsReset', { device: name, error }),

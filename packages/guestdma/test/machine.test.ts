@@ -774,6 +774,15 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       expect(made.ram.live).toBe(0)
     })
 
+    it('tells of what a device says that makes no sense, while the machine is made', async () => {
+      const events = new MachineEvents()
+      const seen: unknown[] = []
+      events.on('warning', (event) => seen.push(event))
+      const made = await machine([net('net0', { device: { mac: [0, 0, 0, 0, 0, 0] } })], { events })
+      expect(made.net('net0').mac).toBe(null)
+      expect(seen).toMatchObject([{ device: 'net0', warning: { code: 'NET_MAC', part: 'net0' } }])
+    })
+
     it('tells of the link, of room, and of a broken device, with its name', async () => {
       const made = await machine([net('net0', { queueSize: 2 })])
       const seen: unknown[] = []

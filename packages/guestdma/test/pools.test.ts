@@ -1,8 +1,8 @@
 import { sharedPoolScheme } from '@guestdma/bounce'
 import type { NetDevice } from '@guestdma/devices'
-import { type DeviceConfig, type Machine, MemoryBlockStore } from 'guestdma'
+import { type DeviceConfig, GuestMemory, type Machine, MemoryBlockStore } from 'guestdma'
 import { beforeAll, describe, expect, it } from 'vitest'
-import { MAC, machineOver, pattern, RecordingLink, TRANSPORTS } from './support/machines.ts'
+import { MAC, machineOver, pattern, RecordingLink, ranges, TRANSPORTS } from './support/machines.ts'
 
 const SLOT = 2048
 const DISK = 64 * 512
@@ -185,6 +185,30 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
         expect(net.sendCopy(pattern(60))).toBe(true)
         made.pump()
         expect(link.frames.at(-1)).toEqual(pattern(60))
+      },
+    )
+  })
+
+  describe('pool/mtu: buffers are bounded in bytes, whatever the MTU', () => {
+    it.each([
+      ['map', 65_520, 16 << 20],
+      ['map', 9000, 16 << 20],
+      ['pool', 65_520, 16 << 20],
+      ['pool', 9000, 8 << 20],
+    ] as const)(
+      'in %s mode an MTU of %d starts with the default pool and queue in %d bytes',
+      async (mode, mtu, bytes) => {
+        const link = new RecordingLink()
+        const devices: DeviceConfig[] = [{ type: 'net', name: 'net0', mode, device: { mac: MAC, link, mtu } }]
+        const made = await machine(devices, { memory: new GuestMemory(ranges(bytes)), schemes: [sharedPoolScheme()] })
+        made.pump()
+        const frame = pattern(mtu + 14)
+        sendAll(made, link, [frame, frame, frame])
+        expect(link.frames).toEqual([frame, frame, frame])
+        const device = made.slot('net0').device as NetDevice
+        expect(device.receive(frame)).toBe(true)
+        await made.close()
+        expect(made.ram.live).toBe(0)
       },
     )
   })

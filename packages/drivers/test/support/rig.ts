@@ -12,6 +12,7 @@ import {
   BlkDriver,
   type BlkOptions,
   DeviceSession,
+  type DriverWarning,
   NET_FEATURES,
   NetDriver,
   type NetOptions,
@@ -167,14 +168,15 @@ export interface NetRig extends Rig {
   readonly frames: Uint8Array[]
   readonly sent: number[]
   readonly events: string[]
+  readonly warnings: DriverWarning[]
 }
 
-export type NetRigOptions = RigOptions & NetOptions & { mtu?: number; linkStatus?: number }
+export type NetRigOptions = RigOptions & NetOptions & { mtu?: number; linkStatus?: number; mac?: number[] }
 
 /** A net driver over a device made by hand. `link` and `mtu` fill in its configuration space. */
 async function makeNet(options: NetRigOptions = {}): Promise<NetRig> {
   const config = new Uint8Array(16)
-  config.set(MAC)
+  config.set(options.mac ?? MAC)
   const fields = new DataView(config.buffer)
   fields.setUint16(6, options.linkStatus ?? 1, true)
   fields.setUint16(10, options.mtu ?? 1500, true)
@@ -182,6 +184,7 @@ async function makeNet(options: NetRigOptions = {}): Promise<NetRig> {
   const frames: Uint8Array[] = []
   const sent: number[] = []
   const events: string[] = []
+  const warnings: DriverWarning[] = []
   const { mode, queueSize, interrupts, observer } = options
   const net = new NetDriver(rig.session, {
     ...(mode === undefined ? {} : { mode }),
@@ -208,11 +211,12 @@ async function makeNet(options: NetRigOptions = {}): Promise<NetRig> {
         events.push('broken')
         observer?.broken?.(error)
       },
+      warning: (warning) => warnings.push(warning),
     },
   })
   // Receive buffers are posted from the first poll on.
   net.poll(1)
-  return { ...rig, net, frames, sent, events }
+  return { ...rig, net, frames, sent, events, warnings }
 }
 
 /**
@@ -243,6 +247,7 @@ export function pattern(length: number, seed = 1): Uint8Array<ArrayBuffer> {
 export interface BlkRig extends Rig {
   readonly disk: BlkDriver
   readonly errors: string[]
+  readonly warnings: DriverWarning[]
 }
 
 export type BlkRigOptions = RigOptions & BlkOptions & { sectors?: number; sizeMax?: number; blockSize?: number }
@@ -257,6 +262,7 @@ async function makeBlk(options: BlkRigOptions = {}): Promise<BlkRig> {
   fields.setUint32(20, options.blockSize ?? 0, true)
   const rig = await makeRig(DEVICE_ID_BLOCK, { config, ...options })
   const errors: string[] = []
+  const warnings: DriverWarning[] = []
   const { mode, queueSize } = options
   const disk = new BlkDriver(rig.session, {
     ...(mode === undefined ? {} : { mode }),
@@ -266,9 +272,10 @@ async function makeBlk(options: BlkRigOptions = {}): Promise<BlkRig> {
         errors.push(error.code)
         options.observer?.broken?.(error)
       },
+      warning: (warning) => warnings.push(warning),
     },
   })
-  return { ...rig, disk, errors }
+  return { ...rig, disk, errors, warnings }
 }
 
 export interface Makers {
