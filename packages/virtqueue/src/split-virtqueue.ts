@@ -21,6 +21,7 @@ import {
   descriptorTableBytes,
   MAX_CHAIN_BYTES,
   MAX_QUEUE_SIZE,
+  USED_ELEMENT_SIZE,
   USED_F_NO_NOTIFY,
   USED_RING_ALIGN,
   usedRingBytes,
@@ -219,7 +220,7 @@ export class SplitVirtqueue implements Virtqueue {
       this.table = alloc(descriptorTableBytes(size), DESCRIPTOR_TABLE_ALIGN, TO)
       // The rings are accessed as 16- and 32-bit elements of one view; the used ring's elements begin 4 bytes in.
       this.available = alloc(availableRingBytes(size), Math.max(AVAILABLE_RING_ALIGN, 4), TO)
-      this.used = alloc(usedRingBytes(size), USED_RING_ALIGN, FROM)
+      this.used = alloc(USED_RING_ALIGN + usedRingBytes(size), USED_ELEMENT_SIZE, FROM)
       this.indirect =
         tables > 0 ? alloc(tables * this.tableCapacity * DESCRIPTOR_SIZE, DESCRIPTOR_TABLE_ALIGN, TO) : null
     } catch (error) {
@@ -228,12 +229,15 @@ export class SplitVirtqueue implements Virtqueue {
       throw error
     }
     this.regions = [...new Set(held.map(({ region }) => region))]
-    this.areas = { descriptor: this.table.device, driver: this.available.device, device: this.used.device }
+    // The ring begins at 4 modulo 8, so that its elements of 8 bytes are aligned and none lies across two pages: behind an
+    // IOMMU, QEMU up to 7.2 writes the second half of such an element to a wrong address.
+    const usedDevice = (this.used.device + USED_RING_ALIGN) as DeviceAddress
+    this.areas = { descriptor: this.table.device, driver: this.available.device, device: usedDevice }
     this.tableWord = compact(this.table.offset / 4)
     this.indirectWord = compact(this.indirect === null ? 0 : this.indirect.offset / 4)
     this.availableHalf = compact(this.available.offset / 2)
-    this.usedHalf = compact(this.used.offset / 2)
-    this.usedWord = compact(this.used.offset / 4)
+    this.usedHalf = compact((this.used.offset + USED_RING_ALIGN) / 2)
+    this.usedWord = compact((this.used.offset + USED_RING_ALIGN) / 4)
     this.cellAreas = []
     // Pairs: device address of the first cell, and bytes from one cell to the next.
     this.cellDevice = new Float64Array(2 * MAX_CELL_AREAS)
