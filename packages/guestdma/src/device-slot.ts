@@ -1,5 +1,12 @@
 import { BlkDevice, type MmioRegisters, NetDevice, type PciFunction, type VirtioDevice } from '@guestdma/devices'
-import { type DmaChoice, type DmaProvider, type DmaScheme, listedIds } from '@guestdma/dma'
+import {
+  type CandidateReport,
+  type DmaChoice,
+  type DmaProvider,
+  type DmaScheme,
+  listedIds,
+  NoUsableBackendError,
+} from '@guestdma/dma'
 import {
   BLK_FEATURES,
   type BlkDriver,
@@ -189,6 +196,8 @@ export class DeviceSlot {
         return platform.offer(transport, offered, listed, ram)
       },
       wait,
+    }).catch((error: unknown) => {
+      throw this.advised(error)
     })
     const { features, backend } = agreed
     const { memory } = common
@@ -222,6 +231,15 @@ export class DeviceSlot {
     this.child = child
     this.agreed = agreed
     events.tell('scheme', { device: this.name, scheme: agreed.scheme, why: agreed.why, ladder: agreed.ladder })
+  }
+
+  // What the caller listed may need another platform than the device stands on.
+  private advised(error: unknown): unknown {
+    const { choice, scheme } = this.context
+    const listed = [...listedIds(choice)]
+    if (!(error instanceof NoUsableBackendError) || listed.length === 0 || listed.includes(scheme.id)) return error
+    const advice = `; the device stands on the platform of '${scheme.id}', and its 'platform' can be that of '${listed[0]}'`
+    return new NoUsableBackendError(this.name, error.details.candidates as CandidateReport[], advice)
   }
 
   private async bringDown(): Promise<void> {

@@ -6,6 +6,7 @@ import { virtioIommuScheme } from '@guestdma/iommu'
 import { attempt, GuestDmaError, GuestMemory, guestAddress, SpanAllocator } from '@guestdma/memory'
 import type { DependencyContainer } from 'tsyringe'
 import { BarSpace } from './bar-space.ts'
+import { checkConfig } from './check-config.ts'
 import type { DeviceConfig, MachineConfig } from './config.ts'
 import { instancePerContainerCachingFactory, container as root } from './container.ts'
 import { DeviceSlot } from './device-slot.ts'
@@ -203,10 +204,11 @@ export class Machine {
  * the DMA backend that was chosen at negotiation.
  *
  * @throws NoUsableBackendError, DowngradeRefusedError, DmaConflictError, UnknownSchemeError; GuestDmaError
- *   `MACHINE_DEVICE`; MemoryError; what
- *   devices and drivers throw. All devices that were up are closed again.
+ *   `MACHINE_CONFIG` (before anything is made), `MACHINE_DEVICE`; MemoryError; what devices and drivers throw. All devices
+ *   that were up are closed again.
  */
 export async function createMachine(config: MachineConfig): Promise<Machine> {
+  checkConfig(config)
   const memory = config.memory instanceof GuestMemory ? config.memory : new GuestMemory(config.memory)
   const largest = memory.ranges.reduce((a, b) => (b.length > a.length ? b : a))
   const { base, length } = config.ram ?? { base: guestAddress(largest.base), length: largest.length }
@@ -260,7 +262,6 @@ export async function createMachine(config: MachineConfig): Promise<Machine> {
   }
   try {
     for (const device of config.devices) {
-      if (slots.has(device.name)) throw new GuestDmaError('MACHINE_DEVICE', device.name, 'two devices have this name')
       const context = {
         container,
         events,

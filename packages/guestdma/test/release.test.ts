@@ -129,7 +129,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
   describe('machine/set-up that fails half way gives everything back', () => {
     it.each([
       ['a model of another type', { make: (_: BusPort) => ({ deviceId: 99 }) as never }, 'MACHINE_DEVICE'],
-      ['a queue that cannot be', { queueSize: 0 }, 'VIRTQUEUE_SIZE'],
+      ['a scheme that is not for its platform', { dma: 'direct' }, 'DMA_NO_USABLE_BACKEND'],
     ])('with %s', async (_what, wrong, code) => {
       let ram: SpanAllocator | undefined
       const pool = sharedPoolScheme({ size: POOL })
@@ -143,7 +143,13 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       const devices = [net('net0', 'shared-pool'), { ...net('net1', 'shared-pool'), ...wrong } as DeviceConfig]
       const events = new MachineEvents()
       await expect(
-        createMachine({ memory: new GuestMemory(ranges()), schemes: [watched], transport, events, devices }),
+        createMachine({
+          memory: new GuestMemory(ranges()),
+          schemes: [watched, directScheme()],
+          transport,
+          events,
+          devices,
+        }),
       ).rejects.toMatchObject({ code })
       expect(ram?.live).toBe(0)
     })
