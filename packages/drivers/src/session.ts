@@ -126,9 +126,12 @@ export class DeviceSession {
     this.transport.writeStatus(STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK | STATUS_DRIVER_OK)
   }
 
-  /** Tells the device that its driver gave up (virtio 1.4 §3.1.1); `close` follows. */
+  /**
+   * Tells the device that its driver gave up (virtio 1.4 §3.1.1), where it can be reached; `close` follows and says
+   * what is wrong.
+   */
   giveUp(): void {
-    this.transport.writeStatus(this.transport.readStatus() | STATUS_FAILED)
+    attempt([], () => this.transport.writeStatus(this.transport.readStatus() | STATUS_FAILED))
   }
 
   /** Has the device set DEVICE_NEEDS_RESET? */

@@ -223,7 +223,7 @@ export class DeviceSlot {
       this.current = net ? child.resolve(NET_DRIVER) : child.resolve(BLK_DRIVER)
     } catch (error) {
       // The first error is the one to tell; what else fails only decides what becomes of the memory.
-      attempt([], () => session.giveUp())
+      session.giveUp()
       await session.close().catch(() => {})
       this.noticeQuarantine(session)
       throw error
