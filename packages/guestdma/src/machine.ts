@@ -187,7 +187,7 @@ export class Machine {
       if (names.length > 0 || errors.length > devicesFailed) shared += length
       else attempt(errors, () => common.ram.release(guest))
     }
-    await this.container.dispose()
+    await all([Promise.resolve(this.container.dispose())])
     if (errors.length > 0) throw errors[0]
     if (names.length === 0) return
     const message = `memory stays out of use that nothing can keep ${names.join(', ')} from`

@@ -71,11 +71,12 @@ export interface PlatformShared {
   report(fault: IommuFault): void
 }
 
-/** A port that was made here, how it is cut off, and how that is undone. */
+/** A port that was made here. */
 interface OwnPort {
   readonly port: BusPort
   readonly faults: FaultLog<AccessFault>
-  cut(): () => void
+  /** Cuts it off and returns how to undo that; null where only somebody else can. */
+  readonly cut: (() => () => void) | null
 }
 
 /** One device's platform: filled in by a scheme's `install`, then read by selection. */
@@ -188,8 +189,8 @@ export class DevicePlatform implements PlatformBuilder {
       reserved: [{ start: DOORBELL_BASE, end: DOORBELL_BASE + DOORBELL_BYTES - 1, kind: 'msi' }],
     })
     port.faults.observer = this.onFault
-    // What is under the IOMMU is cut, and with it everything that could be translated.
-    this.ports.push({ port, faults: port.faults, cut: () => () => {} })
+    // What is under the IOMMU is cut, and with it everything that could be translated, unless that is a port of others.
+    this.ports.push({ port, faults: port.faults, cut: this.canCut(downstream) ? () => () => {} : null })
     // Its driver, which starts before any other, turns bypass off.
     this.iommuFact = { bypass: false }
     return {
@@ -269,9 +270,13 @@ export class DevicePlatform implements PlatformBuilder {
 
   /** Cuts the device off from all memory. Returns whether its port is one that this platform can close. */
   detach(port: BusPort): boolean {
-    if (!this.ports.some((own) => own.port === port)) return false
-    if (this.restore.length === 0) this.restore = this.ports.map((own) => own.cut())
+    if (!this.canCut(port)) return false
+    if (this.restore.length === 0) this.restore = this.ports.map(({ cut }) => cut?.() ?? (() => {}))
     return true
+  }
+
+  private canCut(port: BusPort): boolean {
+    return this.ports.some((own) => own.port === port && own.cut !== null)
   }
 
   /** Undoes {@link detach}, once the device was reset. */
@@ -282,7 +287,7 @@ export class DevicePlatform implements PlatformBuilder {
   /** Cuts the device off for good and gives back what was reserved for it. */
   release(): void {
     const errors: unknown[] = []
-    for (const own of this.ports) attempt(errors, () => void own.cut())
+    for (const { cut } of this.ports) attempt(errors, () => void cut?.())
     for (const guest of this.reserved.keys()) attempt(errors, () => this.ram.release(guest))
     this.reserved.clear()
     if (errors.length > 0) throw errors[0]

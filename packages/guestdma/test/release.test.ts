@@ -1,8 +1,9 @@
 import { sharedPoolScheme } from '@guestdma/bounce'
-import { type DmaScheme, directScheme, type PlatformBuilder } from '@guestdma/dma'
+import { DMA_FAILED, type DmaScheme, directScheme, type PlatformBuilder } from '@guestdma/dma'
+import { VirtioIommuDomain, type VirtioIommuSchemeOptions, virtioIommuScheme } from '@guestdma/iommu'
 import { type BusPort, GuestMemory, type SpanAllocator } from '@guestdma/memory'
 import { createMachine, type DeviceConfig, type Machine, MachineEvents, MemoryBlockStore } from 'guestdma'
-import { describe, expect, it } from 'vitest'
+import { afterEach, describe, expect, it, vi } from 'vitest'
 import { MAC, machineOver, pattern, RecordingLink, ranges, TRANSPORTS } from './support/machines.ts'
 
 const POOL = 1 << 20
@@ -83,6 +84,64 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       expect(await made.run(made.blk('disk0').readBytes(0, 512))).toEqual(pattern(512))
       await made.close()
       expect(made.ram.live).toBe(0)
+    })
+  })
+
+  describe('machine/release behind an IOMMU (rule: memory goes back only when the device can no longer reach it)', () => {
+    afterEach(() => vi.restoreAllMocks())
+
+    const behind = (options: VirtioIommuSchemeOptions = {}): Promise<Machine> =>
+      machine([net('net0', 'virtio-iommu'), blk('disk0', 'virtio-iommu')], { schemes: [virtioIommuScheme(options)] })
+
+    it.each(['net0', 'disk0'])(
+      'an UNMAP that is refused while %s is closed: its endpoint is detached',
+      async (name) => {
+        const made = await behind()
+        made.pump()
+        const read = made.blk('disk0').readBytes(0, 4096)
+        const failed = expect(read).rejects.toMatchObject({ code: 'DRIVER_CLOSED' })
+        await Promise.resolve()
+        const refuse = vi.spyOn(VirtioIommuDomain.prototype, 'commit').mockImplementation(function (
+          this: VirtioIommuDomain,
+        ) {
+          this.broken = true
+          return DMA_FAILED
+        })
+        await expect(made.slot(name).close()).rejects.toMatchObject({ code: 'VIRTQUEUE_COMMIT' })
+        refuse.mockRestore()
+        await made.slot(name).start()
+        await made.close()
+        await failed
+        expect(made.ram.live).toBe(0)
+      },
+    )
+
+    it('a DETACH that is refused: the device is cut off from what is under the IOMMU', async () => {
+      const made = await behind()
+      made.pump()
+      const { dispose } = VirtioIommuDomain.prototype
+      const refuse = vi.spyOn(VirtioIommuDomain.prototype, 'dispose').mockImplementationOnce(function (this: never) {
+        dispose.call(this)
+        throw new Error('refused')
+      })
+      await expect(made.slot('net0').close()).rejects.toThrow('refused')
+      refuse.mockRestore()
+      expect(made.slot('net0').quarantined).toBe(null)
+      await made.close()
+      expect(made.ram.live).toBe(0)
+    })
+
+    it('a DETACH that is refused, over a port of somebody else’s: memory stays out of use', async () => {
+      const made = await behind({ downstream: (platform) => Object.create(platform.everything()) as BusPort })
+      made.pump()
+      vi.spyOn(VirtioIommuDomain.prototype, 'dispose').mockImplementationOnce(() => {
+        throw new Error('refused')
+      })
+      await expect(made.slot('net0').close()).rejects.toThrow('refused')
+      const quarantined = made.slot('net0').quarantined as number
+      expect(quarantined).toBeGreaterThan(0)
+      await expect(made.close()).rejects.toMatchObject({ code: 'MACHINE_QUARANTINED' })
+      expect(made.ram.allocated).toBe(quarantined)
     })
   })
 
