@@ -3,9 +3,10 @@ import { BlkDevice, NetDevice } from '@guestdma/devices'
 import { directScheme, UnknownSchemeError } from '@guestdma/dma'
 import { BlkDriver, NetDriver } from '@guestdma/drivers'
 import { virtioIommuScheme } from '@guestdma/iommu'
-import { GuestDmaError, GuestMemory, guestAddress, observe, SpanAllocator } from '@guestdma/memory'
+import { attempt, GuestDmaError, GuestMemory, guestAddress, observe, SpanAllocator } from '@guestdma/memory'
 import type { DependencyContainer } from 'tsyringe'
 import { BarSpace } from './bar-space.ts'
+import { checkConfig } from './check-config.ts'
 import type { DeviceConfig, MachineConfig } from './config.ts'
 import { instancePerContainerCachingFactory, container as root } from './container.ts'
 import { DeviceSlot } from './device-slot.ts'
@@ -195,16 +196,40 @@ export class Machine {
     }
   }
 
-  /** Resets all devices and gives all memory back. The first error is thrown once all were tried. */
+  /**
+   * Resets all devices and gives all memory back. Everything is tried, then the first error is thrown.
+   *
+   * @throws GuestDmaError `MACHINE_QUARANTINED` where nothing else failed now but memory had to be given up, now or in an
+   *   earlier reset; `details` says how many bytes of each device's, and of what several share
+   */
   async close(): Promise<void> {
     if (this.closed) return
     this.closed = true
-    const results = await Promise.allSettled([...this.slots.values()].map((slot) => slot.close()))
-    results.push(...(await Promise.allSettled(this.common.closes.map((close) => close()))))
-    for (const slot of this.slots.values()) slot.release()
-    await this.container.dispose()
-    const failed = results.find((result) => result.status === 'rejected')
-    if (failed !== undefined) throw failed.reason
+    const { common, slots } = this
+    const errors: unknown[] = []
+    const all = async (closes: Promise<void>[]): Promise<void> => {
+      for (const result of await Promise.allSettled(closes))
+        if (result.status === 'rejected') errors.push(result.reason)
+    }
+    await all([...slots.values()].map((slot) => slot.close()))
+    const devicesFailed = errors.length
+    await all(common.closes.map((close) => close()))
+    for (const slot of slots.values()) attempt(errors, () => slot.release())
+    const devices = Object.fromEntries(
+      [...slots].filter(([, slot]) => slot.quarantined !== null).map(([name, slot]) => [name, slot.quarantined]),
+    )
+    const names = Object.keys(devices)
+    // What several devices share is within reach of each of them, and of an IOMMU that did not answer.
+    let shared = 0
+    for (const [guest, length] of common.reserved) {
+      if (names.length > 0 || errors.length > devicesFailed) shared += length
+      else attempt(errors, () => common.ram.release(guest))
+    }
+    await all([Promise.resolve(this.container.dispose())])
+    if (errors.length > 0) throw errors[0]
+    if (names.length === 0) return
+    const message = `memory stays out of use that nothing can keep ${names.join(', ')} from`
+    throw new GuestDmaError('MACHINE_QUARANTINED', 'machine', message, { devices, shared })
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -217,10 +242,11 @@ export class Machine {
  * the DMA backend that was chosen at negotiation.
  *
  * @throws NoUsableBackendError, DowngradeRefusedError, DmaConflictError, UnknownSchemeError; GuestDmaError
- *   `MACHINE_DEVICE`; MemoryError; what
- *   devices and drivers throw. All devices that were up are closed again.
+ *   `MACHINE_CONFIG` (before anything is made), `MACHINE_DEVICE`; MemoryError; what devices and drivers throw. All devices
+ *   that were up are closed again.
  */
 export async function createMachine(config: MachineConfig): Promise<Machine> {
+  checkConfig(config)
   const memory = config.memory instanceof GuestMemory ? config.memory : new GuestMemory(config.memory)
   const largest = memory.ranges.reduce((a, b) => (b.length > a.length ? b : a))
   const { base, length } = config.ram ?? { base: guestAddress(largest.base), length: largest.length }
@@ -254,6 +280,7 @@ export async function createMachine(config: MachineConfig): Promise<Machine> {
     prepare: [],
     pumps: [],
     closes: [],
+    reserved: new Map(),
     report: (fault) => events.tell('iommuFault', fault),
   }
   machine = new Machine(memory, ram, events, container, slots, common, config.onWork ?? null)
@@ -275,7 +302,6 @@ export async function createMachine(config: MachineConfig): Promise<Machine> {
   }
   try {
     for (const device of config.devices) {
-      if (slots.has(device.name)) throw new GuestDmaError('MACHINE_DEVICE', device.name, 'two devices have this name')
       const context = {
         container,
         events,

@@ -22,6 +22,7 @@ import type {
   SwiotlbDeclaration,
 } from '@guestdma/dma'
 import {
+  attempt,
   type BusPort,
   type DeviceAddress,
   type FaultLog,
@@ -67,14 +68,17 @@ export interface PlatformShared {
   readonly prepare: (() => Promise<void>)[]
   readonly pumps: (() => number)[]
   readonly closes: (() => Promise<void>)[]
+  /** Guest RAM that was set aside for several devices: it goes back with the machine, once no device can reach it. */
+  readonly reserved: Map<GuestAddress, number>
   report(fault: IommuFault): void
 }
 
-/** A port that was made here, how it is cut off, and how that is undone. */
+/** A port that was made here. */
 interface OwnPort {
   readonly port: BusPort
   readonly faults: FaultLog<AccessFault>
-  cut(): () => void
+  /** Cuts it off and returns how to undo that; null where only somebody else can. */
+  readonly cut: (() => () => void) | null
 }
 
 /** One device's platform: filled in by a scheme's `install`, then read by selection. */
@@ -92,7 +96,8 @@ export class DevicePlatform implements PlatformBuilder {
   private readonly onFault: (fault: AccessFault) => void
   private readonly interrupts: InterruptSink
   private readonly ports: OwnPort[] = []
-  private readonly reserved: GuestAddress[] = []
+  // By guest address: how many bytes.
+  private reserved = new Map<GuestAddress, number>()
   private readonly facts = new Map<FactKey<unknown>, unknown>()
   private restore: (() => void)[] = []
   private ramReachable = false
@@ -128,7 +133,7 @@ export class DevicePlatform implements PlatformBuilder {
         { length, align },
       )
     }
-    this.reserved.push(guest)
+    this.reserved.set(guest, length)
     return { guest, window: this.memory.window(guest, length) }
   }
 
@@ -148,8 +153,19 @@ export class DevicePlatform implements PlatformBuilder {
 
   shared<T>(key: FactKey<T>, make: () => T): T {
     const { values } = this.common
-    if (!values.has(key)) values.set(key, make())
+    if (!values.has(key)) values.set(key, this.forAll(make))
     return values.get(key) as T
+  }
+
+  // What is set aside meanwhile is not this device's alone.
+  private forAll<T>(make: () => T): T {
+    const own = this.reserved
+    this.reserved = this.common.reserved
+    try {
+      return make()
+    } finally {
+      this.reserved = own
+    }
   }
 
   everything(busOffset = 0): BusPort {
@@ -175,8 +191,8 @@ export class DevicePlatform implements PlatformBuilder {
       reserved: [{ start: DOORBELL_BASE, end: DOORBELL_BASE + DOORBELL_BYTES - 1, kind: 'msi' }],
     })
     port.faults.observer = this.onFault
-    // What is under the IOMMU is cut, and with it everything that could be translated.
-    this.ports.push({ port, faults: port.faults, cut: () => () => {} })
+    // What is under the IOMMU is cut, and with it everything that could be translated, unless that is a port of others.
+    this.ports.push({ port, faults: port.faults, cut: this.canCut(downstream) ? () => () => {} : null })
     // Its driver, which starts before any other, turns bypass off.
     this.iommuFact = { bypass: false }
     return {
@@ -229,8 +245,13 @@ export class DevicePlatform implements PlatformBuilder {
   }
 
   /** What the driver is offered, given the bits that the device offers. */
-  offer(transport: VirtioTransport, offered: FeatureSet, listed: ReadonlySet<string>): PlatformOffer {
-    const { memory, ram, ramReachable, busOffset, pool, facts, swiotlb } = this
+  offer(
+    transport: VirtioTransport,
+    offered: FeatureSet,
+    listed: ReadonlySet<string>,
+    ram: SpanAllocator,
+  ): PlatformOffer {
+    const { memory, ramReachable, busOffset, pool, facts, swiotlb } = this
     return {
       device: this.device,
       offered,
@@ -251,9 +272,13 @@ export class DevicePlatform implements PlatformBuilder {
 
   /** Cuts the device off from all memory. Returns whether its port is one that this platform can close. */
   detach(port: BusPort): boolean {
-    if (!this.ports.some((own) => own.port === port)) return false
-    if (this.restore.length === 0) this.restore = this.ports.map((own) => own.cut())
+    if (!this.canCut(port)) return false
+    if (this.restore.length === 0) this.restore = this.ports.map(({ cut }) => cut?.() ?? (() => {}))
     return true
+  }
+
+  private canCut(port: BusPort): boolean {
+    return this.ports.some((own) => own.port === port && own.cut !== null)
   }
 
   /** Undoes {@link detach}, once the device was reset. */
@@ -261,10 +286,18 @@ export class DevicePlatform implements PlatformBuilder {
     for (const restore of this.restore.splice(0)) restore()
   }
 
-  /** Gives back what was reserved. The machine is closed: no device reaches anything any more. */
+  /** Cuts the device off for good and gives back what was reserved for it. */
   release(): void {
-    for (const own of this.ports) own.cut()
-    for (const guest of this.reserved.splice(0)) this.ram.release(guest)
+    const errors: unknown[] = []
+    for (const { cut } of this.ports) attempt(errors, () => void cut?.())
+    for (const guest of this.reserved.keys()) attempt(errors, () => this.ram.release(guest))
+    this.reserved.clear()
+    if (errors.length > 0) throw errors[0]
+  }
+
+  /** Bytes of guest RAM that were set aside for this device alone. */
+  get reservedBytes(): number {
+    return [...this.reserved.values()].reduce((sum, length) => sum + length, 0)
   }
 
   /** Accesses that the device's ports refused, so far. */
@@ -297,7 +330,7 @@ export class DevicePlatform implements PlatformBuilder {
     const name = common.iommus.size === 0 ? 'iommu' : `iommu${common.iommus.size}`
     let pool: PoolFact | undefined
     if (ownPool !== undefined) {
-      const { guest, window } = this.reserve(ownPool, 4096)
+      const { guest, window } = this.forAll(() => this.reserve(ownPool, 4096))
       pool = { window, device: guest as number as DeviceAddress, home: 'guest-ram' }
     }
     const device = new IommuDevice({

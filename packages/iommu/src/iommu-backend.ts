@@ -455,10 +455,10 @@ export class IommuBackend implements DmaBackend {
 
   dispose(): void {
     if (this.disposed) return
-    this.disposed = true
     const { counters } = this
     // The whole address space goes at once, and with it every mapping.
     this.domain.dispose()
+    this.disposed = true
     for (const { guest, length } of this.regions.values()) {
       this.ram.release(guest)
       counters.allocatedBytes -= length

@@ -277,7 +277,6 @@ export class VirtioIommu {
     this.unmapIds = this.prepare(unmaps, VIRTIO_IOMMU_T_UNMAP, UNMAP_BYTES)
     const control = IOMMU_PROBE_BYTES + this.probeSize + IOMMU_TAIL_BYTES
     this.control = session.backend.alloc(control, 8, BIDIRECTIONAL, 'ring')
-    session.onRelease(() => session.backend.free(this.control))
     session.start()
     this.postEvents()
   }

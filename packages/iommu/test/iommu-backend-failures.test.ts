@@ -184,7 +184,7 @@ describe.each(COMBINATIONS)('removals that are refused: granule $granule, $mode,
     expect([r.ram.live, r.ram.available]).toEqual([0, LENDABLE])
   })
 
-  test('a domain that cannot be given up keeps its memory', () => {
+  test('a domain that cannot be given up keeps its memory, until the platform cut it off and dispose is called again', () => {
     const r = rig({ space: { granule }, mode, subGranule })
     r.backend.alloc(granule, 8, 3, 'ring')
     const { live } = r.ram
@@ -193,5 +193,8 @@ describe.each(COMBINATIONS)('removals that are refused: granule $granule, $mode,
     }
     expect(() => r.backend.dispose()).toThrow('no answer')
     expect(r.ram.live).toBe(live)
+    r.domain.dispose = () => {}
+    r.backend.dispose()
+    expect([r.ram.live, r.ram.available]).toEqual([0, LENDABLE])
   })
 })

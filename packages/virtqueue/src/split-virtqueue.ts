@@ -8,7 +8,7 @@ import {
   FROM_DEVICE,
   TO_DEVICE,
 } from '@guestdma/dma'
-import type { DeviceAddress, Region } from '@guestdma/memory'
+import { attempt, type DeviceAddress, type Region } from '@guestdma/memory'
 import {
   AVAILABLE_F_NO_INTERRUPT,
   AVAILABLE_RING_ALIGN,
@@ -21,6 +21,7 @@ import {
   descriptorTableBytes,
   MAX_CHAIN_BYTES,
   MAX_QUEUE_SIZE,
+  USED_ELEMENT_SIZE,
   USED_F_NO_NOTIFY,
   USED_RING_ALIGN,
   usedRingBytes,
@@ -166,6 +167,8 @@ export class SplitVirtqueue implements Virtqueue {
   private retiredCount = 0
   private pendingDescriptors = 0
   private disposed = false
+  // The first call of the backend's that threw, or answered what is no status.
+  private misuse: VirtqueueError | null = null
 
   /** @throws VirtqueueError `VIRTQUEUE_SIZE`, `VIRTQUEUE_TOO_SMALL`; DmaError `DMA_ALLOC` */
   constructor(options: VirtqueueOptions) {
@@ -219,20 +222,24 @@ export class SplitVirtqueue implements Virtqueue {
       this.table = alloc(descriptorTableBytes(size), DESCRIPTOR_TABLE_ALIGN, TO)
       // The rings are accessed as 16- and 32-bit elements of one view; the used ring's elements begin 4 bytes in.
       this.available = alloc(availableRingBytes(size), Math.max(AVAILABLE_RING_ALIGN, 4), TO)
-      this.used = alloc(usedRingBytes(size), USED_RING_ALIGN, FROM)
+      this.used = alloc(USED_RING_ALIGN + usedRingBytes(size), USED_ELEMENT_SIZE, FROM)
       this.indirect =
         tables > 0 ? alloc(tables * this.tableCapacity * DESCRIPTOR_SIZE, DESCRIPTOR_TABLE_ALIGN, TO) : null
     } catch (error) {
-      for (const region of held) backend.free(region)
+      const errors = [error]
+      for (const region of held) attempt(errors, () => backend.free(region))
       throw error
     }
     this.regions = [...new Set(held.map(({ region }) => region))]
-    this.areas = { descriptor: this.table.device, driver: this.available.device, device: this.used.device }
+    // The ring begins at 4 modulo 8, so that its elements of 8 bytes are aligned and none lies across two pages: behind an
+    // IOMMU, QEMU up to 7.2 writes the second half of such an element to a wrong address.
+    const usedDevice = (this.used.device + USED_RING_ALIGN) as DeviceAddress
+    this.areas = { descriptor: this.table.device, driver: this.available.device, device: usedDevice }
     this.tableWord = compact(this.table.offset / 4)
     this.indirectWord = compact(this.indirect === null ? 0 : this.indirect.offset / 4)
     this.availableHalf = compact(this.available.offset / 2)
-    this.usedHalf = compact(this.used.offset / 2)
-    this.usedWord = compact(this.used.offset / 4)
+    this.usedHalf = compact((this.used.offset + USED_RING_ALIGN) / 2)
+    this.usedWord = compact((this.used.offset + USED_RING_ALIGN) / 4)
     this.cellAreas = []
     // Pairs: device address of the first cell, and bytes from one cell to the next.
     this.cellDevice = new Float64Array(2 * MAX_CELL_AREAS)
@@ -548,7 +555,7 @@ export class SplitVirtqueue implements Virtqueue {
     }
 
     const n = this.takeUsed(position, arrived, budget)
-    if (n === 0) return 0
+    if (n === 0 || this.misuse !== null) return 0
     this.outstanding -= n
     this.usedPosition = (position + n) & 0xffff
     this.counters.completed += n
@@ -600,28 +607,34 @@ export class SplitVirtqueue implements Virtqueue {
     if (this.disposed) return
     this.disposed = true
     this.broken ??= new VirtqueueError('VIRTQUEUE_DISPOSED', this.name, 'the queue was disposed')
+    const errors: unknown[] = []
+    this.misuse = null
     for (let id = 0; id < this.size; id++) {
       const chain = this.chainsAt + CHAIN * id
       if ((this.book[chain + INFO] & STATE_MASK) !== OUTSTANDING) continue
       this.unmapChain(id, 0)
       this.book[chain + INFO] = FREE
     }
-    const status = this.backend.commitUnmaps()
     this.outstanding = 0
-    if (status !== OK) {
-      // What could not be revoked must not be used again: its memory stays where it is, since memory goes back only
-      // when the device cannot reach it.
+    if (this.misuse !== null) errors.push(this.misuse)
+    attempt(errors, () => {
+      const status = this.backend.commitUnmaps()
+      if (status === OK) return
       throw new VirtqueueError(
         'VIRTQUEUE_COMMIT',
         this.name,
-        `${this.backend.name} could not revoke what was outstanding; its memory stays out of use`,
+        `${this.backend.name} could not revoke what was outstanding; it has to be disposed of before that is used again`,
         { status },
       )
-    }
-    for (const region of [this.table, this.available, this.used]) this.backend.free(region)
-    if (this.indirect !== null) this.backend.free(this.indirect)
-    for (const { memory } of this.cellAreas) this.backend.free(memory)
+    })
+    // What could not be revoked must not be used again: its memory stays where it is, since memory goes back only when
+    // the device cannot reach it.
+    if (errors.length > 0) throw errors[0]
+    const regions = [this.table, this.available, this.used, ...this.cellAreas.map(({ memory }) => memory)]
+    if (this.indirect !== null) regions.push(this.indirect)
     this.cellAreas.length = 0
+    for (const region of regions) attempt(errors, () => this.backend.free(region))
+    if (errors.length > 0) throw errors[0]
   }
 
   // The one place where used elements are believed or not, and their chains unmapped. Id and length are loaded once
@@ -902,7 +915,10 @@ export class SplitVirtqueue implements Virtqueue {
 
   private blame(method: string, error: unknown): number {
     const what = error instanceof Error ? `threw: ${error.message}` : `answered ${String(error)}`
-    this.break('VIRTQUEUE_BACKEND', `${this.backend.name}.${method}() ${what}`, { method })
+    const { backend, index, name } = this
+    const details = { queue: index, backend: backend.name, method }
+    this.misuse ??= new VirtqueueError('VIRTQUEUE_BACKEND', name, `${backend.name}.${method}() ${what}`, details)
+    this.broken ??= this.misuse
     return QUEUE_BROKEN
   }
 
