@@ -2,19 +2,15 @@ import type { DmaBackend } from '@guestdma/dma'
 import type { GuestMemory, SpanAllocator } from '@guestdma/memory'
 import {
   type FeatureSet,
-  STATUS_ACKNOWLEDGE,
   STATUS_DEVICE_NEEDS_RESET,
-  STATUS_DRIVER,
   STATUS_DRIVER_OK,
-  STATUS_FAILED,
-  STATUS_FEATURES_OK,
   VIRTIO_F_EVENT_IDX,
   VIRTIO_F_IN_ORDER,
   VIRTIO_F_INDIRECT_DESC,
   VIRTIO_F_NOTIFICATION_DATA,
   VIRTIO_F_RING_RESET,
 } from '@guestdma/spec'
-import { DeviceStuckError, resetDevice, type VirtioTransport, type Wait } from '@guestdma/transport'
+import { addStatus, DeviceStuckError, giveUp, resetDevice, type VirtioTransport, type Wait } from '@guestdma/transport'
 import { SplitVirtqueue, type Virtqueue, type VirtqueueOptions } from '@guestdma/virtqueue'
 import { DriverError } from './errors.ts'
 
@@ -120,12 +116,12 @@ export class DeviceSession {
 
   /** Sets DRIVER_OK: the device is live (virtio 1.4 §3.1.1). */
   start(): void {
-    this.transport.writeStatus(STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK | STATUS_DRIVER_OK)
+    addStatus(this.transport, STATUS_DRIVER_OK)
   }
 
   /** Tells the device that its driver gave up (virtio 1.4 §3.1.1); `close` follows. */
   giveUp(): void {
-    this.transport.writeStatus(this.transport.readStatus() | STATUS_FAILED)
+    giveUp(this.transport)
   }
 
   /** Has the device set DEVICE_NEEDS_RESET? */
@@ -136,8 +132,8 @@ export class DeviceSession {
   /**
    * Resets the device, then takes back all memory. Idempotent.
    *
-   * @throws DeviceStuckError where the device does not answer; `details.quarantined` says whether its memory had to be
-   *   given up
+   * @throws DeviceStuckError where the device does not answer, or its transport is lost (`cause`);
+   *   `details.quarantined` says whether its memory had to be given up
    */
   close(): Promise<void> {
     this.closing ??= this.shutDown()
@@ -153,7 +149,7 @@ export class DeviceSession {
       const revoked = this.detach?.() ?? false
       if (!revoked) throw error
       this.release()
-      throw new DeviceStuckError(this.name, error.details.waitedMs as number, false)
+      throw new DeviceStuckError(this.name, error.details.waitedMs as number, false, error.cause)
     }
     this.release()
   }
