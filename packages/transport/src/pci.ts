@@ -27,6 +27,7 @@ import {
   VIRTIO_F_NOTIFICATION_DATA,
   VIRTIO_F_RING_RESET,
 } from '@guestdma/spec'
+import type { AddressSpan } from './devicetree.ts'
 import { TransportError } from './errors.ts'
 import { readFeatureWords, writeFeatureWords } from './feature-words.ts'
 import { GuardedBus } from './guarded-bus.ts'
@@ -41,6 +42,11 @@ import type { ConfigReader, QueueAreas, VirtioTransport } from './transport.ts'
 export interface PciOptions {
   /** Does the platform follow the SWIOTLB RFC? Otherwise capability type 10 is reserved. Default false. */
   readonly swiotlbRfc?: boolean
+  /**
+   * The bus addresses at which the platform knows memory for bounce buffers to be. A SWIOTLB capability that names
+   * anything else is passed over like one that does not fit its BAR. Default: what a BAR covers is taken for memory.
+   */
+  readonly swiotlbMemory?: AddressSpan | undefined
 }
 
 /** A device that changes its configuration faster than it can be read is refused after so many attempts. */
@@ -112,7 +118,11 @@ export class PciTransport implements VirtioTransport {
    *   `TRANSPORT_PCI_CAPABILITY` where no usable one names a structure that every device has, `TRANSPORT_PCI_HEADER`,
    *   `TRANSPORT_LOST`
    */
-  static probe(machine: PciAccess, name: string, { swiotlbRfc = false }: PciOptions = {}): PciTransport | null {
+  static probe(
+    machine: PciAccess,
+    name: string,
+    { swiotlbRfc = false, swiotlbMemory }: PciOptions = {},
+  ): PciTransport | null {
     const access = guarded(machine, name)
     const { config } = access
     if (config.read(PCI_VENDOR_ID, 2) !== PCI_VENDOR_VIRTIO) return null
@@ -132,7 +142,7 @@ export class PciTransport implements VirtioTransport {
       const text = 'no virtio capability: a legacy (pre-1.0) device, which is not supported'
       throw new TransportError('TRANSPORT_LEGACY', name, text, { ignored: capabilities.ignored })
     }
-    const layout = locate(access, name, capabilities, readBars(config))
+    const layout = locate(access, name, capabilities, readBars(config), swiotlbMemory)
     return new PciTransport(name, deviceId, transitional, layout)
   }
 
