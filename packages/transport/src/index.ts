@@ -9,12 +9,14 @@
 export type { AddressSpan, Devicetree, DevicetreeNode } from './devicetree.ts'
 export { readDevicetree } from './devicetree-blob.ts'
 export {
+  type ExtendedInterrupt,
   type IommuEndpoint,
   iommuEndpoints,
   iommuForRequester,
   type RestrictedDmaPool,
   restrictedDmaPool,
   type VirtioMmioNode,
+  virtioMmioNode,
   virtioMmioNodes,
 } from './devicetree-devices.ts'
 export { cpuBaseOf, spansOf } from './devicetree-reg.ts'
