@@ -13,7 +13,7 @@ import { rigsOver, TRANSPORTS } from './support/rig.ts'
 const LIVE = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK | STATUS_DRIVER_OK
 
 describe.each(TRANSPORTS)('over %s', (transport) => {
-  const { makeNet } = rigsOver(transport)
+  const { makeBlk, makeNet } = rigsOver(transport)
 
   describe('session/status: bits are added to what the device says (virtio 1.4 §2.1.1)', () => {
     it('start and giveUp do not clear DEVICE_NEEDS_RESET', async () => {
@@ -24,6 +24,20 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       expect(device.status).toBe(LIVE | STATUS_DEVICE_NEEDS_RESET)
       session.giveUp()
       expect(device.status).toBe(LIVE | STATUS_DEVICE_NEEDS_RESET | STATUS_FAILED)
+    })
+  })
+
+  describe('config/optional: a field is read only with its feature (virtio 1.4 §2.5.2)', () => {
+    it('a net device without MAC, MTU and STATUS needs no configuration at all', async () => {
+      const { device, net } = await makeNet({ queueSize: 8, features: [], config: new Uint8Array(0) })
+      expect([device.status, net.mac, net.mtu]).toEqual([LIVE, null, 1500])
+    })
+
+    it('a block device without optional features has a capacity and nothing else', async () => {
+      const config = new Uint8Array(8)
+      config[0] = 64
+      const { device, disk } = await makeBlk({ queueSize: 8, features: [], config })
+      expect([device.status, disk.capacity, disk.blockSize]).toEqual([LIVE, 64, 512])
     })
   })
 
