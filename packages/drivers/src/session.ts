@@ -10,7 +10,15 @@ import {
   VIRTIO_F_NOTIFICATION_DATA,
   VIRTIO_F_RING_RESET,
 } from '@guestdma/spec'
-import { addStatus, DeviceStuckError, giveUp, resetDevice, type VirtioTransport, type Wait } from '@guestdma/transport'
+import {
+  addStatus,
+  DeviceStuckError,
+  deadlineMsOf,
+  giveUp,
+  resetDevice,
+  type VirtioTransport,
+  type Wait,
+} from '@guestdma/transport'
 import { SplitVirtqueue, type Virtqueue, type VirtqueueOptions } from '@guestdma/virtqueue'
 import { DriverError } from './errors.ts'
 
@@ -66,7 +74,9 @@ export class DeviceSession {
   private closing: Promise<void> | null = null
   private released = false
 
+  /** @throws TransportError `TRANSPORT_WAIT`: a deadline by which {@link close} could not wait */
   constructor(options: SessionOptions) {
+    deadlineMsOf(options.transport.name, options.wait)
     this.name = options.transport.name
     this.transport = options.transport
     this.features = options.features

@@ -1,3 +1,4 @@
+import { DeviceSession } from '@guestdma/drivers'
 import {
   STATUS_ACKNOWLEDGE,
   STATUS_DEVICE_NEEDS_RESET,
@@ -38,6 +39,17 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       config[0] = 64
       const { device, disk } = await makeBlk({ queueSize: 8, features: [], config })
       expect([device.status, disk.capacity, disk.blockSize]).toEqual([LIVE, 64, 512])
+    })
+  })
+
+  describe('session/wait', () => {
+    it('a deadline by which close could not wait is refused when the session is made', async () => {
+      const { session } = await makeNet({ queueSize: 8 })
+      const { transport, features, backend, memory, ram } = session
+      const wait = { pump: (): void => {}, deadlineMs: Number.NaN }
+      expect(() => new DeviceSession({ transport, features, backend, memory, ram, wait })).toThrow(
+        expect.objectContaining({ code: 'TRANSPORT_WAIT' }),
+      )
     })
   })
 

@@ -21,7 +21,7 @@ import {
 } from '@guestdma/spec'
 import { DeviceStuckError, TransportError } from './errors.ts'
 import type { VirtioTransport } from './transport.ts'
-import { type Deadline, turnsUntil, type Wait, waitUntil } from './wait.ts'
+import { type Deadline, deadlineMsOf, turnsUntil, type Wait, waitUntil } from './wait.ts'
 
 export interface NegotiationOptions {
   readonly transport: VirtioTransport
@@ -56,6 +56,7 @@ export interface Negotiated {
  */
 export async function negotiate(options: NegotiationOptions): Promise<Negotiated> {
   const { transport, understood, dependencies = [], providers, choice, wait } = options
+  deadlineMsOf(transport.name, wait)
   try {
     const offered = await acknowledge(transport, wait)
     const selection = select(options.offer(offered), providers, choice)

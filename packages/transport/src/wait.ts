@@ -20,6 +20,17 @@ const STILL_ROUNDS = 2 ** 22
 const STILL_TURNS = 2000
 
 /**
+ * The longest wait that `wait` asks for, in milliseconds.
+ *
+ * @throws TransportError `TRANSPORT_WAIT`: `deadlineMs` is no finite number from 0 on
+ */
+export function deadlineMsOf(part: string, { deadlineMs = DEFAULT_DEADLINE_MS }: Wait): number {
+  if (Number.isFinite(deadlineMs) && deadlineMs >= 0) return deadlineMs
+  const text = `deadlineMs ${String(deadlineMs)} must be a finite number of milliseconds, 0 or more`
+  throw new TransportError('TRANSPORT_WAIT', part, text, { deadlineMs })
+}
+
+/**
  * The end of one wait. A clock that stands still, goes back or gives NaN ends it as well, after so many rounds.
  *
  * @example
@@ -40,19 +51,14 @@ export class Deadline {
   /**
    * The wait begins here. `stillRounds`: how many calls of {@link passed} in a row may find that the clock stands still.
    *
-   * @throws TransportError `TRANSPORT_WAIT`: `deadlineMs` is no finite number from 0 on
+   * @throws TransportError `TRANSPORT_WAIT`, as {@link deadlineMsOf}
    */
   constructor(part: string, wait: Wait, stillRounds: number = STILL_ROUNDS) {
-    const { deadlineMs = DEFAULT_DEADLINE_MS } = wait
-    if (!Number.isFinite(deadlineMs) || deadlineMs < 0) {
-      const text = `deadlineMs ${String(deadlineMs)} must be a finite number of milliseconds, 0 or more`
-      throw new TransportError('TRANSPORT_WAIT', part, text, { deadlineMs })
-    }
-    this.ms = deadlineMs
+    this.ms = deadlineMsOf(part, wait)
     this.wait = wait
     this.stillRounds = stillRounds
     this.latest = this.now()
-    this.end = this.latest + deadlineMs
+    this.end = this.latest + this.ms
   }
 
   /** Is the time over? To be called once in each round of the wait. */
@@ -76,7 +82,7 @@ export class Deadline {
  * Pumps until `done()` or the deadline; gives the event loop a turn between attempts. Resolves to whether it was done
  * in time. A `deadline` that the caller made began when it was made.
  *
- * @throws TransportError `TRANSPORT_WAIT`: `deadlineMs` is no finite number from 0 on
+ * @throws TransportError `TRANSPORT_WAIT`, as {@link deadlineMsOf}
  */
 export async function waitUntil(
   done: () => boolean,
