@@ -158,7 +158,7 @@ export class IommuDevice extends VirtioDevice implements IommuOwner {
   }
 
   /** For the platform: a reset of the machine, which takes back the driver's choice of bypass as well (§5.13.4.2). */
-  systemReset(): void {
+  override systemReset(): void {
     this.config.write(IOMMU_CONFIG_BYPASS, 1, this.initialBypass)
     this.reset()
   }

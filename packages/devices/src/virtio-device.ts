@@ -22,6 +22,10 @@ import type { RingSetup } from './split-ring-walker.ts'
 
 const DRIVER_STATUS = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_DRIVER_OK | STATUS_FEATURES_OK | STATUS_FAILED
 const FEATURE_WORDS = 4
+/** Words beyond those that are told apart. A driver that writes to more of them is refused until it resets the device. */
+const BEYOND_WORDS = 16
+/** In {@link VirtioDevice.beyond}: there were too many to tell apart. */
+const UNTOLD = -1
 
 /** How a device tells its transport what happened. The transport keeps the interrupt state; a device has none. */
 export interface DeviceTransport {
@@ -89,7 +93,8 @@ export abstract class VirtioDevice {
   declare private readonly negotiation: Negotiation
   declare private readonly inOrderBatches: boolean
   private readonly driverWords = new Uint32Array(FEATURE_WORDS)
-  private beyondFeatures = false
+  // Words beyond 128 bits that the driver left nonzero.
+  private readonly beyond = new Set<number>()
   private accepted: FeatureSet = FeatureSet.empty
   private statusBits = 0
   private alive = false
@@ -102,6 +107,8 @@ export abstract class VirtioDevice {
     this.port = options.port
     this.deviceId = kind.deviceId
     this.config = kind.config
+    // What a device begins with is no change.
+    kind.config.generation = 0
     this.negotiation = new Negotiation(options.name, kind.features, kind.dependencies ?? [], options)
     this.inOrderBatches = options.inOrderBatches ?? false
     this.onWork = options.onWork ?? null
@@ -142,7 +149,8 @@ export abstract class VirtioDevice {
   writeDriverFeatures(index: number, value: number): boolean {
     if ((this.statusBits & STATUS_FEATURES_OK) !== 0) return false
     if (index < FEATURE_WORDS) this.driverWords[index] = value
-    else if (value !== 0) this.beyondFeatures = true
+    else if (value === 0) this.beyond.delete(index)
+    else this.beyond.add(this.beyond.size < BEYOND_WORDS ? index : UNTOLD)
     return true
   }
 
@@ -175,10 +183,18 @@ export abstract class VirtioDevice {
     this.alive = false
     this.accepted = FeatureSet.empty
     this.driverWords.fill(0)
-    this.beyondFeatures = false
+    this.beyond.clear()
     for (const queue of this.queues) queue.reset()
     this.onReset()
     this.transport?.reset()
+  }
+
+  /**
+   * For the platform: a reset of the machine, which takes back what outlasts a reset by the driver. A transport is reset
+   * with its device: see `MmioRegisters.reset`, `PciFunction.reset`.
+   */
+  systemReset(): void {
+    this.reset()
   }
 
   /**
@@ -191,6 +207,7 @@ export abstract class VirtioDevice {
     queue.ready = true
     this.port.refresh()
     this.startQueue(queue)
+    if (queue.marked) this.wake()
     return true
   }
 
@@ -394,18 +411,25 @@ export abstract class VirtioDevice {
     this.faults.record({ kind: 'request', device: this.name, queue: queue.index, reason, head, value })
   }
 
-  /** Changes the configuration and tells the driver. */
+  /** Changes the configuration and tells the driver. A change by the driver itself needs only `config.write`. */
   protected changeConfig(change: () => void): void {
     change()
-    this.config.generation = (this.config.generation + 1) >>> 0
-    if ((this.statusBits & STATUS_DRIVER_OK) !== 0) this.transport?.configurationChanged()
+    this.configurationChanged()
+  }
+
+  // The notification goes out at the end of a poll, so outside of one a poll is due.
+  private configurationChanged(): void {
+    if ((this.statusBits & STATUS_DRIVER_OK) === 0) return
+    this.transport?.configurationChanged()
+    if (!this.polling) this.wake()
   }
 
   private negotiate(): void {
     const accepted = FeatureSet.fromWords(this.driverWords)
-    const fault = this.beyondFeatures
-      ? ({ kind: 'features', device: this.name, reason: 'not-offered', bits: [] } as const)
-      : this.negotiation.judge(accepted)
+    const fault =
+      this.beyond.size > 0
+        ? ({ kind: 'features', device: this.name, reason: 'not-offered', bits: [] } as const)
+        : this.negotiation.judge(accepted)
     if (fault !== null) {
       this.faults.record(fault)
       return
@@ -422,7 +446,7 @@ export abstract class VirtioDevice {
     for (const queue of this.queues) queue.marked = queue.ready
     this.wake()
     // It was too early to say so when it happened.
-    if ((this.statusBits & STATUS_DEVICE_NEEDS_RESET) !== 0) this.transport?.configurationChanged()
+    if ((this.statusBits & STATUS_DEVICE_NEEDS_RESET) !== 0) this.configurationChanged()
   }
 
   private runs(): boolean {
@@ -441,7 +465,7 @@ export abstract class VirtioDevice {
     this.alive = false
     if ((this.statusBits & STATUS_DEVICE_NEEDS_RESET) !== 0) return
     this.statusBits |= STATUS_DEVICE_NEEDS_RESET
-    if ((this.statusBits & STATUS_DRIVER_OK) !== 0) this.transport?.configurationChanged()
+    this.configurationChanged()
   }
 
   private ringFeatures(): { indirect: boolean; eventIndex: boolean; inOrder: boolean; batchUsed: boolean } {

@@ -2,19 +2,23 @@ import type { DmaBackend } from '@guestdma/dma'
 import { attempt, type GuestMemory, type SpanAllocator } from '@guestdma/memory'
 import {
   type FeatureSet,
-  STATUS_ACKNOWLEDGE,
   STATUS_DEVICE_NEEDS_RESET,
-  STATUS_DRIVER,
   STATUS_DRIVER_OK,
-  STATUS_FAILED,
-  STATUS_FEATURES_OK,
   VIRTIO_F_EVENT_IDX,
   VIRTIO_F_IN_ORDER,
   VIRTIO_F_INDIRECT_DESC,
   VIRTIO_F_NOTIFICATION_DATA,
   VIRTIO_F_RING_RESET,
 } from '@guestdma/spec'
-import { DeviceStuckError, resetDevice, type VirtioTransport, type Wait } from '@guestdma/transport'
+import {
+  addStatus,
+  DeviceStuckError,
+  deadlineMsOf,
+  giveUp,
+  resetDevice,
+  type VirtioTransport,
+  type Wait,
+} from '@guestdma/transport'
 import { SplitVirtqueue, type Virtqueue, type VirtqueueOptions } from '@guestdma/virtqueue'
 import { DriverError } from './errors.ts'
 
@@ -80,7 +84,9 @@ export class DeviceSession {
   private closing: Promise<void> | null = null
   private released = false
 
+  /** @throws TransportError `TRANSPORT_WAIT`: a deadline by which {@link close} could not wait */
   constructor(options: SessionOptions) {
+    deadlineMsOf(options.transport.name, options.wait)
     this.name = options.transport.name
     this.transport = options.transport
     this.features = options.features
@@ -130,7 +136,7 @@ export class DeviceSession {
 
   /** Sets DRIVER_OK: the device is live (virtio 1.4 §3.1.1). */
   start(): void {
-    this.transport.writeStatus(STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK | STATUS_DRIVER_OK)
+    addStatus(this.transport, STATUS_DRIVER_OK)
   }
 
   /**
@@ -138,7 +144,7 @@ export class DeviceSession {
    * what is wrong.
    */
   giveUp(): void {
-    attempt([], () => this.transport.writeStatus(this.transport.readStatus() | STATUS_FAILED))
+    giveUp(this.transport)
   }
 
   /** Why the device cannot be used any more, as its status says; `null` while it can. Only after {@link start}. */
@@ -154,9 +160,8 @@ export class DeviceSession {
    * Resets the device, then takes back all memory. Where a step fails, the others are tried all the same and the first
    * error is thrown at the end. Idempotent.
    *
-   * @throws DeviceStuckError where the device does not answer; what the transport throws where it cannot be reached; what
-   *   a queue or the backend throws that could not revoke something. {@link quarantined} says whether memory had to be
-   *   given up
+   * @throws DeviceStuckError where the device does not answer, or its transport is lost (`cause`); what a queue or the
+   *   backend throws that could not revoke something. {@link quarantined} says whether memory had to be given up
    */
   close(): Promise<void> {
     this.closing ??= this.shutDown()
@@ -197,7 +202,7 @@ export class DeviceSession {
     if (errors.length === 0) return
     const [first] = errors
     throw first instanceof DeviceStuckError
-      ? new DeviceStuckError(this.name, first.details.waitedMs as number, this.quarantined)
+      ? new DeviceStuckError(this.name, first.details.waitedMs as number, this.quarantined, first.cause)
       : first
   }
 

@@ -312,12 +312,14 @@ export class DevicePlatform implements PlatformBuilder {
     const { onDevice } = this
     const found = (transport as PciTransport).swiotlb
     if (found === null || onDevice === undefined) return undefined
-    // A function may name another BAR, or more of this one than there is memory behind it.
-    const there = found.address - found.offset === onDevice.device
-    if (!there || found.offset + found.length > onDevice.window.length) return undefined
     const { window, device, home, addressing } = swiotlb
+    // The transport saw to it that what it found lies in this memory.
     return {
-      window: { region: window.region, offset: window.offset + found.offset, length: found.length },
+      window: {
+        region: window.region,
+        offset: window.offset + (found.address - onDevice.device),
+        length: found.length,
+      },
       device: addressing === 'offset' ? device : found.address,
       home,
     }
