@@ -3,6 +3,7 @@ import {
   type DmaBackend,
   type DmaProvider,
   type DmaScheme,
+  type DmaTraits,
   type FactKey,
   factKey,
   type IommuPlace,
@@ -75,6 +76,7 @@ export interface VirtioIommuSchemeOptions {
   readonly mode?: 'strict' | 'lazy'
   readonly subGranule?: 'share' | 'bounce'
   readonly lazy?: { readonly entries?: number; readonly ms?: number }
+  readonly enforcedBy?: DmaTraits['enforcedBy']
   /** The smallest unit that the IOMMU maps, a power of two from 1 to 65536. Default 4096. */
   readonly granule?: number
   /** The IOMMU lets everything pass until its driver starts. Default false. */
@@ -116,6 +118,7 @@ export function virtioIommuScheme(options: VirtioIommuSchemeOptions = {}): DmaSc
             mode,
             subGranule,
             ...(options.lazy === undefined ? {} : { lazy: options.lazy }),
+            ...(options.enforcedBy === undefined ? {} : { enforcedBy: options.enforcedBy }),
           }),
       )
       if (mode === 'lazy') {
