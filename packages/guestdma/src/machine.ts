@@ -214,7 +214,9 @@ export async function createMachine(config: MachineConfig): Promise<Machine> {
     prepare: [],
     pumps: [],
     closes: [],
+    deadlineMs: config.deadlineMs,
     report: (fault) => events.tell('iommuFault', fault),
+    failed: (device, error) => events.tell('needsReset', { device, error }),
   }
   const machine = new Machine(memory, ram, events, container, slots, common)
   const wait = {

@@ -65,7 +65,11 @@ export interface PlatformShared {
   readonly prepare: (() => Promise<void>)[]
   readonly pumps: (() => number)[]
   readonly closes: (() => Promise<void>)[]
+  /** The longest wait for a device; undefined for the default. */
+  readonly deadlineMs: number | undefined
   report(fault: IommuFault): void
+  /** An IOMMU failed. */
+  failed(device: string, error: GuestDmaError): void
 }
 
 /** A port that was made here, how it is cut off, and how that is undone. */
@@ -186,7 +190,9 @@ export class DevicePlatform implements PlatformBuilder {
       prepare: (start) => void common.prepare.push(start),
       onPump: (poll) => void common.pumps.push(poll),
       onClose: (close) => void common.closes.push(close),
+      ...(common.deadlineMs === undefined ? {} : { deadlineMs: common.deadlineMs }),
       report: (fault) => common.report(fault),
+      failed: (error) => common.failed(host.device.name, error),
     }
   }
 

@@ -51,6 +51,8 @@ export interface IommuDomain {
    * fails.
    */
   readonly broken: boolean
+  /** Broken, and known to be cut off: the device reaches nothing of it, so that removals are done. Default false. */
+  readonly detached?: boolean
   /** [0] IOVA, [1] guest address, [2] length of the request that is queued next. */
   readonly request: Float64Array
 

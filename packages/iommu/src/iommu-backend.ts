@@ -488,8 +488,7 @@ export class IommuBackend implements DmaBackend {
   poll(): number {
     const due = this.pendingCount
     if (due === 0 || this.disposed || !this.overdue()) return 0
-    this.wait()
-    return due
+    return this.wait() === OK ? due : 0
   }
 
   dispose(): void {
@@ -623,7 +622,7 @@ export class IommuBackend implements DmaBackend {
     const status = domain.commit()
     if (status !== OK && this.mapped !== FAILED) this.mapped = status
     this.mapsQueued = 0
-    if (domain.broken) return FAILED
+    if (domain.broken && domain.detached !== true) return FAILED
     this.removalsQueued = 0
     for (let i = 0; i < this.pendingCount; i++) iovas.give(pendingAt, i, pendingOrder[i])
     this.pendingCount = 0
