@@ -107,7 +107,7 @@ export class Mappings {
    * Removes the mappings in [keys[0], keys[1]], up to `most` of them from the lowest on, and returns how many; -1, and
    * nothing done, if that would split one. Where it was `most`, there may be more: the same again removes those.
    */
-  remove(most = Infinity): number {
+  remove(most: number = Infinity): number {
     const { keys, pool } = this
     const position = this.seek(START)
     const leaf = this.leaf
