@@ -135,9 +135,8 @@ export class IommuBackend implements DmaBackend {
   declare private readonly longest: number
   declare private readonly identity: boolean
   declare private readonly bounce: boolean
-  // Bytes behind each mapping that stay unmapped, and the order of a granule's span.
+  // Bytes behind each mapping that stay unmapped.
   declare private readonly gap: number
-  declare private readonly granuleOrder: number
   declare private readonly lazyEntries: number
   declare private readonly lazyMs: number
   declare private readonly now: (() => number) | undefined
@@ -206,7 +205,6 @@ export class IommuBackend implements DmaBackend {
         `${domain.name} needs a gap between mappings, and a buffer with bounced edges consists of neighbours; share granules`,
         { granule },
       )
-    this.granuleOrder = this.order(granule)
     this.iovas = new IovaAllocator({
       granule,
       start: domain.inputStart,
@@ -217,7 +215,8 @@ export class IommuBackend implements DmaBackend {
     this.longest = Math.min(LONGEST, granule * 2 ** this.iovas.largestOrder - this.gap - (granule - 1))
     const shares = this.identity || (granule > 1 && !this.bounce)
     this.counts = shares ? new PageCounts(memory, granule) : null
-    this.sharesPages = shares && !this.identity
+    // A granule whose address is shared is a span of its own, without a gap.
+    this.sharesPages = shares && !this.identity && this.gap === 0
     // A single byte cannot be mapped by every IOMMU.
     this.slots =
       this.bounce || domain.leastLength > granule ? new SubGranuleSlots(name, Math.max(granule, 1), memory, ram) : null
@@ -341,8 +340,8 @@ export class IommuBackend implements DmaBackend {
       const { cells } = counts
       const slot = at + allowed
       if (cells[slot] === 0) {
-        const { domain, granuleOrder, iovas } = this
-        if (!iovas.take(granuleOrder) && !(this.reclaimed() && iovas.take(granuleOrder))) return this.noAddresses()
+        const { domain, iovas } = this
+        if (!iovas.take(0) && !(this.reclaimed() && iovas.take(0))) return this.noAddresses()
         const { request } = domain
         const iova = iovas.taken[0]
         cells[slot + PAGE_IOVA] = iova
@@ -421,7 +420,7 @@ export class IommuBackend implements DmaBackend {
       // Others may still use the address.
       if (--cells[at + m.direction[row]] > 0) return OK
       this.run[AT] = m.device[row] - into
-      this.queueUnmap(this.granuleOrder)
+      this.queueUnmap(0)
       return OK
     }
     const whole = (into + length + mask) & ~mask
@@ -580,7 +579,7 @@ export class IommuBackend implements DmaBackend {
   private queueUnmap(order: number): void {
     const { run } = this
     const at = run[AT]
-    const length = this.granule * 2 ** order
+    const length = this.iovas.lengths[order]
     if (at === run[END]) {
       run[END] = at + length
     } else if (at + length === run[START]) {

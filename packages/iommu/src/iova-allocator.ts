@@ -24,6 +24,8 @@ export class IovaAllocator {
   declare readonly granule: number
   /** The longest span that there is room for at all: 2^`largestOrder` granules. */
   declare readonly largestOrder: number
+  /** Bytes of a span, by order. */
+  declare readonly lengths: Float64Array
   /** Spans that are handed out. */
   live = 0
   /** Spans that were cut, merged or looked at for merging so far. */
@@ -31,7 +33,6 @@ export class IovaAllocator {
 
   declare private readonly stacks: Float64Array[]
   declare private readonly depths: Int32Array
-  declare private readonly lengths: Float64Array
   // Spans whose buddies were looked for: none of them is free as a whole.
   declare private readonly settled: FreeSpans
 
