@@ -281,7 +281,9 @@ export async function createMachine(config: MachineConfig): Promise<Machine> {
     pumps: [],
     closes: [],
     reserved: new Map(),
+    deadlineMs: config.deadlineMs,
     report: (fault) => events.tell('iommuFault', fault),
+    failed: (device, error) => events.tell('needsReset', { device, error }),
   }
   machine = new Machine(memory, ram, events, container, slots, common, config.onWork ?? null)
   const wait = {

@@ -70,7 +70,11 @@ export interface PlatformShared {
   readonly closes: (() => Promise<void>)[]
   /** Guest RAM that was set aside for several devices: it goes back with the machine, once no device can reach it. */
   readonly reserved: Map<GuestAddress, number>
+  /** The longest wait for a device; undefined for the default. */
+  readonly deadlineMs: number | undefined
   report(fault: IommuFault): void
+  /** An IOMMU failed. */
+  failed(device: string, error: GuestDmaError): void
 }
 
 /** A port that was made here. */
@@ -204,7 +208,9 @@ export class DevicePlatform implements PlatformBuilder {
       prepare: (start) => void common.prepare.push(start),
       onPump: (poll) => void common.pumps.push(poll),
       onClose: (close) => void common.closes.push(close),
+      ...(common.deadlineMs === undefined ? {} : { deadlineMs: common.deadlineMs }),
       report: (fault) => common.report(fault),
+      failed: (error) => common.failed(host.device.name, error),
     }
   }
 
