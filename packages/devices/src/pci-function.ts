@@ -22,6 +22,7 @@ import {
   VIRTIO_PCI_CAP_SHARED_MEMORY_CFG,
   VIRTIO_PCI_CAP_SWIOTLB,
 } from '@guestdma/spec'
+import { tellLevel } from './interrupt-sink.ts'
 import { type BarLayout, PciBar, PciMemory, type PciRange } from './pci-bar.ts'
 import {
   type BarSpan,
@@ -302,7 +303,7 @@ export class PciFunction {
 
   private drive(level: boolean): void {
     this.line = level ? 'up' : 'down'
-    this.interrupts?.level(level)
+    tellLevel(this.interrupts, level)
   }
 
   // §4.1.4.9.1: a read of pci_cfg_data reads the structure and keeps the bytes.
