@@ -1,6 +1,6 @@
 import type { InterruptSink } from '@guestdma/memory'
 
-// What a sink throws surfaces in a microtask: a platform's fault must not stop the device that interrupts, nor the others.
+// What a sink throws surfaces in a microtask: a platform's fault stops neither the device that interrupts nor the others.
 // `observe` takes one argument, and a closure for two would be allocated at each interrupt.
 
 /** Tells a sink how its line is. */

@@ -55,8 +55,9 @@ const PORT_BAR = 4
  * A virtio-pci function, not transitional: virtio 1.4 §4.1. It stands before a device as `MmioRegisters` does.
  *
  * A host bridge reads and writes {@link config}, asks {@link range} where a BAR was put (and is told when that changes,
- * by `onWindows`), and sends accesses there to {@link bar}. What a driver must not do is recorded in `device.faults` (with the space that it happened in) and never
- * throws; what PCI lets software write without effect, such as a read-only byte of the header, is not recorded.
+ * by `onWindows`), and sends accesses there to {@link bar}. What a driver must not do is recorded in `device.faults`
+ * (with the space that it happened in) and never throws; what PCI lets software write without effect, such as a
+ * read-only byte of the header, is not recorded.
  *
  * Interrupts are raised at the end of a `device.poll` only: INTx goes up, and MSI-X messages are sent, also those that
  * a mask or a cleared Bus Master Enable held back. INTx falls when ISR status is read, with Interrupt Disable, with
