@@ -48,6 +48,7 @@ import {
   type DeviceQueue,
 } from './device-queue.ts'
 import type { RegisterFaultReason } from './faults.ts'
+import { tellLevel } from './interrupt-sink.ts'
 import { StateCheck, U32 } from './state-check.ts'
 import type { DeviceTransport, VirtioDevice } from './virtio-device.ts'
 
@@ -303,7 +304,7 @@ export class MmioRegisters implements RegisterBus {
 
   private drive(level: boolean): void {
     this.line = level ? 'up' : 'down'
-    this.interrupts?.level(level)
+    tellLevel(this.interrupts, level)
   }
 
   private queue(): DeviceQueue | undefined {

@@ -22,6 +22,7 @@ import {
   VIRTIO_PCI_CAP_SHARED_MEMORY_CFG,
   VIRTIO_PCI_CAP_SWIOTLB,
 } from '@guestdma/spec'
+import { tellLevel } from './interrupt-sink.ts'
 import { type BarLayout, PciBar, PciMemory, type PciRange } from './pci-bar.ts'
 import {
   type BarSpan,
@@ -54,8 +55,9 @@ const PORT_BAR = 4
  * A virtio-pci function, not transitional: virtio 1.4 §4.1. It stands before a device as `MmioRegisters` does.
  *
  * A host bridge reads and writes {@link config}, asks {@link range} where a BAR was put (and is told when that changes,
- * by `onWindows`), and sends accesses there to {@link bar}. What a driver must not do is recorded in `device.faults` (with the space that it happened in) and never
- * throws; what PCI lets software write without effect, such as a read-only byte of the header, is not recorded.
+ * by `onWindows`), and sends accesses there to {@link bar}. What a driver must not do is recorded in `device.faults`
+ * (with the space that it happened in) and never throws; what PCI lets software write without effect, such as a
+ * read-only byte of the header, is not recorded.
  *
  * Interrupts are raised at the end of a `device.poll` only: INTx goes up, and MSI-X messages are sent, also those that
  * a mask or a cleared Bus Master Enable held back. INTx falls when ISR status is read, with Interrupt Disable, with
@@ -302,7 +304,7 @@ export class PciFunction {
 
   private drive(level: boolean): void {
     this.line = level ? 'up' : 'down'
-    this.interrupts?.level(level)
+    tellLevel(this.interrupts, level)
   }
 
   // §4.1.4.9.1: a read of pci_cfg_data reads the structure and keeps the bytes.

@@ -96,6 +96,6 @@ function checkPci({ device, space, common, msix }: PciParts, state: PciState): v
     return ((byte ^ bytes[at]) & ~own) !== 0
   })
   if (differs < 0) return
-  const message = `config[${differs}] was saved from a function that was made with other options; make this one with the same`
-  check.wrong(message, { differs })
+  const made = `config[${differs}] was saved from a function that was made with other options`
+  check.wrong(`${made}; make this one with the same`, { differs })
 }

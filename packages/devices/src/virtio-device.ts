@@ -22,7 +22,7 @@ import type { RingSetup } from './split-ring-walker.ts'
 
 const DRIVER_STATUS = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_DRIVER_OK | STATUS_FEATURES_OK | STATUS_FAILED
 const FEATURE_WORDS = 4
-/** Words beyond those that are told apart. A driver that writes to more of them is refused until it resets the device. */
+/** Words beyond those that are told apart. A driver that writes more of them is refused until it resets the device. */
 const BEYOND_WORDS = 16
 /** In {@link VirtioDevice.beyond}: there were too many to tell apart. */
 const UNTOLD = -1

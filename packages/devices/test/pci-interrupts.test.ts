@@ -307,7 +307,7 @@ describe('MSI-X (PCI 3.0 §6.8.2, virtio 1.4 §4.1.5.3, §4.1.5.4)', () => {
     expect(messages).toEqual([])
   })
 
-  test('the table: written in 32 bits, read in parts as well; reserved bits and the low bits of the address stay 0; pending is read-only', () => {
+  test('the table: 32 bits, read in parts as well; reserved bits and the low bits of the address stay 0; pending is read-only', () => {
     const table = m.pci.bar(1)!
     entry(2, { address: 0xffff_ffff, high: 0xffff_ffff, data: 0xffff_ffff, mask: 0xffff_ffff })
     expect([32, 36, 40, 44].map((at) => table.read(at, 4))).toEqual([0xffff_fffc, 0xffff_ffff, 0xffff_ffff, 1])

@@ -409,3 +409,49 @@ describe.each(TRANSPORTS)('init/words over %s: feature words beyond 128 bits (vi
     expect(driver.status).toBe(11)
   })
 })
+
+describe('an interrupt sink that throws stops nobody: it surfaces in a microtask', () => {
+  const thrown = new Error('the interrupt controller is broken')
+  const fail = (): never => {
+    throw thrown
+  }
+  const surfacing = (): Promise<unknown> => new Promise((resolve) => process.once('uncaughtException', resolve))
+
+  test('the line over mmio', async () => {
+    const { device, rings } = sleeper()
+    const driver = new Driver(new MmioRegisters(device, { interrupts: { level: fail } }))
+    driver.start(rings)
+    device.setLink(false)
+    const caught = surfacing()
+    expect(device.poll(1)).toBe(0)
+    expect(await caught).toBe(thrown)
+    const again = surfacing()
+    driver.w(0x64, 2)
+    expect(await again).toBe(thrown)
+    expect([driver.r(0x60), device.live]).toEqual([0, true])
+  })
+
+  test('the line over PCI', async () => {
+    const { device, driver, rings } = overPci({ interrupts: { level: fail } })
+    driver.start(rings)
+    device.setLink(false)
+    const caught = surfacing()
+    expect(device.poll(1)).toBe(0)
+    expect(await caught).toBe(thrown)
+    const again = surfacing()
+    expect(driver.acknowledge()).toBe(2)
+    expect(await again).toBe(thrown)
+  })
+
+  test('a message', async () => {
+    const { device, mask, useMessages } = overPci()
+    ;(device.port as BusWindows).setDoorbell(DOORBELL, 4, { level: () => {}, message: fail })
+    useMessages()
+    mask(1, false)
+    device.setLink(false)
+    const caught = surfacing()
+    expect(device.poll(1)).toBe(0)
+    expect(await caught).toBe(thrown)
+    expect(device.live).toBe(true)
+  })
+})

@@ -40,15 +40,14 @@ const PART = 'devicetree'
 
 /**
  * Reads a flattened devicetree (Devicetree Specification v0.4 chapter 5), which may come from an untrusted side: it is
- * copied first, and read in a time that is linear in its length. Bytes behind `totalsize` are ignored.
+ * copied first, and read in a time that is linear in its length. Bytes behind `totalsize` are ignored. Versions 16 and
+ * 17 are read, and later ones that say that they are compatible with 17.
  *
  * @throws TransportError with `offset`, in bytes from the start of the blob, in `details`: `TRANSPORT_FDT_MAGIC`;
  * `TRANSPORT_FDT_VERSION`; `TRANSPORT_FDT_TRUNCATED`, something runs beyond its end; `TRANSPORT_FDT_OFFSET`, a block
  * lies outside the blob or is misaligned; `TRANSPORT_FDT_STRUCTURE`, a token where it may not be; `TRANSPORT_FDT_NAME`,
- * a name that is none or occurs twice; `TRANSPORT_FDT_DEPTH`. With `node` and `property` instead: `TRANSPORT_FDT_PHANDLE`, no phandle or one that another node
- * has; `TRANSPORT_FDT_PROPERTY`, a phandle's format.
- *
- * Versions 16 and 17 are read, and later ones that say that they are compatible with 17.
+ * a name that is none or occurs twice; `TRANSPORT_FDT_DEPTH`. With `node` and `property` instead:
+ * `TRANSPORT_FDT_PHANDLE`, no phandle or one that another node has; `TRANSPORT_FDT_PROPERTY`, a phandle's format.
  */
 export function readDevicetree(blob: Uint8Array): Devicetree {
   const { bytes, view } = copyOf(blob)

@@ -153,7 +153,7 @@ export function virtioMmioNode(tree: Devicetree, node: DevicetreeNode): VirtioMm
     path: node.path,
     base: cpuBaseOf(node, registers),
     length: registers.length,
-    interrupts: interruptsExtended.length > 0 ? [] : (node.cells('interrupts') ?? []),
+    interrupts: node.has(EXTENDED) ? [] : (node.cells('interrupts') ?? []),
     interruptsExtended,
     coherent: isCoherent(node),
     memoryRegions: memoryRegionsOf(tree, node),

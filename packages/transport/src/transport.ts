@@ -22,8 +22,8 @@ export interface ConfigReader {
  * How a driver reaches one device: the operations that every virtio transport has (virtio 1.4 §4).
  *
  * A transport whose other end is gone throws `TransportLostError` (code `TRANSPORT_LOST`) from every method that would
- * have reached it, and goes on doing so. A driver treats that as a device that needs a reset; `resetDevice` then says
- * `DeviceStuckError`, and whoever closes the device detaches it from memory.
+ * have reached it, for as long as it is gone. A driver treats that as a device that needs a reset; `resetDevice` then
+ * says `DeviceStuckError`, and whoever closes the device detaches it from memory.
  */
 export interface VirtioTransport {
   readonly name: string
