@@ -42,6 +42,12 @@ export class SteppingMemory {
     region.u32 = this.proxy(raw.u32)
     region.u64 = this.proxy(raw.u64)
     region.view = this.proxyView(raw.view)
+    // Atomics take no proxies.
+    region.storeThenLoad = (half, value, other, otherHalf) => {
+      region.u16[half] = value
+      return other.loadShared(otherHalf)
+    }
+    region.loadShared = (half) => region.u16[half]
   }
 
   /** Runs `body` step by step and returns what it returns. */
@@ -69,6 +75,8 @@ export class SteppingMemory {
     region.u32 = raw.u32
     region.u64 = raw.u64
     region.view = raw.view
+    Reflect.deleteProperty(region, 'storeThenLoad')
+    Reflect.deleteProperty(region, 'loadShared')
   }
 
   private stored(offset: number, bytes: number): void {

@@ -428,8 +428,8 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
     const { walker } = queue
     if (rows > 0) walker.untake(rows)
     this.counters.receiveNoBuffer++
-    // Let the driver say when it adds buffers.
-    if (this.checkQueue(queue)) walker.rearm()
+    // Let the driver say when it adds buffers. Where it has done so already, the next poll offers the frame again.
+    if (this.checkQueue(queue) && walker.rearm()) this.wake()
     return false
   }
 

@@ -198,7 +198,12 @@ export class SplitRingWalker {
     if (this.broken !== null) return 0
     const driver = this.driver
     if (driver.u16.length === 0) driver.refresh()
-    const index = driver.u16[this.driverHalf + 1]
+    return this.accept(driver.loadShared(this.driverHalf + 1))
+  }
+
+  // Believes an available index, or breaks the queue. Returns how many chains can be taken.
+  private accept(index: number): number {
+    const { driver } = this
     if (driver.meter !== null) driver.meter.load(2, 1)
     const size = this.size
     // At most `size` chains may be outstanding as the driver sees it, and the index never goes back (§2.7.6.1).
@@ -407,33 +412,37 @@ export class SplitRingWalker {
     const { device, driver, size } = this
     if (device.u16.length === 0) device.refresh()
     if (driver.u16.length === 0) driver.refresh()
-    device.u16[this.deviceHalf + 1] = used
+    // Elements first, then the index that publishes them, then the question whether the driver wants to know.
+    const asked = this.eventIndex ? this.driverHalf + 2 + size : this.driverHalf
+    const answer = device.storeThenLoad(this.deviceHalf + 1, used, driver, asked)
     this.published = used
     this.replaceable = false
     if (device.meter !== null) device.meter.store(2, 1)
-    if (device.onDeviceWrite !== null) this.reportUsed(old, used)
     if (driver.meter !== null) driver.meter.load(2, 1)
-    if (!this.eventIndex) return (driver.u16[this.driverHalf] & AVAILABLE_F_NO_INTERRUPT) === 0
-    const event = driver.u16[this.driverHalf + 2 + size]
-    // One of the elements old .. used - 1 was written at index `event`, modulo 2^16.
-    return ((used - event - 1) & 0xffff) < ((used - old) & 0xffff)
+    if (device.onDeviceWrite !== null) this.reportUsed(old, used)
+    if (!this.eventIndex) return (answer & AVAILABLE_F_NO_INTERRUPT) === 0
+    // One of the elements old .. used - 1 was written at index `answer`, modulo 2^16.
+    return ((used - answer - 1) & 0xffff) < ((used - old) & 0xffff)
   }
 
   /**
-   * Before waiting: asks for a notification at the next available chain (§2.7.10). Returns whether one came in the
-   * meantime.
+   * Before waiting: asks for a notification at the next chain that becomes available (§2.7.10). Returns whether one
+   * came in the meantime. The event lies behind what was seen, and not behind what was taken: chains that are left in
+   * the ring were made available already, and the driver's index will not pass them again.
    */
   rearm(): boolean {
     if (this.broken !== null) return false
     // Without the event index the used ring's flags stay 0, as the driver initialised them: it always notifies.
     if (!this.eventIndex) return false
-    const device = this.device
+    const { device, driver } = this
     if (device.u16.length === 0) device.refresh()
+    if (driver.u16.length === 0) driver.refresh()
     const half = this.deviceHalf + 2 + 4 * this.size
-    device.u16[half] = this.next
+    const seen = this.available
+    const index = device.storeThenLoad(half, seen, driver, this.driverHalf + 1)
     if (device.meter !== null) device.meter.store(2, 1)
     if (device.onDeviceWrite !== null) device.onDeviceWrite(half * 2, 2)
-    return this.update() > 0
+    return this.accept(index) > 0 && index !== seen
   }
 
   /** The indices as plain numbers; nothing may be outstanding except what only waits for `flush`. */

@@ -82,7 +82,8 @@ export abstract class VirtioDevice {
   readonly faults: FaultLog<DeviceFault> = new FaultLog<DeviceFault>()
 
   protected polling = false
-  declare private readonly onWork: (() => void) | null
+  /** See {@link DeviceOptions.onWork}; whoever composes a machine may set it later. */
+  declare onWork: (() => void) | null
   // Work was announced since the last poll began.
   private announced = false
   declare private readonly negotiation: Negotiation

@@ -187,6 +187,16 @@ describe('double fetches', () => {
   class Trap extends Region {
     readonly loads = new Map<string, number>()
 
+    // Atomics take no proxies.
+    override storeThenLoad(half: number, value: number, other: Region, otherHalf: number): number {
+      this.u16[half] = value
+      return other.loadShared(otherHalf)
+    }
+
+    override loadShared(half: number): number {
+      return this.u16[half]
+    }
+
     arm(watch: (offset: number) => boolean): void {
       const trap = <T extends Uint8Array | Uint16Array | Uint32Array>(array: T, width: number): T =>
         new Proxy(array, {

@@ -13,7 +13,6 @@ import {
   BLK_T_IN,
   BLK_T_OUT,
   FeatureSet,
-  INTERRUPT_CONFIGURATION,
   SECTOR_SIZE,
   VIRTIO_BLK_F_BLK_SIZE,
   VIRTIO_BLK_F_FLUSH,
@@ -30,10 +29,11 @@ import {
   type CompletedRequests,
   RequestBatch,
 } from './blk-queue.ts'
-import { DeviceBrokenError, DriverError, type WarningObserver, warn } from './errors.ts'
+import { type DeviceBrokenError, DriverError, type WarningObserver, warn } from './errors.ts'
 import { NO_BUFFER } from './frames.ts'
 import type { BufferMode } from './net-driver.ts'
 import { type DeviceSession, QUEUE_FEATURES } from './session.ts'
+import { VirtioDriver, type WaitingOptions } from './virtio-driver.ts'
 
 /** What {@link BlkDriver} understands. Bits that decide the DMA backend are added when it is chosen. */
 export const BLK_FEATURES: FeatureSet = FeatureSet.of(
@@ -50,7 +50,7 @@ export interface BlkObserver extends WarningObserver {
   broken?(error: DeviceBrokenError): void
 }
 
-export interface BlkOptions {
+export interface BlkOptions extends WaitingOptions {
   readonly mode?: BufferMode
   /** Entries wanted for the queue; the device may allow fewer. Default 128. */
   readonly queueSize?: number
@@ -88,6 +88,9 @@ interface Transfer {
   submitted: number
   inFlight: number
   error: DriverError | null
+  settled: boolean
+  /** With a deadline: when the user asked for it. */
+  readonly since: number
   readonly resolve: () => void
   readonly reject: (error: DriverError) => void
 }
@@ -102,9 +105,7 @@ interface Transfer {
  * @example
  * await disk.read(0, address, 4096)
  */
-export class BlkDriver {
-  declare readonly name: string
-  declare readonly session: DeviceSession
+export class BlkDriver extends VirtioDriver {
   declare readonly queue: BlkQueue
   /** Sectors of 512 bytes, as the device says now. */
   capacity = 0
@@ -117,7 +118,6 @@ export class BlkDriver {
   /** Bytes of the largest request to the device; longer ones are cut. */
   declare readonly maxRequest: number
   readonly counters: BlkCounters = { requests: 0, sectorsRead: 0, sectorsWritten: 0, failed: 0 }
-  broken: DeviceBrokenError | null = null
 
   declare private readonly observer: BlkObserver
   declare private readonly canFlush: boolean
@@ -133,19 +133,20 @@ export class BlkDriver {
     readonly buffer: Int32Array
   }
   declare private readonly freeTokens: number[]
-  private interrupted = false
+  // With a deadline: transfers in the order in which they began; those that are settled already go when they are first.
+  private readonly begun: Transfer[] = []
   private scheduled = false
-  private polling = false
+  private armed = false
 
   /**
    * Sets the device up and starts it. On an error the caller closes the session.
    *
    * @throws DriverError `BLK_CAPACITY`, `BLK_SIZE_MAX`, `DRIVER_NO_QUEUE`; QueueTooSmallError; DmaError `DMA_ALLOC`
    */
-  constructor(session: DeviceSession, { mode = 'map', queueSize = 128, observer = {} }: BlkOptions = {}) {
+  constructor(session: DeviceSession, options: BlkOptions = {}) {
+    super(session, options)
+    const { mode = 'map', queueSize = 128, observer = {} } = options
     const { features, backend, transport } = session
-    this.session = session
-    this.name = session.name
     this.observer = observer
     this.pooled = mode === 'pool'
     this.readOnly = features.has(VIRTIO_BLK_F_RO)
@@ -180,11 +181,14 @@ export class BlkDriver {
     this.chunk = { at: new Float64Array(size), length: new Uint32Array(size), buffer: new Int32Array(size) }
     this.freeTokens = Array.from({ length: size }, (_, i) => size - 1 - i)
     session.start()
+    this.queue.queue.disarm()
+    // Nothing is armed yet.
+    this.wake()
   }
 
   /**
    * Reads `length` bytes from `sector` on into guest memory, in whole blocks of the device ({@link blockSize}). Rejects:
-   * `BLK_RANGE`, `BLK_LENGTH`, `BLK_ALIGNMENT`, `BLK_IOERR`, `BLK_SHORT`, `BLK_CORRUPT`, `BLK_DMA`,
+   * `BLK_RANGE`, `BLK_LENGTH`, `BLK_ALIGNMENT`, `BLK_IOERR`, `BLK_SHORT`, `BLK_CORRUPT`, `BLK_DMA`, `BLK_TIMEOUT`,
    * `DRIVER_DEVICE_BROKEN`, `DRIVER_CLOSED`.
    */
   read(sector: number, address: GuestAddress, length: number): Promise<void> {
@@ -227,39 +231,8 @@ export class BlkDriver {
       }))
   }
 
-  /** Told by the machine that the device interrupts. Only sets a word; `poll` does the work. */
-  interrupt(): void {
-    this.interrupted = true
-  }
-
-  /**
-   * Submits what waits and settles what completed, at most `budget` device requests. Returns how many requests it
-   * moved.
-   */
-  poll(budget: number): number {
-    if (this.polling || this.broken !== null || this.session.closed) return 0
-    this.polling = true
-    try {
-      if (this.interrupted) {
-        this.interrupted = false
-        const cause = this.session.transport.takeInterrupts()
-        if ((cause & INTERRUPT_CONFIGURATION) !== 0) this.followConfiguration()
-        if (this.broken !== null) return 0
-      }
-      const submitted = this.advance()
-      const n = this.queue.poll(budget)
-      const more = n > 0 ? this.advance() : 0
-      const { queue } = this.queue
-      if (queue.broken !== null) this.break(queue.broken.message, queue.broken.details)
-      else if (n < budget && queue.arm()) this.interrupted = true
-      return submitted + n + more
-    } finally {
-      this.polling = false
-    }
-  }
-
   /** Resets the device and gives all memory back. What is in flight rejects with `DRIVER_CLOSED`. */
-  async close(): Promise<void> {
+  override async close(): Promise<void> {
     try {
       await this.session.close()
     } finally {
@@ -269,27 +242,48 @@ export class BlkDriver {
     }
   }
 
-  [Symbol.asyncDispose](): Promise<void> {
-    return this.close()
+  protected override work(budget: number): number {
+    const submitted = this.advance()
+    const completed = this.queue.poll(budget)
+    if (completed === 0) return submitted
+    this.armed = false
+    return submitted + completed + this.advance()
+  }
+
+  protected override arm(): boolean {
+    if (this.armed) return false
+    this.armed = true
+    return this.queue.queue.arm()
   }
 
   // The capacity may change while the device runs (virtio 1.4 §5.2.6.1).
-  private followConfiguration(): void {
-    if (this.session.needsReset()) {
-      this.break('the device set DEVICE_NEEDS_RESET')
-      return
-    }
-    try {
-      this.capacity = this.readCapacity()
-    } catch (error) {
-      this.break((error as Error).message)
-      return
-    }
+  protected override configurationChanged(): void {
+    this.capacity = this.readCapacity()
     // What waits may not be submitted beyond a smaller capacity.
     for (const transfer of [...this.waiting]) {
       const error = this.rangeError(transfer.sector, transfer.length)
       if (error !== null) this.fail(transfer, error)
     }
+  }
+
+  protected override onBroken(error: DeviceBrokenError): void {
+    this.failAll(() => error)
+    observe(() => this.observer.broken?.(error), undefined)
+  }
+
+  protected override unansweredSince(): number {
+    const { begun } = this
+    while (begun.length > 0 && begun[0].settled) begun.shift()
+    return begun.length === 0 ? Infinity : begun[0].since
+  }
+
+  // A device is not to blame for what it was never given.
+  protected override overdue(): string | null {
+    const [transfer] = this.begun
+    if (transfer.submitted > 0) return super.overdue()
+    const why = `the request could not be given to the device within ${this.deadlineMs} ms`
+    this.fail(transfer, new DriverError('BLK_TIMEOUT', this.name, why, plain(transfer)))
+    return null
   }
 
   // Segments without a byte cannot be meant; qemu-storage-daemon says so where it has no bound.
@@ -368,7 +362,12 @@ export class BlkDriver {
     }
     this.counters.requests++
     return new Promise((resolve, reject) => {
-      this.waiting.push({ type, sector, address, length, submitted: 0, inFlight: 0, error: null, resolve, reject })
+      const since = this.deadlineMs === Infinity ? 0 : this.now()
+      const begun = { type, sector, address, length, submitted: 0, inFlight: 0, error: null, settled: false, since }
+      const transfer = { ...begun, resolve, reject }
+      this.waiting.push(transfer)
+      if (this.deadlineMs !== Infinity) this.begun.push(transfer)
+      this.watch()
       if (this.scheduled) return
       this.scheduled = true
       queueMicrotask(() => {
@@ -467,7 +466,10 @@ export class BlkDriver {
       this.giveBack(token)
       transfer.inFlight--
       if (transfer.error !== null) this.fail(transfer, transfer.error)
-      else if (transfer.inFlight === 0 && isSubmitted(transfer)) transfer.resolve()
+      else if (transfer.inFlight === 0 && isSubmitted(transfer)) {
+        transfer.settled = true
+        transfer.resolve()
+      }
     }
   }
 
@@ -478,6 +480,7 @@ export class BlkDriver {
     if (at >= 0) this.waiting.splice(at, 1)
     if (transfer.inFlight > 0) return
     this.counters.failed++
+    transfer.settled = true
     transfer.reject(transfer.error)
   }
 
@@ -485,18 +488,12 @@ export class BlkDriver {
     const all = new Set([...this.waiting, ...this.owner.filter((transfer) => transfer !== null)])
     this.waiting.length = 0
     this.owner.fill(null)
+    this.begun.length = 0
     for (const transfer of all) {
       this.counters.failed++
+      transfer.settled = true
       transfer.reject(transfer.error ?? reason())
     }
-  }
-
-  private break(why: string, details: Readonly<Record<string, unknown>> = {}): void {
-    if (this.broken !== null) return
-    const error = new DeviceBrokenError(this.name, why, details)
-    this.broken = error
-    this.failAll(() => error)
-    observe(() => this.observer.broken?.(error), undefined)
   }
 
   private giveBack(token: number): void {

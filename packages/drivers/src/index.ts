@@ -29,3 +29,4 @@ export {
 } from './net-driver.ts'
 export { RamBuffers } from './ram-buffers.ts'
 export { DeviceSession, QUEUE_FEATURES, type QueueRequest, type SessionOptions } from './session.ts'
+export { VirtioDriver, type WaitingOptions } from './virtio-driver.ts'

@@ -9,12 +9,11 @@ import {
   FROM_DEVICE,
   TO_DEVICE,
 } from '@guestdma/dma'
-import { GuestDmaError, observe } from '@guestdma/memory'
+import { observe } from '@guestdma/memory'
 import {
   ETHERNET_HEADER_SIZE,
   ETHERNET_MTU,
   FeatureSet,
-  INTERRUPT_CONFIGURATION,
   NET_CONFIG_MAC,
   NET_CONFIG_MTU,
   NET_CONFIG_STATUS,
@@ -27,11 +26,13 @@ import {
   VIRTIO_NET_F_MTU,
   VIRTIO_NET_F_STATUS,
 } from '@guestdma/spec'
+import type { ConfigReader } from '@guestdma/transport'
 import { QUEUE_BROKEN, QUEUE_FULL, SEGMENT_DEVICE, SEGMENT_GUEST, type Virtqueue } from '@guestdma/virtqueue'
-import { DeviceBrokenError, DriverError, type WarningObserver, warn } from './errors.ts'
+import { type DeviceBrokenError, DriverError, type WarningObserver, warn } from './errors.ts'
 import { FrameBatch, NO_BUFFER, ReceivedFrames } from './frames.ts'
 import { RamBuffers } from './ram-buffers.ts'
 import { type DeviceSession, QUEUE_FEATURES } from './session.ts'
+import { VirtioDriver, type WaitingOptions } from './virtio-driver.ts'
 
 // The engine folds a module's own constants into its code; imported ones it loads at each use.
 const HEADER = NET_HEADER_SIZE
@@ -69,12 +70,10 @@ export interface NetObserver extends WarningObserver {
   broken?(error: DeviceBrokenError): void
 }
 
-export interface NetOptions {
+export interface NetOptions extends WaitingOptions {
   readonly mode?: BufferMode
   /** Entries wanted for each queue; the device may allow fewer. Default 256. */
   readonly queueSize?: number
-  /** Ask for interrupts. Default true; a driver that is polled anyway saves them. */
-  readonly interrupts?: boolean
   readonly observer?: NetObserver
 }
 
@@ -117,9 +116,7 @@ const MAX_POOL_BYTES = 1 << 20
  * net.sendCopy(frame)
  * net.poll(64)
  */
-export class NetDriver {
-  declare readonly name: string
-  declare readonly session: DeviceSession
+export class NetDriver extends VirtioDriver {
   declare readonly mode: BufferMode
   /** The device's address, or `null` where it offers none or one that no station can have. */
   declare readonly mac: Uint8Array | null
@@ -140,15 +137,15 @@ export class NetDriver {
    * Why the last `send` took less than it was given: `QUEUE_FULL`, `DMA_EXHAUSTED` (both pass), or a permanent status.
    */
   sendStatus: number = OK
-  broken: DeviceBrokenError | null = null
 
   declare private readonly observer: NetObserver
-  declare private readonly interrupts: boolean
   declare private readonly hasStatus: boolean
-  private interrupted = false
   private blocked = false
-  private polling = false
-  private armed = false
+  // An armed queue stays so until something completes.
+  private receiveArmed = false
+  private transmitArmed = false
+  // With a deadline: when the device last completed a frame, or was given the first of those that it has.
+  private progressAt = 0
   // Bytes of the batch that was checked last.
   private checked = 0
   // Frames in flight for which `sent` keeps an account. The entries of all others are `NO_BUFFER`.
@@ -182,16 +179,12 @@ export class NetDriver {
    * @throws DriverError `NET_MTU`, `DRIVER_NO_QUEUE`; QueueTooSmallError; DmaError `DMA_ALLOC`; MemoryError
    *   `MEMORY_EXHAUSTED`
    */
-  constructor(
-    session: DeviceSession,
-    { mode = 'map', queueSize = 256, interrupts = true, observer = {} }: NetOptions = {},
-  ) {
+  constructor(session: DeviceSession, options: NetOptions = {}) {
+    super(session, options)
+    const { mode = 'map', queueSize = 256, observer = {} } = options
     const { features, backend, transport } = session
-    this.session = session
-    this.name = session.name
     this.mode = mode
     this.observer = observer
-    this.interrupts = interrupts
     this.hasStatus = features.has(VIRTIO_NET_F_STATUS)
     const { mac, mtu, linkUp } = transport.readConfig((config) => ({
       mac: features.has(VIRTIO_NET_F_MAC)
@@ -255,8 +248,10 @@ export class NetDriver {
     this.postedAddress = new Float64Array(this.receive.size)
 
     session.start()
-    if (!interrupts) this.receive.disarm()
+    this.receive.disarm()
     this.transmit.disarm()
+    // The receive buffers wait for it.
+    this.wake()
   }
 
   /**
@@ -269,7 +264,7 @@ export class NetDriver {
     const buffer = this.transmitBuffers.acquire()
     if (buffer < 0) {
       this.sendStatus = QUEUE_FULL
-      this.noticeBlocked(QUEUE_FULL)
+      this.blocked = true
     }
     return buffer
   }
@@ -313,6 +308,7 @@ export class NetDriver {
     const { count, length } = batch
     const framed = (borrowed === count || batch.headed) && count <= this.transmit.size
     this.sendStatus = OK
+    const idle = this.deadlineMs !== Infinity && this.transmit.outstanding === 0
     const n = framed ? this.addFramed(batch, borrowed > 0) : this.addUnframed(batch)
     const published = n === 0 ? OK : this.transmit.publish()
     if (published !== OK) {
@@ -320,8 +316,12 @@ export class NetDriver {
       this.forget()
       this.keep(batch, 0)
       if (published === DMA_EXHAUSTED && n > 1) return this.sendFewer(batch, n >> 1)
-      this.interrupted = true
+      this.noticeBlocked(published)
       return 0
+    }
+    if (idle) {
+      this.progressAt = this.now()
+      this.watch()
     }
     let bytes = this.checked
     if (n < count) {
@@ -372,44 +372,46 @@ export class NetDriver {
     return false
   }
 
-  /** Told by the machine that the device interrupts. Only sets a word; `poll` does the work. */
-  interrupt(): void {
-    this.interrupted = true
-  }
-
-  /** Delivers what was sent and received, at most `budget` frames of each. Returns how many frames there were. */
-  poll(budget: number): number {
-    // An observer that polls in turn would pull the batch that it is being shown from under itself.
-    if (this.polling || this.broken !== null || this.session.closed) return 0
-    this.polling = true
-    try {
-      if (this.interrupted) {
-        this.handleInterrupt()
-        if (this.broken !== null) return 0
-      }
-      let work = this.reapTransmit(budget)
-      if (!this.session.closed) work += this.reapReceive(budget)
-      if (this.session.closed) return work
-      // With nothing of its own in flight no completion will come: it was another device that held what this one
-      // needed.
-      if (this.blocked && this.transmit.outstanding === 0) {
-        this.drain()
-        if (this.transmit.outstanding > 0) work++
-      }
-      if (this.transmit.broken !== null || this.receive.broken !== null) this.noticeBroken()
-      return work
-    } finally {
-      this.polling = false
+  protected override work(budget: number): number {
+    let done = this.reapTransmit(budget)
+    if (!this.session.closed) done += this.reapReceive(budget)
+    // With nothing of its own in flight no completion will come: it was another device that held what this one needed.
+    if (this.blocked && !this.session.closed && this.transmit.outstanding === 0) {
+      this.drain()
+      if (this.transmit.outstanding > 0) done++
     }
+    return done
   }
 
-  /** Resets the device and gives all memory back. Frames in flight are dropped. */
-  close(): Promise<void> {
-    return this.session.close()
+  protected override arm(): boolean {
+    let more = false
+    if (!this.receiveArmed) {
+      this.receiveArmed = true
+      if (this.receive.arm()) more = true
+    }
+    // Whoever waits for `sent`, or for a buffer, waits for this.
+    if (!this.transmitArmed) {
+      this.transmitArmed = true
+      if (this.transmit.arm()) more = true
+    }
+    return more
   }
 
-  [Symbol.asyncDispose](): Promise<void> {
-    return this.close()
+  protected override configurationChanged(): void {
+    if (!this.hasStatus) return
+    const read = (config: ConfigReader): boolean => (config.read16(NET_CONFIG_STATUS) & NET_S_LINK_UP) !== 0
+    const up = this.session.transport.readConfig(read)
+    if (up === this.linkUp) return
+    this.linkUp = up
+    this.tell(() => this.observer.link?.(up))
+  }
+
+  protected override onBroken(error: DeviceBrokenError): void {
+    this.tell(() => this.observer.broken?.(error))
+  }
+
+  protected override unansweredSince(): number {
+    return this.transmit.outstanding > 0 ? this.progressAt : Infinity
   }
 
   private noMac(mac: Uint8Array): null {
@@ -476,6 +478,8 @@ export class NetDriver {
     const queue = this.transmit
     const n = queue.reap(budget)
     if (n === 0) return 0
+    this.transmitArmed = false
+    if (this.deadlineMs !== Infinity) this.progressAt = this.now()
     const told = this.accounted > 0 ? this.settle(n) : 0
     queue.recycle()
     if (told > 0 && this.observer.sent !== undefined) this.tellSent(told)
@@ -513,6 +517,7 @@ export class NetDriver {
     const queue = this.receive
     const n = queue.reap(budget)
     if (n > 0) {
+      this.receiveArmed = false
       this.collect(n)
       if (this.received.count > 0 && this.observer.frames !== undefined) observe(this.deliver, this.received)
       for (let i = 0; i < n; i++) {
@@ -523,12 +528,6 @@ export class NetDriver {
     }
     if (this.session.closed) return n
     if (this.receiveBuffers.available > 0) this.postReceiveBuffers()
-    // Armed it stays until something completes.
-    if (n > 0) this.armed = false
-    if (this.interrupts && !this.armed && n < budget) {
-      this.armed = true
-      if (queue.arm()) this.interrupted = true
-    }
     return n
   }
 
@@ -585,32 +584,6 @@ export class NetDriver {
     for (let i = 0; i < queue.undone; i++) buffers.release(this.postedBuffer[queue.undoneId[i]])
     this.counters.unposted = buffers.available
     return published
-  }
-
-  private handleInterrupt(): void {
-    this.interrupted = false
-    const cause = this.session.transport.takeInterrupts()
-    if ((cause & INTERRUPT_CONFIGURATION) === 0) return
-    if (this.session.needsReset()) {
-      this.noticeBroken()
-      return
-    }
-    if (this.hasStatus) this.followLink()
-  }
-
-  // Apart from what runs at each interrupt: a variable that a closure holds is allocated when its function begins.
-  private followLink(): void {
-    let up: boolean
-    try {
-      up = this.session.transport.readConfig((config) => (config.read16(NET_CONFIG_STATUS) & NET_S_LINK_UP) !== 0)
-    } catch (error) {
-      // A configuration that never settles is a device that does not keep the rules; it must not stop whoever polls.
-      this.break(error as Error)
-      return
-    }
-    if (up === this.linkUp) return
-    this.linkUp = up
-    this.tell(() => this.observer.link?.(up))
   }
 
   // Checks a batch and marks its buffers as lent. Returns how many of its frames lie in buffers of the driver's.
@@ -674,26 +647,9 @@ export class NetDriver {
   }
 
   private noticeBlocked(status: number): void {
-    if (status !== QUEUE_FULL && status !== DMA_EXHAUSTED) {
-      // Permanent. If it was the queue that broke, `poll` says so.
-      this.interrupted = true
-      return
-    }
-    this.blocked = true
-    if (this.interrupts && this.transmit.arm()) this.interrupted = true
-  }
-
-  private noticeBroken(): void {
-    if (this.broken !== null || this.session.closed) return
-    const cause = this.transmit.broken ?? this.receive.broken
-    if (cause === null && !this.session.needsReset()) return
-    this.break(cause ?? new Error('the device set DEVICE_NEEDS_RESET'))
-  }
-
-  private break(cause: Error): void {
-    const error = new DeviceBrokenError(this.name, cause.message, cause instanceof GuestDmaError ? cause.details : {})
-    this.broken = error
-    this.tell(() => this.observer.broken?.(error))
+    if (status === QUEUE_FULL || status === DMA_EXHAUSTED) this.blocked = true
+    // Permanent. If it was the queue that broke, `poll` says so.
+    else this.wake()
   }
 
   private readonly deliver = (batch: ReceivedFrames): void => this.observer.frames?.(batch)

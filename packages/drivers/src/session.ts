@@ -41,6 +41,9 @@ export interface SessionOptions {
   detach?(): boolean
 }
 
+/** What a bus returns where no device answers any more. */
+const ALL_ONES = 0xff
+
 /** What a driver asks for when it opens a queue. */
 export type QueueRequest = Pick<VirtqueueOptions, 'longestChain' | 'standing' | 'indirect'> & {
   readonly index: number
@@ -64,6 +67,10 @@ export class DeviceSession {
 
   /** The queues that were opened, in the order of opening. */
   readonly queues: Virtqueue[] = []
+  /** What a doorbell threw: the device is out of reach. */
+  failure: Error | null = null
+  /** For the driver: called once, when {@link failure} is set. */
+  onFailure: (() => void) | null = null
 
   /** After {@link close}: memory stays out of use, since the device may still reach it. */
   quarantined = false
@@ -105,7 +112,7 @@ export class DeviceSession {
       size: 2 ** Math.floor(Math.log2(Math.min(size, max))),
       backend: this.backend,
       features: this.features,
-      doorbell: (queueIndex, position) => this.transport.notify(queueIndex, position),
+      doorbell: (queueIndex, position) => this.ring(queueIndex, position),
     })
     this.queues.push(queue)
     this.transport.enableQueue(index, queue.size, queue.areas)
@@ -134,9 +141,13 @@ export class DeviceSession {
     attempt([], () => this.transport.writeStatus(this.transport.readStatus() | STATUS_FAILED))
   }
 
-  /** Has the device set DEVICE_NEEDS_RESET? */
-  needsReset(): boolean {
-    return (this.transport.readStatus() & STATUS_DEVICE_NEEDS_RESET) !== 0
+  /** Why the device cannot be used any more, as its status says; `null` while it can. Only after {@link start}. */
+  whyUnusable(): string | null {
+    const status = this.transport.readStatus()
+    if (status === ALL_ONES) return 'the device is gone: its status reads as all ones'
+    if ((status & STATUS_DEVICE_NEEDS_RESET) !== 0) return 'the device set DEVICE_NEEDS_RESET'
+    if ((status & STATUS_DRIVER_OK) === 0) return `the device was reset by somebody else: its status is ${status}`
+    return null
   }
 
   /**
@@ -150,6 +161,17 @@ export class DeviceSession {
   close(): Promise<void> {
     this.closing ??= this.shutDown()
     return this.closing
+  }
+
+  // What a queue published stays published, whether or not the device could be told.
+  private ring(queue: number, position: number): void {
+    try {
+      this.transport.notify(queue, position)
+    } catch (error) {
+      if (this.failure !== null) return
+      this.failure = error as Error
+      this.onFailure?.()
+    }
   }
 
   // Memory goes back only when the device can no longer reach it: it answered a reset and its backend revoked everything,

@@ -97,6 +97,11 @@ export class DeviceSlot {
           { deviceId: this.device.deviceId },
         )
       }
+      const { onWork } = this.device
+      this.device.onWork = () => {
+        context.common.notice()
+        onWork?.()
+      }
       this.device.faults.observer = (fault) => events.tell('fault', { device: name, fault })
       this.connection = connect(this.device, this.platform, context.common.bars, () => this.current?.interrupt())
     } catch (error) {
@@ -215,10 +220,17 @@ export class DeviceSlot {
     child.registerInstance(AGREED_FEATURES, features)
     child.registerInstance(TRANSPORT, transport)
     child.registerInstance(SESSION, session)
-    const { mode, queueSize } = this.config
-    const sizes = { ...(mode === undefined ? {} : { mode }), ...(queueSize === undefined ? {} : { queueSize }) }
-    child.registerInstance(NET_OPTIONS, { ...sizes, observer: this.observer })
-    child.registerInstance(BLK_OPTIONS, { ...sizes, observer: this.observer })
+    const { mode, queueSize, interrupts, requestDeadlineMs: deadlineMs } = this.config
+    const options = {
+      onWork: common.notice,
+      observer: this.observer,
+      ...(mode === undefined ? {} : { mode }),
+      ...(queueSize === undefined ? {} : { queueSize }),
+      ...(interrupts === undefined ? {} : { interrupts }),
+      ...(deadlineMs === undefined ? {} : { deadlineMs }),
+    }
+    child.registerInstance(NET_OPTIONS, options)
+    child.registerInstance(BLK_OPTIONS, options)
     try {
       this.current = net ? child.resolve(NET_DRIVER) : child.resolve(BLK_DRIVER)
     } catch (error) {

@@ -61,6 +61,8 @@ export interface PlatformShared {
   readonly bars: BarSpace
   /** Devices of the platform itself: IOMMUs. */
   readonly own: VirtioDevice[]
+  /** There is something to pump. */
+  readonly notice: () => void
   readonly iommus: Map<FactKey<unknown>, IommuHost>
   /** Runs before any device's driver is brought up. */
   readonly prepare: (() => Promise<void>)[]
@@ -343,6 +345,7 @@ export class DevicePlatform implements PlatformBuilder {
     const registers = new MmioRegisters(device, { notify: 'inline' })
     const host: IommuHost = { device, registers, ownPool: pool, next: 1 }
     common.iommus.set(key, host)
+    device.onWork = common.notice
     common.own.push(device)
     return host
   }

@@ -324,37 +324,41 @@ export class SplitVirtqueue implements Virtqueue {
     let status: number = room < count ? QUEUE_FULL : OK
     let head = this.freeHead
     let n = 0
-    for (; n < room; n++) {
-      const length = lengths[n] + lead
-      if (length === 0 || length > limit) break
-      let device = addresses[n] - lead
-      let deviceLength = length
-      if (mapped) {
-        m.guest[head] = device
-        m.length[head] = length
-        m.direction[head] = direction
-        const answer = backend.map(m, head)
-        if (answer !== OK) {
-          status = answer
-          break
+    try {
+      for (; n < room; n++) {
+        const length = lengths[n] + lead
+        if (length === 0 || length > limit) break
+        let device = addresses[n] - lead
+        let deviceLength = length
+        if (mapped) {
+          m.guest[head] = device
+          m.length[head] = length
+          m.direction[head] = direction
+          const answer = backend.map(m, head)
+          if (answer !== OK) {
+            status = this.judge('map', answer)
+            break
+          }
+          device = m.device[head]
+          deviceLength = m.deviceLength[head]
         }
-        device = m.device[head]
-        deviceLength = m.deviceLength[head]
+        const word = tableWord + 4 * head
+        u32[word] = device
+        u32[word + 1] = device * HIGH_HALF
+        u32[word + 2] = deviceLength
+        u32[word + 3] = descriptorFlags
+        // The id's bookkeeping is complete before the device can know of it: a completion can never race it.
+        const chain = chainsAt + CHAIN * head
+        book[chain + INFO] = info
+        if (writable) book[chain + POSTED] = length
+        const at = (start + n) & mask
+        book[orderAt + at] = head
+        ring[ringAt + at] = head
+        added[n] = head
+        head = book[ROW * head + NEXT]
       }
-      const word = tableWord + 4 * head
-      u32[word] = device
-      u32[word + 1] = device * HIGH_HALF
-      u32[word + 2] = deviceLength
-      u32[word + 3] = descriptorFlags
-      // The id's bookkeeping is complete before the device can know of it: a completion can never race it.
-      const chain = chainsAt + CHAIN * head
-      book[chain + INFO] = info
-      if (writable) book[chain + POSTED] = length
-      const at = (start + n) & mask
-      book[orderAt + at] = head
-      ring[ringAt + at] = head
-      added[n] = head
-      head = book[ROW * head + NEXT]
+    } catch (error) {
+      status = this.blame('map', error)
     }
     this.freeHead = head
     this.free -= n
@@ -448,7 +452,7 @@ export class SplitVirtqueue implements Virtqueue {
           m.guest[row] = addresses[i] + done
           m.length[row] = piece
           m.direction[row] = into ? FROM : TO
-          const status = this.backend.map(m, row)
+          const status = this.map(row)
           if (status !== OK) {
             this.rewind(first, descriptors - left)
             return status
@@ -504,7 +508,7 @@ export class SplitVirtqueue implements Virtqueue {
     const count = (position - old) & 0xffff
     if (count === 0) return OK
     this.counters.added += count
-    const status = this.backend.commitMaps()
+    const status = this.commit('commitMaps')
     if (status !== OK) {
       this.undo(old, count)
       return status
@@ -513,16 +517,13 @@ export class SplitVirtqueue implements Virtqueue {
     this.outstanding += count
     this.publishedPosition = position
     this.meterPublish(count)
-    // Descriptors and ring entries first, then the index that makes them available: virtio 1.4 §2.7.13.
-    this.available.region.u16[this.availableHalf + 1] = position
+    // Descriptors and ring entries first, then the index that makes them available, then the question whether the device
+    // wants to know: virtio 1.4 §2.7.13.3, §2.7.13.4.1.
+    const { eventIndex, used, usedHalf } = this
+    const asked = eventIndex ? usedHalf + 2 + 4 * this.size : usedHalf
+    const answer = this.available.region.storeThenLoad(this.availableHalf + 1, position, used.region, asked)
     this.counters.published += count
-
-    // The index first, then the question whether the device wants to know: virtio 1.4 §2.7.13.4.1.
-    const used = this.used.region.u16
-    const wanted = this.eventIndex
-      ? crosses(used[this.usedHalf + 2 + 4 * this.size], position, old)
-      : (used[this.usedHalf] & USED_F_NO_NOTIFY) === 0
-    if (wanted) {
+    if (eventIndex ? crosses(answer, position, old) : (answer & USED_F_NO_NOTIFY) === 0) {
       this.counters.notified++
       this.doorbell(this.index, position)
     }
@@ -535,7 +536,7 @@ export class SplitVirtqueue implements Virtqueue {
     this.refresh()
     const position = this.usedPosition
     // Loaded once; the device may change it right after.
-    const arrivedIndex = this.used.region.u16[this.usedHalf + 1]
+    const arrivedIndex = this.used.region.loadShared(this.usedHalf + 1)
     const arrived = (arrivedIndex - position) & 0xffff
     if (arrived === 0) return 0
     if (arrived > this.outstanding) {
@@ -560,7 +561,7 @@ export class SplitVirtqueue implements Virtqueue {
       this.used.region.meter.load(2, 1)
       this.used.region.meter.load(4, 2 * n)
     }
-    const status = this.backend.commitUnmaps()
+    const status = this.commit('commitUnmaps')
     if (status !== OK) {
       this.break('VIRTQUEUE_COMMIT', `${this.backend.name} could not revoke ${n} completed chains`, {
         status,
@@ -582,48 +583,46 @@ export class SplitVirtqueue implements Virtqueue {
   }
 
   disarm(): void {
-    this.refresh()
-    const u16 = this.available.region.u16
     // An event that lies 65,535 completions ahead is as good as none.
-    if (this.eventIndex) u16[this.availableHalf + 2 + this.size] = this.usedPosition - 1
-    else u16[this.availableHalf] = AVAILABLE_F_NO_INTERRUPT
+    this.storeEvent(this.usedPosition - 1, AVAILABLE_F_NO_INTERRUPT)
   }
 
   arm(): boolean {
     if (this.broken !== null) return false
-    this.refresh()
-    const u16 = this.available.region.u16
-    if (this.eventIndex) u16[this.availableHalf + 2 + this.size] = this.usedPosition
-    else u16[this.availableHalf] = 0
     // The device may have gone on before it saw this: virtio 1.4 §2.7.14.
-    return this.used.region.u16[this.usedHalf + 1] !== this.usedPosition
+    return this.storeEvent(this.usedPosition, 0) !== this.usedPosition
+  }
+
+  // Says when to interrupt, in the word that was agreed on, and returns the used index as it is after that.
+  private storeEvent(event: number, flags: number): number {
+    this.refresh()
+    const { available, availableHalf, eventIndex, used, usedHalf } = this
+    const half = eventIndex ? availableHalf + 2 + this.size : availableHalf
+    return available.region.storeThenLoad(half, eventIndex ? event : flags, used.region, usedHalf + 1)
   }
 
   dispose(): void {
     if (this.disposed) return
     this.disposed = true
-    this.broken ??= new VirtqueueError('VIRTQUEUE_DISPOSED', this.name, 'the queue was disposed')
-    const errors: unknown[] = []
+    const before = this.broken
+    this.broken = null
     for (let id = 0; id < this.size; id++) {
       const chain = this.chainsAt + CHAIN * id
       if ((this.book[chain + INFO] & STATE_MASK) !== OUTSTANDING) continue
-      attempt(errors, () => this.unmapChain(id, 0))
+      this.unmapChain(id, 0)
       this.book[chain + INFO] = FREE
     }
     this.outstanding = 0
-    attempt(errors, () => {
-      const status = this.backend.commitUnmaps()
-      if (status === OK) return
-      throw new VirtqueueError(
-        'VIRTQUEUE_COMMIT',
-        this.name,
-        `${this.backend.name} could not revoke what was outstanding; it has to be disposed of before that is used again`,
-        { status },
-      )
-    })
+    if (this.commit('commitUnmaps') !== OK) {
+      const message = `${this.backend.name} could not revoke what was outstanding; it has to be disposed of before that is used again`
+      this.break('VIRTQUEUE_COMMIT', message, {})
+    }
+    const failed = this.broken as VirtqueueError | null
+    this.broken = before ?? failed ?? new VirtqueueError('VIRTQUEUE_DISPOSED', this.name, 'the queue was disposed')
     // What could not be revoked must not be used again: its memory stays where it is, since memory goes back only when
     // the device cannot reach it.
-    if (errors.length > 0) throw errors[0]
+    if (failed !== null) throw failed
+    const errors: unknown[] = []
     const regions = [this.table, this.available, this.used, ...this.cellAreas.map(({ memory }) => memory)]
     if (this.indirect !== null) regions.push(this.indirect)
     this.cellAreas.length = 0
@@ -636,7 +635,6 @@ export class SplitVirtqueue implements Virtqueue {
   private takeUsed(from: number, arrived: number, budget: number): number {
     const { usedWord, mask, size, book, chainsAt, orderAt, inOrder } = this
     const { id: ids, written: lengths, status: statuses } = this.completed
-    const { backend, mappings } = this
     const u32 = this.used.region.u32
     const unpublished = this.availablePosition !== this.publishedPosition
     let clamped = 0
@@ -681,7 +679,7 @@ export class SplitVirtqueue implements Virtqueue {
       }
       const descriptors = info >> COUNT_SHIFT
       if (descriptors > 1) statuses[n - 1] = this.unmapChain(id, believed)
-      else statuses[n - 1] = (info & (MAPPED << FLAGS_SHIFT)) === 0 ? OK : backend.unmap(mappings, id, believed)
+      else statuses[n - 1] = (info & (MAPPED << FLAGS_SHIFT)) === 0 ? OK : this.unmap(id, believed)
       this.retire(id, descriptors)
     }
     this.counters.clamped += clamped
@@ -712,7 +710,7 @@ export class SplitVirtqueue implements Virtqueue {
     const info = book[chain + INFO]
     const count = info >> COUNT_SHIFT
     if (count > 1) return this.unmapRows(book[chain + FIRST], count, written)
-    return (info & (MAPPED << FLAGS_SHIFT)) === 0 ? OK : this.backend.unmap(this.mappings, id, written)
+    return (info & (MAPPED << FLAGS_SHIFT)) === 0 ? OK : this.unmap(id, written)
   }
 
   // Was the chain added since the last publish? The device cannot know of it.
@@ -750,7 +748,7 @@ export class SplitVirtqueue implements Virtqueue {
         left -= here
       }
       if ((flags & MAPPED) !== 0) {
-        const result = this.backend.unmap(m, row, here)
+        const result = this.unmap(row, here)
         if (result !== OK) status = result
       }
       row = book[ROW * row + NEXT]
@@ -780,7 +778,7 @@ export class SplitVirtqueue implements Virtqueue {
 
   // Not Ok: the device may still reach what was unmapped, and only a reset helps.
   private commitUndone(): void {
-    const status = this.backend.commitUnmaps()
+    const status = this.commit('commitUnmaps')
     if (status !== OK)
       this.break('VIRTQUEUE_COMMIT', `${this.backend.name} could not revoke what was never published`, { status })
   }
@@ -876,8 +874,47 @@ export class SplitVirtqueue implements Virtqueue {
     }
   }
 
+  // The backend is somebody else's code. One that throws, or answers what is no status, breaks its queue and nobody else's.
+  private map(row: number): number {
+    try {
+      const status = this.backend.map(this.mappings, row)
+      return status === OK ? OK : this.judge('map', status)
+    } catch (error) {
+      return this.blame('map', error)
+    }
+  }
+
+  private unmap(row: number, written: number): number {
+    try {
+      const status = this.backend.unmap(this.mappings, row, written)
+      return status === OK ? OK : this.judge('unmap', status)
+    } catch (error) {
+      return this.blame('unmap', error)
+    }
+  }
+
+  private commit(method: 'commitMaps' | 'commitUnmaps'): number {
+    try {
+      const status = this.backend[method]()
+      return status === OK ? OK : this.judge(method, status)
+    } catch (error) {
+      return this.blame(method, error)
+    }
+  }
+
+  private judge(method: string, status: number): number {
+    return status < 0 ? status : this.blame(method, `${status}, which is no status,`)
+  }
+
+  private blame(method: string, error: unknown): number {
+    const what = error instanceof Error ? `threw: ${error.message}` : `answered ${String(error)}`
+    this.break('VIRTQUEUE_BACKEND', `${this.backend.name}.${method}() ${what}`, { method })
+    return QUEUE_BROKEN
+  }
+
   private break(code: string, message: string, details: Readonly<Record<string, unknown>>): void {
-    this.broken = new VirtqueueError(code, this.name, message, { queue: this.index, ...details })
+    // The first reason is the one that explains the others.
+    this.broken ??= new VirtqueueError(code, this.name, message, { queue: this.index, ...details })
   }
 }
 

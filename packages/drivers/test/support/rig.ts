@@ -16,6 +16,7 @@ import {
   NET_FEATURES,
   NetDriver,
   type NetOptions,
+  type WaitingOptions,
 } from '@guestdma/drivers'
 import { GuestMemory, guestAddress, SpanAllocator } from '@guestdma/memory'
 import {
@@ -160,6 +161,14 @@ async function makeRig(deviceId: number, options: RigOptions = {}): Promise<Rig>
   return { memory, ram, device, backend, session }
 }
 
+function waiting({ interrupts, onWork, deadlineMs }: WaitingOptions): WaitingOptions {
+  return {
+    ...(interrupts === undefined ? {} : { interrupts }),
+    ...(onWork === undefined ? {} : { onWork }),
+    ...(deadlineMs === undefined ? {} : { deadlineMs }),
+  }
+}
+
 export const MAC = [0x52, 0x54, 0, 1, 2, 3]
 
 export interface NetRig extends Rig {
@@ -185,11 +194,11 @@ async function makeNet(options: NetRigOptions = {}): Promise<NetRig> {
   const sent: number[] = []
   const events: string[] = []
   const warnings: DriverWarning[] = []
-  const { mode, queueSize, interrupts, observer } = options
+  const { mode, queueSize, observer } = options
   const net = new NetDriver(rig.session, {
     ...(mode === undefined ? {} : { mode }),
     ...(queueSize === undefined ? {} : { queueSize }),
-    ...(interrupts === undefined ? {} : { interrupts }),
+    ...waiting(options),
     observer: {
       frames: (batch) => {
         for (let i = 0; i < batch.count; i++) frames.push(batch.copy(i))
@@ -267,6 +276,7 @@ async function makeBlk(options: BlkRigOptions = {}): Promise<BlkRig> {
   const disk = new BlkDriver(rig.session, {
     ...(mode === undefined ? {} : { mode }),
     ...(queueSize === undefined ? {} : { queueSize }),
+    ...waiting(options),
     observer: {
       broken: (error) => {
         errors.push(error.code)

@@ -1,0 +1,51 @@
+import { Worker } from 'node:worker_threads'
+import { describe, expect, inject, test } from 'vitest'
+import type { LitmusOptions } from './support/litmus-side.ts'
+
+const { seed, milliseconds } = inject('soak')
+
+/** `LITMUS_WITHOUT=publish` (or `arm`, `flush`, `rearm`) takes that barrier out, to see how soon a chain is lost. */
+const without = process.env.LITMUS_WITHOUT
+
+const RUNS = [true, false].flatMap((eventIndex) =>
+  (['transmit', 'receive'] as const).map((direction) => ({ eventIndex, direction })),
+)
+
+// Not imported, since the module runs a side where it is loaded as a worker.
+const WORDS = 16
+const [SLEEPS, STOP, CHAINS, LOST, FIRST_LOSS] = [6, 8, 13, 14, 15]
+
+describe('two threads that sleep and wake each other lose no chain', () => {
+  test.each(RUNS)('$direction, event index $eventIndex', async ({ eventIndex, direction }) => {
+    const options: LitmusOptions = { direction, eventIndex, size: 8, chains: Infinity, batch: 1, seed, without }
+    const words = await litmus(options, milliseconds / RUNS.length)
+    const sleeps = `${words[SLEEPS]} and ${words[SLEEPS + 1]} sleeps`
+    console.log(
+      `litmus ${direction}, event index ${eventIndex}: ${words[CHAINS]} chains, ${sleeps}, ${words[LOST]} lost`,
+    )
+    expect({ lost: words[LOST], after: words[FIRST_LOSS] }).toEqual({ lost: 0, after: 0 })
+    expect(words[CHAINS]).toBeGreaterThan(1000)
+    // Both sides did go to sleep: without that nothing was tried.
+    expect(Math.min(words[SLEEPS], words[SLEEPS + 1])).toBeGreaterThan(100)
+  })
+})
+
+async function litmus(options: LitmusOptions, runMilliseconds: number): Promise<Int32Array> {
+  const ram = new SharedArrayBuffer(1 << 16)
+  const control = new SharedArrayBuffer(4 * WORDS)
+  const words = new Int32Array(control)
+  const url = new URL('./support/litmus-side.ts', import.meta.url)
+  const workers = (['driver', 'device'] as const).map(
+    (side) => new Worker(url, { workerData: { side, ram, control, options } }),
+  )
+  const ends = workers.map(
+    (worker) =>
+      new Promise<void>((resolve, reject) => {
+        worker.on('error', reject)
+        worker.on('exit', () => resolve())
+      }),
+  )
+  setTimeout(() => Atomics.store(words, STOP, 1), runMilliseconds)
+  await Promise.all(ends)
+  return words
+}

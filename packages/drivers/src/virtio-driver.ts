@@ -1,0 +1,218 @@
+import { GuestDmaError, observe } from '@guestdma/memory'
+import { INTERRUPT_CONFIGURATION } from '@guestdma/spec'
+import { DeviceBrokenError, DriverError } from './errors.ts'
+import type { DeviceSession } from './session.ts'
+
+/** What every driver may be told about its waiting. */
+export interface WaitingOptions {
+  /** Ask for interrupts. Default true. A driver without them is polled by the clock: nothing tells of completions. */
+  readonly interrupts?: boolean
+  /**
+   * Called when there is something for {@link VirtioDriver.poll} to do of which no poll has told: an interrupt arrived,
+   * a deadline may have passed. Once until the next poll begins. It may be called within an interrupt and within a
+   * poll, so all it does is to note that a poll is due. What it throws surfaces in a microtask.
+   */
+  readonly onWork?: () => void
+  /**
+   * The longest time in milliseconds that the device may take for what was asked of it. After that it counts as broken.
+   * Default: no limit.
+   */
+  readonly deadlineMs?: number
+}
+
+/** A device that says nothing is looked at after so many polls that found nothing to do. */
+const IDLE_POLLS = 64
+
+/**
+ * What the drivers have in common: how they wait. A driver works in {@link poll} and nowhere else, and says there in one
+ * way that nothing is left: after 0 its owner may sleep until `onWork` is called. Interrupts are asked for before 0 is
+ * returned, and completions that arrived meanwhile are taken first (virtio 1.4 §2.7.14).
+ *
+ * A device that broke the rules, asks for a reset, was reset by somebody else, does not answer in time or is out of
+ * reach ends it: {@link broken} says why, and only a reset of the device helps. Without interrupts the status is looked
+ * at as well, once in 64 polls without work.
+ */
+export abstract class VirtioDriver {
+  declare readonly name: string
+  declare readonly session: DeviceSession
+  broken: DeviceBrokenError | null = null
+  /** See {@link WaitingOptions.onWork}. */
+  declare onWork: (() => void) | null
+
+  declare protected readonly interrupts: boolean
+  declare protected readonly deadlineMs: number
+  private interrupted = false
+  private announced = false
+  private polling = false
+  private idlePolls = 0
+  private timer: ReturnType<typeof setTimeout> | null = null
+
+  /** @throws DriverError `DRIVER_OPTION` */
+  constructor(session: DeviceSession, { interrupts = true, onWork, deadlineMs = Infinity }: WaitingOptions) {
+    this.name = session.name
+    this.session = session
+    this.interrupts = interrupts
+    this.onWork = onWork ?? null
+    this.deadlineMs = deadlineMs
+    if (!(deadlineMs > 0)) {
+      const message = `deadlineMs is ${deadlineMs}; it must be a positive number of milliseconds`
+      throw new DriverError('DRIVER_OPTION', session.name, message, { deadlineMs })
+    }
+    session.onFailure = () => this.wake()
+    session.onRelease(() => this.unwatch())
+  }
+
+  /** Told by the machine that the device interrupts. Only sets a word; `poll` does the work. */
+  interrupt(): void {
+    this.interrupted = true
+    this.wake()
+  }
+
+  /** There is something for `poll` to do, and `onWork` is told of it. */
+  wake(): void {
+    if (this.announced) return
+    this.announced = true
+    if (this.onWork !== null) observe(this.onWork, undefined)
+  }
+
+  /**
+   * Does the driver's work, at most about `budget` completions of each queue, and nothing else does. Returns how much
+   * there was. After 0 the caller may sleep: there is nothing to do, and `onWork` is called when that changes. Drivers
+   * that share a pool are polled together, since what one gives back may be what another waits for.
+   */
+  poll(budget: number): number {
+    // A listener that polls in turn would pull what it is being shown from under itself.
+    if (this.polling || this.broken !== null || this.session.closed) return 0
+    this.polling = true
+    this.announced = false
+    try {
+      return this.turn(budget)
+    } catch (error) {
+      // A device that cannot be reached any more, or whose configuration never settles, must not stop whoever polls.
+      this.break((error as Error).message, error instanceof GuestDmaError ? error.details : {})
+      return 0
+    } finally {
+      this.polling = false
+    }
+  }
+
+  /** Resets the device and gives all memory back. What is in flight is dropped, or fails with `DRIVER_CLOSED`. */
+  close(): Promise<void> {
+    return this.session.close()
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+
+  /** Takes what completed and goes on with what waits. Returns how much that was. */
+  protected abstract work(budget: number): number
+  /** Asks for an interrupt at the next completion. True: there are completions already. */
+  protected abstract arm(): boolean
+  /** The device's configuration changed. May throw: then the device is broken. */
+  protected abstract configurationChanged(): void
+  /** The device is broken: fails what is in flight and tells the user. */
+  protected abstract onBroken(error: DeviceBrokenError): void
+  /** When the oldest thing began that the device has not answered, by {@link now}; Infinity where there is none. */
+  protected abstract unansweredSince(): number
+  /** The oldest unanswered thing is late. Returns why the device counts as broken; null: it was ended otherwise. */
+  protected overdue(): string | null {
+    return `the device did not answer within ${this.deadlineMs} ms`
+  }
+
+  protected now(): number {
+    return this.session.wait.now?.() ?? performance.now()
+  }
+
+  /** Something was asked of the device: where there is a deadline, somebody has to look at it. */
+  protected watch(): void {
+    if (this.deadlineMs === Infinity || this.timer !== null || this.onWork === null) return
+    this.watchFor(this.deadlineMs)
+  }
+
+  /** The device cannot be used any more. */
+  protected break(why: string, details: Readonly<Record<string, unknown>> = {}): void {
+    if (this.broken !== null) return
+    const error = new DeviceBrokenError(this.name, why, details)
+    this.broken = error
+    this.unwatch()
+    this.onBroken(error)
+  }
+
+  private turn(budget: number): number {
+    const { session } = this
+    for (;;) {
+      if (this.interrupted) {
+        this.interrupted = false
+        if ((session.transport.takeInterrupts() & INTERRUPT_CONFIGURATION) !== 0) this.follow()
+        if (this.broken !== null) return 0
+      }
+      const done = this.work(budget)
+      if (session.closed || this.isBroken()) return done
+      if (this.deadlineMs !== Infinity && this.isLate()) return done
+      if (done > 0) {
+        this.idlePolls = 0
+        return done
+      }
+      if (this.interrupts && this.arm()) continue
+      if (!this.interrupted) return this.idle()
+    }
+  }
+
+  private idle(): number {
+    if (++this.idlePolls >= IDLE_POLLS) {
+      this.idlePolls = 0
+      const why = this.session.whyUnusable()
+      if (why !== null) this.break(why)
+    }
+    return 0
+  }
+
+  private follow(): void {
+    const why = this.session.whyUnusable()
+    if (why === null) this.configurationChanged()
+    else this.break(why)
+  }
+
+  private isBroken(): boolean {
+    const { queues, failure } = this.session
+    if (failure !== null) this.break(failure.message)
+    for (let i = 0; i < queues.length; i++) {
+      const cause = queues[i].broken
+      if (cause !== null) this.break(cause.message, cause.details)
+    }
+    return this.broken !== null
+  }
+
+  private isLate(): boolean {
+    const now = this.now()
+    let left = this.unansweredSince() + this.deadlineMs - now
+    for (; left <= 0; left = this.unansweredSince() + this.deadlineMs - now) {
+      // That the device was reset, or asks for it, says more than that it is late.
+      const why = this.session.whyUnusable() ?? this.overdue()
+      if (why === null) continue
+      this.break(why, { deadlineMs: this.deadlineMs })
+      return true
+    }
+    if (left !== Infinity && this.timer === null && this.onWork !== null) this.watchFor(left)
+    return false
+  }
+
+  private watchFor(milliseconds: number): void {
+    // A timer that is a little early would find nothing, and one that is later than the longest possible fires at once.
+    this.timer = setTimeout(
+      () => {
+        this.timer = null
+        this.wake()
+      },
+      Math.min(Math.ceil(milliseconds), LONGEST_TIMER_MS),
+    )
+  }
+
+  private unwatch(): void {
+    if (this.timer !== null) clearTimeout(this.timer)
+    this.timer = null
+  }
+}
+
+const LONGEST_TIMER_MS = 0x7fff_ffff
