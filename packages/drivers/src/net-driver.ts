@@ -264,7 +264,7 @@ export class NetDriver extends VirtioDriver {
     const buffer = this.transmitBuffers.acquire()
     if (buffer < 0) {
       this.sendStatus = QUEUE_FULL
-      this.noticeBlocked(QUEUE_FULL)
+      this.blocked = true
     }
     return buffer
   }

@@ -12,7 +12,7 @@ export function checkConfig(config: MachineConfig): void {
   if (!isObject(config))
     throw new GuestDmaError('MACHINE_CONFIG', 'machine', 'the configuration must be an object, { memory, devices }')
   const machine = fieldsOf('machine', config)
-  const { memory, ram, schemes, devices, transport, deadlineMs } = machine.fields
+  const { memory, ram, schemes, devices, transport, deadlineMs, onWork } = machine.fields
   if (!(memory instanceof GuestMemory) && !isList(memory, isObject))
     machine.refuse('memory', 'a GuestMemory or an array of its ranges, { base, length, memory }')
   if (ram !== undefined && !(isObject(ram) && isNumber(ram.base) && isNumber(ram.length)))
@@ -22,6 +22,8 @@ export function checkConfig(config: MachineConfig): void {
   if (transport !== undefined) machine.oneOf('transport', TRANSPORTS)
   if (deadlineMs !== undefined && !(isNumber(deadlineMs) && deadlineMs >= 0 && deadlineMs < Infinity))
     machine.refuse('deadlineMs', 'a number of milliseconds, at least 0')
+  if (onWork !== undefined && typeof onWork !== 'function')
+    machine.refuse('onWork', 'a function that sees to it that pump() is called')
   if (!isList(devices, isObject)) machine.refuse('devices', 'an array of devices, { type, name, device }')
   const names = new Set<string>()
   for (const device of config.devices) {
@@ -40,13 +42,15 @@ function checkDevice(config: DeviceConfig): void {
   oneOf('type', ['net', 'blk'])
   if (fields.transport !== undefined) oneOf('transport', TRANSPORTS)
   if (fields.mode !== undefined) oneOf('mode', ['map', 'pool'])
-  const { platform, dma, queueSize, make, device } = fields
+  const { platform, dma, queueSize, requestDeadlineMs, make, device } = fields
   if (platform !== undefined && typeof platform !== 'string') refuse('platform', "a scheme's id")
   if (dma !== undefined && typeof dma !== 'string' && !isList(dma, (id) => typeof id === 'string'))
     refuse('dma', "'auto', a scheme's id or an array of ids")
   const entries = queueSize as number
   if (queueSize !== undefined && !(Number.isInteger(entries) && entries >= 1 && entries <= MAX_QUEUE_SIZE))
     refuse('queueSize', `an integer from 1 to ${MAX_QUEUE_SIZE}`)
+  if (requestDeadlineMs !== undefined && !(isNumber(requestDeadlineMs) && requestDeadlineMs > 0))
+    refuse('requestDeadlineMs', 'a positive number of milliseconds')
   if (make !== undefined) {
     if (typeof make !== 'function') refuse('make', "a function that makes the device's model over a port")
     return

@@ -610,6 +610,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       ['a scheme by name', 'schemes', { schemes: ['direct'] }, /sharedPoolScheme/],
       ['a transport of another kind', 'transport', { transport: 'usb' }, /'mmio' or 'pci', not 'usb'/],
       ['a deadline that is no number', 'deadlineMs', { deadlineMs: Number.NaN }, /not NaN/],
+      ['work that is announced to nobody', 'onWork', { onWork: true }, /function.*not true/],
       ['no devices', 'devices', { devices: undefined }, /not undefined/],
       ['a device without a name', 'devices', { devices: [{ type: 'net', device: { mac: MAC } }] }, /each with a name/],
     ])('%s', async (_what, field, wrong, message) => {
@@ -628,6 +629,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       ['bytes as a store', 'store', { type: 'blk', device: { store: new Uint8Array(512) } }, /BlockStore/],
       ['a mode that is none', 'mode', { mode: 'copy' }, /'map' or 'pool'/],
       ['a queue without entries', 'queueSize', { queueSize: 0 }, /1 to 32768, not 0/],
+      ['a deadline in the past', 'requestDeadlineMs', { requestDeadlineMs: -1 }, /positive.*not -1/],
       ['a platform that is a scheme', 'platform', { platform: directScheme() }, /id/],
       ['a choice that is a scheme', 'dma', { dma: [directScheme()] }, /array of ids/],
       ['a model instead of a function', 'make', { make: {} }, /function/],

@@ -606,8 +606,8 @@ export class SplitVirtqueue implements Virtqueue {
   dispose(): void {
     if (this.disposed) return
     this.disposed = true
-    this.broken ??= new VirtqueueError('VIRTQUEUE_DISPOSED', this.name, 'the queue was disposed')
-    const errors: unknown[] = []
+    const before = this.broken
+    this.broken = null
     this.misuse = null
     for (let id = 0; id < this.size; id++) {
       const chain = this.chainsAt + CHAIN * id
@@ -616,20 +616,16 @@ export class SplitVirtqueue implements Virtqueue {
       this.book[chain + INFO] = FREE
     }
     this.outstanding = 0
-    if (this.misuse !== null) errors.push(this.misuse)
-    attempt(errors, () => {
-      const status = this.backend.commitUnmaps()
-      if (status === OK) return
-      throw new VirtqueueError(
-        'VIRTQUEUE_COMMIT',
-        this.name,
-        `${this.backend.name} could not revoke what was outstanding; it has to be disposed of before that is used again`,
-        { status },
-      )
-    })
+    if (this.commit('commitUnmaps') !== OK) {
+      const message = `${this.backend.name} could not revoke what was outstanding; it has to be disposed of before that is used again`
+      this.break('VIRTQUEUE_COMMIT', message, {})
+    }
+    const failed = this.broken as VirtqueueError | null
+    this.broken = before ?? failed ?? new VirtqueueError('VIRTQUEUE_DISPOSED', this.name, 'the queue was disposed')
     // What could not be revoked must not be used again: its memory stays where it is, since memory goes back only when
     // the device cannot reach it.
-    if (errors.length > 0) throw errors[0]
+    if (failed !== null) throw failed
+    const errors: unknown[] = []
     const regions = [this.table, this.available, this.used, ...this.cellAreas.map(({ memory }) => memory)]
     if (this.indirect !== null) regions.push(this.indirect)
     this.cellAreas.length = 0
