@@ -8,7 +8,8 @@ import { MmioTransport } from '@guestdma/transport'
 
 const BASE = 0x1_0000_0000
 const RAM = 256 << 20
-const PAGE = 4096
+// A granule that is small enough that each of a million rows has one of its own in that much memory.
+const PAGE = 256
 const BATCH = 32
 const ROUNDS = 9
 const BATCHES = 4096
@@ -48,7 +49,7 @@ async function domainOf(
   most: number,
 ): Promise<IommuDomain> {
   if (kind === 'none') return new NoDomain()
-  const device = new IommuDevice({ name: 'iommu', port: everything(memory), maxMappings: 2 * most })
+  const device = new IommuDevice({ name: 'iommu', port: everything(memory), granule: PAGE, maxMappings: 2 * most })
   device.addEndpoint(1, { name: 'dev0', downstream: everything(memory) })
   const transport = MmioTransport.probe(new MmioRegisters(device, { notify: 'inline' }), 'iommu')
   if (transport === null) throw new Error('no device')
@@ -64,9 +65,9 @@ async function measure(kind: 'none' | 'virtio-iommu', live: number): Promise<Iov
   const domain = await domainOf(kind, memory, ram, live)
   const backend = new IommuBackend({ name: 'iommu', memory, ram, domain })
   const m = new DmaMappings(live + BATCH)
-  const pages = RAM / PAGE
+  if (m.rows > RAM / PAGE) throw new Error(`${m.rows} rows need as many pages, and there are ${RAM / PAGE}`)
   for (let row = 0; row < m.rows; row++) {
-    m.guest[row] = BASE + (row % pages) * PAGE
+    m.guest[row] = BASE + row * PAGE
     m.length[row] = PAGE
     m.direction[row] = TO_DEVICE
   }
@@ -75,6 +76,7 @@ async function measure(kind: 'none' | 'virtio-iommu', live: number): Promise<Iov
     if (row % 64 === 63) commit(backend.commitMaps())
   }
   commit(backend.commitMaps())
+  if (backend.counters.mapRequests < live) throw new Error('rows share mappings, so there are fewer than is said')
   const own = Uint32Array.from({ length: BATCH }, (_, i) => live + i)
   const hot = time(() => {
     for (let i = 0; i < BATCH; i++) backend.map(m, own[i])

@@ -16,6 +16,10 @@ describeDmaScheme(functions, () => sharedPoolScheme({ size: 1 << 20, per: 'machi
   ...small,
   name: 'shared-pool of a machine',
 })
+describeDmaScheme(functions, () => sharedPoolScheme({ size: 1 << 20, per: 'machine', clear: 'on-lend' }), {
+  ...small,
+  name: 'shared-pool of a machine, cleared on lend',
+})
 describeDmaScheme(functions, () => sharedPoolScheme({ size: 1 << 19, clear: 'on-return' }), {
   ...small,
   name: 'shared-pool, cleared on return',

@@ -22,6 +22,8 @@ export interface Capture {
   readonly accuracy: number
   /** Bytes kept of each frame at most; 0 says that the file names no limit. */
   readonly snapLength: number
+  /** What stands beside the link type in its word, which has 16 bits more; 0 in practice. */
+  readonly linkFlags: number
   readonly frames: readonly Frame[]
 }
 
@@ -44,6 +46,10 @@ const MAGIC_PCAPNG = 0x0a0d_0d0a
 const VERSION_MAJOR = 2
 const VERSION_MINOR = 4
 const LINKTYPE_ETHERNET = 1
+/** The link type has 16 bits; above are how long the frame check sequences are, if bit 26 says that they are known. */
+const LINKTYPE_MASK = 0xffff
+const FCS_KNOWN = 0x0400_0000
+const FCS_LENGTH_MASK = 0xf000_0000
 
 /**
  * Reads a whole pcap file (draft-ietf-opsawg-pcap) of Ethernet frames, in either byte order and resolution.
@@ -69,7 +75,8 @@ export function readPcap(bytes: Uint8Array, name: string): Capture {
     throw new DemoInputError('PCAP_VERSION', name, 'the version', { offset: 4, found: version, advice })
   }
   const linkType = view.getUint32(20, little)
-  if (linkType !== LINKTYPE_ETHERNET) {
+  const checked = (linkType & FCS_KNOWN) !== 0 && (linkType & FCS_LENGTH_MASK) !== 0
+  if ((linkType & LINKTYPE_MASK) !== LINKTYPE_ETHERNET || checked) {
     const advice = `only plain Ethernet (${LINKTYPE_ETHERNET}) is read, capture on one interface: tcpdump -i eth0`
     throw new DemoInputError('PCAP_LINK_TYPE', name, 'the link type', { offset: 20, found: linkType, advice })
   }
@@ -79,6 +86,7 @@ export function readPcap(bytes: Uint8Array, name: string): Capture {
     timeZone: view.getInt32(8, little),
     accuracy: view.getUint32(12, little),
     snapLength,
+    linkFlags: (linkType & ~LINKTYPE_MASK) >>> 0,
     frames: readFrames(bytes, view, little, snapLength, name),
   }
 }
@@ -99,7 +107,7 @@ export function writePcap(capture: Capture): Uint8Array<ArrayBuffer> {
   view.setInt32(8, capture.timeZone, little)
   view.setUint32(12, capture.accuracy, little)
   view.setUint32(16, capture.snapLength, little)
-  view.setUint32(20, LINKTYPE_ETHERNET, little)
+  view.setUint32(20, (capture.linkFlags | LINKTYPE_ETHERNET) >>> 0, little)
 
   let at = FILE_HEADER_BYTES
   for (const frame of capture.frames) {

@@ -23,6 +23,7 @@ describe('pcap: the fixture', () => {
       timeZone: 0,
       accuracy: 0,
       snapLength: 65_535,
+      linkFlags: 0,
     })
   })
 
@@ -87,6 +88,7 @@ describe('pcap: format variants', () => {
       timeZone: -3600,
       accuracy: 9,
       snapLength: 262_144,
+      linkFlags: 0,
       frames: [{ seconds: 0x654b_1f80, fraction: 999_999_999, originalLength: 3, data: Uint8Array.of(7, 8, 9) }],
     })
     expect(writePcap(capture)).toEqual(bytes)
@@ -105,6 +107,16 @@ describe('pcap: format variants', () => {
       const written = writePcap({ ...readPcap(file, 'traffic.pcap'), snapLength, frames: [frame] })
       expect(readPcap(written, 'long.pcap').frames[0].data.length).toBe(MAX_RECORD_BYTES)
     }
+  })
+
+  test.each([
+    ['reserved bits', 0x03ff_0001],
+    ['a length of check sequences that is not known', 0x4000_0001],
+    ['check sequences of no bytes', 0x0400_0001],
+  ])('a link type has 16 bits: %s above it are kept', (_, word) => {
+    const changed = withField(file, 20, word)
+    expect(readPcap(changed, 'flags.pcap').frames).toEqual(readPcap(file, 'traffic.pcap').frames)
+    expect(Buffer.compare(writePcap(readPcap(changed, 'flags.pcap')), changed)).toBe(0)
   })
 
   test('an original length below the captured one is kept', () => {
@@ -203,6 +215,7 @@ describe('pcap: properties', () => {
     timeZone: fc.integer({ min: -0x8000_0000, max: 0x7fff_ffff }),
     accuracy: u32,
     snapLength: fc.oneof(fc.constant(0), fc.integer({ min: 80, max: 0xffff_ffff })),
+    linkFlags: fc.constantFrom(0, 0x0001_0000, 0x4000_0000),
     frames: fc.array(frame, { maxLength: 8 }),
   })
 

@@ -31,8 +31,9 @@ const FROM = FROM_DEVICE
 
 /**
  * What happens to bytes that a slot held before, so that a device that overstates what it wrote cannot have them
- * delivered. `on-lend`: lent bytes are cleared first (default). `on-return`: slots are cleared when they come back, so
- * that nothing stays in the pool either. `never`: opt-in, and shown in `traits.residue`.
+ * delivered. `on-lend`: lent bytes are cleared first (default where one device has the pool). `on-return`: slots are
+ * cleared when they come back, so that nothing stays in the pool for others to read (default where several devices have
+ * it). `never`: opt-in. `traits.residue` shows what is left.
  */
 export type ClearPolicy = 'on-lend' | 'on-return' | 'never'
 
@@ -42,8 +43,13 @@ export interface BounceBackendOptions {
   readonly memory: GuestMemory
   readonly pool: BouncePool
   readonly clear?: ClearPolicy
-  /** Do other devices use the pool too? Only matters for what `never` leaves behind. */
+  /** Is the pool within reach of one device only? Default true. Otherwise slots are cleared on return by default. */
   readonly exclusive?: boolean
+  /**
+   * What keeps the device inside the pool. Default `trusted-code`, a port of ours; `construction` where it is another
+   * process that was given this memory and no other, `peer` behind an IOMMU or a back end that is not ours.
+   */
+  readonly enforcedBy?: DmaTraits['enforcedBy']
 }
 
 /** Counters of a bounce backend: those of every backend and its pool's. */
@@ -68,17 +74,19 @@ export class BounceBackend implements DmaBackend {
   declare private readonly user: BounceUser
   declare private readonly clearOnLend: boolean
   declare private readonly clearOnReturn: boolean
-  // By first slot: how many slots a live mapping holds.
-  declare private readonly lent: Uint8Array
+  // By first slot: how many slots a live mapping holds, and less than 0 where it is a posted receive buffer.
+  declare private readonly lent: Int16Array
   private readonly totals = newDmaCounters()
   private readonly regions = new Set<DmaRegion>()
 
-  constructor({ name, memory, pool, clear: policy = 'on-lend', exclusive = true }: BounceBackendOptions) {
+  constructor(options: BounceBackendOptions) {
+    const { name, memory, pool, exclusive = true, enforcedBy = 'trusted-code' } = options
+    const policy = options.clear ?? (exclusive ? 'on-lend' : 'on-return')
     this.name = name
     this.memory = memory
     this.pool = pool
     this.user = pool.attach()
-    this.lent = new Uint8Array(pool.slots)
+    this.lent = new Int16Array(pool.slots)
     this.clearOnLend = policy === 'on-lend'
     this.clearOnReturn = policy === 'on-return'
     this.traits = {
@@ -88,8 +96,9 @@ export class BounceBackend implements DmaBackend {
       readOnly: 'enforced',
       reach: 'pool',
       revocation: 'strict',
-      enforcedBy: 'trusted-code',
-      residue: policy !== 'never' ? 'none' : exclusive ? 'own' : 'other-devices',
+      enforcedBy,
+      residue:
+        policy === 'on-return' || (policy === 'on-lend' && exclusive) ? 'none' : exclusive ? 'own' : 'other-devices',
     }
   }
 
@@ -162,7 +171,7 @@ export class BounceBackend implements DmaBackend {
     m.device[row] = pool.device + into
     m.deviceLength[row] = length
     m.token[row] = slot
-    this.lent[slot] = count
+    this.lent[slot] = m.standing ? -count : count
     totals.maps++
     return OK
   }
@@ -222,11 +231,12 @@ export class BounceBackend implements DmaBackend {
   dispose(): void {
     for (const region of [...this.regions]) this.free(region)
     this.pool.region.refresh()
-    for (const [slot, count] of this.lent.entries()) {
-      if (count === 0) continue
+    for (const [slot, held] of this.lent.entries()) {
+      if (held === 0) continue
+      const count = Math.abs(held)
       this.totals.unmaps++
       clear(this.pool.region, this.pool.offset + slot * SLOT, count * SLOT)
-      this.pool.give(this.user, slot, count, false)
+      this.pool.give(this.user, slot, count, held < 0)
     }
     this.lent.fill(0)
     this.pool.detach(this.user)

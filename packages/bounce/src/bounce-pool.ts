@@ -39,8 +39,11 @@ export interface BounceUser {
  * A region cut into slots of 2 KiB, shared by the backends that attach to it.
  *
  * Two zones keep the promise that every queue can go on: rings and posted receive buffers come from the general zone
- * only, and posted receive buffers hold about half of the pool, divided evenly among its users (each may post one maximal mapping); requests may use both
- * zones.
+ * only; requests may use both zones.
+ *
+ * Posted receive buffers share half of the pool evenly: a user posts as long as it stays within its share, and one
+ * mapping in any case where there is room. Shares move at once when users come and go. Who holds more than its share by
+ * then posts nothing until enough came back; meanwhile all together may hold three quarters of the pool.
  *
  * @throws DmaError `BOUNCE_POOL_SIZE`, `BOUNCE_POOL_ALIGN`, `BOUNCE_RESERVE`
  */
@@ -69,7 +72,10 @@ export class BouncePool {
   private spareCount = 0
   private readonly users = new Set<BounceUser>()
   private allocated = 0
-  private standingLimit = 0
+  // Slots that posted receive buffers hold, what each user may hold, and what all of them may while shares move.
+  private standing = 0
+  private share = 0
+  private mostStanding = 0
 
   constructor({ name, pool, reserve }: BouncePoolOptions) {
     const { window, device, home } = pool
@@ -124,11 +130,17 @@ export class BouncePool {
     this.divide()
   }
 
+  /** Slots of receive buffers that each user may post. */
+  get standingShare(): number {
+    return this.share
+  }
+
   /** Maximal mappings that requests can hold at once, whatever rings and posted receive buffers take; at least 1. */
   get assuredMappings(): number {
     // Posted buffers lie scattered in the general zone, so long runs are promised from the reserve only: that is one.
     if (this.maxRun > 1) return 1
-    const standing = this.standingLimit * Math.max(1, this.users.size)
+    let standing = this.users.size === 0 ? this.share : 0
+    for (const user of this.users) standing += Math.max(this.share, user.standing, 1)
     return Math.max(1, this.slots - this.allocated - Math.min(standing, this.general.size - this.allocated))
   }
 
@@ -152,7 +164,10 @@ export class BouncePool {
         this.stalls++
         return -1
       }
-      if (standing) user.standing += count
+      if (standing) {
+        user.standing += count
+        this.standing += count
+      }
     }
     this.inUse += count
     if (this.inUse > this.highWater) this.highWater = this.inUse
@@ -167,7 +182,10 @@ export class BouncePool {
       this.spare[this.spareCount++] = slot
       return
     }
-    if (standing) user.standing -= count
+    if (standing) {
+      user.standing -= count
+      this.standing -= count
+    }
     for (let i = slot; i < slot + count; i++) {
       if (i < split) this.general.give(i)
       else this.reserved.give(i - split)
@@ -222,7 +240,9 @@ export class BouncePool {
   private find(user: BounceUser, count: number, standing: boolean): number {
     const { general, reserved } = this
     if (standing) {
-      if (user.standing + count > this.standingLimit) return -1
+      if (user.standing > 0) {
+        if (user.standing + count > this.share || this.standing + count > this.mostStanding) return -1
+      }
       return count === 1 ? general.takeLowest() : general.takeRunLowest(count)
     }
     const slot = count === 1 ? general.takeHighest() : general.takeRunHighest(count)
@@ -236,10 +256,9 @@ export class BouncePool {
   }
 
   private divide(): void {
+    const free = this.slots - this.allocated
     const room = this.general.size - this.allocated
-    const share = Math.min(room, Math.ceil((this.slots - this.allocated) / 2))
-    // Never less than one maximal mapping where there is room for one: a share that nothing fits into would stall its
-    // user for ever.
-    this.standingLimit = Math.max(Math.floor(share / Math.max(1, this.users.size)), Math.min(room, this.maxRun))
+    this.share = Math.floor(Math.min(room, Math.ceil(free / 2)) / Math.max(1, this.users.size))
+    this.mostStanding = Math.min(room, Math.ceil((3 * free) / 4))
   }
 }

@@ -2,6 +2,7 @@ import type {
   DmaBackend,
   DmaProvider,
   DmaScheme,
+  DmaTraits,
   PlatformBuilder,
   PlatformOffer,
   PoolFact,
@@ -30,6 +31,8 @@ export interface OnDeviceOptions {
   readonly deviceView?: number
   /** See {@link ClearPolicy}. */
   readonly clear?: ClearPolicy
+  /** See `BounceBackendOptions.enforcedBy`. */
+  readonly enforcedBy?: DmaTraits['enforcedBy']
   /** See `BouncePoolOptions.reserve`. */
   readonly reserve?: number
 }
@@ -41,10 +44,10 @@ export interface OnDeviceOptions {
  * bit says (RFC 2/3).
  */
 export function onDeviceScheme(options: OnDeviceOptions = {}): DmaScheme {
-  const { size = 4 << 20, bit = 'required', addressing = 'bus', deviceView, clear = 'on-lend', reserve } = options
+  const { size = 4 << 20, bit = 'required', addressing = 'bus', deviceView } = options
   return {
     id: ID,
-    provider: onDeviceProvider(clear, reserve),
+    provider: onDeviceProvider(options),
     install(platform: PlatformBuilder): BusPort {
       const pci = platform.transport === 'pci'
       const { device, window } = pci ? platform.deviceMemory(size) : inGuestRam(platform, size)
@@ -66,7 +69,7 @@ function inGuestRam(platform: PlatformBuilder, size: number): { device: DeviceAd
   return { device: guest as number as DeviceAddress, window }
 }
 
-function onDeviceProvider(clear: ClearPolicy, reserve: number | undefined): DmaProvider {
+function onDeviceProvider({ clear, reserve, enforcedBy }: OnDeviceOptions): DmaProvider {
   return {
     id: ID,
     reach: 'pool',
@@ -91,7 +94,13 @@ function onDeviceProvider(clear: ClearPolicy, reserve: number | undefined): DmaP
         pool: region,
         ...(reserve === undefined ? {} : { reserve }),
       })
-      return new BounceBackend({ name: ID, memory: offer.memory, pool, clear })
+      return new BounceBackend({
+        name: ID,
+        memory: offer.memory,
+        pool,
+        ...(clear === undefined ? {} : { clear }),
+        ...(enforcedBy === undefined ? {} : { enforcedBy }),
+      })
     },
   }
 }

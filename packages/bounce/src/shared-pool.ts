@@ -2,6 +2,7 @@ import {
   type DmaBackend,
   type DmaProvider,
   type DmaScheme,
+  type DmaTraits,
   type FactKey,
   factKey,
   type PlatformBuilder,
@@ -22,8 +23,10 @@ export interface SharedPoolOptions {
   readonly size?: number
   /** One pool for all devices of the machine, or one for each (default). */
   readonly per?: 'device' | 'machine'
-  /** See {@link ClearPolicy}. */
+  /** See {@link ClearPolicy}. Default: `on-lend` for a pool of one device, `on-return` for one of several. */
   readonly clear?: ClearPolicy
+  /** See `BounceBackendOptions.enforcedBy`. */
+  readonly enforcedBy?: DmaTraits['enforcedBy']
   /** See `BouncePoolOptions.reserve`. */
   readonly reserve?: number
 }
@@ -33,11 +36,11 @@ export interface SharedPoolOptions {
  * device's port reaches that span and nothing else, and everything that crosses is copied into and out of it.
  */
 export function sharedPoolScheme(options: SharedPoolOptions = {}): DmaScheme {
-  const { size = 4 << 20, per = 'device', clear = 'on-lend', reserve } = options
+  const { size = 4 << 20, per = 'device', reserve } = options
   const key = factKey<{ fact: PoolFact; pool: BouncePool }>('shared pool')
   return {
     id: ID,
-    provider: sharedPoolProvider(clear, per === 'device'),
+    provider: sharedPoolProvider(options, per === 'device'),
     install(platform: PlatformBuilder): BusPort {
       const make = (): { fact: PoolFact; pool: BouncePool } => {
         const { guest, window } = platform.reserve(size, PAGE)
@@ -58,7 +61,7 @@ export function sharedPoolScheme(options: SharedPoolOptions = {}): DmaScheme {
 const ID = 'shared-pool'
 const PAGE = 4096
 
-function sharedPoolProvider(clear: ClearPolicy, exclusive: boolean): DmaProvider {
+function sharedPoolProvider({ clear, enforcedBy }: SharedPoolOptions, exclusive: boolean): DmaProvider {
   return {
     id: ID,
     reach: 'pool',
@@ -86,7 +89,14 @@ function sharedPoolProvider(clear: ClearPolicy, exclusive: boolean): DmaProvider
       const pool = declared ?? poolOver(offer.device, offer.pool as PoolFact)
       // Who else was given a pool that came without its slots is not known here.
       const alone = exclusive && declared !== undefined
-      return new BounceBackend({ name: ID, memory: offer.memory, pool, clear, exclusive: alone })
+      return new BounceBackend({
+        name: ID,
+        memory: offer.memory,
+        pool,
+        exclusive: alone,
+        ...(clear === undefined ? {} : { clear }),
+        ...(enforcedBy === undefined ? {} : { enforcedBy }),
+      })
     },
   }
 }

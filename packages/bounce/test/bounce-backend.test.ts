@@ -98,9 +98,26 @@ describe('clear policies (ring/used: nothing unwritten leaks)', () => {
     expect([ram[0], ram[999], ram[1000]]).toEqual([delivered, delivered, 0])
   })
 
-  test('never, in a pool that others use: residue of other devices', () => {
-    expect(rig(8, { clear: 'never', exclusive: false }).backend.traits.residue).toBe('other-devices')
-    expect(rig(8, { exclusive: false }).backend.traits.residue).toBe('none')
+  test.each([
+    ['on-return by default', {}, 'none', 0],
+    ['on-lend', { clear: 'on-lend' }, 'other-devices', 0x5e],
+    ['never', { clear: 'never' }, 'other-devices', 0x5e],
+  ] as const)('in a pool that others reach, %s: residue %s', (_policy, options, residue, left) => {
+    const { backend, ram, slots } = rig(8, { ...options, exclusive: false })
+    expect(backend.traits.residue).toBe(residue)
+    ram.fill(0x5e, 0, 1000)
+    const m = table(1)
+    map(backend, m, 0, 0, 1000, 1)
+    const at = m.device[0] - POOL_DEVICE
+    expect(slots[at]).toBe(0x5e)
+    backend.unmap(m, 0, 0)
+    expect([slots[at], slots[at + 999]]).toEqual([left, left])
+  })
+
+  test('what keeps a device inside the pool is what the composition says, and a port of ours by default', () => {
+    expect(rig(8).backend.traits.enforcedBy).toBe('trusted-code')
+    for (const enforcedBy of ['construction', 'peer'] as const)
+      expect(rig(8, { enforcedBy }).backend.traits.enforcedBy).toBe(enforcedBy)
   })
 
   test.each(['on-lend', 'on-return'] as const)(
@@ -149,6 +166,19 @@ describe('several backends over one pool', () => {
       expect(rows).toBe(8)
       expect(backend.counters.exhausted).toBe(1)
     }
+  })
+
+  test('posted receive buffers of a backend that was disposed count against nobody', () => {
+    const { pool } = newPool(32, 4)
+    for (let i = 0; i < 4; i++) {
+      const { backend } = rig(32, { pool })
+      const m = table(32, true)
+      let rows = 0
+      while (map(backend, m, rows, 0, 64) === DMA_OK) rows++
+      expect(rows).toBe(16)
+      backend.dispose()
+    }
+    expect([pool.inUse, pool.sharedBy]).toEqual([0, 0])
   })
 
   test('one cannot free what another allocated', () => {

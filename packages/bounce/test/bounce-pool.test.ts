@@ -125,6 +125,60 @@ describe('zones: every queue can go on', () => {
     for (const user of users.slice(0, 3)) expect(pool.take(user, 8, true)).toBeGreaterThanOrEqual(0)
   })
 
+  test.each([1, 2, 5, 24, 100])('%d users have even shares of half of the pool, whoever posts first', (users) => {
+    const { pool } = newPool(2048)
+    const all = Array.from({ length: users }, () => pool.attach())
+    const held = all.map((user) => drain(pool, user, 1, true))
+    expect(new Set(held)).toEqual(new Set([Math.floor(1024 / users)]))
+  })
+
+  test.each([
+    [24, 1],
+    [24, 33],
+    [60, 12],
+    [500, 1],
+    [900, 2],
+  ])('every one of %d users can post a buffer of %d slots, also beyond its share', (users, count) => {
+    const { pool } = newPool(2048)
+    for (let i = 0; i < users; i++) {
+      const user = pool.attach()
+      expect(pool.take(user, count, true)).toBeGreaterThanOrEqual(0)
+    }
+  })
+
+  test('who came late has its share at once, and those who hold more post nothing until they are below theirs', () => {
+    const { pool } = newPool(256, 8)
+    const early = pool.attach()
+    const slots: number[] = []
+    for (let slot = pool.take(early, 1, true); slot >= 0; slot = pool.take(early, 1, true)) slots.push(slot)
+    expect(slots.length).toBe(128)
+    const late = pool.attach()
+    expect(drain(pool, late, 1, true)).toBe(64)
+    // A buffer of the early one came back: it is not posted again, up to the share.
+    for (let held = 127; held >= 64; held--) {
+      expect(pool.take(early, 1, true)).toBe(-1)
+      pool.give(early, slots.pop() as number, 1, true)
+    }
+    expect(pool.take(early, 1, true)).toBe(-1)
+    pool.give(early, slots.pop() as number, 1, true)
+    expect(pool.take(early, 1, true)).toBeGreaterThanOrEqual(0)
+    expect([early.standing, late.standing, pool.standingShare]).toEqual([64, 64, 64])
+    // Whoever goes leaves its share to the others.
+    pool.detach(late)
+    expect(pool.standingShare).toBe(128)
+  })
+
+  test('receive buffers of any number of users leave a quarter of the pool, whatever the order in which they came', () => {
+    const { pool } = newPool(256, 8)
+    let held = 0
+    for (let i = 0; i < 12; i++) held += drain(pool, pool.attach(), 1, true)
+    // One buffer each may be beyond it.
+    expect(held).toBeLessThanOrEqual(192 + 12)
+    const sender = pool.attach()
+    expect(code(() => pool.alloc(16 * SLOT_BYTES, 16, TO_DEVICE))).toBe('nothing was thrown')
+    expect(pool.take(sender, 8, false)).toBeGreaterThanOrEqual(0)
+  })
+
   test('what rings take is not there for receive buffers', () => {
     const { pool } = newPool(64, 8)
     const region = pool.alloc(40 * SLOT_BYTES, 16, TO_DEVICE)

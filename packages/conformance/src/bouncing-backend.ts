@@ -93,7 +93,8 @@ export class BouncingBackend implements DmaBackend {
       reach: 'pool',
       revocation: 'strict',
       enforcedBy: 'construction',
-      residue: clear ? 'none' : shared ? 'other-devices' : 'own',
+      // Slots keep what was lent, for whoever else reaches them.
+      residue: shared ? 'other-devices' : clear ? 'none' : 'own',
     }
   }
 

@@ -52,6 +52,7 @@ const LIES: ReadonlyArray<readonly [label: string, scheme: () => DmaScheme, trai
   ['dirty', dirty, { residue: 'other-devices' }],
   ['shared', shared, { residue: 'none' }],
   ['shared', shared, { residue: 'own' }],
+  ['cleared, shared', () => bouncingScheme({ shared: true }), { residue: 'none' }],
   ['direct', direct, { residue: 'own' }],
 ]
 

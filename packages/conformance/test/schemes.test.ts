@@ -20,6 +20,7 @@ describeDmaScheme(functions, () => bouncingScheme({ clear: false, shared: true }
   ...small,
   name: 'bouncing, shared, not cleared',
 })
+describeDmaScheme(functions, () => bouncingScheme({ shared: true }), { ...small, name: 'bouncing, shared' })
 describeDmaScheme(functions, () => bouncingScheme({ slots: 8, slotBytes: 4096 }), {
   ...small,
   name: 'bouncing, 8 slots',

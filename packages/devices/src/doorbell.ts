@@ -1,4 +1,5 @@
 import { checkSpan, hex, type InterruptSink } from '@guestdma/memory'
+import { tellMessage } from './interrupt-sink.ts'
 
 /** Where a platform takes message-signalled interrupts: writes to a span of addresses that is no memory. */
 export class Doorbell {
@@ -18,7 +19,7 @@ export class Doorbell {
   ring(request: Float64Array, data: number): boolean {
     const into = request[0] - this.span[0]
     if (!(into >= 0 && into < this.span[1])) return false
-    this.sink?.message?.(request[0], data)
+    tellMessage(this.sink, request[0], data)
     return true
   }
 }

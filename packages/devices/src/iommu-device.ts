@@ -52,7 +52,7 @@ import {
 } from './iommu-config.ts'
 import { PendingFaults } from './iommu-faults.ts'
 import { type EndpointOptions, type IommuOwner, IommuPort, type ReservedRegion } from './iommu-port.ts'
-import { IommuRequests } from './iommu-requests.ts'
+import { IommuRequests, MAPPINGS_PER_UNIT, UNFINISHED } from './iommu-requests.ts'
 import { NO_CHAIN } from './split-ring-walker.ts'
 import { VirtioDevice } from './virtio-device.ts'
 
@@ -73,6 +73,8 @@ const MOST_READ = MAP_BYTES
 // Scratch: the request, then the tail.
 const SCRATCH_TAIL = 40
 const SCRATCH_BYTES = 48
+// Zeroing so many bytes counts as one request.
+const BYTES_PER_UNIT = 4096
 // Not a status: the request is used with length 0.
 const NO_ANSWER = -1
 // INVAL, and a fault of the driver.
@@ -95,6 +97,9 @@ const NEAR = 0x7fff_0000
  *
  * Faults wait for event buffers, up to 256; more are dropped and counted, as are those of a time when no driver runs. A
  * buffer that cannot hold a fault is used with length 0, and the fault waits for the next (§5.13.6.9.2).
+ *
+ * A budget counts work: each request is one, and so are 16 mappings that are removed or 4 KiB that are zeroed. An UNMAP of more
+ * mappings than that is carried on with the next poll; until it is answered, some of them are gone and some are not.
  *
  * `save` does not cover domains, mappings and waiting faults: after `restore` no endpoint is attached, as after a
  * reset.
@@ -120,6 +125,8 @@ export class IommuDevice extends VirtioDevice implements IommuOwner {
   private mapUnmap = false
   // Device-writable bytes that PROBE wrote.
   private filled = 0
+  // The first request that is available was begun already.
+  private begun = false
 
   constructor(options: IommuOptions) {
     const limits = iommuLimits(options)
@@ -158,7 +165,7 @@ export class IommuDevice extends VirtioDevice implements IommuOwner {
   }
 
   /** For the platform: a reset of the machine, which takes back the driver's choice of bypass as well (§5.13.4.2). */
-  systemReset(): void {
+  override systemReset(): void {
     this.config.write(IOMMU_CONFIG_BYPASS, 1, this.initialBypass)
     this.reset()
   }
@@ -196,8 +203,13 @@ export class IommuDevice extends VirtioDevice implements IommuOwner {
   }
 
   protected override onReset(): void {
+    this.begun = false
     this.pending.clear()
     this.requests.reset(this.bypassNow())
+  }
+
+  protected override onQueueReset({ index }: DeviceQueue): void {
+    if (index === IOMMU_REQUEST_QUEUE) this.begun = false
   }
 
   protected override onRestored(): void {
@@ -226,16 +238,27 @@ export class IommuDevice extends VirtioDevice implements IommuOwner {
     walker.update()
     while (done < budget) {
       const left = budget - done
-      const rows = walker.takeBatch(left < BATCH ? left : BATCH)
+      const rows = walker.takeBatch(this.begun ? 1 : left < BATCH ? left : BATCH)
       if (rows === 0) {
         if (!walker.rearm()) return done
         continue
       }
       for (let row = 0; row < rows; row++) {
-        this.execute(queue, row)
-        done++
+        // What one request cost leaves less for the others.
+        if (done >= budget) {
+          walker.untake(rows - row)
+          break
+        }
+        this.requests.work = 0
+        this.begun = !this.execute(queue, row, budget - done)
+        done += 1 + this.requests.work
         // An observer may have reset the device.
         if (queue.generation !== generation || !this.live) return done
+        if (this.begun) {
+          walker.untake(rows - row)
+          queue.marked = true
+          return done
+        }
       }
       done += walker.extra
     }
@@ -244,7 +267,8 @@ export class IommuDevice extends VirtioDevice implements IommuOwner {
     return done
   }
 
-  private execute(queue: DeviceQueue, row: number): void {
+  // False where it is not finished: it is to be executed again.
+  private execute(queue: DeviceQueue, row: number, budget: number): boolean {
     const { walker } = queue
     const { chains } = walker
     const readable = chains.readable(row)
@@ -253,7 +277,7 @@ export class IommuDevice extends VirtioDevice implements IommuOwner {
       const reason = writable < TAIL ? 'no-status' : readable < HEAD ? 'short-header' : 'too-large'
       this.unanswered(queue, row)
       this.badRequest(queue, reason, chains.head(row), reason === 'short-header' ? readable : writable)
-      return
+      return true
     }
     const first = chains.first(row)
     const start = chains.offset(first)
@@ -265,15 +289,25 @@ export class IommuDevice extends VirtioDevice implements IommuOwner {
       at = start >>> 2
       if (region.meter !== null) region.meter.load(4, bytes >>> 2)
     } else chains.gather(row, 0, region, 0, bytes)
-    const status = this.dispatch(row, region.u32, at, readable, writable)
+    const status = this.dispatch(row, region.u32, at, readable, writable, budget)
+    if (status === UNFINISHED) return false
+    this.requests.work += Math.floor(writable / BYTES_PER_UNIT)
     if (status === NO_ANSWER) this.unanswered(queue, row)
     else this.answer(queue, row, status === TOO_SHORT ? INVAL : status, writable)
     // Last: an observer may do what it likes.
     if (status === TOO_SHORT) this.badRequest(queue, 'short-header', chains.head(row), readable)
+    return true
   }
 
   // Executes a request. What it read is `words[at]` and up.
-  private dispatch(row: number, words: Uint32Array, at: number, readable: number, writable: number): number {
+  private dispatch(
+    row: number,
+    words: Uint32Array,
+    at: number,
+    readable: number,
+    writable: number,
+    budget: number,
+  ): number {
     const { counters, requests } = this
     // Of the head, only the type counts (§5.13.6.2).
     switch (words[at] & 0xff) {
@@ -283,8 +317,8 @@ export class IommuDevice extends VirtioDevice implements IommuOwner {
         return readable < MAP_BYTES ? TOO_SHORT : requests.map(words, at)
       case T_UNMAP:
         if (!this.mapUnmap) return NO_ANSWER
-        counters.unmap++
-        return readable < UNMAP_BYTES ? TOO_SHORT : requests.unmap(words, at)
+        if (!this.begun) counters.unmap++
+        return readable < UNMAP_BYTES ? TOO_SHORT : requests.unmap(words, at, budget * MAPPINGS_PER_UNIT)
       case T_ATTACH:
         counters.attach++
         return readable < IOMMU_ATTACH_BYTES ? TOO_SHORT : requests.attach(words, at)

@@ -1,4 +1,6 @@
 import {
+  MAPPING_CHUNK,
+  MAPPING_CHUNK_MASK,
   MAPPING_END,
   MAPPING_FLAGS,
   MAPPING_NODE,
@@ -19,6 +21,10 @@ const START = MAPPING_START
 const END = MAPPING_END
 const PHYS = MAPPING_PHYS
 const FLAGS = MAPPING_FLAGS
+const CHUNK = MAPPING_CHUNK
+const MASK = MAPPING_CHUNK_MASK
+// From a node to its chunk.
+const NODES = CHUNK - 6
 // In `keys`, beside the question: where a removal goes on, and the key of a new node.
 const MOVING = 4
 const SEPARATOR = 5
@@ -59,71 +65,77 @@ export class Mappings {
   /** The mapping that covers address `keys[0]`, as an index into the pool's cells; -1 if none does. */
   find(): number {
     const at = this.before(this.seek(START))
-    return at >= 0 && this.pool.cells[at + END] >= this.keys[START] ? at : NONE
+    return at >= 0 && this.pool.cells[at >> CHUNK][(at & MASK) + END] >= this.keys[START] ? at : NONE
   }
 
   /** Whether a mapping has an address in [keys[0], keys[1]]. */
   overlaps(): boolean {
     const at = this.before(this.seek(END))
-    return at >= 0 && this.pool.cells[at + END] >= this.keys[START]
+    return at >= 0 && this.pool.cells[at >> CHUNK][(at & MASK) + END] >= this.keys[START]
   }
 
   /** Adds the mapping `keys`. False, and nothing done, where one exists in its range. */
   insert(): boolean {
     const { keys, pool } = this
     let position = this.seek(START)
-    let leaf = this.leaf
-    const { from, to } = pool
-    let cells = pool.cells
+    const leaf = this.leaf
+    const { cells, from, to } = pool
     const below = this.before(position)
-    if (below >= 0 && cells[below + END] >= keys[START]) return false
+    if (below >= 0 && cells[below >> CHUNK][(below & MASK) + END] >= keys[START]) return false
     let above = leaf * NODE + position
     if (position === to[leaf]) {
       const next = pool.next[leaf]
       above = next === NONE ? NONE : next * NODE + from[next]
     }
-    if (above >= 0 && cells[above] <= keys[END]) return false
-    if (to[leaf] - from[leaf] < NODE) position = pool.open(leaf, position, LEAF_STRIDE)
-    else {
-      const at = this.makeRoom(position)
-      leaf = Math.floor(at / NODE)
-      position = at & (NODE - 1)
-      cells = pool.cells
-    }
-    const at = leaf * NODE + position
-    cells[at] = keys[START]
-    cells[at + END] = keys[END]
-    cells[at + PHYS] = keys[PHYS]
-    cells[at + FLAGS] = keys[FLAGS]
+    if (above >= 0 && cells[above >> CHUNK][above & MASK] <= keys[END]) return false
+    let at: number
+    if (to[leaf] - from[leaf] < NODE) {
+      position = pool.open(leaf, position, LEAF_STRIDE)
+      at = leaf * NODE + position
+    } else at = this.makeRoom(position)
+    const chunk = cells[at >> CHUNK]
+    const cell = at & MASK
+    chunk[cell] = keys[START]
+    chunk[cell + END] = keys[END]
+    chunk[cell + PHYS] = keys[PHYS]
+    chunk[cell + FLAGS] = keys[FLAGS]
     this.count++
     return true
   }
 
-  /** Removes all mappings in [keys[0], keys[1]] and returns how many; -1, and nothing done, if that would split one. */
-  remove(): number {
+  /**
+   * Removes the mappings in [keys[0], keys[1]], up to `most` of them from the lowest on, and returns how many; -1, and
+   * nothing done, if that would split one. Where it was `most`, there may be more: the same again removes those.
+   */
+  remove(most: number = Infinity): number {
     const { keys, pool } = this
     const position = this.seek(START)
     const leaf = this.leaf
-    const at = leaf * NODE + position - LEAF_STRIDE
-    if (position > pool.from[leaf] && pool.cells[at] === keys[START] && pool.cells[at + END] === keys[END]) {
+    const chunk = pool.cells[leaf >> NODES]
+    const at = ((leaf * NODE) & MASK) + position - LEAF_STRIDE
+    if (position > pool.from[leaf] && chunk[at] === keys[START] && chunk[at + END] === keys[END]) {
       pool.close(leaf, position - LEAF_STRIDE, position)
       this.count--
-      if (pool.to[leaf] - pool.from[leaf] < SPARSE) this.thinOut()
+      if (pool.to[leaf] - pool.from[leaf] < SPARSE) {
+        this.thinOut()
+        pool.trim()
+      }
       return 1
     }
-    return this.splits(position) ? NONE : this.removeRange()
+    if (this.splits(position)) return NONE
+    const removed = this.removeRange(most)
+    pool.trim()
+    return removed
   }
 
   /** Calls `visit` with each mapping, by ascending address. For what is not the data path. */
   forEach(visit: (start: number, end: number, phys: number, flags: number) => void): void {
     const { pool } = this
     let leaf = this.root
-    for (let level = this.height; level > 0; level--) leaf = pool.cells[leaf * NODE + pool.from[leaf] + 1]
+    for (let level = this.height; level > 0; level--) leaf = this.cell(leaf, pool.from[leaf] + 1)
     for (; leaf !== NONE; leaf = pool.next[leaf]) {
-      for (let i = pool.from[leaf]; i < pool.to[leaf]; i += LEAF_STRIDE) {
-        const at = leaf * NODE + i
-        visit(pool.cells[at], pool.cells[at + END], pool.cells[at + PHYS], pool.cells[at + FLAGS])
-      }
+      for (let i = pool.from[leaf]; i < pool.to[leaf]; i += LEAF_STRIDE)
+        visit(this.cell(leaf, i), this.cell(leaf, i + END), this.cell(leaf, i + PHYS), this.cell(leaf, i + FLAGS))
     }
   }
 
@@ -132,6 +144,15 @@ export class Mappings {
     this.releaseTree(this.root, this.height)
     this.count = 0
     this.leaf = NONE
+    this.pool.trim()
+  }
+
+  private cell(node: number, at: number): number {
+    return this.pool.cells[node >> NODES][((node * NODE) & MASK) + at]
+  }
+
+  private setCell(node: number, at: number, value: number): void {
+    this.pool.cells[node >> NODES][((node * NODE) & MASK) + at] = value
   }
 
   // Where in its leaf (now `this.leaf`) the first mapping stands that begins behind keys[slot].
@@ -139,9 +160,10 @@ export class Mappings {
     const { bounds } = this
     const key = this.keys[slot]
     if (this.leaf === NONE || key < bounds[0] || key >= bounds[1]) this.descend(slot)
-    const { cells, from, to } = this.pool
+    const { from, to } = this.pool
     const leaf = this.leaf
-    const base = leaf * NODE
+    const cells = this.pool.cells[leaf >> NODES]
+    const base = (leaf * NODE) & MASK
     let low = from[leaf] >> 2
     let high = to[leaf] >> 2
     // At either end is the common case.
@@ -157,13 +179,14 @@ export class Mappings {
 
   private descend(slot: 0 | 1 | 4): void {
     const { bounds, height, path } = this
-    const { cells, from, to } = this.pool
+    const { cells: chunks, from, to } = this.pool
     const key = this.keys[slot]
     let node = this.root
     bounds[0] = -1
     bounds[1] = Infinity
     for (let level = 0; level < height; level++) {
-      const base = node * NODE
+      const cells = chunks[node >> NODES]
+      const base = (node * NODE) & MASK
       const first = from[node] >> 1
       const end = to[node] >> 1
       // The first child takes whatever is below the second: its own key may be out of date.
@@ -196,32 +219,44 @@ export class Mappings {
 
   // Would the removal of [keys[0], keys[1]] leave a part of a mapping? `position` is where keys[0] was found.
   private splits(position: number): boolean {
-    const { keys, pool } = this
+    const { keys } = this
+    const { cells } = this.pool
     const first = this.before(position)
-    if (first >= 0 && pool.cells[first] < keys[START] && pool.cells[first + END] >= keys[START]) return true
+    if (first >= 0) {
+      const chunk = cells[first >> CHUNK]
+      if (chunk[first & MASK] < keys[START] && chunk[(first & MASK) + END] >= keys[START]) return true
+    }
     const last = this.before(this.seek(END))
-    return last >= 0 && pool.cells[last] >= keys[START] && pool.cells[last + END] > keys[END]
+    if (last < 0) return false
+    const chunk = cells[last >> CHUNK]
+    return chunk[last & MASK] >= keys[START] && chunk[(last & MASK) + END] > keys[END]
   }
 
-  private removeRange(): number {
+  private removeRange(most: number): number {
     const { keys, pool } = this
     const end = keys[END]
     const before = this.count
     keys[MOVING] = keys[START]
     for (;;) {
+      const left = most - (before - this.count)
+      if (left <= 0) break
       let position = this.seek(MOVING)
-      const { cells, from, to } = pool
+      const { from, to } = pool
       const leaf = this.leaf
-      const base = leaf * NODE
+      const cells = pool.cells[leaf >> NODES]
+      const base = (leaf * NODE) & MASK
       if (position > from[leaf] && cells[base + position - LEAF_STRIDE] === keys[MOVING]) position -= LEAF_STRIDE
       if (position === to[leaf]) {
         const next = pool.next[leaf]
-        if (next === NONE || cells[next * NODE + from[next]] > end) break
-        keys[MOVING] = cells[next * NODE + from[next]]
+        if (next === NONE) break
+        const key = this.cell(next, from[next])
+        if (key > end) break
+        keys[MOVING] = key
         continue
       }
+      const last = left < NODE / LEAF_STRIDE ? Math.min(to[leaf], position + left * LEAF_STRIDE) : to[leaf]
       let behind = position
-      while (behind < to[leaf] && cells[base + behind] <= end) behind += LEAF_STRIDE
+      while (behind < last && cells[base + behind] <= end) behind += LEAF_STRIDE
       if (behind === position) break
       this.count -= (behind - position) >> 2
       pool.close(leaf, position, behind)
@@ -240,14 +275,16 @@ export class Mappings {
     if (height > 0 && position === NODE && at + INNER_STRIDE < pool.to[parent]) {
       const next = pool.next[leaf]
       if (pool.to[next] - pool.from[next] < NODE) {
-        pool.cells[parent * NODE + at + INNER_STRIDE] = bounds[1] = keys[START]
+        bounds[1] = keys[START]
+        this.setCell(parent, at + INNER_STRIDE, keys[START])
         return next * NODE + pool.open(next, pool.from[next], LEAF_STRIDE)
       }
     }
     if (height > 0 && position === 0 && at > pool.from[parent]) {
       const previous = pool.previous[leaf]
       if (pool.to[previous] - pool.from[previous] < NODE) {
-        pool.cells[parent * NODE + at] = bounds[0] = pool.cells[leaf * NODE]
+        bounds[0] = this.cell(leaf, 0)
+        this.setCell(parent, at, bounds[0])
         return previous * NODE + pool.open(previous, pool.to[previous], LEAF_STRIDE)
       }
     }
@@ -257,7 +294,7 @@ export class Mappings {
   private splitLeaf(position: number): number {
     const { keys, leaf, pool } = this
     const right = pool.alloc()
-    const { cells, from, next, previous, to } = pool
+    const { from, next, previous, to } = pool
     const after = next[leaf]
     next[right] = after
     previous[right] = leaf
@@ -275,7 +312,7 @@ export class Mappings {
       from[right] = keep / 2
       to[right] = NODE - keep / 2
       pool.move(leaf, keep, NODE, right, from[right])
-      keys[SEPARATOR] = cells[right * NODE + from[right]]
+      keys[SEPARATOR] = this.cell(right, from[right])
       to[leaf] = keep
       if (position === 0) {
         from[leaf] = NODE - LEAF_STRIDE
@@ -309,23 +346,22 @@ export class Mappings {
       pool.to[right] = first + half
       if (position <= half) this.putChild(node, pool.open(node, position, INNER_STRIDE), child)
       else this.putChild(right, pool.open(right, position - half + first, INNER_STRIDE), child)
-      keys[SEPARATOR] = pool.cells[right * NODE + pool.from[right]]
+      keys[SEPARATOR] = this.cell(right, pool.from[right])
       child = right
     }
     const root = pool.alloc()
     const middle = NODE / 2
     pool.from[root] = middle - INNER_STRIDE
     pool.to[root] = middle + INNER_STRIDE
-    pool.cells[root * NODE + middle - 1] = this.root
+    this.setCell(root, middle - 1, this.root)
     this.putChild(root, middle, child)
     this.root = root
     this.height++
   }
 
   private putChild(node: number, position: number, child: number): void {
-    const at = node * NODE + position
-    this.pool.cells[at] = this.keys[SEPARATOR]
-    this.pool.cells[at + 1] = child
+    this.setCell(node, position, this.keys[SEPARATOR])
+    this.setCell(node, position + 1, child)
   }
 
   // The current leaf holds few mappings or none: it goes, or joins a neighbour of the same parent.
@@ -358,7 +394,7 @@ export class Mappings {
   // Removes the child at `position` of the lowest inner node on the path, and what becomes empty or sparse above it.
   private removeChild(at: number): void {
     const { path, pool } = this
-    const { cells, from, to } = pool
+    const { from, to } = pool
     let position = at
     this.leaf = NONE
     for (let level = this.height - 1; level >= 0; level--) {
@@ -366,30 +402,29 @@ export class Mappings {
       pool.close(node, position, position + INNER_STRIDE)
       const size = to[node] - from[node]
       if (level === 0 || size >= SPARSE) break
-      const parent = path[level * 2 - 2] * NODE
-      const end = to[path[level * 2 - 2]]
+      const parent = path[level * 2 - 2]
       position = path[level * 2 - 1]
       if (size === 0) {
         pool.release(node)
         continue
       }
-      const right = position + INNER_STRIDE < end ? cells[parent + position + 3] : NONE
-      const left = position > from[path[level * 2 - 2]] ? cells[parent + position - 1] : NONE
+      const right = position + INNER_STRIDE < to[parent] ? this.cell(parent, position + 3) : NONE
+      const left = position > from[parent] ? this.cell(parent, position - 1) : NONE
       if (right !== NONE && size + to[right] - from[right] <= MERGED) {
         // Its first key may be out of date, as only its parent's was looked at.
         position += INNER_STRIDE
-        cells[right * NODE + from[right]] = cells[parent + position]
+        this.setCell(right, from[right], this.cell(parent, position))
         pool.join(node, right)
         pool.release(right)
       } else if (left !== NONE && size + to[left] - from[left] <= MERGED) {
-        cells[node * NODE + from[node]] = cells[parent + position]
+        this.setCell(node, from[node], this.cell(parent, position))
         pool.join(left, node)
         pool.release(node)
       } else break
     }
     while (this.height > 0 && to[this.root] - from[this.root] === INNER_STRIDE) {
       const root = this.root
-      this.root = cells[root * NODE + from[root] + 1]
+      this.root = this.cell(root, from[root] + 1)
       this.height--
       pool.release(root)
     }
@@ -399,7 +434,7 @@ export class Mappings {
     const { pool } = this
     if (height > 0) {
       for (let i = pool.from[node]; i < pool.to[node]; i += INNER_STRIDE) {
-        this.releaseTree(pool.cells[node * NODE + i + 1], height - 1)
+        this.releaseTree(this.cell(node, i + 1), height - 1)
       }
     }
     pool.release(node)

@@ -9,7 +9,7 @@ import type { AccessFault, AccessFaultReason } from './access-fault.ts'
 import { DeviceError } from './errors.ts'
 import type { IommuCounters, IommuRange } from './iommu-config.ts'
 import type { IommuDomain } from './iommu-domain.ts'
-import { MAPPING_END, MAPPING_FLAGS, MAPPING_PHYS } from './iommu-mapping-pool.ts'
+import { MAPPING_CHUNK, MAPPING_CHUNK_MASK, MAPPING_END, MAPPING_FLAGS, MAPPING_PHYS } from './iommu-mapping-pool.ts'
 import type { Mappings } from './iommu-mappings.ts'
 
 /** Addresses of an endpoint that are not mapped: RESV_MEM of virtio 1.4 §5.13.6.8.1. Both ends belong to it. */
@@ -55,7 +55,6 @@ const LEAST_SPACING = 512
 const FEW_ENTRIES = 8
 const TWO_32 = 2 ** 32
 const BOTH = 3
-const NOWHERE = -1
 const NOT_REPORTED = -1
 
 /**
@@ -159,17 +158,20 @@ export class IommuPort implements BusPort {
     const address = request[0]
     // A message is 4 bytes, and all of them have to be there.
     const last = address + 3
-    const region = this.regionAt(address)
-    if (region >= 0) {
+    const region = this.regionFrom(request)
+    if (region < this.starts.length && this.starts[region] <= address) {
       if (this.reserved[region].kind !== 'msi' || last > this.ends[region]) return false
       downstream.request[0] = address
     } else if (this.mappings !== null) {
       const { keys, pool } = this.mappings
       keys[0] = address
       const at = this.mappings.find()
-      if (at < 0 || last > pool.cells[at + MAPPING_END]) return false
-      if ((pool.cells[at + MAPPING_FLAGS] & VIRTIO_IOMMU_MAP_F_WRITE) === 0) return false
-      downstream.request[0] = pool.cells[at + MAPPING_PHYS] + (address - pool.cells[at])
+      if (at < 0) return false
+      const cells = pool.cells[at >> MAPPING_CHUNK]
+      const cell = at & MAPPING_CHUNK_MASK
+      if (last > cells[cell + MAPPING_END] || (cells[cell + MAPPING_FLAGS] & VIRTIO_IOMMU_MAP_F_WRITE) === 0)
+        return false
+      downstream.request[0] = cells[cell + MAPPING_PHYS] + (address - cells[cell])
     } else if (this.bypass) downstream.request[0] = address
     else return false
     return downstream.message(data)
@@ -231,9 +233,9 @@ export class IommuPort implements BusPort {
 
   /** For the IOMMU: whether [keys[0], keys[1]] meets a reserved region. */
   reserves(keys: Float64Array): boolean {
-    const { ends, starts } = this
-    for (let i = 0; i < starts.length; i++) if (starts[i] <= keys[1] && ends[i] >= keys[0]) return true
-    return false
+    const { starts } = this
+    const region = this.regionFrom(keys)
+    return region < starts.length && starts[region] <= keys[1]
   }
 
   private revoke(): void {
@@ -273,23 +275,21 @@ export class IommuPort implements BusPort {
       mappings.keys[0] = address
       const at = mappings.find()
       if (at < 0) return this.refuse(length, access, 'unmapped', VIRTIO_IOMMU_FAULT_R_MAPPING)
-      const { cells } = mappings.pool
-      first = cells[at]
-      last = cells[at + MAPPING_END]
-      phys = cells[at + MAPPING_PHYS]
+      const cells = mappings.pool.cells[at >> MAPPING_CHUNK]
+      const cell = at & MAPPING_CHUNK_MASK
+      first = cells[cell]
+      last = cells[cell + MAPPING_END]
+      phys = cells[cell + MAPPING_PHYS]
       // READ and WRITE are bits 0 and 1, as the access kinds are.
-      permitted = cells[at + MAPPING_FLAGS] & BOTH
+      permitted = cells[cell + MAPPING_FLAGS] & BOTH
       if ((permitted & access) === 0) return this.refuse(length, access, 'permission', VIRTIO_IOMMU_FAULT_R_MAPPING)
     } else if (this.bypass) {
       const { ends, starts } = this
-      for (let i = 0; i < starts.length; i++) {
-        if (ends[i] < address) first = phys = ends[i] + 1
-        else if (starts[i] <= address) return this.refuse(length, access, 'unmapped', VIRTIO_IOMMU_FAULT_R_MAPPING)
-        else {
-          last = starts[i] - 1
-          break
-        }
-      }
+      const next = this.regionFrom(request)
+      if (next < starts.length && starts[next] <= address)
+        return this.refuse(length, access, 'unmapped', VIRTIO_IOMMU_FAULT_R_MAPPING)
+      if (next > 0) first = phys = ends[next - 1] + 1
+      if (next < starts.length) last = starts[next] - 1
     } else return this.refuse(length, access, 'unmapped', VIRTIO_IOMMU_FAULT_R_DOMAIN)
 
     const target = phys + (address - first)
@@ -336,10 +336,17 @@ export class IommuPort implements BusPort {
     if (this.regions[index] !== this.region) this.regions[index] = this.region
   }
 
-  private regionAt(address: number): number {
-    const { ends, starts } = this
-    for (let i = 0; i < starts.length; i++) if (starts[i] <= address && ends[i] >= address) return i
-    return NOWHERE
+  // The first reserved region that does not end before at[0]; one beyond the last where all do.
+  private regionFrom(at: Float64Array): number {
+    const { ends } = this
+    let low = 0
+    let high = ends.length
+    while (low < high) {
+      const middle = (low + high) >> 1
+      if (ends[middle] < at[0]) low = middle + 1
+      else high = middle
+    }
+    return low
   }
 
   // The last that happens in an access: an observer may change what it likes.

@@ -50,6 +50,13 @@ const KEY_END = MAPPING_END
 const KEY_PHYS = MAPPING_PHYS
 const KEY_FLAGS = MAPPING_FLAGS
 
+/** Not a status: the request is not done yet. */
+export const UNFINISHED = -3
+/** To remove so many mappings is as much work as a request. */
+export const MAPPINGS_PER_UNIT = 16
+/** And to forget so many of them with their domain. */
+const FORGOTTEN_PER_UNIT = 256
+
 /**
  * The endpoints and domains of an IOMMU, and the requests that change them (virtio 1.4 §5.13.6.3 to §5.13.6.6). A
  * request is `words[at]` and up, its head first; each word is loaded once. The answer is the status. A request that is
@@ -64,6 +71,8 @@ export class IommuRequests {
   attachFlags = 0
   /** Whether endpoints without a domain are in bypass mode. */
   bypass = false
+  /** What requests cost beyond the first unit of each, since whoever asks set it to 0. */
+  work = 0
 
   declare private readonly limits: IommuLimits
   declare private readonly counters: IommuCounters
@@ -95,6 +104,7 @@ export class IommuRequests {
     if (domain !== null) {
       if ((domain.mappings === null) !== bypass) return INVAL
       if (domain === left) return OK
+      this.work += Math.floor(port.reserved.length / MAPPINGS_PER_UNIT)
       if (!domain.admits(port)) return VIRTIO_IOMMU_S_UNSUPP
     } else {
       // The domain that it leaves may go with it.
@@ -167,10 +177,13 @@ export class IommuRequests {
   }
 
   /**
+   * Takes `most` mappings away at most. Where there are more it answers {@link UNFINISHED}: the same request again goes
+   * on with the rest.
+   *
    * §5.13.6.6.2. The range may lie anywhere in 64 bits: nothing is mapped from 2^53 on. Where `reserved` is not zero,
    * the request is rejected; a range that ends before it begins is INVAL.
    */
-  unmap(words: Uint32Array, at: number): number {
+  unmap(words: Uint32Array, at: number, most: number): number {
     const number = words[at + UNMAP_DOMAIN] | 0
     const startLow = words[at + UNMAP_START]
     const startHigh = words[at + UNMAP_START + 1]
@@ -186,13 +199,14 @@ export class IommuRequests {
     const { keys } = mappings
     keys[KEY_START] = startHigh * TWO_32 + startLow
     keys[KEY_END] = endHigh >= HIGH_LIMIT ? LAST_ADDRESS : endHigh * TWO_32 + endLow
-    const removed = mappings.remove()
+    const removed = mappings.remove(most)
     if (removed < 0) return RANGE
     if (removed > 0) {
       this.counters.mappings -= removed
+      this.work += Math.floor(removed / MAPPINGS_PER_UNIT)
       domain.unmapped(keys)
     }
-    return OK
+    return removed < most ? OK : UNFINISHED
   }
 
   /** A new endpoint. */
@@ -239,6 +253,7 @@ export class IommuRequests {
     const { mappings } = domain
     if (mappings !== null) {
       this.counters.mappings -= mappings.count
+      this.work += Math.floor(mappings.count / FORGOTTEN_PER_UNIT)
       mappings.dispose()
     }
     this.domains.delete(domain.id)

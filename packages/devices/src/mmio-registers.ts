@@ -37,6 +37,7 @@ import {
   VIRTIO_F_NOTIFICATION_DATA,
   VIRTIO_F_RING_RESET,
 } from '@guestdma/spec'
+import { isPart, partOf } from './access-width.ts'
 import {
   AREA_DESC_HIGH,
   AREA_DESC_LOW,
@@ -46,8 +47,9 @@ import {
   AREA_DRIVER_LOW,
   type DeviceQueue,
 } from './device-queue.ts'
-import { DeviceError } from './errors.ts'
 import type { RegisterFaultReason } from './faults.ts'
+import { tellLevel } from './interrupt-sink.ts'
+import { StateCheck, U32 } from './state-check.ts'
 import type { DeviceTransport, VirtioDevice } from './virtio-device.ts'
 
 /** Bytes of the control registers; the configuration space follows. */
@@ -62,8 +64,10 @@ export interface MmioOptions {
   /** VendorID. Defaults to "gdma" read as a little-endian word. */
   readonly vendorId?: number
   /**
-   * `marked` (default): a doorbell marks the queue, and the machine polls. `inline`: the doorbell runs `device.poll`
-   * before it returns.
+   * `marked` (default): a doorbell marks the queue, `onWork` of the device is called, and the machine polls. `inline`:
+   * the doorbell runs `device.poll` before it returns, and so calls the interrupt sink, links and stores within the
+   * guest's register write. Only for an emulator that lets a store instruction change interrupts and memory; one that
+   * holds them in a translated block does not.
    */
   readonly notify?: 'marked' | 'inline'
 }
@@ -78,9 +82,10 @@ export interface MmioState {
 /**
  * The registers of a virtio-mmio device, version 2: virtio 1.4 §4.2.2.
  *
- * Control registers are 32 bits wide and aligned; any other access to them reads 0 or is ignored. Configuration is read
- * in any width inside the space, and written in the width of the field only. What a driver must not do is recorded in
- * `device.faults` and never throws.
+ * Control registers are 32 bits wide and aligned. A read of an aligned part gives that part, since an emulator may split
+ * what its guest read in one piece; any other access reads 0 or is ignored. Configuration is read in any width inside
+ * the space, and written in the width of the field only. What a driver must not do is recorded in `device.faults` and
+ * never throws.
  *
  * InterruptStatus shows an event from the moment it happens; the line rises at the end of the next `device.poll`, and
  * falls when the driver acknowledged everything or reset the device.
@@ -94,7 +99,8 @@ export class MmioRegisters implements RegisterBus {
   private readonly vendorId: number
   private readonly inline: boolean
   private interruptStatus = 0
-  private asserted = false
+  // After `restore` nobody here knows how the platform restored the line: then both levels are told.
+  private line: 'up' | 'down' | 'unknown' = 'down'
   private deviceFeaturesSel = 0
   private driverFeaturesSel = 0
   private queueSel = 0
@@ -113,12 +119,12 @@ export class MmioRegisters implements RegisterBus {
         this.interruptStatus |= INTERRUPT_CONFIGURATION
       },
       settle: () => {
-        if (this.interruptStatus !== 0 && !this.asserted) this.drive(true)
+        if (this.interruptStatus !== 0 && this.line !== 'up') this.drive(true)
       },
       reset: () => {
         this.interruptStatus = 0
         this.deviceFeaturesSel = this.driverFeaturesSel = this.queueSel = 0
-        if (this.asserted) this.drive(false)
+        this.lower()
       },
     }
     device.attachTransport(transport)
@@ -126,7 +132,14 @@ export class MmioRegisters implements RegisterBus {
 
   read(offset: number, size: 1 | 2 | 4): number {
     if (offset >= CONTROL_BYTES) return this.readConfig(offset, size)
-    if (size !== 4 || (offset & 3) !== 0) return this.fault('width', offset, size, null)
+    if (size === 4 && (offset & 3) === 0) return this.readControl(offset, size)
+    const start = offset & ~3
+    if (!isPart(offset, size, start, 4)) return this.fault('width', offset, size, null)
+    return partOf(this.readControl(start, size), offset - start, size)
+  }
+
+  // `size` is that of the access, for faults.
+  private readControl(offset: number, size: number): number {
     const { device } = this
     switch (offset) {
       case MMIO_MAGIC_VALUE:
@@ -186,18 +199,27 @@ export class MmioRegisters implements RegisterBus {
     }
   }
 
-  /** Restores what `save` gave, after `device.restore`. The line rises with the next poll. Throws `DEVICE_STATE`. */
+  /**
+   * Restores what `save` gave, after `device.restore`. However the platform restored the interrupt line, it is right
+   * after the next poll, which `onWork` asks for; an acknowledgement before that lowers it. Throws `DEVICE_STATE` where
+   * the state does not fit, and then changes nothing.
+   */
   restore(state: MmioState): void {
-    if (state.format !== 'guestdma-mmio-1') {
-      const message = `format ${String(state.format)} is not guestdma-mmio-1`
-      throw new DeviceError('DEVICE_STATE', `${this.device.name} registers`, message, { format: state.format })
-    }
-    this.interruptStatus = state.interruptStatus
-    const [deviceFeatures, driverFeatures, queue] = state.selectors
-    this.deviceFeaturesSel = deviceFeatures
-    this.driverFeaturesSel = driverFeatures
-    this.queueSel = queue
-    if (this.interruptStatus === 0 && this.asserted) this.drive(false)
+    const check = new StateCheck(`${this.device.name} registers`)
+    check.object(state, 'guestdma-mmio-1')
+    const { interruptStatus, selectors } = state
+    check.integer('interruptStatus', interruptStatus, (INTERRUPT_USED_BUFFER | INTERRUPT_CONFIGURATION) + 1)
+    check.integers('selectors', selectors, 3, U32)
+    this.interruptStatus = interruptStatus
+    ;[this.deviceFeaturesSel, this.driverFeaturesSel, this.queueSel] = selectors
+    this.line = 'unknown'
+    this.lower()
+    this.device.wake()
+  }
+
+  /** For the platform: what a reset of the machine does to the registers and the device behind them. */
+  reset(): void {
+    this.device.systemReset()
   }
 
   // Returns why the write had no effect, or null.
@@ -272,12 +294,16 @@ export class MmioRegisters implements RegisterBus {
 
   private acknowledge(value: number): void {
     this.interruptStatus &= ~value
-    if (this.interruptStatus === 0 && this.asserted) this.drive(false)
+    this.lower()
+  }
+
+  private lower(): void {
+    if (this.interruptStatus === 0 && this.line !== 'down') this.drive(false)
   }
 
   private drive(level: boolean): void {
-    this.asserted = level
-    this.interrupts?.level(level)
+    this.line = level ? 'up' : 'down'
+    tellLevel(this.interrupts, level)
   }
 
   private resetting(): boolean {
@@ -293,7 +319,7 @@ export class MmioRegisters implements RegisterBus {
     const { config } = this.device
     const at = offset - MMIO_CONFIG
     if (at + size > config.bytes.length) return this.fault('unknown', offset, size, null)
-    if (config.field(at, size) === undefined) this.fault('width', offset, size, null)
+    if (!config.readable(at, size)) this.fault('width', offset, size, null)
     return config.read(at, size)
   }
 

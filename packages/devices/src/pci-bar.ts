@@ -1,14 +1,15 @@
 import type { MemoryWindow, RegisterBus } from '@guestdma/memory'
 import { PCI_COMMAND_IO, PCI_COMMAND_MEMORY } from '@guestdma/spec'
+import { cut } from './access-width.ts'
 import type { PciConfigSpace } from './pci-config-space.ts'
-import { cut, pciFault } from './pci-fault.ts'
+import { pciFault } from './pci-fault.ts'
 import type { VirtioDevice } from './virtio-device.ts'
 
 /** A memory BAR is at least a page, so that each can be mapped by itself. */
 export const MIN_MEMORY_BAR = 4096
 const ADDRESS_END = 2 ** 53
 
-/** Where a BAR is now, for a host bridge to decode. */
+/** Where a BAR is now, for a host bridge to decode. The same object until something of it changes. */
 export interface PciRange {
   /** Where it begins; 0 while the driver's address and the size reach beyond 2^53, and then it is not enabled. */
   readonly address: number
@@ -45,6 +46,7 @@ export class PciBar implements RegisterBus {
   declare private readonly device: VirtioDevice
   declare private readonly config: PciConfigSpace
   declare private readonly enable: number
+  declare private current: PciRange
 
   constructor(device: VirtioDevice, config: PciConfigSpace, layout: BarLayout) {
     const { index, kind, bytes, wide, prefetchable, inner } = layout
@@ -59,14 +61,26 @@ export class PciBar implements RegisterBus {
     this.inner = inner
     this.enable = kind === 'io' ? PCI_COMMAND_IO : PCI_COMMAND_MEMORY
     config.addBar(index, kind, size, wide, prefetchable)
+    this.current = { address: 0, size, kind, enabled: false }
   }
 
   get range(): PciRange {
-    const { size, kind } = this
-    const address = this.config.address(this.index, this.wide)
-    const reachable = address <= ADDRESS_END - size
+    return this.current
+  }
+
+  /**
+   * Looks at the registers, which may have changed. Returns whether what the function decodes changed with them: a BAR
+   * that is not enabled may move unseen.
+   */
+  update(): boolean {
+    const { size, kind, current } = this
+    const at = this.config.address(this.index, this.wide)
+    const reachable = at <= ADDRESS_END - size
+    const address = reachable ? at : 0
     const enabled = reachable && (this.config.command & this.enable) !== 0
-    return { address: reachable ? address : 0, size, kind, enabled }
+    if (address === current.address && enabled === current.enabled) return false
+    this.current = { address, size, kind, enabled }
+    return enabled || current.enabled
   }
 
   read(offset: number, size: 1 | 2 | 4): number {

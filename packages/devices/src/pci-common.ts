@@ -24,6 +24,7 @@ import {
   VIRTIO_F_RING_RESET,
   VIRTIO_MSI_NO_VECTOR,
 } from '@guestdma/spec'
+import { isPart, partOf } from './access-width.ts'
 import type { DeviceQueue } from './device-queue.ts'
 import type { RegisterFaultReason } from './faults.ts'
 import type { PciDeviceConfig } from './pci-device-config.ts'
@@ -39,7 +40,8 @@ const ADDRESSES_END = PCI_COMMON_QUEUE_NOTIF_CONFIG_DATA
 
 /**
  * `struct virtio_pci_common_cfg`: virtio 1.4 §4.1.4.3. A field is accessed in its own width, one of 64 bits as two of
- * 32 (§4.1.3.1); any other access reads 0 or is ignored.
+ * 32 (§4.1.3.1). A read of a part gives that part, since an emulator may split what its guest read in one piece; any
+ * other access reads 0 or is ignored.
  */
 export class PciCommon implements RegisterBus {
   deviceFeatureSelect = 0
@@ -66,7 +68,14 @@ export class PciCommon implements RegisterBus {
   }
 
   read(offset: number, size: 1 | 2 | 4): number {
-    if (WIDTH[offset] !== size) return this.fault('width', offset, size, null)
+    if (WIDTH[offset] === size) return this.field(offset, size)
+    const start = START[offset]
+    if (!isPart(offset, size, start, WIDTH[start])) return this.fault('width', offset, size, null)
+    return partOf(this.field(start, size), offset - start, size)
+  }
+
+  // `size` is that of the access, for faults.
+  private field(offset: number, size: number): number {
     const { device } = this
     const queue = device.queues[this.queueSelect]
     switch (offset) {
@@ -166,7 +175,7 @@ export class PciCommon implements RegisterBus {
         if (!device.negotiated.has(VIRTIO_F_RING_RESET)) return 'feature'
         if (value !== 1) return value === 0 ? null : 'value'
         device.resetQueue(queue)
-        this.msix.forget(queue.index)
+        this.msix.map(queue.index, VIRTIO_MSI_NO_VECTOR)
         return null
       case PCI_COMMON_QUEUE_SIZE:
         if (queue.ready) return 'queue-ready'
@@ -220,3 +229,7 @@ for (const offset of [
 }
 WIDTH[PCI_COMMON_DEVICE_STATUS] = WIDTH[PCI_COMMON_CONFIG_GENERATION] = 1
 for (let offset = ADDRESSES; offset < ADDRESSES_END; offset += 4) WIDTH[offset] = 4
+
+/** By offset: where the field that it belongs to begins. */
+const START = new Uint8Array(PCI_COMMON_BYTES)
+for (let offset = 0; offset < PCI_COMMON_BYTES; offset++) START[offset] = WIDTH[offset] > 0 ? offset : START[offset - 1]

@@ -31,8 +31,9 @@ import {
   PCI_VENDOR_VIRTIO,
   VIRTIO_PCI_CAP_PCI_CFG,
 } from '@guestdma/spec'
+import { cut } from './access-width.ts'
 import { isVirtioCapability, layOut, type PciCapability } from './pci-capabilities.ts'
-import { cut, pciFault } from './pci-fault.ts'
+import { pciFault } from './pci-fault.ts'
 import type { VirtioDevice } from './virtio-device.ts'
 
 /** What a function tells of itself in its header. */
@@ -46,7 +47,7 @@ export interface PciIdentity {
 
 /** What the configuration space leaves to the function. */
 export interface PciConfigHooks {
-  /** Something was written: command or MSI-X control may have changed. */
+  /** Something was written: command, BARs or MSI-X control may have changed. */
   written(): void
   /** pci_cfg_data of the access capability at `at` is about to be read, or was written (virtio 1.4 §4.1.4.9). */
   dataRead(at: number): void
@@ -121,6 +122,11 @@ export class PciConfigSpace implements RegisterBus {
   set interruptStatus(value: boolean) {
     if (value) this.bytes[PCI_STATUS] |= PCI_STATUS_INTERRUPT
     else this.bytes[PCI_STATUS] &= ~PCI_STATUS_INTERRUPT
+  }
+
+  /** As after power-on: all that software may write is 0. */
+  reset(): void {
+    for (let at = 0; at < PCI_CONFIG_SIZE; at++) this.bytes[at] &= ~this.writable[at]
   }
 
   /** Lets software write these bits of a 16-bit register. */

@@ -5,6 +5,8 @@ import type { VirtioDevice } from './virtio-device.ts'
 
 /**
  * The device-specific configuration behind a BAR (virtio 1.4 §4.1.4.6), and the generation that it shows (§4.1.4.3.1).
+ * Read in any width inside it; a read that is neither a field nor a part of one is recorded as well. Written in the
+ * width of the field only.
  *
  * The generation has 8 bits, so counting changes could bring it back to what the driver saw. It is counted where a read
  * finds that something changed since the read before.
@@ -28,7 +30,7 @@ export class PciDeviceConfig implements RegisterBus {
   read(offset: number, size: 1 | 2 | 4): number {
     const { config } = this.device
     if (offset + size > config.bytes.length) return this.fault('unknown', offset, size, null)
-    if (config.field(offset, size) === undefined) this.fault('width', offset, size, null)
+    if (!config.readable(offset, size)) this.fault('width', offset, size, null)
     if (config.generation !== this.seen) {
       this.seen = config.generation
       this.generation = (this.generation + 1) & 0xff

@@ -16,8 +16,3 @@ export function pciFault(
   device.faults.record({ kind: 'register', device: device.name, reason, space, offset, size, value })
   return 0
 }
-
-/** A written value, cut to the width of the access. */
-export function cut(value: number, size: 1 | 2 | 4): number {
-  return size === 4 ? value >>> 0 : value & (size === 2 ? 0xffff : 0xff)
-}

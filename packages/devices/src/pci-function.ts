@@ -1,4 +1,4 @@
-import type { InterruptSink, RegisterBus } from '@guestdma/memory'
+import { type InterruptSink, observe, type RegisterBus } from '@guestdma/memory'
 import {
   INTERRUPT_CONFIGURATION,
   INTERRUPT_USED_BUFFER,
@@ -22,6 +22,7 @@ import {
   VIRTIO_PCI_CAP_SHARED_MEMORY_CFG,
   VIRTIO_PCI_CAP_SWIOTLB,
 } from '@guestdma/spec'
+import { tellLevel } from './interrupt-sink.ts'
 import { type BarLayout, PciBar, PciMemory, type PciRange } from './pci-bar.ts'
 import {
   type BarSpan,
@@ -53,13 +54,15 @@ const PORT_BAR = 4
 /**
  * A virtio-pci function, not transitional: virtio 1.4 §4.1. It stands before a device as `MmioRegisters` does.
  *
- * A host bridge reads and writes {@link config}, asks {@link range} where a BAR was put, and sends accesses there to
- * {@link bar}. What a driver must not do is recorded in `device.faults` (with the space that it happened in) and never
- * throws; what PCI lets software write without effect, such as a read-only byte of the header, is not recorded.
+ * A host bridge reads and writes {@link config}, asks {@link range} where a BAR was put (and is told when that changes,
+ * by `onWindows`), and sends accesses there to {@link bar}. What a driver must not do is recorded in `device.faults`
+ * (with the space that it happened in) and never throws; what PCI lets software write without effect, such as a
+ * read-only byte of the header, is not recorded.
  *
  * Interrupts are raised at the end of a `device.poll` only: INTx goes up, and MSI-X messages are sent, also those that
  * a mask or a cleared Bus Master Enable held back. INTx falls when ISR status is read, with Interrupt Disable, with
- * MSI-X enabled, and on reset. Without Bus Master Enable polls do nothing and messages stay pending.
+ * MSI-X enabled, and on reset. Without Bus Master Enable polls do nothing and messages stay pending. A register write
+ * that lets an interrupt out, or the device access memory again, calls `onWork` of the device.
  *
  * @example
  * const disk = new BlkDevice({ name: 'disk', port, store })
@@ -83,15 +86,18 @@ export class PciFunction {
   declare private readonly msix: PciMsix
   /** Where the MSI-X capability is, or 0. */
   declare private readonly msixAt: number
+  declare private readonly onWindows: (() => void) | null
   private isr = 0
-  private asserted = false
+  // After `restore` nobody here knows how the platform restored the line: then both levels are told.
+  private line: 'up' | 'down' | 'unknown' = 'down'
+  private busMaster = false
 
   constructor(device: VirtioDevice, options: PciOptions = {}) {
     const settings = pciSettings(device, options)
     const { multiplier, vectors, shared } = settings
     const inline = options.notify === 'inline'
     const notifyAt = doorbellOffset(device.config.bytes.length)
-    const msix = new PciMsix(device, vectors, MSIX_BAR)
+    const msix = new PciMsix(device, vectors, MSIX_BAR, () => this.wakeIfDue())
     const deviceConfig = new PciDeviceConfig(device, REGISTERS_BAR, CONFIG_OFFSET)
     const common = new PciCommon(device, REGISTERS_BAR, msix, deviceConfig)
     const doorbells = new PciDoorbells(device, REGISTERS_BAR, notifyAt, multiplier, inline)
@@ -148,13 +154,14 @@ export class PciFunction {
     }
     const capabilities = options.capabilities?.(list) ?? list
     const space = new PciConfigSpace(device, settings.identity, capabilities, {
-      written: () => this.lower(),
+      written: () => this.written(),
       dataRead: (at) => this.windowRead(at),
       dataWritten: (at) => this.windowWrite(at),
     })
     const msixIndex = capabilities.findIndex(({ bytes }) => bytes[PCI_CAP_ID] === PCI_CAP_ID_MSIX)
     this.device = device
     this.interrupts = options.interrupts ?? null
+    this.onWindows = options.onWindows ?? null
     this.space = space
     this.config = space
     this.bars = [null, null, null, null, null, null]
@@ -194,7 +201,7 @@ export class PciFunction {
     return this.bars[index] ?? null
   }
 
-  /** Where BAR `index` is now; `null` where there is none. */
+  /** Where BAR `index` is now; `null` where there is none. It costs a host bridge nothing to ask at each access. */
   range(index: number): PciRange | null {
     return this.bars[index]?.range ?? null
   }
@@ -205,12 +212,27 @@ export class PciFunction {
   }
 
   /**
-   * Restores what `save` gave to a function that was made with the same options, after `device.restore`. Interrupts
-   * are raised with the next poll. Throws `DEVICE_STATE` where the state does not fit, and then changes nothing.
+   * Restores what `save` gave to a function that was made with the same options, after `device.restore`. However the
+   * platform restored the interrupt line, it is right after the next poll, which `onWork` asks for; a read of ISR status
+   * before that lowers it. Throws `DEVICE_STATE` where the state does not fit, and then changes nothing.
    */
   restore(state: PciState): void {
     restorePci(this.parts(), state)
-    this.setIsr(state.isr & (INTERRUPT_USED_BUFFER | INTERRUPT_CONFIGURATION))
+    this.line = 'unknown'
+    this.setIsr(state.isr)
+    this.written()
+    this.device.wake()
+  }
+
+  /**
+   * For the platform: what a reset of the machine, or of the slot, does to the function and the device behind it. BARs
+   * and the command register are 0 and have to be assigned anew.
+   */
+  reset(): void {
+    this.space.reset()
+    this.msix.clearTable()
+    this.device.systemReset()
+    this.written()
   }
 
   private parts(): PciParts {
@@ -242,21 +264,47 @@ export class PciFunction {
   private lower(): void {
     const pending = this.isr !== 0 && !this.messages
     this.space.interruptStatus = pending
-    if (this.asserted && !(pending && (this.space.command & PCI_COMMAND_INTX_DISABLE) === 0)) this.drive(false)
+    if (this.line !== 'down' && !(pending && (this.space.command & PCI_COMMAND_INTX_DISABLE) === 0)) this.drive(false)
   }
 
-  private settle(): void {
+  // How the registers let an interrupt out, if there is one; the line only where it is not up.
+  private get outlet(): 'messages' | 'line' | null {
     const control = this.msixControl
     const { command } = this.space
     if ((control & MSIX_CONTROL_ENABLE) !== 0) {
-      if ((control & MSIX_CONTROL_MASK_ALL) !== 0 || (command & PCI_COMMAND_BUS_MASTER) === 0) return
-      this.msix.deliver(this.device.port)
-    } else if (this.isr !== 0 && !this.asserted && (command & PCI_COMMAND_INTX_DISABLE) === 0) this.drive(true)
+      return (control & MSIX_CONTROL_MASK_ALL) === 0 && (command & PCI_COMMAND_BUS_MASTER) !== 0 ? 'messages' : null
+    }
+    return this.isr !== 0 && this.line !== 'up' && (command & PCI_COMMAND_INTX_DISABLE) === 0 ? 'line' : null
+  }
+
+  private settle(): void {
+    const { outlet } = this
+    if (outlet === 'messages') this.msix.deliver(this.device.port)
+    else if (outlet === 'line') this.drive(true)
+  }
+
+  // Interrupts go out at the end of a poll, so a poll is due.
+  private wakeIfDue(): void {
+    const { outlet } = this
+    if (outlet === 'line' || (outlet === 'messages' && this.msix.ready)) this.device.wake()
+  }
+
+  // Configuration space was written.
+  private written(): void {
+    this.lower()
+    const { busMaster } = this
+    this.busMaster = (this.space.command & PCI_COMMAND_BUS_MASTER) !== 0
+    // While the device could not access memory, polls found nothing to do, whatever waits.
+    if (this.busMaster && !busMaster) this.device.wake()
+    else this.wakeIfDue()
+    let moved = false
+    for (const bar of this.bars) if (bar?.update() === true) moved = true
+    if (moved && this.onWindows !== null) observe(this.onWindows, undefined)
   }
 
   private drive(level: boolean): void {
-    this.asserted = level
-    this.interrupts?.level(level)
+    this.line = level ? 'up' : 'down'
+    tellLevel(this.interrupts, level)
   }
 
   // §4.1.4.9.1: a read of pci_cfg_data reads the structure and keeps the bytes.

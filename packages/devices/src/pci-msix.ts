@@ -6,6 +6,7 @@ import {
   MSIX_ENTRY_MASKED,
   VIRTIO_MSI_NO_VECTOR,
 } from '@guestdma/spec'
+import { isPart, partOf } from './access-width.ts'
 import { pciFault } from './pci-fault.ts'
 import type { VirtioDevice } from './virtio-device.ts'
 
@@ -37,14 +38,16 @@ export class PciMsix implements RegisterBus {
   declare readonly mapping: Uint16Array
   declare private readonly device: VirtioDevice
   declare private readonly bar: number
+  declare private readonly written: () => void
 
-  constructor(device: VirtioDevice, vectors: number, bar: number) {
+  /** `written` is called when a mask may have changed. */
+  constructor(device: VirtioDevice, vectors: number, bar: number, written: () => void) {
     this.device = device
     this.bar = bar
+    this.written = written
     this.vectors = vectors
     this.table = new Uint32Array(vectors * WORDS)
-    // PCI 3.0 §6.8.2.9: the mask bit is set after reset.
-    for (let vector = 0; vector < vectors; vector++) this.table[vector * WORDS + CONTROL] = MSIX_ENTRY_MASKED
+    this.clearTable()
     // Pending bits come in 64-bit words.
     this.pending = new Uint32Array(2 * Math.ceil(vectors / 64))
     this.pendingOffset = Math.ceil((vectors * MSIX_ENTRY_BYTES) / PAGE) * PAGE
@@ -52,10 +55,19 @@ export class PciMsix implements RegisterBus {
     this.mapping = new Uint16Array(device.queues.length + 1).fill(VIRTIO_MSI_NO_VECTOR)
   }
 
-  /** Maps an event to a vector. False, and the event is unmapped, where there is no such vector. */
+  /**
+   * Maps an event to a vector. False, and the event is unmapped, where there is no such vector. A message that the event
+   * asked for, and that its old vector does not owe to another event too, goes out by the new vector or not at all
+   * (virtio 1.4 §4.1.5.3, §4.1.5.4).
+   */
   map(event: number, vector: number): boolean {
     const exists = vector < this.vectors
+    const old = this.mapping[event]
     this.mapping[event] = exists ? vector : VIRTIO_MSI_NO_VECTOR
+    if (old !== VIRTIO_MSI_NO_VECTOR && !this.mapping.includes(old) && this.isPending(old)) {
+      this.pending[old >>> 5] &= ~(1 << (old & 31))
+      this.request(event)
+    }
     return exists || vector === VIRTIO_MSI_NO_VECTOR
   }
 
@@ -65,21 +77,28 @@ export class PciMsix implements RegisterBus {
     if (vector !== VIRTIO_MSI_NO_VECTOR) this.pending[vector >>> 5] |= 1 << (vector & 31)
   }
 
-  /**
-   * A queue was reset: it is unmapped, and what it asked for is forgotten unless another event has the vector too
-   * (virtio 1.4 §2.6.1.1).
-   */
-  forget(event: number): void {
-    const vector = this.mapping[event]
-    this.mapping[event] = VIRTIO_MSI_NO_VECTOR
-    if (vector === VIRTIO_MSI_NO_VECTOR || this.mapping.includes(vector)) return
-    this.pending[vector >>> 5] &= ~(1 << (vector & 31))
-  }
-
   /** The device was reset: all events are unmapped, nothing is pending. The table is PCI's and stays. */
   reset(): void {
     this.mapping.fill(VIRTIO_MSI_NO_VECTOR)
     this.pending.fill(0)
+  }
+
+  /** PCI was reset: all entries are masked (PCI 3.0 §6.8.2.9). */
+  clearTable(): void {
+    this.table.fill(0)
+    for (let vector = 0; vector < this.vectors; vector++) this.table[vector * WORDS + CONTROL] = MSIX_ENTRY_MASKED
+  }
+
+  /** Is there a message for {@link deliver} to send? */
+  get ready(): boolean {
+    const { pending, table, vectors } = this
+    for (let word = 0; word < pending.length; word++) {
+      if (pending[word] === 0) continue
+      for (let vector = 32 * word; vector < vectors && vector < 32 * (word + 1); vector++) {
+        if (this.isPending(vector) && (table[vector * WORDS + CONTROL] & MSIX_ENTRY_MASKED) === 0) return true
+      }
+    }
+    return false
   }
 
   /** Sends the pending messages whose entry is not masked. */
@@ -102,8 +121,9 @@ export class PciMsix implements RegisterBus {
   read(offset: number, size: 1 | 2 | 4): number {
     const array = this.arrayAt(offset)
     if (array === null) return pciFault(this.device, 'unknown', this.bar, offset, size, null)
-    if (size !== 4 || (offset & 3) !== 0) return pciFault(this.device, 'width', this.bar, offset, size, null)
-    return array[(array === this.table ? offset : offset - this.pendingOffset) >>> 2]
+    const into = offset & 3
+    if (!isPart(into, size, 0, 4)) return pciFault(this.device, 'width', this.bar, offset, size, null)
+    return partOf(array[(array === this.table ? offset : offset - this.pendingOffset) >>> 2], into, size)
   }
 
   write(offset: number, size: 1 | 2 | 4, value: number): void {
@@ -111,7 +131,14 @@ export class PciMsix implements RegisterBus {
     if (array === null) pciFault(this.device, 'unknown', this.bar, offset, size, value)
     else if (size !== 4 || (offset & 3) !== 0) pciFault(this.device, 'width', this.bar, offset, size, value)
     else if (array === this.pending) pciFault(this.device, 'read-only', this.bar, offset, size, value)
-    else this.table[offset >>> 2] = tableValue(offset, value)
+    else {
+      this.table[offset >>> 2] = tableValue(offset, value)
+      this.written()
+    }
+  }
+
+  private isPending(vector: number): boolean {
+    return (this.pending[vector >>> 5] & (1 << (vector & 31))) !== 0
   }
 
   private arrayAt(offset: number): Uint32Array | null {

@@ -20,10 +20,18 @@ export interface PciOptions {
    */
   readonly interrupts?: InterruptSink
   /**
-   * `marked` (default): a doorbell marks the queue, and the machine polls. `inline`: the doorbell runs `device.poll`
-   * before it returns.
+   * `marked` (default): a doorbell marks the queue, `onWork` of the device is called, and the machine polls. `inline`:
+   * the doorbell runs `device.poll` before it returns, and so calls the interrupt sink, links and stores within the
+   * guest's register write. Only for an emulator that lets a store instruction change interrupts and memory; one that
+   * holds them in a translated block does not.
    */
   readonly notify?: 'marked' | 'inline'
+  /**
+   * Called when what the function decodes changed: a BAR was enabled or disabled, or moved while it was enabled. A host
+   * bridge then asks `range` again. It is called within a write to configuration space, `reset` or `restore`, so all it
+   * does is to note the new ranges. What it throws surfaces in a microtask.
+   */
+  readonly onWindows?: () => void
   /**
    * notify_off_multiplier, in bytes: 0 for one doorbell for all queues, or a power of two from 2 on, from 4 on where
    * NOTIFICATION_DATA is offered (virtio 1.4 §4.1.4.4.1). Defaults to 4.

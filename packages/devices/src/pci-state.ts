@@ -1,9 +1,16 @@
-import { PCI_CONFIG_SIZE, PCI_STATUS, PCI_STATUS_INTERRUPT } from '@guestdma/spec'
-import { DeviceError } from './errors.ts'
+import {
+  INTERRUPT_CONFIGURATION,
+  INTERRUPT_USED_BUFFER,
+  PCI_CONFIG_SIZE,
+  PCI_STATUS,
+  PCI_STATUS_INTERRUPT,
+  VIRTIO_MSI_NO_VECTOR,
+} from '@guestdma/spec'
 import type { PciCommon } from './pci-common.ts'
 import type { PciConfigSpace } from './pci-config-space.ts'
 import type { PciDeviceConfig } from './pci-device-config.ts'
 import { type PciMsix, tableValue } from './pci-msix.ts'
+import { StateCheck, U32 } from './state-check.ts'
 import type { VirtioDevice } from './virtio-device.ts'
 
 /** A function's own state as plain data, beside `DeviceState`: it survives JSON and `structuredClone`. */
@@ -47,42 +54,48 @@ export function savePci({ space, common, deviceConfig, msix }: PciParts, isr: nu
 }
 
 /** Puts everything but ISR status. Throws `DEVICE_STATE`, and then changes nothing. */
-export function restorePci({ device, space, common, deviceConfig, msix }: PciParts, state: PciState): void {
-  const part = `${device.name} function`
-  if (state.format !== 'guestdma-pci-1') {
-    const message = `format ${String(state.format)} is not guestdma-pci-1`
-    throw new DeviceError('DEVICE_STATE', part, message, { format: state.format })
-  }
-  const { config, driverFeatures } = state
+export function restorePci(parts: PciParts, state: PciState): void {
+  checkPci(parts, state)
+  const { space, common, deviceConfig, msix } = parts
+  space.bytes.set(state.config)
+  ;[common.deviceFeatureSelect, common.driverFeatureSelect, common.queueSelect] = state.selectors
+  common.driverFeatures.set(state.driverFeatures)
+  ;[deviceConfig.generation, deviceConfig.seen] = state.generation
+  state.msix.table.forEach((value, i) => {
+    msix.table[i] = tableValue(4 * i, value)
+  })
+  msix.pending.set(state.msix.pending)
+  msix.mapping.set(state.msix.mapping)
+}
+
+function checkPci({ device, space, common, msix }: PciParts, state: PciState): void {
+  const check = new StateCheck(`${device.name} function`)
+  check.object(state, 'guestdma-pci-1')
+  const { config, isr, selectors, driverFeatures, generation, msix: saved } = state
+  check.integers('config', config, PCI_CONFIG_SIZE, 2 ** 8)
+  check.integer('isr', isr, (INTERRUPT_USED_BUFFER | INTERRUPT_CONFIGURATION) + 1)
+  check.integers('selectors', selectors, 3, U32)
+  check.integer('selectors[2]', selectors[2], 2 ** 16)
+  check.integers('driverFeatures', driverFeatures, common.driverFeatures.length, U32)
+  check.integers('generation', generation, 2, U32)
+  check.integer('generation[0]', generation[0], 2 ** 8)
+  if (typeof saved !== 'object' || saved === null) check.wrong(`msix is an object, not ${String(saved)}`, {})
+  check.integers('msix.table', saved.table, msix.table.length, U32)
+  check.integers('msix.pending', saved.pending, msix.pending.length, U32)
+  check.integers('msix.mapping', saved.mapping, msix.mapping.length, 2 ** 16)
+  const vector = saved.mapping.find((to) => to >= msix.vectors && to !== VIRTIO_MSI_NO_VECTOR)
+  if (vector !== undefined) check.wrong(`msix.mapping names vector ${vector} of ${msix.vectors}`, { vector })
+  const beyond = saved.pending.findIndex(
+    (bits, word) => bits >= 2 ** Math.max(0, Math.min(msix.vectors - 32 * word, 32)),
+  )
+  if (beyond >= 0) check.wrong(`msix.pending[${beyond}] names vectors beyond ${msix.vectors}`, { beyond })
   const { bytes, writable } = space
-  const sizes = [
-    [config.length, PCI_CONFIG_SIZE],
-    [driverFeatures.length, common.driverFeatures.length],
-    [state.msix.table.length, msix.table.length],
-    [state.msix.pending.length, msix.pending.length],
-    [state.msix.mapping.length, msix.mapping.length],
-  ]
   // What software cannot write says how the function was made.
   const differs = config.findIndex((byte, at) => {
     const own = writable[at] | (at === PCI_STATUS ? PCI_STATUS_INTERRUPT : 0)
     return ((byte ^ bytes[at]) & ~own) !== 0
   })
-  if (sizes.some(([saved, own]) => saved !== own) || differs >= 0) {
-    const message = 'was saved from a function that was made with other options; make this one with the same'
-    throw new DeviceError('DEVICE_STATE', part, message, { sizes, differs })
-  }
-  bytes.set(config)
-  common.deviceFeatureSelect = state.selectors[0]
-  common.driverFeatureSelect = state.selectors[1]
-  common.queueSelect = state.selectors[2]
-  common.driverFeatures.set(driverFeatures)
-  deviceConfig.generation = state.generation[0]
-  deviceConfig.seen = state.generation[1]
-  state.msix.table.forEach((value, i) => {
-    msix.table[i] = tableValue(4 * i, value)
-  })
-  msix.pending.set(state.msix.pending)
-  state.msix.mapping.forEach((vector, event) => {
-    msix.map(event, vector)
-  })
+  if (differs < 0) return
+  const made = `config[${differs}] was saved from a function that was made with other options`
+  check.wrong(`${made}; make this one with the same`, { differs })
 }

@@ -23,6 +23,10 @@ import type { RingSetup } from './split-ring-walker.ts'
 const DRIVER_STATUS = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_DRIVER_OK | STATUS_FEATURES_OK | STATUS_FAILED
 const DRIVER_KNOWN = STATUS_ACKNOWLEDGE | STATUS_DRIVER
 const FEATURE_WORDS = 4
+/** Words beyond those that are told apart. A driver that writes more of them is refused until it resets the device. */
+const BEYOND_WORDS = 16
+/** In {@link VirtioDevice.beyond}: there were too many to tell apart. */
+const UNTOLD = -1
 
 /** How a device tells its transport what happened. The transport keeps the interrupt state; a device has none. */
 export interface DeviceTransport {
@@ -90,13 +94,15 @@ export abstract class VirtioDevice {
 
   // Within work(), or within what `reportWritten` tells.
   protected polling = false
-  declare private readonly onWork: (() => void) | null
+  /** See {@link DeviceOptions.onWork}; whoever composes a machine may set it later. */
+  declare onWork: (() => void) | null
   // Work was announced since the last poll began.
   private announced = false
   declare private readonly negotiation: Negotiation
   declare private readonly inOrderBatches: boolean
   private readonly driverWords = new Uint32Array(FEATURE_WORDS)
-  private beyondFeatures = false
+  // Words beyond 128 bits that the driver left nonzero.
+  private readonly beyond = new Set<number>()
   private accepted: FeatureSet = FeatureSet.empty
   private statusBits = 0
   private alive = false
@@ -113,6 +119,8 @@ export abstract class VirtioDevice {
     this.port = options.port
     this.deviceId = kind.deviceId
     this.config = kind.config
+    // What a device begins with is no change.
+    kind.config.generation = 0
     this.negotiation = new Negotiation(options.name, kind.features, kind.dependencies ?? [], options)
     this.inOrderBatches = options.inOrderBatches ?? false
     this.onWork = options.onWork ?? null
@@ -153,7 +161,8 @@ export abstract class VirtioDevice {
   writeDriverFeatures(index: number, value: number): boolean {
     if ((this.statusBits & STATUS_FEATURES_OK) !== 0) return false
     if (index < FEATURE_WORDS) this.driverWords[index] = value
-    else if (value !== 0) this.beyondFeatures = true
+    else if (value === 0) this.beyond.delete(index)
+    else this.beyond.add(this.beyond.size < BEYOND_WORDS ? index : UNTOLD)
     return true
   }
 
@@ -191,10 +200,18 @@ export abstract class VirtioDevice {
     this.halt()
     this.accepted = FeatureSet.empty
     this.driverWords.fill(0)
-    this.beyondFeatures = false
+    this.beyond.clear()
     for (const queue of this.queues) queue.reset()
     this.onReset()
     this.transport?.reset()
+  }
+
+  /**
+   * For the platform: a reset of the machine, which takes back what outlasts a reset by the driver. A transport is reset
+   * with its device: see `MmioRegisters.reset`, `PciFunction.reset`.
+   */
+  systemReset(): void {
+    this.reset()
   }
 
   /**
@@ -217,6 +234,7 @@ export abstract class VirtioDevice {
       const { next = 0, used = queue.walker.storedUsed } = start
       queue.walker.restore({ next, used, published: used })
     }
+    if (queue.marked) this.wake()
     return true
   }
 
@@ -320,11 +338,7 @@ export abstract class VirtioDevice {
         this.polling = false
       }
     }
-    try {
-      this.transport?.settle()
-    } catch (error) {
-      this.hostThrew('interrupts', error)
-    }
+    this.transport?.settle()
     return done
   }
 
@@ -496,7 +510,7 @@ export abstract class VirtioDevice {
   }
 
   /**
-   * Records that what is plugged into the device (a link, a store, an interrupt sink) threw. The error surfaces in a
+   * Records that what is plugged into the device (a link, a store) threw. The error surfaces in a
    * microtask; the device and everybody else go on.
    */
   protected hostThrew(reason: string, error: unknown): void {
@@ -504,18 +518,17 @@ export abstract class VirtioDevice {
     observe(rethrow, error)
   }
 
-  /** Changes the configuration and tells the driver. */
+  /** Changes the configuration and tells the driver. A change by the driver itself needs only `config.write`. */
   protected changeConfig(change: () => void): void {
     change()
-    this.config.generation = (this.config.generation + 1) >>> 0
     this.configurationChanged()
   }
 
-  // The interrupt is raised by a poll, so one is due.
+  // The notification goes out at the end of a poll, so outside of one a poll is due.
   private configurationChanged(): void {
     if ((this.statusBits & STATUS_DRIVER_OK) === 0) return
     this.transport?.configurationChanged()
-    this.wake()
+    if (!this.polling) this.wake()
   }
 
   private halt(): void {
@@ -534,9 +547,10 @@ export abstract class VirtioDevice {
 
   private negotiate(): void {
     const accepted = FeatureSet.fromWords(this.driverWords)
-    const fault = this.beyondFeatures
-      ? ({ kind: 'features', device: this.name, reason: 'not-offered', bits: [] } as const)
-      : this.negotiation.judge(accepted)
+    const fault =
+      this.beyond.size > 0
+        ? ({ kind: 'features', device: this.name, reason: 'not-offered', bits: [] } as const)
+        : this.negotiation.judge(accepted)
     if (fault !== null) {
       this.faults.record(fault)
       return
@@ -563,7 +577,6 @@ export abstract class VirtioDevice {
   private startQueue(queue: DeviceQueue): void {
     queue.started = true
     queue.marked = this.alive
-    if (queue.marked) this.wake()
     queue.ring = queue.setup(this.ringFeatures())
     queue.walker.start(queue.ring, queue.maxSize)
     this.checkQueue(queue)

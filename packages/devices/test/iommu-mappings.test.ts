@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { MAPPING_NODE, MappingPool } from '../src/iommu-mapping-pool.ts'
+import { MAPPING_CHUNK, MAPPING_CHUNK_MASK, MAPPING_NODE, MappingPool } from '../src/iommu-mapping-pool.ts'
 import { Mappings } from '../src/iommu-mappings.ts'
 
 type Mapping = [start: number, end: number, phys: number, flags: number]
@@ -35,6 +35,9 @@ class Model {
   }
 }
 
+/** Of a chunk of nodes. */
+const CHUNK_BYTES = (MAPPING_CHUNK_MASK + 1) * 8
+
 function keys(tree: Mappings, ...values: readonly number[]): Mappings {
   tree.keys.set(values)
   return tree
@@ -50,7 +53,11 @@ function contents(tree: Mappings): Mapping[] {
 
 function find(tree: Mappings, address: number): Mapping | undefined {
   const at = keys(tree, address).find()
-  return at < 0 ? undefined : ([...tree.pool.cells.slice(at, at + 4)] as Mapping)
+  return at < 0 ? undefined : ([...cells(tree, at).slice(0, 4)] as Mapping)
+}
+
+function cells(tree: Mappings, at: number): Float64Array {
+  return tree.pool.cells[at >> MAPPING_CHUNK].subarray(at & MAPPING_CHUNK_MASK)
 }
 
 // xorshift32: the same numbers at every run, from the seed.
@@ -152,7 +159,7 @@ describe('the mapping store', () => {
       }
       for (let page = 0; page < PAGES; page++) {
         const at = keys(tree, page * 4096 + 5).find()
-        if ((at < 0 ? -1 : tree.pool.cells[at + 2]) !== mapped[page]) wrong++
+        if ((at < 0 ? -1 : cells(tree, at)[2]) !== mapped[page]) wrong++
       }
       expect([wave, wrong, tree.count]).toEqual([wave, 0, count])
     }
@@ -204,13 +211,77 @@ describe('the mapping store', () => {
       return tree
     }
     const first = fill()
-    const used = pool.used
-    const { cells } = pool
-    first.dispose()
-    expect(pool.used).toBe(0)
+    const { bytes, used } = pool
+    for (let i = 0; i < 5000; i++) {
+      keys(first, i * 4, i * 4 + 3).remove()
+      if (i % 1000 === 0) expect(pool.bytes).toBeLessThanOrEqual(bytes)
+    }
     const second = fill()
-    expect([pool.used, pool.cells]).toEqual([used, cells])
+    expect(pool.used).toBe(used + 1)
+    expect(pool.bytes).toBeLessThanOrEqual(bytes + CHUNK_BYTES)
+    first.dispose()
     second.dispose()
+    expect(pool.used).toBe(0)
+  })
+
+  test('memory is given back: what mappings took goes with them, in whatever order', () => {
+    const pool = new MappingPool()
+    const empty = new Mappings(pool)
+    const least = pool.bytes
+    const COUNT = 100_000
+    const orders: readonly ((i: number) => number)[] = [(i) => i, (i) => COUNT - 1 - i, (i) => (i * 7919) % COUNT]
+    for (const order of orders) {
+      const tree = new Mappings(pool)
+      for (let i = 0; i < COUNT; i++) keys(tree, i * 4, i * 4 + 3).insert()
+      const most = pool.bytes
+      expect(most).toBeGreaterThan(COUNT * 32)
+      for (let i = 0; i < COUNT; i++) expect(keys(tree, order(i) * 4, order(i) * 4 + 3).remove()).toBe(1)
+      // Tables of some bytes for each chunk may stay.
+      expect(pool.bytes).toBeLessThanOrEqual(least + 2 * CHUNK_BYTES + most / 20)
+      for (let i = 0; i < COUNT; i++) keys(tree, i * 4, i * 4 + 3).insert()
+      tree.dispose()
+      // Tables of some bytes for each chunk may stay.
+      expect(pool.bytes).toBeLessThanOrEqual(least + 2 * CHUNK_BYTES + most / 20)
+    }
+    empty.dispose()
+  })
+
+  test('growing copies no mappings: a chunk stays where it is until it is given back', () => {
+    const tree = new Mappings(new MappingPool())
+    keys(tree, 0, 3).insert()
+    const [first] = tree.pool.cells
+    let chunks = 1
+    for (let i = 1; i < 200_000; i++) {
+      keys(tree, i * 4, i * 4 + 3).insert()
+      expect(tree.pool.cells.length - chunks).toBeLessThanOrEqual(1)
+      chunks = tree.pool.cells.length
+    }
+    expect(tree.pool.cells[0]).toBe(first)
+    expect(chunks).toBeGreaterThan(100)
+  })
+
+  test('a removal may be done in parts, and each removes no more than it is told', () => {
+    const next = random(11)
+    for (let round = 0; round < 30; round++) {
+      const tree = new Mappings(new MappingPool())
+      const model = new Model()
+      for (let i = 0; i < 1500; i++) {
+        const start = next(4000) * 4
+        expect(keys(tree, start, start + 3, i, 3).insert()).toBe(model.insert([start, start + 3, i, 3]))
+      }
+      const [start, end] = [next(2000) * 4, 15_999 - next(200) * 4]
+      const most = 1 + next(70)
+      const expected = model.remove(start, end)
+      let removed = 0
+      for (;;) {
+        const n = keys(tree, start, end).remove(most)
+        expect(n).toBeLessThanOrEqual(most)
+        removed += n
+        if (n < most) break
+      }
+      expect(removed).toBe(expected)
+      expect(contents(tree)).toEqual(model.sorted())
+    }
   })
 
   test('10^6 mappings: found, removed in one go', () => {

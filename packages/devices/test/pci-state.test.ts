@@ -102,49 +102,78 @@ describe('save and restore over pci', () => {
     expect([m.line.asserted, m.driver.interrupting]).toEqual([false, false])
   })
 
-  test('what does not fit is refused and changes nothing', () => {
+  const bad: [string, (state: PciState) => unknown][] = [
+    ['null', () => null],
+    ['a number', () => 7],
+    ['no fields', () => ({ format: 'guestdma-pci-1' })],
+    ['another format', (state) => ({ ...state, format: 'x' })],
+    ['a short configuration space', (state) => ({ ...state, config: state.config.slice(1) })],
+    ['another vendor', (state) => ({ ...state, config: state.config.map((byte, i) => (i === 2 ? byte + 1 : byte)) })],
+    ['a byte of 256', (state) => ({ ...state, config: state.config.map((byte, i) => (i === 60 ? 256 : byte)) })],
+    ['an ISR status of 4', (state) => ({ ...state, isr: 4 })],
+    ['an ISR status as text', (state) => ({ ...state, isr: '1' })],
+    ['no selectors', (state) => ({ ...state, selectors: undefined })],
+    ['two selectors', (state) => ({ ...state, selectors: [0, 0] })],
+    ['a selector of -1', (state) => ({ ...state, selectors: [0, 0, -1] })],
+    ['a queue_select beyond 16 bits', (state) => ({ ...state, selectors: [0, 0, 0x1_0000] })],
+    ['a selector of 2^32', (state) => ({ ...state, selectors: [2 ** 32, 0, 0] })],
+    ['no driver features', (state) => ({ ...state, driverFeatures: [] })],
+    ['driver features as an object', (state) => ({ ...state, driverFeatures: { length: 4 } })],
+    ['half a feature', (state) => ({ ...state, driverFeatures: [0, 1, 0.5, 0] })],
+    ['one generation', (state) => ({ ...state, generation: [1] })],
+    ['a generation beyond 8 bits', (state) => ({ ...state, generation: [256, 0] })],
+    ['no MSI-X', (state) => ({ ...state, msix: null })],
+    ['no table', (state) => ({ ...state, msix: { ...state.msix, table: [] } })],
+    ['a table of texts', (state) => ({ ...state, msix: { ...state.msix, table: state.msix.table.map(String) } })],
+    ['few pending bits', (state) => ({ ...state, msix: { ...state.msix, pending: [0] } })],
+    ['a vector pending that is not there', (state) => ({ ...state, msix: { ...state.msix, pending: [8, 0] } })],
+    ['and one in the next word', (state) => ({ ...state, msix: { ...state.msix, pending: [0, 1] } })],
+    ['few mappings', (state) => ({ ...state, msix: { ...state.msix, mapping: [0] } })],
+    ['a mapping to no vector', (state) => ({ ...state, msix: { ...state.msix, mapping: [3, 0xffff, 0xffff] } })],
+  ]
+
+  test.each(bad)('%s is refused and changes nothing', (_, change) => {
     const m = pciMachine()
     m.driver.start([m.rx, m.tx])
     m.driver.set('queueSelect', 1)
-    const state = m.pci.save()
-    const bad: PciState[] = [
-      { ...state, format: 'x' as 'guestdma-pci-1' },
-      { ...state, config: state.config.slice(1) },
-      { ...state, config: state.config.map((byte, i) => (i === 2 ? byte + 1 : byte)) },
-      { ...state, driverFeatures: [] },
-      { ...state, msix: { ...state.msix, table: [] } },
-      { ...state, msix: { ...state.msix, pending: [0] } },
-      { ...state, msix: { ...state.msix, mapping: [0] } },
-    ]
-    for (const one of bad) {
-      const other = pciMachine()
-      const before = other.pci.save()
-      expect(() => other.pci.restore(one)).toThrow(expect.objectContaining({ code: 'DEVICE_STATE' }))
-      expect(other.pci.save()).toEqual(before)
-    }
+    const state = change(m.pci.save()) as PciState
+    const other = pciMachine()
+    const before = other.pci.save()
+    expect(() => other.pci.restore(state)).toThrow(expect.objectContaining({ code: 'DEVICE_STATE' }))
+    expect(other.pci.save()).toEqual(before)
+  })
+
+  test('the state of a function with other options is refused', () => {
+    const m = pciMachine()
     expect(() => move(m, { msixVectors: 5 })).toThrow(expect.objectContaining({ code: 'DEVICE_STATE' }))
     expect(() => move(m, { notifyMultiplier: 8 })).toThrow(expect.objectContaining({ code: 'DEVICE_STATE' }))
   })
 
-  test('a state with wild numbers is tamed', () => {
+  test('reserved bits of a table stay 0, and vectors up to the last one are taken', () => {
     const m = pciMachine()
     const state = m.pci.save()
-    m.pci.restore({
-      ...state,
-      isr: 0xff,
-      msix: {
-        table: state.msix.table.map(() => 0xffff_ffff),
-        pending: state.msix.pending.map(() => 0xffff_ffff),
-        mapping: state.msix.mapping.map(() => 500),
-      },
-    })
+    const table = state.msix.table.map(() => 0xffff_ffff)
+    m.pci.restore({ ...state, isr: 3, msix: { table, pending: [7, 0], mapping: [2, 1, 0] } })
     m.driver.command = MEMORY | MASTER
     expect(m.driver.read(3, 0, 1)).toBe(3)
-    expect(m.driver.get('configVector')).toBe(0xffff)
+    expect([0, 4, 8, 12].map((at) => m.pci.bar(1)!.read(at, 4))).toEqual([0xffff_fffc, 0xffff_ffff, 0xffff_ffff, 1])
+    expect(m.driver.get('configVector')).toBe(0)
     const at = capabilities(m.pci).find(({ id }) => id === 0x11)?.at ?? 0
     for (const vector of [0, 1, 2]) m.pci.bar(1)!.write(16 * vector + 12, 4, 0)
     m.pci.config.write(at + 2, 2, 0x8000)
     m.device.poll(1)
     expect((m.device.port as BusWindows).faults.count).toBe(3)
+  })
+
+  test('a restored line that the guest acknowledges before the first poll falls', () => {
+    const m = pciMachine({}, { link: new RecordingLink() })
+    m.driver.start([m.rx, m.tx])
+    m.device.setLink(false)
+    m.device.poll(1)
+    const { pci, line } = move(m)
+    // As an interrupt controller is restored.
+    line.level(true)
+    expect(new PciDriver(pci).acknowledge()).toBe(2)
+    expect(line.asserted).toBe(false)
   })
 })

@@ -8,6 +8,7 @@ import {
   LoopbackLink,
   MemoryBlockStore,
   MmioRegisters,
+  type MmioState,
   NetDevice,
 } from '../src/index.ts'
 import { blkMachine, DISK_BYTES, header, MAC, netMachine, packet, RecordingLink, status } from './support/devices.ts'
@@ -114,9 +115,48 @@ describe('save and restore', () => {
     }
     other.device.restore(state)
     expect(other.device.live).toBe(true)
-    expect(() => other.registers.restore({ ...other.registers.save(), format: 'x' as 'guestdma-mmio-1' })).toThrow(
-      expect.objectContaining({ code: 'DEVICE_STATE' }),
-    )
+  })
+
+  test.each<[string, (state: MmioState) => unknown]>([
+    ['null', () => null],
+    ['no fields', () => ({ format: 'guestdma-mmio-1' })],
+    ['another format', (state) => ({ ...state, format: 'x' })],
+    ['an interrupt status of 4', (state) => ({ ...state, interruptStatus: 4 })],
+    ['an interrupt status that is no number', (state) => ({ ...state, interruptStatus: Number.NaN })],
+    ['null for selectors', (state) => ({ ...state, selectors: null })],
+    ['two selectors', (state) => ({ ...state, selectors: [0, 0] })],
+    ['a selector of -1', (state) => ({ ...state, selectors: [0, 0, -1] })],
+    ['a selector of 2^32', (state) => ({ ...state, selectors: [0, 2 ** 32, 0] })],
+    ['a selector as text', (state) => ({ ...state, selectors: ['0', 0, 0] })],
+  ])('a register state with %s is refused and changes nothing', (_, change) => {
+    const { registers, driver } = netMachine()
+    driver.w(0x30, 1)
+    const before = registers.save()
+    const state = change({ ...before, interruptStatus: 3, selectors: [1, 1, 1] }) as MmioState
+    expect(() => registers.restore(state)).toThrow(expect.objectContaining({ code: 'DEVICE_STATE' }))
+    expect(registers.save()).toEqual(before)
+  })
+
+  test('a restored line that the guest acknowledges before the first poll falls', () => {
+    const m = netMachine()
+    m.driver.start([m.rx, m.tx])
+    m.device.setLink(false)
+    m.device.poll(1)
+    expect(m.line.asserted).toBe(true)
+    const other = netMachine()
+    other.device.restore(m.device.save())
+    other.registers.restore(m.registers.save())
+    // As an interrupt controller is restored.
+    other.line.level(true)
+    other.driver.w(0x64, 2)
+    expect(other.line.asserted).toBe(false)
+  })
+
+  test('a line that a platform left up falls with a state that has nothing pending', () => {
+    const m = netMachine()
+    m.line.level(true)
+    m.registers.restore(m.registers.save())
+    expect(m.line.asserted).toBe(false)
   })
 
   describe('a state that is not whole is refused with DEVICE_STATE, and nothing changes', () => {

@@ -42,10 +42,16 @@ export interface DmaTraits {
   /**
    * What keeps a device inside its reach: `construction`, it has no way to name anything else (another process, a
    * worker that was not given the memory); `trusted-code`, a port or walker of ours; `peer`, the device's own IOMMU or
-   * back end; `nothing`.
+   * back end; `nothing`. Only the composition knows whose the port is, and tells the backend.
    */
   readonly enforcedBy: 'construction' | 'trusted-code' | 'peer' | 'nothing'
-  /** What lent bytes may still hold of earlier mappings when they are lent again. */
+  /**
+   * Whose bytes of earlier mappings are left where they can be found. Toward the guest: bytes that are lent for writing
+   * still hold them, so that a device that overstates what it wrote has them delivered. Toward a device: they are within
+   * its reach although they were taken back. `none`: nobody's, but for what one device was lent itself and is left where
+   * only that device can find it. `own`: what the same device was lent is delivered. `other-devices`: what another device
+   * was lent is delivered, or can be read.
+   */
   readonly residue: 'none' | 'own' | 'other-devices'
 }
 
@@ -164,6 +170,10 @@ export interface DmaBackend {
    */
   commitUnmaps(): DmaStatus
 
-  /** Revokes everything without deferral and gives back all memory. The device has been reset before. */
+  /**
+   * Revokes everything without deferral and gives back all memory. The device has been reset before. Throws where the
+   * device could not be kept from some of it, and gives nothing back then; once the platform cut the device off, the
+   * caller calls again, and all goes back.
+   */
   dispose(): void
 }

@@ -1,5 +1,6 @@
 import {
   ADDRESS_LIMIT,
+  attempt,
   type BusPort,
   type DeviceAddress,
   type GuestAddress,
@@ -163,7 +164,9 @@ export class DirectBackend implements DmaBackend {
   }
 
   dispose(): void {
-    for (const region of [...this.regions.keys()]) this.free(region)
+    const errors: unknown[] = []
+    for (const region of [...this.regions.keys()]) attempt(errors, () => this.free(region))
+    if (errors.length > 0) throw errors[0]
   }
 }
 

@@ -13,12 +13,13 @@ export interface CandidateReport {
 }
 
 /**
- * No registered scheme can be used with this device on this platform. `details.candidates` lists each with its reason.
+ * No registered scheme can be used with this device on this platform. `details.candidates` lists each with its reason;
+ * `advice` says what would help.
  */
 export class NoUsableBackendError extends DmaError {
-  constructor(device: string, candidates: readonly CandidateReport[]) {
+  constructor(device: string, candidates: readonly CandidateReport[], advice = '') {
     const list = candidates.map((c) => `${c.id}: ${c.outcome ?? c.why}`).join('; ')
-    super('DMA_NO_USABLE_BACKEND', device, `no DMA scheme can be used (${list || 'none is registered'})`, {
+    super('DMA_NO_USABLE_BACKEND', device, `no DMA scheme can be used (${list || 'none is registered'})${advice}`, {
       candidates,
     })
   }

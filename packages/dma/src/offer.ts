@@ -2,6 +2,7 @@ import type {
   BusPort,
   DeviceAddress,
   GuestAddress,
+  GuestDmaError,
   GuestMemory,
   MemoryWindow,
   RegisterBus,
@@ -90,6 +91,8 @@ export interface IommuPlace {
   readonly ownPool: PoolFact | undefined
   /** Lets the IOMMU work; for waits. */
   pump(): void
+  /** The longest wait for the IOMMU, in milliseconds. Default: what the transport waits for a device. */
+  readonly deadlineMs?: number
   /** Runs `start` before any device's driver is brought up. */
   prepare(start: () => Promise<void>): void
   /** Gives the scheme a turn whenever the machine's drivers have one. It returns how much it did. */
@@ -98,6 +101,8 @@ export interface IommuPlace {
   onClose(close: () => Promise<void>): void
   /** Tells the machine's user of a fault. */
   report(fault: IommuFault): void
+  /** Tells the machine's user that the IOMMU itself failed. */
+  failed?(error: GuestDmaError): void
 }
 
 /** A port that reaches those pages of guest RAM that the guest shares at the moment, at their guest addresses. */

@@ -1,4 +1,4 @@
-import { DMA_EXHAUSTED } from '@guestdma/dma'
+import { type BufferPool, DMA_EXHAUSTED } from '@guestdma/dma'
 import { type GuestAddress, guestAddress, observe } from '@guestdma/memory'
 import {
   BLK_CONFIG_BLK_SIZE,
@@ -21,8 +21,15 @@ import {
   VIRTIO_BLK_F_SIZE_MAX,
 } from '@guestdma/spec'
 import { QUEUE_FULL } from '@guestdma/virtqueue'
-import { BLK_S_SHORT, BLK_S_UNWRITTEN, BlkQueue, type CompletedRequests, RequestBatch } from './blk-queue.ts'
-import { type DeviceBrokenError, DriverError } from './errors.ts'
+import {
+  BLK_S_CORRUPT,
+  BLK_S_SHORT,
+  BLK_S_UNWRITTEN,
+  BlkQueue,
+  type CompletedRequests,
+  RequestBatch,
+} from './blk-queue.ts'
+import { type DeviceBrokenError, DriverError, type WarningObserver, warn } from './errors.ts'
 import { NO_BUFFER } from './frames.ts'
 import type { BufferMode } from './net-driver.ts'
 import { type DeviceSession, QUEUE_FEATURES } from './session.ts'
@@ -38,7 +45,7 @@ export const BLK_FEATURES: FeatureSet = FeatureSet.of(
   VIRTIO_BLK_F_FLUSH,
 )
 
-export interface BlkObserver {
+export interface BlkObserver extends WarningObserver {
   /** The device broke the rules or asked for a reset; everything in flight failed. */
   broken?(error: DeviceBrokenError): void
 }
@@ -63,7 +70,10 @@ export interface BlkCounters {
 const MAX_REQUEST = 1 << 20
 // Pool mode: at most a megabyte for a queue's buffers, and requests no longer than one of them.
 const POOL_BUFFER = 16 << 10
-const POOL_BUFFERS = 64
+const POOL_BYTES = 1 << 20
+
+// The largest block that devices are made with; a power of two, as every block size.
+const MAX_BLOCK_SIZE = 64 << 10
 
 // More sectors than that would not have exact byte offsets.
 const MAX_CAPACITY = Math.floor(Number.MAX_SAFE_INTEGER / SECTOR_SIZE)
@@ -100,7 +110,10 @@ export class BlkDriver extends VirtioDriver {
   /** Sectors of 512 bytes, as the device says now. */
   capacity = 0
   declare readonly readOnly: boolean
-  /** The device's preferred unit, in bytes. */
+  /**
+   * Bytes of the device's block, a power of two from 512 to 65,536: the unit of all requests, since devices answer to
+   * others with an I/O error.
+   */
   declare readonly blockSize: number
   /** Bytes of the largest request to the device; longer ones are cut. */
   declare readonly maxRequest: number
@@ -143,21 +156,23 @@ export class BlkDriver extends VirtioDriver {
       blockSize: features.has(VIRTIO_BLK_F_BLK_SIZE) ? fields.read32(BLK_CONFIG_BLK_SIZE) : SECTOR_SIZE,
     }))
     this.capacity = this.readCapacity()
-    this.blockSize = config.blockSize
-    const bounds = [MAX_REQUEST, config.sizeMax, this.pooled ? POOL_BUFFER : backend.limits.maxMappingLength]
-    this.maxRequest = Math.floor(Math.min(...bounds) / SECTOR_SIZE) * SECTOR_SIZE
-    if (this.maxRequest < SECTOR_SIZE) {
+    this.blockSize = this.usableBlockSize(config.blockSize)
+    const sizeMax = this.usableSizeMax(config.sizeMax)
+    const poolBuffer = Math.max(POOL_BUFFER, this.blockSize)
+    const bound = Math.min(MAX_REQUEST, sizeMax, this.pooled ? poolBuffer : backend.limits.maxMappingLength)
+    this.maxRequest = Math.floor(bound / this.blockSize) * this.blockSize
+    if (this.maxRequest === 0) {
       throw new DriverError(
         'BLK_SIZE_MAX',
         this.name,
-        `segments of at most ${Math.min(...bounds)} bytes cannot hold a sector of ${SECTOR_SIZE}`,
-        { bounds },
+        `segments of at most ${bound} bytes cannot hold a block of ${this.blockSize}`,
+        { bound, blockSize: this.blockSize },
       )
     }
     this.queue = new BlkQueue(session, {
       mode,
       queueSize,
-      buffers: { count: Math.min(POOL_BUFFERS, queueSize), bytes: this.maxRequest },
+      buffers: { count: Math.min(Math.floor(POOL_BYTES / poolBuffer), queueSize), bytes: this.maxRequest },
       completed: (batch) => this.settle(batch),
     })
     const size = this.queue.queue.size
@@ -172,8 +187,9 @@ export class BlkDriver extends VirtioDriver {
   }
 
   /**
-   * Reads `length` bytes from `sector` on into guest memory. Rejects: `BLK_RANGE`, `BLK_LENGTH`, `BLK_IOERR`,
-   * `BLK_DMA`, `BLK_TIMEOUT`, `DRIVER_DEVICE_BROKEN`, `DRIVER_CLOSED`.
+   * Reads `length` bytes from `sector` on into guest memory, in whole blocks of the device ({@link blockSize}). Rejects:
+   * `BLK_RANGE`, `BLK_LENGTH`, `BLK_ALIGNMENT`, `BLK_IOERR`, `BLK_SHORT`, `BLK_CORRUPT`, `BLK_DMA`, `BLK_TIMEOUT`,
+   * `DRIVER_DEVICE_BROKEN`, `DRIVER_CLOSED`.
    */
   read(sector: number, address: GuestAddress, length: number): Promise<void> {
     return this.checkRange(sector, length) ?? this.enqueue(BLK_T_IN, sector, address, length)
@@ -270,6 +286,21 @@ export class BlkDriver extends VirtioDriver {
     return null
   }
 
+  // Segments without a byte cannot be meant; qemu-storage-daemon says so where it has no bound.
+  private usableSizeMax(sizeMax: number): number {
+    if (sizeMax !== 0) return sizeMax
+    const message = 'size_max 0 is no bound for segments; it is ignored'
+    warn(this.observer, { code: 'BLK_SIZE_MAX', part: this.name, message, details: { sizeMax } })
+    return MAX_REQUEST
+  }
+
+  private usableBlockSize(blockSize: number): number {
+    if (blockSize >= SECTOR_SIZE && blockSize <= MAX_BLOCK_SIZE && (blockSize & (blockSize - 1)) === 0) return blockSize
+    const message = `blk_size ${blockSize} is not a power of two from ${SECTOR_SIZE} to ${MAX_BLOCK_SIZE}; it is ignored`
+    warn(this.observer, { code: 'BLK_BLOCK_SIZE', part: this.name, message, details: { blockSize } })
+    return SECTOR_SIZE
+  }
+
   private readCapacity(): number {
     const { low, high } = this.session.transport.readConfig((fields) => ({
       low: fields.read32(BLK_CONFIG_CAPACITY),
@@ -291,8 +322,15 @@ export class BlkDriver extends VirtioDriver {
         }),
       )
     }
-    const error = this.rangeError(sector, length)
+    const error = this.rangeError(sector, length) ?? this.alignmentError(sector, length)
     return error === null ? null : Promise.reject(error)
+  }
+
+  private alignmentError(sector: number, length: number): DriverError | null {
+    const { blockSize } = this
+    if ((sector * SECTOR_SIZE) % blockSize === 0 && length % blockSize === 0) return null
+    const message = `sector ${sector} and ${length} bytes: the device's blocks have ${blockSize} bytes, so the sector must be a multiple of ${blockSize / SECTOR_SIZE} and the length one of ${blockSize}`
+    return new DriverError('BLK_ALIGNMENT', this.name, message, { sector, length, blockSize })
   }
 
   private rangeError(sector: number, length: number): DriverError | null {
@@ -392,7 +430,7 @@ export class BlkDriver extends VirtioDriver {
         this.chunk.at[token] = at
         this.chunk.length[token] = length
         this.chunk.buffer[token] = buffer
-        if (buffer >= 0 && transfer.type === BLK_T_OUT) this.copyPool(transfer, token, true)
+        if (buffer >= 0) this.fillPool(transfer, token)
         this.batchOwner[rows++] = transfer
         at += length
       } while (at < transfer.length)
@@ -422,7 +460,7 @@ export class BlkDriver extends VirtioDriver {
       if (status !== BLK_S_OK) transfer.error ??= this.statusError(status, transfer)
       else if (transfer.type === BLK_T_OUT) this.counters.sectorsWritten += this.chunk.length[token] / SECTOR_SIZE
       else if (transfer.type !== BLK_T_FLUSH) {
-        if (this.chunk.buffer[token] >= 0) this.copyPool(transfer, token, false)
+        if (this.chunk.buffer[token] >= 0) this.emptyPool(transfer, token)
         if (transfer.type === BLK_T_IN) this.counters.sectorsRead += this.chunk.length[token] / SECTOR_SIZE
       }
       this.giveBack(token)
@@ -464,17 +502,25 @@ export class BlkDriver extends VirtioDriver {
     this.freeTokens.push(token)
   }
 
-  // Pool mode: between the user's guest memory and the buffer that the device sees.
-  private copyPool(transfer: Transfer, token: number, toDevice: boolean): void {
-    const buffers = this.queue.buffers
-    if (buffers === null) return
+  // Pool mode: what is written goes into the buffer that the device sees; what is read must not find an earlier
+  // request's bytes there.
+  private fillPool(transfer: Transfer, token: number): void {
+    const { region, offset } = this.queue.buffers as BufferPool
     const { at, length, buffer } = this.chunk
-    const offset = buffers.offset[buffer[token]]
-    const address = guestAddress(transfer.address + at[token])
-    const bytes = length[token]
-    buffers.region.refresh()
-    if (toDevice) buffers.region.u8.set(this.session.memory.read(address, bytes), offset)
-    else this.session.memory.write(address, buffers.region.u8.subarray(offset, offset + bytes))
+    const from = offset[buffer[token]]
+    region.refresh()
+    if (transfer.type === BLK_T_OUT)
+      region.u8.set(this.session.memory.read(guestAddress(transfer.address + at[token]), length[token]), from)
+    else region.u8.fill(0, from, from + length[token])
+  }
+
+  private emptyPool(transfer: Transfer, token: number): void {
+    const { region, offset } = this.queue.buffers as BufferPool
+    const { at, length, buffer } = this.chunk
+    const from = offset[buffer[token]]
+    region.refresh()
+    const bytes = region.u8.subarray(from, from + length[token])
+    this.session.memory.write(guestAddress(transfer.address + at[token]), bytes)
   }
 
   private async withMemory(
@@ -484,6 +530,8 @@ export class BlkDriver extends VirtioDriver {
     const { memory, ram } = this.session
     const address = ram.allocate(length, SECTOR_SIZE)
     try {
+      // A device may claim what it did not write, and must not deliver what somebody else left here.
+      memory.write(address, new Uint8Array(length))
       await use(address)
       return memory.read(address, length)
     } finally {
@@ -515,6 +563,13 @@ export class BlkDriver extends VirtioDriver {
           'BLK_NO_STATUS',
           this.name,
           'the device completed the request without writing its status',
+          details,
+        )
+      case BLK_S_CORRUPT:
+        return new DriverError(
+          'BLK_CORRUPT',
+          this.name,
+          `${this.session.backend.name} could not take the data back intact; none of it was delivered`,
           details,
         )
       case BLK_S_SHORT:

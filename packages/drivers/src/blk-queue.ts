@@ -11,8 +11,10 @@ const LONGEST_CHAIN = 3
 
 /** What a status byte is before the device writes it: no status of the specification. */
 export const BLK_S_UNWRITTEN = 0xff
-/** The device claimed success but wrote less than was asked for. */
-export const BLK_S_SHORT = 0xfe
+/** No byte, so that no device can write it: the device claimed success but wrote less than was asked for. */
+export const BLK_S_SHORT = 0x100
+/** No byte either: the backend could not take the data back intact, and delivered none of it. */
+export const BLK_S_CORRUPT = 0x101
 
 /** A batch of requests: rows 0 to count - 1. Make one and reuse it. */
 export class RequestBatch {
@@ -45,13 +47,16 @@ export class RequestBatch {
 /** Requests that completed in one `poll`: rows 0 to count - 1. */
 export class CompletedRequests {
   declare readonly token: Uint32Array
-  /** `BLK_S_OK`, `BLK_S_IOERR`, `BLK_S_UNSUPP`, `BLK_S_UNWRITTEN`, `BLK_S_SHORT`, or what else the device wrote. */
-  declare readonly status: Uint8Array
+  /**
+   * `BLK_S_OK`, `BLK_S_IOERR`, `BLK_S_UNSUPP`, `BLK_S_UNWRITTEN`, what else the device wrote; `BLK_S_SHORT`,
+   * `BLK_S_CORRUPT`.
+   */
+  declare readonly status: Uint16Array
   count = 0
 
   constructor(capacity: number) {
     this.token = new Uint32Array(capacity)
-    this.status = new Uint8Array(capacity)
+    this.status = new Uint16Array(capacity)
   }
 }
 
@@ -171,7 +176,7 @@ export class BlkQueue {
       const byte = statuses.memory.region.u8[statuses.memory.offset + id * statuses.stride]
       results.token[i] = this.token[id]
       results.status[i] =
-        status[i] !== DMA_OK ? BLK_S_SHORT : byte === BLK_S_OK && written[i] < this.needed[id] ? BLK_S_SHORT : byte
+        status[i] !== DMA_OK ? BLK_S_CORRUPT : byte === BLK_S_OK && written[i] < this.needed[id] ? BLK_S_SHORT : byte
     }
     results.count = n
     queue.recycle()

@@ -1,4 +1,4 @@
-import { GuestDmaError } from '@guestdma/memory'
+import { type ErrorRecord, GuestDmaError, observe } from '@guestdma/memory'
 
 /** Misuse of a driver, or a request that did not succeed. Codes start with `NET_`, `BLK_` or `DRIVER_`. */
 export class DriverError extends GuestDmaError {}
@@ -11,4 +11,21 @@ export class DeviceBrokenError extends DriverError {
   constructor(device: string, why: string, details: Readonly<Record<string, unknown>> = {}) {
     super('DRIVER_DEVICE_BROKEN', device, `${why}; reset the device to go on`, details)
   }
+}
+
+/**
+ * What a device says that makes no sense and that its driver can do without. Codes: `NET_MAC`, `BLK_SIZE_MAX`,
+ * `BLK_BLOCK_SIZE`.
+ */
+export type DriverWarning = ErrorRecord
+
+/** The part of an observer that is told of warnings. */
+export interface WarningObserver {
+  /** Called while the driver is made: the driver goes on without what the device said. */
+  warning?(warning: DriverWarning): void
+}
+
+/** Tells an observer of a warning. */
+export function warn(observer: WarningObserver, warning: DriverWarning): void {
+  observe(() => observer.warning?.(warning), undefined)
 }

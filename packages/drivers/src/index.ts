@@ -9,6 +9,7 @@
  */
 export { BLK_FEATURES, type BlkCounters, BlkDriver, type BlkObserver, type BlkOptions } from './blk-driver.ts'
 export {
+  BLK_S_CORRUPT,
   BLK_S_SHORT,
   BLK_S_UNWRITTEN,
   BlkQueue,
@@ -16,7 +17,7 @@ export {
   CompletedRequests,
   RequestBatch,
 } from './blk-queue.ts'
-export { DeviceBrokenError, DriverError } from './errors.ts'
+export { DeviceBrokenError, DriverError, type DriverWarning, type WarningObserver } from './errors.ts'
 export { FrameBatch, NO_BUFFER, ReceivedFrames } from './frames.ts'
 export {
   type BufferMode,

@@ -32,7 +32,7 @@ import {
 } from '@guestdma/spec'
 import type { ConfigReader } from '@guestdma/transport'
 import { QUEUE_BROKEN, QUEUE_FULL, SEGMENT_DEVICE, SEGMENT_GUEST, type Virtqueue } from '@guestdma/virtqueue'
-import { type DeviceBrokenError, DriverError } from './errors.ts'
+import { type DeviceBrokenError, DriverError, type WarningObserver, warn } from './errors.ts'
 import { FrameBatch, NO_BUFFER, ReceivedFrames } from './frames.ts'
 import { RamBuffers } from './ram-buffers.ts'
 import { type DeviceSession, QUEUE_FEATURES } from './session.ts'
@@ -59,13 +59,15 @@ export const NET_FEATURES: FeatureSet = FeatureSet.of(
  */
 export type BufferMode = 'map' | 'pool'
 
-/** What a driver tells its user. Called from `poll` only; what a listener throws surfaces in a microtask. */
-export interface NetObserver {
+/**
+ * What a driver tells its user. Called from `poll` only, but for warnings; what a listener throws surfaces in a microtask.
+ */
+export interface NetObserver extends WarningObserver {
   /** Frames arrived. They are valid until this returns. */
   frames?(batch: ReceivedFrames): void
   /** Frames were sent: the tokens of the first `count` rows. Their memory is the caller's again. */
   sent?(tokens: Uint32Array, count: number): void
-  /** After `send` took less than it was given: there is room again. */
+  /** After `send` took less than it was given, or `acquire` had no buffer: there is room again. */
   drain?(): void
   link?(up: boolean): void
   /** The device broke the rules or asked for a reset. Nothing more will happen until it is reset. */
@@ -109,8 +111,10 @@ const HEADROOM = 16
 const TAGS = VLAN_TAG_SIZE * VLAN_TAGS_MAX
 const ETHERTYPE_OFFSET = 12
 
-// A posted buffer costs memory for as long as the link is silent; large MTUs get fewer of them.
-const MAX_RECEIVE_BYTES = 4 << 20
+// Bytes of the buffers of one direction. They cost memory although the link is silent, so large MTUs get fewer of them:
+// of guest RAM, and of memory that the device sees all the time, of which a pool has 4 MiB by default.
+const MAX_RAM_BYTES = 4 << 20
+const MAX_POOL_BYTES = 1 << 20
 
 /**
  * virtio-net (virtio 1.4 §5.1) over whatever DMA backend was negotiated, with one pair of queues and no offloads.
@@ -122,7 +126,7 @@ const MAX_RECEIVE_BYTES = 4 << 20
  */
 export class NetDriver extends VirtioDriver {
   declare readonly mode: BufferMode
-  /** The device's address, or `null` where it offers none. */
+  /** The device's address, or `null` where it offers none or one that no station can have. */
   declare readonly mac: Uint8Array | null
   /** The largest payload of a frame, Ethernet header not counted. */
   declare readonly mtu: number
@@ -204,7 +208,7 @@ export class NetDriver extends VirtioDriver {
         `the device's MTU of ${mtu} is below ${NET_MTU_MIN} (virtio 1.4 §5.1.4.1)`,
         { mtu },
       )
-    this.mac = mac
+    this.mac = mac === null || isStation(mac) ? mac : this.noMac(mac)
     this.mtu = mtu
     this.linkUp = linkUp
     this.maxFrame = mtu + ETHERNET_HEADER_SIZE
@@ -221,11 +225,13 @@ export class NetDriver extends VirtioDriver {
 
     const bytes = HEADROOM + this.receiveCapacity
     const toFrame = (address: number): number => address + HEADROOM
+    const most = Math.floor((pool ? MAX_POOL_BYTES : MAX_RAM_BYTES) / bytes)
     const makeBuffers = (
       label: string,
-      count: number,
+      size: number,
       direction: DmaDirection,
     ): [buffers: Buffers, base: Float64Array] => {
+      const count = Math.min(size, most)
       if (pool) {
         const buffers = new BufferPool(backend, { name: `${this.name} ${label}`, count, bytes, direction })
         return [buffers, buffers.device.map(toFrame)]
@@ -234,8 +240,7 @@ export class NetDriver extends VirtioDriver {
       session.onRelease(() => buffers.dispose())
       return [buffers, buffers.guest.map(toFrame)]
     }
-    const posted = Math.max(1, Math.min(this.receive.size, Math.floor(MAX_RECEIVE_BYTES / bytes)))
-    ;[this.receiveBuffers, this.receiveBase] = makeBuffers('receive', posted, FROM_DEVICE)
+    ;[this.receiveBuffers, this.receiveBase] = makeBuffers('receive', this.receive.size, FROM_DEVICE)
     ;[this.transmitBuffers, this.transmitBase] = makeBuffers('transmit', this.transmit.size, TO_DEVICE)
 
     this.sent = new Int32Array(2 * this.transmit.size).fill(NONE)
@@ -258,13 +263,17 @@ export class NetDriver extends VirtioDriver {
   }
 
   /**
-   * A buffer of the driver's to put a frame into, or -1: then there is none now, and `drain` follows. It goes back by
-   * itself once it was sent; `release` it if it is not sent.
+   * A buffer of the driver's to put a frame into, or -1 where all are in use (`drain` follows). There are as many as the
+   * transmit queue has entries, within 4 MiB (`pool` mode: 1 MiB). It goes back by itself once it was sent; `release` it
+   * if it is not sent.
    */
   acquire(): number {
     if (this.session.closed) return -1
     const buffer = this.transmitBuffers.acquire()
-    if (buffer < 0) this.blocked = true
+    if (buffer < 0) {
+      this.sendStatus = QUEUE_FULL
+      this.blocked = true
+    }
     return buffer
   }
 
@@ -357,11 +366,7 @@ export class NetDriver extends VirtioDriver {
       return false
     }
     const buffer = this.acquire()
-    if (buffer < 0) {
-      this.sendStatus = QUEUE_FULL
-      this.noticeBlocked(QUEUE_FULL)
-      return false
-    }
+    if (buffer < 0) return false
     const region = this.bufferRegion
     region.refresh()
     region.u8.set(frame, this.bufferOffset(buffer))
@@ -415,6 +420,12 @@ export class NetDriver extends VirtioDriver {
 
   protected override unansweredSince(): number {
     return this.transmit.outstanding > 0 ? this.progressAt : Infinity
+  }
+
+  private noMac(mac: Uint8Array): null {
+    const message = `the device's address ${hexMac(mac)} is none that a station can have (zero, or a group's); it is ignored`
+    warn(this.observer, { code: 'NET_MAC', part: this.name, message, details: { mac: [...mac] } })
+    return null
   }
 
   // Bytes of a frame that a receive buffer holds: never less than what virtio 1.4 §5.1.6.3.1 asks for.
@@ -676,4 +687,13 @@ export class NetDriver extends VirtioDriver {
 function isTag(bytes: Uint8Array, at: number): boolean {
   const type = (bytes[at] << 8) | bytes[at + 1]
   return type === ETHERTYPE_VLAN || type === ETHERTYPE_VLAN_STACKED
+}
+
+// Not zero and not a group's: the lowest bit of the first byte says so.
+function isStation(mac: Uint8Array): boolean {
+  return (mac[0] & 1) === 0 && mac.some((byte) => byte !== 0)
+}
+
+function hexMac(mac: Uint8Array): string {
+  return Array.from(mac, (byte) => byte.toString(16).padStart(2, '0')).join(':')
 }

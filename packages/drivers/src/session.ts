@@ -1,20 +1,24 @@
 import type { DmaBackend } from '@guestdma/dma'
-import type { GuestMemory, SpanAllocator } from '@guestdma/memory'
+import { attempt, type GuestMemory, type SpanAllocator } from '@guestdma/memory'
 import {
   type FeatureSet,
-  STATUS_ACKNOWLEDGE,
   STATUS_DEVICE_NEEDS_RESET,
-  STATUS_DRIVER,
   STATUS_DRIVER_OK,
-  STATUS_FAILED,
-  STATUS_FEATURES_OK,
   VIRTIO_F_EVENT_IDX,
   VIRTIO_F_IN_ORDER,
   VIRTIO_F_INDIRECT_DESC,
   VIRTIO_F_NOTIFICATION_DATA,
   VIRTIO_F_RING_RESET,
 } from '@guestdma/spec'
-import { DeviceStuckError, resetDevice, type VirtioTransport, type Wait } from '@guestdma/transport'
+import {
+  addStatus,
+  DeviceStuckError,
+  deadlineMsOf,
+  giveUp,
+  resetDevice,
+  type VirtioTransport,
+  type Wait,
+} from '@guestdma/transport'
 import { SplitVirtqueue, type Virtqueue, type VirtqueueOptions } from '@guestdma/virtqueue'
 import { DriverError } from './errors.ts'
 
@@ -72,12 +76,17 @@ export class DeviceSession {
   /** For the driver: called once, when {@link failure} is set. */
   onFailure: (() => void) | null = null
 
+  /** After {@link close}: memory stays out of use, since the device may still reach it. */
+  quarantined = false
+
   private readonly detach: (() => boolean) | undefined
   private readonly releases: (() => void)[] = []
   private closing: Promise<void> | null = null
   private released = false
 
+  /** @throws TransportError `TRANSPORT_WAIT`: a deadline by which {@link close} could not wait */
   constructor(options: SessionOptions) {
+    deadlineMsOf(options.transport.name, options.wait)
     this.name = options.transport.name
     this.transport = options.transport
     this.features = options.features
@@ -118,7 +127,7 @@ export class DeviceSession {
 
   /**
    * Runs `release` when the device can no longer reach the driver's buffers: at once where that is so already, and
-   * never where they had to be quarantined. Last in, first out.
+   * never where they had to be quarantined. Last in, first out. What the backend allocated is gone by then.
    */
   onRelease(release: () => void): void {
     if (this.released) release()
@@ -127,12 +136,15 @@ export class DeviceSession {
 
   /** Sets DRIVER_OK: the device is live (virtio 1.4 §3.1.1). */
   start(): void {
-    this.transport.writeStatus(STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK | STATUS_DRIVER_OK)
+    addStatus(this.transport, STATUS_DRIVER_OK)
   }
 
-  /** Tells the device that its driver gave up (virtio 1.4 §3.1.1); `close` follows. */
+  /**
+   * Tells the device that its driver gave up (virtio 1.4 §3.1.1), where it can be reached; `close` follows and says
+   * what is wrong.
+   */
   giveUp(): void {
-    this.transport.writeStatus(this.transport.readStatus() | STATUS_FAILED)
+    giveUp(this.transport)
   }
 
   /** Why the device cannot be used any more, as its status says; `null` while it can. Only after {@link start}. */
@@ -145,10 +157,11 @@ export class DeviceSession {
   }
 
   /**
-   * Resets the device, then takes back all memory. Idempotent.
+   * Resets the device, then takes back all memory. Where a step fails, the others are tried all the same and the first
+   * error is thrown at the end. Idempotent.
    *
-   * @throws DeviceStuckError where the device does not answer; `details.quarantined` says whether its memory had to be
-   *   given up
+   * @throws DeviceStuckError where the device does not answer, or its transport is lost (`cause`); what a queue or the
+   *   backend throws that could not revoke something. {@link quarantined} says whether memory had to be given up
    */
   close(): Promise<void> {
     this.closing ??= this.shutDown()
@@ -166,24 +179,38 @@ export class DeviceSession {
     }
   }
 
+  // Memory goes back only when the device can no longer reach it: it answered a reset and its backend revoked everything,
+  // or its platform cut it off.
   private async shutDown(): Promise<void> {
+    const errors: unknown[] = []
+    const { backend } = this
+    let safe = true
     try {
       await resetDevice(this.transport, this.wait)
     } catch (error) {
-      if (!(error instanceof DeviceStuckError)) throw error
-      // Memory goes back only when the device can no longer reach it; a detached device cannot.
-      const revoked = this.detach?.() ?? false
-      if (!revoked) throw error
-      this.release()
-      throw new DeviceStuckError(this.name, error.details.waitedMs as number, false)
+      errors.push(error)
+      safe = this.cutOff(errors)
     }
-    this.release()
+    if (safe) {
+      for (const queue of this.queues) attempt(errors, () => queue.dispose())
+      safe = attempt(errors, () => backend.dispose())
+      if (!safe) safe = this.cutOff(errors) && attempt(errors, () => backend.dispose())
+    }
+    this.quarantined = !safe
+    this.released = safe
+    if (safe) for (const release of this.releases.reverse()) attempt(errors, release)
+    if (errors.length === 0) return
+    const [first] = errors
+    throw first instanceof DeviceStuckError
+      ? new DeviceStuckError(this.name, first.details.waitedMs as number, this.quarantined, first.cause)
+      : first
   }
 
-  private release(): void {
-    for (const queue of this.queues) queue.dispose()
-    this.released = true
-    for (const release of this.releases.reverse()) release()
-    this.backend.dispose()
+  private cutOff(errors: unknown[]): boolean {
+    let revoked = false
+    attempt(errors, () => {
+      revoked = this.detach?.() ?? false
+    })
+    return revoked
   }
 }

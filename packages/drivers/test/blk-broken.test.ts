@@ -3,7 +3,16 @@ import { guestAddress } from '@guestdma/memory'
 import { VIRTIO_BLK_F_FLUSH } from '@guestdma/spec'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import type { HandDevice } from './support/device.ts'
-import { answer, catchMicrotasks, outcome, requests, rigsOver, settled, TRANSPORTS } from './support/rig.ts'
+import {
+  answer,
+  catchMicrotasks,
+  loseTransport,
+  outcome,
+  requests,
+  rigsOver,
+  settled,
+  TRANSPORTS,
+} from './support/rig.ts'
 
 const MODES = ['map', 'pool'] as const
 
@@ -28,6 +37,17 @@ const lies: [what: string, lie: (device: HandDevice, head: number) => void][] = 
 
 describe.each(TRANSPORTS)('over %s', (transport) => {
   const { makeBlk } = rigsOver(transport)
+
+  it.each(MODES)('reset/release in %s mode: requests end where the transport is gone', async (mode) => {
+    const rig = await makeBlk({ mode, detach: () => true })
+    const states = [outcome(rig.disk.readBytes(0, 4096)), outcome(rig.disk.read(0, guestAddress(0x8000_0000), 512))]
+    await settled()
+    loseTransport(rig.device)
+    await expect(rig.disk.close()).rejects.toThrow('the connection is gone')
+    await settled()
+    expect(states.map((state) => state())).toEqual(['DRIVER_CLOSED', 'DRIVER_CLOSED'])
+    expect(rig.ram.live).toBe(0)
+  })
 
   describe.each(MODES)('ring/used in %s mode: every request settles when the device breaks', (mode) => {
     it.each(lies)('with %s', async (_what, lie) => {

@@ -1,3 +1,4 @@
+import { DMA_FAILED } from '@guestdma/dma'
 import { DeviceBrokenError, FrameBatch, type NetDriver } from '@guestdma/drivers'
 import { guestAddress } from '@guestdma/memory'
 import {
@@ -10,7 +11,16 @@ import {
 import { QUEUE_BROKEN } from '@guestdma/virtqueue'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import type { HandDevice } from './support/device.ts'
-import { catchMicrotasks, deliver, type NetRig, pattern, rigsOver, settled, TRANSPORTS } from './support/rig.ts'
+import {
+  catchMicrotasks,
+  deliver,
+  loseTransport,
+  type NetRig,
+  pattern,
+  rigsOver,
+  settled,
+  TRANSPORTS,
+} from './support/rig.ts'
 
 const MODES = ['map', 'pool'] as const
 
@@ -350,6 +360,61 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       rig.device.stuck = true
       await expect(rig.net.close()).rejects.toMatchObject({ details: { quarantined: true } })
       expect(rig.ram.live).toBeGreaterThan(0)
+    })
+  })
+
+  describe.each(MODES)('reset/release in %s mode: every step is tried, and the first error is told', (mode) => {
+    const noQuarantine = { quarantined: false }
+
+    it('an UNMAP that is refused costs nothing once the backend revoked everything', async () => {
+      const rig = await makeNet({ mode, queueSize: 8 })
+      rig.net.sendCopy(pattern(60))
+      rig.backend.commitUnmapsStatus = DMA_FAILED
+      await expect(rig.net.close()).rejects.toMatchObject({ code: 'VIRTQUEUE_COMMIT' })
+      expect(rig.session).toMatchObject(noQuarantine)
+      expect(rig.ram.live).toBe(0)
+    })
+
+    it('a backend that cannot revoke: the platform cuts the device off, and all memory goes back', async () => {
+      let detached = 0
+      const rig = await makeNet({ mode, queueSize: 8, detach: () => ++detached > 0 })
+      rig.backend.refusals = 1
+      await expect(rig.net.close()).rejects.toMatchObject({ code: 'DMA_FAILED' })
+      expect(detached).toBe(1)
+      expect(rig.session).toMatchObject(noQuarantine)
+      expect(rig.ram.live).toBe(0)
+    })
+
+    it('a backend that cannot revoke, and nobody who cuts off: what it did not give back stays out of use', async () => {
+      const rig = await makeNet({ mode, queueSize: 8 })
+      rig.backend.refusals = 1
+      await expect(rig.net.close()).rejects.toMatchObject({ code: 'DMA_FAILED' })
+      expect(rig.session.quarantined).toBe(true)
+      // The queues' own memory was revoked before; frames are in buffers that the device may still know.
+      expect(rig.ram.allocated).toBeGreaterThanOrEqual(16 * 1526)
+    })
+
+    it('a transport whose other end is gone: the device is cut off, and all memory goes back', async () => {
+      let detached = 0
+      const rig = await makeNet({ mode, queueSize: 8, detach: () => ++detached > 0 })
+      rig.net.sendCopy(pattern(60))
+      loseTransport(rig.device)
+      await expect(rig.net.close()).rejects.toThrow('the connection is gone')
+      expect(detached).toBe(1)
+      expect(rig.session).toMatchObject(noQuarantine)
+      expect(rig.ram.live).toBe(0)
+    })
+
+    it('a transport whose other end is gone, and a platform that throws: memory stays out of use', async () => {
+      const detach = (): boolean => {
+        throw new Error('nor can the platform')
+      }
+      const rig = await makeNet({ mode, queueSize: 8, detach })
+      const { allocated } = rig.ram
+      loseTransport(rig.device)
+      await expect(rig.net.close()).rejects.toThrow('the connection is gone')
+      expect(rig.session.quarantined).toBe(true)
+      expect(rig.ram.allocated).toBe(allocated)
     })
   })
 

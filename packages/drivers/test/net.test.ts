@@ -94,7 +94,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
     it('has a consistent picture although the configuration changes while it is read', async () => {
       const rig = await makeRig(DEVICE_ID_NET, {
         features: [VIRTIO_NET_F_MAC],
-        config: Uint8Array.from([1, 1, 1, 1, 1, 1, 0, 0]),
+        config: Uint8Array.from([2, 2, 2, 2, 2, 2, 0, 0]),
       })
       const { device } = rig
       const read = device.read.bind(device)
@@ -103,12 +103,23 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
         const value = read(offset, size)
         if (offset === MMIO_CONFIG + 2 && !changed) {
           changed = true
-          device.config.fill(3, 0, 6)
+          device.config.fill(6, 0, 6)
           device.generation++
         }
         return value
       }
-      expect([...(new NetDriver(rig.session).mac ?? [])]).toEqual([3, 3, 3, 3, 3, 3])
+      expect([...(new NetDriver(rig.session).mac ?? [])]).toEqual([6, 6, 6, 6, 6, 6])
+    })
+
+    it.each([
+      ['zero', [0, 0, 0, 0, 0, 0]],
+      ['a group', [1, 0, 0x5e, 0, 0, 1]],
+      ['everybody', [255, 255, 255, 255, 255, 255]],
+    ])('takes an address that is no station’s (%s) for none, and says so', async (_what, mac) => {
+      const rig = await makeNet({ mac })
+      expect(rig.net.mac).toBe(null)
+      expect(rig.warnings).toMatchObject([{ code: 'NET_MAC', part: 'dev0', details: { mac } }])
+      expect((await makeNet({ features: [], mac })).warnings).toEqual([])
     })
 
     it.each([0, 1, 67])('refuses an MTU of %d (§5.1.4.1 says 68 at least)', async (mtu) => {
@@ -141,6 +152,45 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
         }
       },
     )
+
+    it.each([
+      ['map', 4 << 20],
+      ['pool', 1 << 20],
+    ] as const)(
+      'net/buffers: in %s mode each direction holds at most %d bytes, whatever the MTU',
+      async (mode, most) => {
+        const rig = await makeNet({ mode, features: [VIRTIO_NET_F_MTU], mtu: 65_520, ramBytes: 2 * most + (64 << 10) })
+        const frame = pattern(65_534)
+        let sent = 0
+        while (rig.net.sendCopy(frame)) sent++
+        expect(sent).toBe(Math.floor(most / (65_534 + 16)))
+        expect(rig.device.take(0).length).toBe(sent)
+        // Full, and there is room again once something was sent.
+        expect(rig.net.sendStatus).toBe(QUEUE_FULL)
+        const [first, ...rest] = rig.device.take(1)
+        expect(rest.length).toBe(sent - 1)
+        rig.device.use(1, first.head, 0)
+        rig.net.poll(8)
+        expect(rig.events).toEqual(['drain'])
+        expect(rig.net.sendCopy(frame)).toBe(true)
+      },
+    )
+
+    it('net/back-pressure: drain follows an acquire that had no buffer', async () => {
+      const rig = await makeNet({ queueSize: 2 })
+      const batch = new FrameBatch(2)
+      for (let i = 0; i < 2; i++) batch.buffer[i] = rig.net.acquire()
+      batch.length.fill(60)
+      batch.count = 2
+      expect(rig.net.send(batch)).toBe(2)
+      expect([rig.net.acquire(), rig.net.sendStatus]).toEqual([-1, QUEUE_FULL])
+      rig.net.poll(8)
+      expect(rig.events).toEqual([])
+      rig.device.use(1, rig.device.take(1)[0].head, 0)
+      rig.net.poll(8)
+      expect(rig.events).toEqual(['drain'])
+      expect(rig.net.acquire()).toBeGreaterThanOrEqual(0)
+    })
 
     it('refuses a device without a transmit queue', async () => {
       await expect(makeNet({ queueMax: [256, 0] })).rejects.toMatchObject({

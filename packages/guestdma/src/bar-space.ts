@@ -1,4 +1,4 @@
-import { GuestDmaError, type GuestMemory, guestAddress, SpanAllocator } from '@guestdma/memory'
+import { ADDRESS_LIMIT, GuestDmaError, type GuestMemory, guestAddress, SpanAllocator } from '@guestdma/memory'
 
 /** Bytes of bus address space for the BARs of a machine's devices, in each of the two places. */
 const BYTES = 0x400_0000
@@ -9,15 +9,20 @@ const HIGH_BYTES = 2 ** 40
 /** Where on the bus the BARs of a machine's PCI functions lie: clear of guest memory, 32-bit BARs below 4 GiB. */
 export class BarSpace {
   private readonly low: SpanAllocator | null
-  private readonly high: SpanAllocator
+  private readonly high: SpanAllocator | null
 
   constructor(memory: GuestMemory) {
     const { ranges } = memory
     let base = LOW_TOP - BYTES
     while (base >= 0 && ranges.some((range) => range.base < base + BYTES && range.end > base)) base -= BYTES
     this.low = base < 0 ? null : new SpanAllocator(guestAddress(base), BYTES, 'the bus below 4 GiB')
-    const end = Math.max(2 ** 32, ranges[ranges.length - 1].end)
-    this.high = new SpanAllocator(guestAddress(Math.ceil(end / HIGH_BYTES) * HIGH_BYTES), HIGH_BYTES, 'the bus')
+    // Above all memory where there is room, or in the highest gap.
+    let high = Math.ceil(Math.max(2 ** 32, ranges[ranges.length - 1].end) / HIGH_BYTES) * HIGH_BYTES
+    if (high + HIGH_BYTES > ADDRESS_LIMIT) {
+      high = ADDRESS_LIMIT - HIGH_BYTES
+      while (high > 0 && ranges.some((range) => range.base < high + HIGH_BYTES && range.end > high)) high -= HIGH_BYTES
+    }
+    this.high = high <= 0 ? null : new SpanAllocator(guestAddress(high), HIGH_BYTES, 'the bus')
   }
 
   /** Takes `size` bytes, a power of two, aligned to it. Throws `MACHINE_DEVICE` where there is no room. */

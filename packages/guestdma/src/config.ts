@@ -17,6 +17,10 @@ interface CommonConfig {
   readonly mode?: BufferMode
   /** Queue entries that the driver asks for. */
   readonly queueSize?: number
+  /** Ask for interrupts. Default true. Without them only whoever calls `pump` by the clock notices completions. */
+  readonly interrupts?: boolean
+  /** The longest time in milliseconds that the device may take for a request; then it is broken. Default: no limit. */
+  readonly requestDeadlineMs?: number
   /** Makes the device model, where it is not one of ours. */
   make?(port: BusPort): VirtioDevice
 }
@@ -55,6 +59,11 @@ export interface MachineConfig {
   readonly events?: MachineEvents
   /** May this thread block? Default true; false on a browser's main thread. */
   readonly mayBlock?: boolean
-  /** The longest wait for a device, in milliseconds. Default 1000. */
+  /**
+   * Called when there is something to {@link Machine.pump}; once until the next pump. It may be called from within
+   * stores, links and timers, so all it does is to see to it that `pump` is called soon: `() => setImmediate(pump)`.
+   */
+  readonly onWork?: () => void
+  /** The longest wait for a device to reset, in milliseconds. Default 1000. */
   readonly deadlineMs?: number
 }

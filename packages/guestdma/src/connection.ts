@@ -41,7 +41,10 @@ export function connect(
     is64 && prefetchable && onDevice !== undefined ? onDevice.device : bars.take(platform.device, size, is64),
   )
   const transport = found(
-    PciTransport.probe(pci, platform.device, { swiotlbRfc: swiotlb !== undefined }),
+    PciTransport.probe(pci, platform.device, {
+      swiotlbRfc: swiotlb !== undefined,
+      swiotlbMemory: onDevice === undefined ? undefined : { base: onDevice.device, length: onDevice.window.length },
+    }),
     platform.device,
   )
   transport.useMessages({ address: () => DOORBELL_BASE, data: (vector) => vector })

@@ -1,5 +1,12 @@
 import { BlkDevice, type MmioRegisters, NetDevice, type PciFunction, type VirtioDevice } from '@guestdma/devices'
-import { type DmaChoice, type DmaProvider, type DmaScheme, listedIds } from '@guestdma/dma'
+import {
+  type CandidateReport,
+  type DmaChoice,
+  type DmaProvider,
+  type DmaScheme,
+  listedIds,
+  NoUsableBackendError,
+} from '@guestdma/dma'
 import {
   BLK_FEATURES,
   type BlkDriver,
@@ -8,9 +15,9 @@ import {
   type NetDriver,
   type NetObserver,
 } from '@guestdma/drivers'
-import { type BusPort, GuestDmaError } from '@guestdma/memory'
+import { attempt, type BusPort, GuestDmaError } from '@guestdma/memory'
 import { DEVICE_ID_BLOCK, DEVICE_ID_NET, FeatureSet, NET_FEATURE_DEPENDENCIES, VIRTIO_F_SWIOTLB } from '@guestdma/spec'
-import { DeviceStuckError, type Negotiated, negotiate, type VirtioTransport, type Wait } from '@guestdma/transport'
+import { type Negotiated, negotiate, type VirtioTransport, type Wait } from '@guestdma/transport'
 import type { DependencyContainer } from 'tsyringe'
 import type { DeviceConfig } from './config.ts'
 import { type Connection, connect } from './connection.ts'
@@ -59,7 +66,11 @@ export class DeviceSlot {
   private agreed: Negotiated | null = null
   private current: NetDriver | BlkDriver | null = null
   private turn: Promise<void> = Promise.resolve()
-  private quarantined = false
+  /**
+   * Bytes of guest RAM that stay out of use, since nothing can keep the device from them; `null` where there was no need
+   * for that.
+   */
+  quarantined: number | null = null
 
   constructor(config: DeviceConfig, context: SlotContext) {
     const { name } = config
@@ -74,23 +85,34 @@ export class DeviceSlot {
       (fault) => events.tell('fault', { device: name, fault }),
       { level: () => {}, message: (_address, data) => this.connection.message(data) },
     )
-    this.port = scheme.install(this.platform)
-    this.device = makeDevice(config, this.port, this.platform)
-    const deviceId = config.type === 'net' ? DEVICE_ID_NET : DEVICE_ID_BLOCK
-    if (this.device.deviceId !== deviceId) {
-      throw new GuestDmaError(
-        'MACHINE_DEVICE',
-        name,
-        `the model has device ID ${this.device.deviceId}; type '${config.type}' needs ${deviceId}`,
-        { deviceId: this.device.deviceId },
-      )
+    try {
+      this.port = scheme.install(this.platform)
+      this.device = makeDevice(config, this.port, this.platform)
+      const deviceId = config.type === 'net' ? DEVICE_ID_NET : DEVICE_ID_BLOCK
+      if (this.device.deviceId !== deviceId) {
+        throw new GuestDmaError(
+          'MACHINE_DEVICE',
+          name,
+          `the model has device ID ${this.device.deviceId}; type '${config.type}' needs ${deviceId}`,
+          { deviceId: this.device.deviceId },
+        )
+      }
+      const { onWork } = this.device
+      this.device.onWork = () => {
+        context.common.notice()
+        onWork?.()
+      }
+      this.device.faults.observer = (fault) => events.tell('fault', { device: name, fault })
+      this.connection = connect(this.device, this.platform, context.common.bars, () => this.current?.interrupt())
+    } catch (error) {
+      attempt([], () => this.platform.release())
+      throw error
     }
-    this.device.faults.observer = (fault) => events.tell('fault', { device: name, fault })
-    this.connection = connect(this.device, this.platform, context.common.bars, () => this.current?.interrupt())
     const user = config.type === 'net' ? config.observer : undefined
     this.observer = {
       ...(user?.frames === undefined ? {} : { frames: (batch) => user.frames?.(batch) }),
       ...(user?.sent === undefined ? {} : { sent: (tokens, count) => user.sent?.(tokens, count) }),
+      warning: (warning) => events.tell('warning', { device: name, warning }),
       drain: () => events.tell('drain', { device: name }),
       link: (up) => events.tell('link', { device: name, up }),
       broken: (error) => events.tell('needsReset', { device: name, error }),
@@ -166,6 +188,7 @@ export class DeviceSlot {
     const { transport, platform, port } = this
     const net = this.config.type === 'net'
     const listed = listedIds(choice)
+    const ram = common.ram.account()
     const agreed = await negotiate({
       transport,
       understood: net ? NET_FEATURES : BLK_FEATURES,
@@ -175,12 +198,14 @@ export class DeviceSlot {
       offer: (offered) => {
         // The device has answered a reset: what a detach took away may be reachable again.
         platform.attach()
-        return platform.offer(transport, offered, listed)
+        return platform.offer(transport, offered, listed, ram)
       },
       wait,
+    }).catch((error: unknown) => {
+      throw this.advised(error)
     })
     const { features, backend } = agreed
-    const { memory, ram } = common
+    const { memory } = common
     const session = new DeviceSession({
       transport,
       features,
@@ -195,21 +220,38 @@ export class DeviceSlot {
     child.registerInstance(AGREED_FEATURES, features)
     child.registerInstance(TRANSPORT, transport)
     child.registerInstance(SESSION, session)
-    const { mode, queueSize } = this.config
-    const sizes = { ...(mode === undefined ? {} : { mode }), ...(queueSize === undefined ? {} : { queueSize }) }
-    child.registerInstance(NET_OPTIONS, { ...sizes, observer: this.observer })
-    child.registerInstance(BLK_OPTIONS, { ...sizes, observer: this.observer })
+    const { mode, queueSize, interrupts, requestDeadlineMs: deadlineMs } = this.config
+    const options = {
+      onWork: common.notice,
+      observer: this.observer,
+      ...(mode === undefined ? {} : { mode }),
+      ...(queueSize === undefined ? {} : { queueSize }),
+      ...(interrupts === undefined ? {} : { interrupts }),
+      ...(deadlineMs === undefined ? {} : { deadlineMs }),
+    }
+    child.registerInstance(NET_OPTIONS, options)
+    child.registerInstance(BLK_OPTIONS, options)
     try {
       this.current = net ? child.resolve(NET_DRIVER) : child.resolve(BLK_DRIVER)
     } catch (error) {
+      // The first error is the one to tell; what else fails only decides what becomes of the memory.
       session.giveUp()
-      // The first error is the one to tell; a device that is stuck as well only decides what becomes of the memory.
-      await session.close().catch((closing: unknown) => this.noticeQuarantine(closing))
+      await session.close().catch(() => {})
+      this.noticeQuarantine(session)
       throw error
     }
     this.child = child
     this.agreed = agreed
     events.tell('scheme', { device: this.name, scheme: agreed.scheme, why: agreed.why, ladder: agreed.ladder })
+  }
+
+  // What the caller listed may need another platform than the device stands on.
+  private advised(error: unknown): unknown {
+    const { choice, scheme } = this.context
+    const listed = [...listedIds(choice)]
+    if (!(error instanceof NoUsableBackendError) || listed.length === 0 || listed.includes(scheme.id)) return error
+    const advice = `; the device stands on the platform of '${scheme.id}', and its 'platform' can be that of '${listed[0]}'`
+    return new NoUsableBackendError(this.name, error.details.candidates as CandidateReport[], advice)
   }
 
   private async bringDown(): Promise<void> {
@@ -221,13 +263,12 @@ export class DeviceSlot {
     this.agreed = null
     try {
       await current.close()
-    } catch (error) {
-      this.noticeQuarantine(error)
-      throw error
+      const mappings = backend.counters.maps - backend.counters.unmaps
+      if (mappings > 0) this.context.events.tell('leak', { device: this.name, mappings })
+    } finally {
+      this.noticeQuarantine(current.session)
+      await child?.dispose()
     }
-    const mappings = backend.counters.maps - backend.counters.unmaps
-    if (mappings > 0) this.context.events.tell('leak', { device: this.name, mappings })
-    await child?.dispose()
   }
 
   /** The device's figures, as plain data. */
@@ -243,14 +284,17 @@ export class DeviceSlot {
     }
   }
 
-  /** After `close`, when the machine ends: gives the platform's memory back. */
+  /** After `close`, when the machine ends: gives the platform's memory back, unless the device may still reach it. */
   release(): void {
-    // What could not be revoked stays out of use.
-    if (!this.quarantined) this.platform.release()
+    if (this.quarantined === null) this.platform.release()
   }
 
-  private noticeQuarantine(error: unknown): void {
-    this.quarantined ||= error instanceof DeviceStuckError && error.details.quarantined === true
+  private noticeQuarantine({ quarantined, ram }: DeviceSession): void {
+    if (!quarantined) return
+    // Of a pool nobody knows which slots the device was given.
+    const bytes = ram.allocated + (this.quarantined === null ? this.platform.reservedBytes : 0)
+    this.quarantined = (this.quarantined ?? 0) + bytes
+    this.context.events.tell('quarantine', { device: this.name, bytes })
   }
 
   private refuseClosed(): never {

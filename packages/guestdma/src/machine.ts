@@ -3,9 +3,10 @@ import { BlkDevice, NetDevice } from '@guestdma/devices'
 import { directScheme, UnknownSchemeError } from '@guestdma/dma'
 import { BlkDriver, NetDriver } from '@guestdma/drivers'
 import { virtioIommuScheme } from '@guestdma/iommu'
-import { GuestDmaError, GuestMemory, guestAddress, SpanAllocator } from '@guestdma/memory'
+import { attempt, GuestDmaError, GuestMemory, guestAddress, observe, SpanAllocator } from '@guestdma/memory'
 import type { DependencyContainer } from 'tsyringe'
 import { BarSpace } from './bar-space.ts'
+import { checkConfig } from './check-config.ts'
 import type { DeviceConfig, MachineConfig } from './config.ts'
 import { instancePerContainerCachingFactory, container as root } from './container.ts'
 import { DeviceSlot } from './device-slot.ts'
@@ -44,7 +45,12 @@ export class Machine {
 
   private readonly slots: ReadonlyMap<string, DeviceSlot>
   private readonly common: PlatformShared
+  private readonly onWork: (() => void) | null
   private closed = false
+  private pumping = false
+  // There is something to pump, and whoever sleeps in `run` until then.
+  private due = false
+  private sleepers: (() => void)[] = []
 
   constructor(
     memory: GuestMemory,
@@ -53,6 +59,7 @@ export class Machine {
     container: DependencyContainer,
     slots: ReadonlyMap<string, DeviceSlot>,
     common: PlatformShared,
+    onWork: (() => void) | null = null,
   ) {
     this.memory = memory
     this.ram = ram
@@ -60,6 +67,7 @@ export class Machine {
     this.container = container
     this.slots = slots
     this.common = common
+    this.onWork = onWork
   }
 
   /** The net driver of a device. Throws `MACHINE_DEVICE`, `MACHINE_CLOSED`. After `reset` there is a new one. */
@@ -103,27 +111,24 @@ export class Machine {
   }
 
   /**
-   * Runs devices and drivers until neither has anything to do now. Returns how much was done. Callbacks fire in here
-   * and nowhere else.
+   * Runs devices and drivers until none of them has anything to do. Returns how much was done. Callbacks fire in here
+   * and nowhere else. Afterwards the caller may sleep until `MachineConfig.onWork` is called. Two devices that answer
+   * each other without end are left after 1,024 rounds, and `onWork` is called at once.
    */
   pump(budget: number = BUDGET): number {
-    const { own, pumps } = this.common
-    let total = 0
-    for (let round = 0; round < MAX_ROUNDS; round++) {
-      let work = 0
-      for (const { device } of this.slots.values()) work += device.poll(budget)
-      for (const device of own) work += device.poll(budget)
-      for (const pump of pumps) work += pump()
-      for (const slot of this.slots.values()) if (slot.running) work += slot.driver.poll(budget)
-      if (work === 0) break
-      total += work
+    if (this.pumping) return 0
+    this.pumping = true
+    try {
+      return this.rounds(budget)
+    } finally {
+      this.pumping = false
+      if (this.due) this.tellDue()
     }
-    return total
   }
 
   /**
    * Pumps until a promise settles: for stores that answer later, and for scripts. Resolves or rejects as the promise
-   * does.
+   * does. Between two pumps it sleeps until something is due.
    */
   async run<T>(promise: Promise<T>): Promise<T> {
     let settled = false
@@ -131,15 +136,49 @@ export class Machine {
     const mark = (): void => {
       settled = true
     }
-    promise.then(mark, mark)
-    for (;;) {
-      const work = this.pump()
-      // A microtask lets what was completed settle; a whole turn lets a store go on, and timers.
-      const busy = work > 0 && performance.now() - turned < TURN_MS
-      if (!busy) turned = performance.now()
-      await (busy ? Promise.resolve() : new Promise<void>((resolve) => setTimeout(resolve, 0)))
-      if (settled) return promise
+    const settling = promise.then(mark, mark)
+    while (!settled) {
+      this.pump()
+      // A microtask lets what was completed settle.
+      if (this.due) await Promise.resolve()
+      else await Promise.race([settling, new Promise<void>((resolve) => this.sleepers.push(resolve))])
+      // Whatever is always due must not keep stores, timers and sockets from their turn.
+      if (performance.now() - turned < TURN_MS) continue
+      await new Promise<void>((resolve) => setTimeout(resolve, 0))
+      turned = performance.now()
     }
+    return promise
+  }
+
+  /** For the parts of the machine: there is something to pump. */
+  notice(): void {
+    if (this.due) return
+    this.due = true
+    if (!this.pumping) this.tellDue()
+  }
+
+  private tellDue(): void {
+    const { sleepers } = this
+    this.sleepers = []
+    for (const wake of sleepers) wake()
+    if (this.onWork !== null) observe(this.onWork, undefined)
+  }
+
+  private rounds(budget: number): number {
+    const { own, pumps } = this.common
+    let total = 0
+    for (let round = 0; round < MAX_ROUNDS; round++) {
+      let work = 0
+      this.due = false
+      for (const { device } of this.slots.values()) work += device.poll(budget)
+      for (const device of own) work += device.poll(budget)
+      for (const pump of pumps) work += pump()
+      for (const slot of this.slots.values()) if (slot.running) work += slot.driver.poll(budget)
+      total += work
+      if (work === 0 && !this.due) return total
+    }
+    this.due = true
+    return total
   }
 
   /** Resets a device and negotiates anew. What was in flight fails with `DRIVER_CLOSED`. */
@@ -157,16 +196,40 @@ export class Machine {
     }
   }
 
-  /** Resets all devices and gives all memory back. The first error is thrown once all were tried. */
+  /**
+   * Resets all devices and gives all memory back. Everything is tried, then the first error is thrown.
+   *
+   * @throws GuestDmaError `MACHINE_QUARANTINED` where nothing else failed now but memory had to be given up, now or in an
+   *   earlier reset; `details` says how many bytes of each device's, and of what several share
+   */
   async close(): Promise<void> {
     if (this.closed) return
     this.closed = true
-    const results = await Promise.allSettled([...this.slots.values()].map((slot) => slot.close()))
-    results.push(...(await Promise.allSettled(this.common.closes.map((close) => close()))))
-    for (const slot of this.slots.values()) slot.release()
-    await this.container.dispose()
-    const failed = results.find((result) => result.status === 'rejected')
-    if (failed !== undefined) throw failed.reason
+    const { common, slots } = this
+    const errors: unknown[] = []
+    const all = async (closes: Promise<void>[]): Promise<void> => {
+      for (const result of await Promise.allSettled(closes))
+        if (result.status === 'rejected') errors.push(result.reason)
+    }
+    await all([...slots.values()].map((slot) => slot.close()))
+    const devicesFailed = errors.length
+    await all(common.closes.map((close) => close()))
+    for (const slot of slots.values()) attempt(errors, () => slot.release())
+    const devices = Object.fromEntries(
+      [...slots].filter(([, slot]) => slot.quarantined !== null).map(([name, slot]) => [name, slot.quarantined]),
+    )
+    const names = Object.keys(devices)
+    // What several devices share is within reach of each of them, and of an IOMMU that did not answer.
+    let shared = 0
+    for (const [guest, length] of common.reserved) {
+      if (names.length > 0 || errors.length > devicesFailed) shared += length
+      else attempt(errors, () => common.ram.release(guest))
+    }
+    await all([Promise.resolve(this.container.dispose())])
+    if (errors.length > 0) throw errors[0]
+    if (names.length === 0) return
+    const message = `memory stays out of use that nothing can keep ${names.join(', ')} from`
+    throw new GuestDmaError('MACHINE_QUARANTINED', 'machine', message, { devices, shared })
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -179,10 +242,11 @@ export class Machine {
  * the DMA backend that was chosen at negotiation.
  *
  * @throws NoUsableBackendError, DowngradeRefusedError, DmaConflictError, UnknownSchemeError; GuestDmaError
- *   `MACHINE_DEVICE`; MemoryError; what
- *   devices and drivers throw. All devices that were up are closed again.
+ *   `MACHINE_CONFIG` (before anything is made), `MACHINE_DEVICE`; MemoryError; what devices and drivers throw. All devices
+ *   that were up are closed again.
  */
 export async function createMachine(config: MachineConfig): Promise<Machine> {
+  checkConfig(config)
   const memory = config.memory instanceof GuestMemory ? config.memory : new GuestMemory(config.memory)
   const largest = memory.ranges.reduce((a, b) => (b.length > a.length ? b : a))
   const { base, length } = config.ram ?? { base: guestAddress(largest.base), length: largest.length }
@@ -203,7 +267,9 @@ export async function createMachine(config: MachineConfig): Promise<Machine> {
   })
 
   const slots = new Map<string, DeviceSlot>()
+  let machine: Machine | null = null
   const common: PlatformShared = {
+    notice: () => machine?.notice(),
     memory,
     ram,
     values: new Map(),
@@ -214,9 +280,12 @@ export async function createMachine(config: MachineConfig): Promise<Machine> {
     prepare: [],
     pumps: [],
     closes: [],
+    reserved: new Map(),
+    deadlineMs: config.deadlineMs,
     report: (fault) => events.tell('iommuFault', fault),
+    failed: (device, error) => events.tell('needsReset', { device, error }),
   }
-  const machine = new Machine(memory, ram, events, container, slots, common)
+  machine = new Machine(memory, ram, events, container, slots, common, config.onWork ?? null)
   const wait = {
     pump: (): void => {
       for (const { device } of slots.values()) device.poll(BUDGET)
@@ -235,7 +304,6 @@ export async function createMachine(config: MachineConfig): Promise<Machine> {
   }
   try {
     for (const device of config.devices) {
-      if (slots.has(device.name)) throw new GuestDmaError('MACHINE_DEVICE', device.name, 'two devices have this name')
       const context = {
         container,
         events,

@@ -22,6 +22,7 @@ import type {
   SwiotlbDeclaration,
 } from '@guestdma/dma'
 import {
+  attempt,
   type BusPort,
   type DeviceAddress,
   type FaultLog,
@@ -60,19 +61,28 @@ export interface PlatformShared {
   readonly bars: BarSpace
   /** Devices of the platform itself: IOMMUs. */
   readonly own: VirtioDevice[]
+  /** There is something to pump. */
+  readonly notice: () => void
   readonly iommus: Map<FactKey<unknown>, IommuHost>
   /** Runs before any device's driver is brought up. */
   readonly prepare: (() => Promise<void>)[]
   readonly pumps: (() => number)[]
   readonly closes: (() => Promise<void>)[]
+  /** Guest RAM that was set aside for several devices: it goes back with the machine, once no device can reach it. */
+  readonly reserved: Map<GuestAddress, number>
+  /** The longest wait for a device; undefined for the default. */
+  readonly deadlineMs: number | undefined
   report(fault: IommuFault): void
+  /** An IOMMU failed. */
+  failed(device: string, error: GuestDmaError): void
 }
 
-/** A port that was made here, how it is cut off, and how that is undone. */
+/** A port that was made here. */
 interface OwnPort {
   readonly port: BusPort
   readonly faults: FaultLog<AccessFault>
-  cut(): () => void
+  /** Cuts it off and returns how to undo that; null where only somebody else can. */
+  readonly cut: (() => () => void) | null
 }
 
 /** One device's platform: filled in by a scheme's `install`, then read by selection. */
@@ -90,7 +100,8 @@ export class DevicePlatform implements PlatformBuilder {
   private readonly onFault: (fault: AccessFault) => void
   private readonly interrupts: InterruptSink
   private readonly ports: OwnPort[] = []
-  private readonly reserved: GuestAddress[] = []
+  // By guest address: how many bytes.
+  private reserved = new Map<GuestAddress, number>()
   private readonly facts = new Map<FactKey<unknown>, unknown>()
   private restore: (() => void)[] = []
   private ramReachable = false
@@ -126,7 +137,7 @@ export class DevicePlatform implements PlatformBuilder {
         { length, align },
       )
     }
-    this.reserved.push(guest)
+    this.reserved.set(guest, length)
     return { guest, window: this.memory.window(guest, length) }
   }
 
@@ -146,8 +157,19 @@ export class DevicePlatform implements PlatformBuilder {
 
   shared<T>(key: FactKey<T>, make: () => T): T {
     const { values } = this.common
-    if (!values.has(key)) values.set(key, make())
+    if (!values.has(key)) values.set(key, this.forAll(make))
     return values.get(key) as T
+  }
+
+  // What is set aside meanwhile is not this device's alone.
+  private forAll<T>(make: () => T): T {
+    const own = this.reserved
+    this.reserved = this.common.reserved
+    try {
+      return make()
+    } finally {
+      this.reserved = own
+    }
   }
 
   everything(busOffset = 0): BusPort {
@@ -173,8 +195,8 @@ export class DevicePlatform implements PlatformBuilder {
       reserved: [{ start: DOORBELL_BASE, end: DOORBELL_BASE + DOORBELL_BYTES - 1, kind: 'msi' }],
     })
     port.faults.observer = this.onFault
-    // What is under the IOMMU is cut, and with it everything that could be translated.
-    this.ports.push({ port, faults: port.faults, cut: () => () => {} })
+    // What is under the IOMMU is cut, and with it everything that could be translated, unless that is a port of others.
+    this.ports.push({ port, faults: port.faults, cut: this.canCut(downstream) ? () => () => {} : null })
     // Its driver, which starts before any other, turns bypass off.
     this.iommuFact = { bypass: false }
     return {
@@ -186,7 +208,9 @@ export class DevicePlatform implements PlatformBuilder {
       prepare: (start) => void common.prepare.push(start),
       onPump: (poll) => void common.pumps.push(poll),
       onClose: (close) => void common.closes.push(close),
+      ...(common.deadlineMs === undefined ? {} : { deadlineMs: common.deadlineMs }),
       report: (fault) => common.report(fault),
+      failed: (error) => common.failed(host.device.name, error),
     }
   }
 
@@ -227,8 +251,13 @@ export class DevicePlatform implements PlatformBuilder {
   }
 
   /** What the driver is offered, given the bits that the device offers. */
-  offer(transport: VirtioTransport, offered: FeatureSet, listed: ReadonlySet<string>): PlatformOffer {
-    const { memory, ram, ramReachable, busOffset, pool, facts, swiotlb } = this
+  offer(
+    transport: VirtioTransport,
+    offered: FeatureSet,
+    listed: ReadonlySet<string>,
+    ram: SpanAllocator,
+  ): PlatformOffer {
+    const { memory, ramReachable, busOffset, pool, facts, swiotlb } = this
     return {
       device: this.device,
       offered,
@@ -249,9 +278,13 @@ export class DevicePlatform implements PlatformBuilder {
 
   /** Cuts the device off from all memory. Returns whether its port is one that this platform can close. */
   detach(port: BusPort): boolean {
-    if (!this.ports.some((own) => own.port === port)) return false
-    if (this.restore.length === 0) this.restore = this.ports.map((own) => own.cut())
+    if (!this.canCut(port)) return false
+    if (this.restore.length === 0) this.restore = this.ports.map(({ cut }) => cut?.() ?? (() => {}))
     return true
+  }
+
+  private canCut(port: BusPort): boolean {
+    return this.ports.some((own) => own.port === port && own.cut !== null)
   }
 
   /** Undoes {@link detach}, once the device was reset. */
@@ -259,10 +292,18 @@ export class DevicePlatform implements PlatformBuilder {
     for (const restore of this.restore.splice(0)) restore()
   }
 
-  /** Gives back what was reserved. The machine is closed: no device reaches anything any more. */
+  /** Cuts the device off for good and gives back what was reserved for it. */
   release(): void {
-    for (const own of this.ports) own.cut()
-    for (const guest of this.reserved.splice(0)) this.ram.release(guest)
+    const errors: unknown[] = []
+    for (const { cut } of this.ports) attempt(errors, () => void cut?.())
+    for (const guest of this.reserved.keys()) attempt(errors, () => this.ram.release(guest))
+    this.reserved.clear()
+    if (errors.length > 0) throw errors[0]
+  }
+
+  /** Bytes of guest RAM that were set aside for this device alone. */
+  get reservedBytes(): number {
+    return [...this.reserved.values()].reduce((sum, length) => sum + length, 0)
   }
 
   /** Accesses that the device's ports refused, so far. */
@@ -277,12 +318,14 @@ export class DevicePlatform implements PlatformBuilder {
     const { onDevice } = this
     const found = (transport as PciTransport).swiotlb
     if (found === null || onDevice === undefined) return undefined
-    // A function may name another BAR, or more of this one than there is memory behind it.
-    const there = found.address - found.offset === onDevice.device
-    if (!there || found.offset + found.length > onDevice.window.length) return undefined
     const { window, device, home, addressing } = swiotlb
+    // The transport saw to it that what it found lies in this memory.
     return {
-      window: { region: window.region, offset: window.offset + found.offset, length: found.length },
+      window: {
+        region: window.region,
+        offset: window.offset + (found.address - onDevice.device),
+        length: found.length,
+      },
       device: addressing === 'offset' ? device : found.address,
       home,
     }
@@ -295,7 +338,7 @@ export class DevicePlatform implements PlatformBuilder {
     const name = common.iommus.size === 0 ? 'iommu' : `iommu${common.iommus.size}`
     let pool: PoolFact | undefined
     if (ownPool !== undefined) {
-      const { guest, window } = this.reserve(ownPool, 4096)
+      const { guest, window } = this.forAll(() => this.reserve(ownPool, 4096))
       pool = { window, device: guest as number as DeviceAddress, home: 'guest-ram' }
     }
     const device = new IommuDevice({
@@ -310,6 +353,7 @@ export class DevicePlatform implements PlatformBuilder {
     const registers = new MmioRegisters(device, { notify: 'inline' })
     const host: IommuHost = { device, registers, ownPool: pool, next: 1 }
     common.iommus.set(key, host)
+    device.onWork = common.notice
     common.own.push(device)
     return host
   }

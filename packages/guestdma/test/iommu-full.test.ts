@@ -1,4 +1,4 @@
-import { MemoryBlockStore } from '@guestdma/devices'
+import { type BlockRequest, MemoryBlockStore } from '@guestdma/devices'
 import { virtioIommuScheme } from '@guestdma/iommu'
 import { describe, expect, test } from 'vitest'
 import { createMachine, type DeviceConfig, FrameBatch, LoopbackLink, type Machine } from '../src/index.ts'
@@ -54,3 +54,65 @@ describe.each(['strict', 'lazy'] as const)('an IOMMU that has no room for a whol
     await m.close()
   })
 })
+
+test.each(['strict', 'lazy'] as const)(
+  'receive comes back after a shortage that another device made, %s',
+  async (mode) => {
+    const held: (() => void)[] = []
+    const inner = new MemoryBlockStore(new Uint8Array(1 << 20))
+    const store = Object.assign(Object.create(inner) as MemoryBlockStore, {
+      read: (request: BlockRequest) => void held.push(() => inner.read(request)),
+    })
+    let received = 0
+    const m = await createMachine({
+      memory: [{ base: BASE, length: 16 << 20, memory: new ArrayBuffer(16 << 20) }],
+      schemes: [virtioIommuScheme({ maxMappings: 60, mode })],
+      devices: [
+        { type: 'blk', name: 'disk0', device: { store } },
+        {
+          type: 'net',
+          name: 'net0',
+          device: { mac: [2, 0, 0, 0, 0, 1], link: new LoopbackLink() },
+          observer: {
+            frames: (batch) => {
+              received += batch.count
+            },
+          },
+        },
+      ],
+    })
+    const net = m.net('net0')
+    const batch = new FrameBatch(64)
+    batch.length.fill(60)
+    for (let i = 0; i < 64; i++) batch.address[i] = m.ram.allocate(4096, 4096)
+    batch.count = 64
+    const reads: Promise<Uint8Array>[] = []
+    // One by one, until the IOMMU is full: before the network posts anything.
+    for (let i = 0; i < 128; i++) {
+      reads.push(m.blk('disk0').readBytes(8 * i, 4096))
+      for (let turn = 0; turn < 4; turn++) await Promise.resolve()
+    }
+    for (let i = 0; i < 200; i++) {
+      net.send(batch)
+      m.pump()
+      await Promise.resolve()
+    }
+    for (let i = 0; i < 2000 && held.length > 0; i++) {
+      for (const answer of held.splice(0)) answer()
+      m.pump()
+      await Promise.resolve()
+    }
+    await m.run(Promise.all(reads))
+    received = 0
+    batch.count = 1
+    let sent = 0
+    for (let i = 0; i < 400; i++) {
+      sent += net.send(batch)
+      m.pump()
+    }
+    expect(sent).toBeGreaterThan(350)
+    expect(received).toBeGreaterThan(300)
+    expect(net.counters.unposted).toBeLessThan(256)
+    await m.close()
+  },
+)

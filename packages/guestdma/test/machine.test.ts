@@ -2,6 +2,7 @@ import { sharedPoolScheme } from '@guestdma/bounce'
 import { BlkDevice, type BusWindows, NetDevice } from '@guestdma/devices'
 import { directScheme } from '@guestdma/dma'
 import { NetDriver, type ReceivedFrames } from '@guestdma/drivers'
+import { virtioIommuScheme } from '@guestdma/iommu'
 import { GuestMemory, guestAddress, SpanAllocator } from '@guestdma/memory'
 import { FeatureSet, VIRTIO_F_ACCESS_PLATFORM, VIRTIO_F_SWIOTLB } from '@guestdma/spec'
 import {
@@ -171,14 +172,14 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
   })
 
   describe('machine/names and device types', () => {
-    it('refuses two devices with one name, and closes what was up', async () => {
+    it('refuses two devices with one name, before anything is made', async () => {
       let first: BlkDevice | null = null
       const make: DeviceConfig['make'] = (port) => {
         first = new BlkDevice({ name: 'disk0', port, store: new MemoryBlockStore(new Uint8Array(512)) })
         return first
       }
       await expect(machine([blk('disk0', { make }), blk('disk0')])).rejects.toMatchObject({ code: 'MACHINE_DEVICE' })
-      expect((first as BlkDevice | null)?.status).toBe(0)
+      expect(first).toBe(null)
     })
 
     it('closes the devices that were up when a later one fails', async () => {
@@ -606,6 +607,64 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
     })
   })
 
+  describe('machine/config: what cannot be is refused before anything is made', () => {
+    const good = (): MachineConfig => ({ memory: ranges(), devices: [net('net0')], schemes: smallSchemes() })
+
+    it.each([
+      ['memory in bytes', 'memory', { memory: 64 << 20 }, /an array of its ranges.*not 67108864/],
+      ['memory without ranges', 'memory', { memory: [1] }, /not an array of number/],
+      ['a part of memory in bytes', 'ram', { ram: 4096 }, /base, length/],
+      ['a scheme by name', 'schemes', { schemes: ['direct'] }, /sharedPoolScheme/],
+      ['a transport of another kind', 'transport', { transport: 'usb' }, /'mmio' or 'pci', not 'usb'/],
+      ['a deadline that is no number', 'deadlineMs', { deadlineMs: Number.NaN }, /not NaN/],
+      ['work that is announced to nobody', 'onWork', { onWork: true }, /function.*not true/],
+      ['no devices', 'devices', { devices: undefined }, /not undefined/],
+      ['a device without a name', 'devices', { devices: [{ type: 'net', device: { mac: MAC } }] }, /each with a name/],
+    ])('%s', async (_what, field, wrong, message) => {
+      const config = { ...good(), ...wrong } as unknown as MachineConfig
+      const refused = expect(createMachine(config)).rejects
+      await refused.toMatchObject({ code: 'MACHINE_CONFIG', part: 'machine', details: { field } })
+      await refused.toThrow(message)
+    })
+
+    it.each([
+      ['a type that is none', 'type', { type: 'block' }, /'net' or 'blk', not 'block'/],
+      ['an address as text', 'mac', { device: { mac: '52:54:00:01:02:03' } }, /6 bytes.*not '52:54/],
+      ['no address', 'mac', { device: {} }, /not undefined/],
+      ['no options', 'device', { device: undefined }, /mac/],
+      ['no store', 'store', { type: 'blk', device: {} }, /MemoryBlockStore/],
+      ['bytes as a store', 'store', { type: 'blk', device: { store: new Uint8Array(512) } }, /BlockStore/],
+      ['a mode that is none', 'mode', { mode: 'copy' }, /'map' or 'pool'/],
+      ['a queue without entries', 'queueSize', { queueSize: 0 }, /1 to 32768, not 0/],
+      ['a deadline in the past', 'requestDeadlineMs', { requestDeadlineMs: -1 }, /positive.*not -1/],
+      ['a platform that is a scheme', 'platform', { platform: directScheme() }, /id/],
+      ['a choice that is a scheme', 'dma', { dma: [directScheme()] }, /array of ids/],
+      ['a model instead of a function', 'make', { make: {} }, /function/],
+    ])('a device with %s', async (_what, field, wrong, message) => {
+      const events = new MachineEvents()
+      const chosen: unknown[] = []
+      events.on('scheme', (event) => chosen.push(event))
+      const wrongly = { ...net('net1'), ...wrong } as unknown as DeviceConfig
+      const config = { ...good(), events, devices: [net('net0'), wrongly] }
+      const refused = expect(createMachine(config)).rejects
+      await refused.toMatchObject({ code: 'MACHINE_CONFIG', part: 'net1', details: { field } })
+      await refused.toThrow(message)
+      expect(chosen).toEqual([])
+    })
+
+    it('no configuration at all', async () => {
+      for (const nothing of [undefined, null, 7, 'direct'])
+        await expect(createMachine(nothing as never)).rejects.toMatchObject({ code: 'MACHINE_CONFIG' })
+    })
+
+    it('a scheme that needs another platform names it', async () => {
+      const schemes = [...smallSchemes(), virtioIommuScheme()]
+      const asked = expect(machine([net('net0', { dma: 'virtio-iommu' })], { schemes })).rejects
+      await asked.toMatchObject({ code: 'DMA_NO_USABLE_BACKEND', part: 'net0' })
+      await asked.toThrow(/stands on the platform of 'shared-pool'.*'platform' can be that of 'virtio-iommu'/)
+    })
+  })
+
   describe('machine/counters', () => {
     it('are plain data, per device', async () => {
       const made = await machine([net('net0'), blk('disk0', { platform: 'direct' })])
@@ -779,6 +838,15 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       const names = new Set(caught.errors.map((error) => (error as Error).message))
       expect(names).toEqual(new Set(['scheme', 'fault', 'needsReset', 'link', 'drain']))
       expect(made.ram.live).toBe(0)
+    })
+
+    it('tells of what a device says that makes no sense, while the machine is made', async () => {
+      const events = new MachineEvents()
+      const seen: unknown[] = []
+      events.on('warning', (event) => seen.push(event))
+      const made = await machine([net('net0', { device: { mac: [0, 0, 0, 0, 0, 0] } })], { events })
+      expect(made.net('net0').mac).toBe(null)
+      expect(seen).toMatchObject([{ device: 'net0', warning: { code: 'NET_MAC', part: 'net0' } }])
     })
 
     it('tells of the link, of room, and of a broken device, with its name', async () => {

@@ -1,8 +1,8 @@
 import { sharedPoolScheme } from '@guestdma/bounce'
 import type { NetDevice } from '@guestdma/devices'
-import { type DeviceConfig, type Machine, MemoryBlockStore } from 'guestdma'
+import { type DeviceConfig, GuestMemory, type Machine, MemoryBlockStore } from 'guestdma'
 import { beforeAll, describe, expect, it } from 'vitest'
-import { MAC, machineOver, pattern, RecordingLink, TRANSPORTS } from './support/machines.ts'
+import { BASE, MAC, machineOver, pattern, RecordingLink, ranges, TRANSPORTS } from './support/machines.ts'
 
 const SLOT = 2048
 const DISK = 64 * 512
@@ -187,5 +187,103 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
         expect(link.frames.at(-1)).toEqual(pattern(60))
       },
     )
+  })
+
+  describe('pool/mtu: buffers are bounded in bytes, whatever the MTU', () => {
+    it.each([
+      ['map', 65_520, 16 << 20],
+      ['map', 9000, 16 << 20],
+      ['pool', 65_520, 16 << 20],
+      ['pool', 9000, 8 << 20],
+    ] as const)(
+      'in %s mode an MTU of %d starts with the default pool and queue in %d bytes',
+      async (mode, mtu, bytes) => {
+        const link = new RecordingLink()
+        const devices: DeviceConfig[] = [{ type: 'net', name: 'net0', mode, device: { mac: MAC, link, mtu } }]
+        const made = await machine(devices, { memory: new GuestMemory(ranges(bytes)), schemes: [sharedPoolScheme()] })
+        made.pump()
+        const frame = pattern(mtu + 14)
+        sendAll(made, link, [frame, frame, frame])
+        expect(link.frames).toEqual([frame, frame, frame])
+        const device = made.slot('net0').device as NetDevice
+        expect(device.receive(frame)).toBe(true)
+        await made.close()
+        expect(made.ram.live).toBe(0)
+      },
+    )
+  })
+
+  describe('pool/shares: the receive buffers of many devices', () => {
+    const nets = (count: number): DeviceConfig[] =>
+      Array.from({ length: count }, (_, i) => ({
+        type: 'net',
+        name: `net${i}`,
+        device: { mac: [0x52, 0x54, 0, 0, 0, i], link: new RecordingLink() },
+      }))
+    const posted = (made: Machine, name: string): number => {
+      const { outstanding } = made.net(name).session.queues[0]
+      return outstanding
+    }
+
+    it('hold even parts of half of one pool for 24 of them, also after each was reset in turn', async () => {
+      const devices = nets(24)
+      const memory = new GuestMemory(ranges(32 << 20))
+      const made = await machine(devices, { memory, schemes: [sharedPoolScheme({ per: 'machine' })] })
+      const held = (): number[] => devices.map(({ name }) => posted(made, name))
+      made.pump()
+      const first = held()
+      expect(new Set(first).size).toBe(1)
+      expect(first[0]).toBeGreaterThan(30)
+      expect(first[0] * 24).toBeLessThanOrEqual(1024)
+      for (const { name } of devices) {
+        await made.reset(name)
+        made.pump()
+      }
+      for (const now of held()) {
+        expect(now).toBeGreaterThanOrEqual(first[0])
+        expect(now).toBeLessThanOrEqual(first[0] + 3)
+      }
+      // And all of them can send at the same time.
+      for (const { name } of devices) expect(made.net(name).sendCopy(pattern(1514))).toBe(true)
+      await made.close()
+    })
+  })
+
+  describe('pool/residue: what one device was lent in a pool that another reaches', () => {
+    const SECRET = 0x5e
+    /** Bytes of the secret that a device can read in the pool. */
+    const found = (made: Machine, name: string): number => {
+      const { port } = made.slot(name)
+      let count = 0
+      for (let at = BASE; at < BASE + (8 << 20); at += 4096) {
+        port.request[0] = at
+        if (port.resolve(4096, 1) === 0) continue
+        const { region, offset } = port
+        region.refresh()
+        for (const byte of region.u8.subarray(offset, offset + 4096)) if (byte === SECRET) count++
+      }
+      return count
+    }
+    const disks = (): DeviceConfig[] =>
+      ['a', 'b'].map((name) => ({
+        type: 'blk',
+        name,
+        queueSize: 16,
+        device: { store: new MemoryBlockStore(new Uint8Array(DISK).fill(name === 'a' ? SECRET : 0)) },
+      }))
+
+    it.each([
+      ['by default', {}, 0],
+      ['where it is cleared on lend only', { clear: 'on-lend' }, 4096],
+    ] as const)('%s', async (_what, options, left) => {
+      const schemes = [sharedPoolScheme({ size: 1 << 20, per: 'machine', ...options })]
+      const made = await machine(disks(), { schemes })
+      await made.run(made.blk('a').writeBytes(0, new Uint8Array(4096).fill(SECRET)))
+      expect(found(made, 'b')).toBe(left)
+      expect(await made.run(made.blk('a').readBytes(0, 4096))).toEqual(new Uint8Array(4096).fill(SECRET))
+      expect(found(made, 'b')).toBe(left)
+      const { residue } = made.slot('a').negotiated.backend.traits
+      expect(residue).toBe(left === 0 ? 'none' : 'other-devices')
+    })
   })
 })

@@ -266,10 +266,20 @@ describe('several capabilities: the first usable one (virtio 1.4 §4.1.4.1, SWIO
       ],
       0x40000,
     ],
+    [
+      'one that its BAR covers and its memory does not, over the registers or beyond its end, first',
+      [
+        { length: 4096, bar: 0 },
+        { offset: 0x80000, length: 0x180000 },
+        { offset: 0x40000, length: 0x80000 },
+      ],
+      0x40000,
+      SIZE + 0x80000,
+    ],
     ['two unusable ones first', [{ length: 0 }, { length: 4096, bar: 6 }, { offset: 4096, length: 0x80000 }], 4096],
-  ] as const)('%s', async (_, said, first) => {
+  ] as const)('%s', async (_, said, first, size = SIZE) => {
     functionsSay(said)
-    const here = await site([region()], pci)
+    const here = await site([onDeviceScheme({ size, bit: 'offered' })], pci)
     const part = { offset: first, length: 0x80000 }
     for (const name of DEVICES) expect((here.made.slot(name).transport as PciTransport).swiotlb).toMatchObject(part)
     expect(await strays(here, part)).toBe(0)

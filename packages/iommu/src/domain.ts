@@ -37,10 +37,22 @@ export interface IommuDomain {
   /** IOVAs that may not, ends included. */
   readonly reserved: readonly { readonly start: number; readonly end: number }[]
   /**
+   * Must no two mappings be neighbours? For translators that take neighbouring IOVAs for neighbouring memory, or drop
+   * too much when told of a removal: at least a granule is then left unmapped behind each mapping. Default false; it
+   * has no meaning for `identity`.
+   */
+  readonly gaps?: boolean
+  /** Are all areas of rings to be readable and writable for the device, whatever it does with them? Default false. */
+  readonly ringsReadWrite?: boolean
+  /** Does nobody else use the room for mappings now, so that only this domain can give some back? Default false. */
+  readonly exclusive?: boolean
+  /**
    * A removal was refused or no answer came: what the device can reach is not known any more, and every further commit
    * fails.
    */
   readonly broken: boolean
+  /** Broken, and known to be cut off: the device reaches nothing of it, so that removals are done. Default false. */
+  readonly detached?: boolean
   /** [0] IOVA, [1] guest address, [2] length of the request that is queued next. */
   readonly request: Float64Array
 
@@ -52,10 +64,16 @@ export interface IommuDomain {
    */
   unmap(): void
   /**
-   * Waits for all that is queued. `DMA_OK`: all of it is in effect. `DMA_EXHAUSTED`: a mapping found no room.
+   * Waits for all that is queued. `DMA_OK`: all of it is in effect. `DMA_EXHAUSTED`: a mapping found no room,
+   * which may pass.
    * `DMA_FAILED`: something else was refused, or the domain is {@link broken}.
    */
   commit(): DmaStatus
-  /** Takes everything away from the device, without deferral, and gives the address space up. */
+  /**
+   * Takes everything away from the device, without deferral, and gives the address space up. Throws where that is not
+   * known to have happened; what was mapped stays out of use then.
+   */
   dispose(): void
+  /** After `dispose` threw: calls `release` once the device cannot reach anything of the domain any more. */
+  whenGone?(release: () => void): void
 }

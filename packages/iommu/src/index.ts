@@ -28,6 +28,6 @@ export {
   type VirtioIommuSchemeOptions,
   virtioIommuScheme,
 } from './scheme.ts'
-export { sharedPagesFact, sharedPagesScheme } from './shared-pages.ts'
+export { type SharedPagesOptions, sharedPagesFact, sharedPagesScheme } from './shared-pages.ts'
 export { VirtioIommuDomain } from './virtio-domain.ts'
 export { VirtioIommu, type VirtioIommuCounters, type VirtioIommuOptions } from './virtio-iommu.ts'

@@ -51,6 +51,10 @@ const ROUND_MASK = 0x1ff
 const LAZY_ENTRIES = 256
 const LAZY_MS = 10
 
+/** How often standing mappings are held back before all of them are tried; doubled while that gains nothing. */
+const FIRST_PATIENCE = 16
+const MOST_PATIENCE = 4096
+
 /** Bytes of one mapping; with its edges it stays well below 2^31. */
 const LONGEST = 1 << 28
 
@@ -70,7 +74,14 @@ export interface IommuBackendOptions {
    * in it; `bounce`, it gets a copy of the buffer's part.
    */
   readonly subGranule?: 'share' | 'bounce'
+  /** `entries` from 1 on, `ms` from 0 on. */
   readonly lazy?: { readonly entries?: number; readonly ms?: number }
+  /**
+   * Who holds the device to what is mapped; see `DmaTraits`. Default `trusted-code`: a device model of this library in
+   * the same process. A device in another process that is given nothing else is held by `construction`, one behind an
+   * IOMMU of somebody else's by its `peer`.
+   */
+  readonly enforcedBy?: DmaTraits['enforcedBy']
   /** Milliseconds on a clock that only goes forward. Default: `performance.now`. */
   now?(): number
 }
@@ -124,6 +135,8 @@ export class IommuBackend implements DmaBackend {
   declare private readonly longest: number
   declare private readonly identity: boolean
   declare private readonly bounce: boolean
+  // Bytes behind each mapping that stay unmapped.
+  declare private readonly gap: number
   declare private readonly lazyEntries: number
   declare private readonly lazyMs: number
   declare private readonly now: (() => number) | undefined
@@ -145,17 +158,35 @@ export class IommuBackend implements DmaBackend {
   // queues may have added to it.
   private unanswered = 0
   private round = 0
-  // Mappings that wait for the outside world, and how many of them there may be.
+  // Mappings that wait for the outside world, how many of them may stay, how many may be tried, and whether some are.
   private standing = 0
   private standingLimit = Infinity
+  private standingMost = Infinity
+  private tried = false
+  // Fewest live mappings that were too many.
+  private refusedAt = Infinity
+  // How often standing mappings were held back since all were tried last, and how often they are to be.
+  private heldBack = 0
+  private patience = FIRST_PATIENCE
   private removalsQueued = 0
   /** Set by {@link dispose}. */
   disposed = false
 
-  /** @throws DmaError `DMA_ALLOC` where there is no room for bounce slots */
+  /**
+   * @throws DmaError `DMA_ALLOC` where there is no room for bounce slots; `DMA_LAZY` for `lazy` out of range; `DMA_GAP`
+   *   where edges are bounced in a domain that needs gaps
+   */
   constructor(options: IommuBackendOptions) {
-    const { name, memory, ram, domain, mode = 'strict', subGranule = 'share', lazy } = options
+    const { name, memory, ram, domain, mode = 'strict', subGranule = 'share', enforcedBy = 'trusted-code' } = options
+    const { entries = LAZY_ENTRIES, ms = LAZY_MS } = options.lazy ?? {}
     const { granule } = domain
+    if (!Number.isInteger(entries) || entries < 1 || !(ms >= 0))
+      throw new DmaError(
+        'DMA_LAZY',
+        name,
+        `lazy.entries ${entries} must be an integer from 1 on, and lazy.ms ${ms} a number from 0 on`,
+        { entries, ms },
+      )
     this.name = name
     this.memory = memory
     this.ram = ram
@@ -166,6 +197,14 @@ export class IommuBackend implements DmaBackend {
     this.leastLength = domain.leastLength
     this.identity = domain.identity
     this.bounce = subGranule === 'bounce' && granule > 1
+    this.gap = domain.gaps === true && !this.identity ? granule : 0
+    if (this.bounce && this.gap > 0)
+      throw new DmaError(
+        'DMA_GAP',
+        name,
+        `${domain.name} needs a gap between mappings, and a buffer with bounced edges consists of neighbours; share granules`,
+        { granule },
+      )
     this.iovas = new IovaAllocator({
       granule,
       start: domain.inputStart,
@@ -173,15 +212,16 @@ export class IommuBackend implements DmaBackend {
       reserved: domain.reserved,
     })
     // Wherever a buffer lies in its first granule.
-    this.longest = Math.min(LONGEST, granule * 2 ** this.iovas.largestOrder - (granule - 1))
+    this.longest = Math.min(LONGEST, granule * 2 ** this.iovas.largestOrder - this.gap - (granule - 1))
     const shares = this.identity || (granule > 1 && !this.bounce)
     this.counts = shares ? new PageCounts(memory, granule) : null
-    this.sharesPages = shares && !this.identity
+    // A granule whose address is shared is a span of its own, without a gap.
+    this.sharesPages = shares && !this.identity && this.gap === 0
     // A single byte cannot be mapped by every IOMMU.
     this.slots =
       this.bounce || domain.leastLength > granule ? new SubGranuleSlots(name, Math.max(granule, 1), memory, ram) : null
-    this.lazyEntries = mode === 'lazy' ? (lazy?.entries ?? LAZY_ENTRIES) : 0
-    this.lazyMs = mode === 'lazy' ? (lazy?.ms ?? LAZY_MS) : 0
+    this.lazyEntries = mode === 'lazy' ? entries : 0
+    this.lazyMs = mode === 'lazy' ? ms : 0
     this.now = options.now?.bind(options)
     if (this.lazyEntries > 0) this.clock[ASKED] = this.time()
     this.traits = {
@@ -193,7 +233,7 @@ export class IommuBackend implements DmaBackend {
       reach: granule === 1 ? 'byte' : 'granule',
       // What shares its granule with a neighbour stays within reach until that is taken back too.
       revocation: mode === 'strict' && !shares ? 'strict' : 'deferred',
-      enforcedBy: 'trusted-code',
+      enforcedBy,
       residue: 'none',
     }
     const { slots } = this
@@ -214,7 +254,7 @@ export class IommuBackend implements DmaBackend {
     const { granule, counters } = this
     const whole = Math.ceil(Math.max(length, this.leastLength) / granule) * granule
     // A span lies at a multiple of its length.
-    const order = this.order(Math.max(whole, align))
+    const order = this.order(Math.max(whole, align - this.gap))
     let guest: GuestAddress
     try {
       guest = this.ram.allocate(whole, Math.max(align, granule))
@@ -233,7 +273,8 @@ export class IommuBackend implements DmaBackend {
     }
     const iova = this.identity ? guest : this.iovas.taken[0]
     // Devices read the rings that they write: their own index, say.
-    const allowed = access(direction === FROM && use === 'ring' ? BIDIRECTIONAL : direction)
+    const both = use === 'ring' && (direction === FROM || this.domain.ringsReadWrite === true)
+    const allowed = access(both ? BIDIRECTIONAL : direction)
     // What became of maps before this one is for `commitMaps` to tell.
     if (this.mapsQueued > 0) this.wait()
     const { mapped } = this
@@ -285,7 +326,7 @@ export class IommuBackend implements DmaBackend {
       counters.unmappable++
       return UNMAPPABLE
     }
-    if (m.standing && this.standing >= this.standingLimit) {
+    if (m.standing && this.standing >= this.standingLimit && !this.mayTry()) {
       counters.exhausted++
       return EXHAUSTED
     }
@@ -300,10 +341,7 @@ export class IommuBackend implements DmaBackend {
       const slot = at + allowed
       if (cells[slot] === 0) {
         const { domain, iovas } = this
-        if (!iovas.take(0) && !(this.reclaimed() && iovas.take(0))) {
-          counters.exhausted++
-          return EXHAUSTED
-        }
+        if (!iovas.take(0) && !(this.reclaimed() && iovas.take(0))) return this.noAddresses()
         const { request } = domain
         const iova = iovas.taken[0]
         cells[slot + PAGE_IOVA] = iova
@@ -342,8 +380,7 @@ export class IommuBackend implements DmaBackend {
       }
       if (!iovas.take(order) && !(this.reclaimed() && iovas.take(order))) {
         if (this.slots !== null) this.slots.giveBack(m, row)
-        counters.exhausted++
-        return EXHAUSTED
+        return this.noAddresses()
       }
       const iova = iovas.taken[0]
       if (this.slots !== null && (m.token[row] & TOKEN_SLOTS) !== 0) {
@@ -423,9 +460,10 @@ export class IommuBackend implements DmaBackend {
   commitMaps(): DmaStatus {
     this.counters.commitMaps++
     const removed = this.mapsQueued === 0 ? OK : this.wait()
-    const { mapped } = this
     if (removed !== OK) return removed
-    if (mapped === EXHAUSTED) this.learnRoom()
+    if (this.mapped === EXHAUSTED) this.learnRoom()
+    else if (this.standingLimit !== Infinity && this.mapped === OK) this.learnMoreRoom()
+    const { mapped } = this
     if (mapped === OK) {
       this.unanswered = 0
       this.round = (((this.round >>> ROUND) + 1) & ROUND_MASK) << ROUND
@@ -449,16 +487,27 @@ export class IommuBackend implements DmaBackend {
   poll(): number {
     const due = this.pendingCount
     if (due === 0 || this.disposed || !this.overdue()) return 0
-    this.wait()
-    return due
+    return this.wait() === OK ? due : 0
   }
 
   dispose(): void {
     if (this.disposed) return
+    try {
+      // The whole address space goes at once, and with it every mapping.
+      this.domain.dispose()
+    } catch (error) {
+      // Memory goes back once the domain is known to be gone, or when this is called again after the platform cut it off.
+      this.domain.whenGone?.(() => this.release())
+      throw error
+    }
+    this.release()
+  }
+
+  // The device can reach nothing of it any more.
+  private release(): void {
+    if (this.disposed) return
     this.disposed = true
     const { counters } = this
-    // The whole address space goes at once, and with it every mapping.
-    this.domain.dispose()
     for (const { guest, length } of this.regions.values()) {
       this.ram.release(guest)
       counters.allocatedBytes -= length
@@ -476,9 +525,9 @@ export class IommuBackend implements DmaBackend {
     return this.order(whole) > this.iovas.largestOrder
   }
 
-  // The order of a span: it holds 2^order granules.
+  // The order of a span: it holds 2^order granules, and a gap.
   private order(whole: number): number {
-    const length = whole < this.leastLength ? this.leastLength : whole
+    const length = (whole < this.leastLength ? this.leastLength : whole) + this.gap
     return 32 - Math.clz32((length >>> this.shift) - 1)
   }
 
@@ -531,7 +580,7 @@ export class IommuBackend implements DmaBackend {
   private queueUnmap(order: number): void {
     const { run } = this
     const at = run[AT]
-    const length = this.granule * 2 ** order
+    const length = this.iovas.lengths[order]
     if (at === run[END]) {
       run[END] = at + length
     } else if (at + length === run[START]) {
@@ -558,7 +607,7 @@ export class IommuBackend implements DmaBackend {
     if (run[END] === run[START]) return
     const { request } = this.domain
     request[IOVA] = run[START]
-    request[LENGTH] = run[END] - run[START]
+    request[LENGTH] = run[END] - run[START] - this.gap
     run[START] = run[END] = 0
     this.domain.unmap()
     this.counters.unmapRequests++
@@ -573,7 +622,7 @@ export class IommuBackend implements DmaBackend {
     const status = domain.commit()
     if (status !== OK && this.mapped !== FAILED) this.mapped = status
     this.mapsQueued = 0
-    if (domain.broken) return FAILED
+    if (domain.broken && domain.detached !== true) return FAILED
     this.removalsQueued = 0
     for (let i = 0; i < this.pendingCount; i++) iovas.give(pendingAt, i, pendingOrder[i])
     this.pendingCount = 0
@@ -587,18 +636,65 @@ export class IommuBackend implements DmaBackend {
     return this.wait() === OK
   }
 
-  // An IOMMU does not say how many mappings it can keep. What it refused is more than that; posted receive buffers then
-  // hold half of it, so that requests can always go on.
+  // No span is free. Without a mapping of its own none will come back: what is allocated stays, and nobody else shares
+  // the address space.
+  private noAddresses(): DmaStatus {
+    const { counters } = this
+    if (this.domain.broken) return FAILED
+    if (counters.maps === counters.unmaps && this.pendingCount === 0) {
+      counters.tooLong++
+      return TOO_LONG
+    }
+    counters.exhausted++
+    return EXHAUSTED
+  }
+
+  // An IOMMU does not say how many mappings it can keep, and others may hold some of them for a while. Posted receive
+  // buffers hold at most half of what was seen to fit, so that requests can always go on; so twice as many are tried.
   private learnRoom(): void {
-    const half = (this.counters.maps - this.counters.unmaps) >> 1
-    if (half < this.standingLimit) this.standingLimit = half
+    const live = this.counters.maps - this.counters.unmaps
+    // A single mapping, no other of this device and no other device: nothing will be given back.
+    if (live === 1 && this.unanswered === 1 && this.domain.exclusive === true) this.mapped = UNMAPPABLE
+    this.tried = false
+    this.refusedAt = Math.min(this.refusedAt, live)
+    this.standingLimit = Math.min(this.standingLimit, live >> 2)
+    this.standingMost = Math.max(this.standingLimit, live >> 1)
+  }
+
+  private learnMoreRoom(): void {
+    const { tried } = this
+    const live = this.counters.maps - this.counters.unmaps
+    if (live >> 1 > this.standingLimit) {
+      this.standingLimit = live >> 1
+      if (tried) this.patience = FIRST_PATIENCE
+    }
+    // What was tried and is too much to stay goes back all at once.
+    if (tried && this.standing > this.standingLimit) this.mapped = EXHAUSTED
+    if (tried || this.standingMost < this.standingLimit) this.standingMost = this.standingLimit
+    this.tried = false
+    // What was too much is not any more: the shortage has passed.
+    if (live > this.refusedAt) this.standingLimit = this.standingMost = this.refusedAt = Infinity
+  }
+
+  // More standing mappings than may stay: may they be tried?
+  private mayTry(): boolean {
+    if (this.standing >= this.standingMost) {
+      if (this.standing > this.standingLimit || ++this.heldBack < this.patience) return false
+      this.heldBack = 0
+      this.patience = Math.min(2 * this.patience, MOST_PATIENCE)
+      this.standingMost = Infinity
+    }
+    this.tried = true
+    return true
   }
 
   private overdue(): boolean {
     if (this.lazyEntries === 0) return true
     const { clock } = this
     clock[ASKED] = this.time()
-    return clock[ASKED] - clock[SINCE] >= this.lazyMs
+    const age = clock[ASKED] - clock[SINCE]
+    // A clock that went back, or says nothing, must not put removals off for good.
+    return !(age >= 0 && age < this.lazyMs)
   }
 
   private time(): number {

@@ -1,14 +1,18 @@
+import { FreeSpans } from './free-spans.ts'
+
 /** Lengths from one granule up to 2^(ORDERS - 1) granules. */
 const ORDERS = 53
 const FIRST_STACK = 64
 
 /**
- * Hands out I/O virtual addresses in spans of a power of two granules, in constant time however many are live: a stack
- * of returned spans for each order, and above the highest span ever used an address that only grows. The span that came
- * back last goes out first, so that neighbours in a batch stay neighbours and one request can unmap them together.
+ * Hands out I/O virtual addresses in spans of a power of two granules, aligned to their length (buddies). The span that
+ * came back last goes out first, so that neighbours in a batch stay neighbours and one request can unmap them together;
+ * where there is none of its order, the shortest longer one is cut in two until it fits.
  *
- * Address space is not given back from one order to another: what a program once used of each size at a time is the
- * most that it takes. Reserved ranges are skipped.
+ * Returned spans wait on a stack for each order. They are merged with their buddies only when nothing longer is left to
+ * cut, each of them once: no operation takes more than one step for each order and each span that came back since, so
+ * the cost does not grow with what is live or free, and a span is refused only where no room for it is left in one
+ * piece. Reserved ranges are never handed out.
  *
  * @example
  * const iovas = new IovaAllocator({ granule: 4096, start: 0, end: 2 ** 48 - 1, reserved: [] })
@@ -20,15 +24,17 @@ export class IovaAllocator {
   declare readonly granule: number
   /** The longest span that there is room for at all: 2^`largestOrder` granules. */
   declare readonly largestOrder: number
+  /** Bytes of a span, by order. */
+  declare readonly lengths: Float64Array
   /** Spans that are handed out. */
   live = 0
+  /** Spans that were cut, merged or looked at for merging so far. */
+  steps = 0
 
   declare private readonly stacks: Float64Array[]
   declare private readonly depths: Int32Array
-  declare private readonly lengths: Float64Array
-  // [0] where the unused space begins, [1] the first address beyond the usable ones.
-  private readonly fresh = new Float64Array(2)
-  declare private readonly reserved: readonly { readonly start: number; readonly end: number }[]
+  // Spans whose buddies were looked for: none of them is free as a whole.
+  declare private readonly settled: FreeSpans
 
   constructor(space: {
     /** Bytes; a power of two. */
@@ -43,12 +49,20 @@ export class IovaAllocator {
     this.stacks = Array.from({ length: ORDERS }, () => new Float64Array(FIRST_STACK))
     this.depths = new Int32Array(ORDERS)
     this.lengths = Float64Array.from({ length: ORDERS }, (_, order) => granule * 2 ** order)
+    this.settled = new FreeSpans(granule, ORDERS)
+    const top = Math.floor((end + 1) / granule) * granule
     // Much code takes an address of 0 for none.
-    this.fresh[0] = Math.max(1, Math.ceil(start / granule)) * granule
-    this.fresh[1] = Math.floor((end + 1) / granule) * granule
-    this.reserved = [...reserved].sort((a, b) => a.start - b.start)
+    let bottom = Math.max(1, Math.ceil(start / granule)) * granule
+    const usable: (readonly [from: number, to: number])[] = []
+    for (const range of [...reserved].sort((a, b) => a.start - b.start)) {
+      usable.push([bottom, Math.min(top, Math.floor(range.start / granule) * granule)])
+      bottom = Math.max(bottom, Math.ceil((range.end + 1) / granule) * granule)
+    }
+    usable.push([bottom, top])
+    // From the top down, so that low addresses go out first.
+    for (const [from, to] of usable.reverse()) this.fill(from, to)
     let largest = ORDERS - 1
-    while (largest > 0 && this.place(largest) < 0) largest--
+    while (largest > 0 && this.depths[largest] === 0) largest--
     this.largestOrder = largest
   }
 
@@ -62,7 +76,7 @@ export class IovaAllocator {
       this.live++
       return true
     }
-    return this.takeFresh(order)
+    return order <= this.largestOrder && this.takeOther(order)
   }
 
   /** Gives a span back. The caller knows what it took. */
@@ -79,53 +93,76 @@ export class IovaAllocator {
     this.live--
   }
 
-  private takeFresh(order: number): boolean {
-    const { fresh } = this
-    const length = this.lengths[order]
-    const start = this.place(order)
-    if (start < 0) return false
-    // What alignment leaves behind is used for smaller spans as long as it lies outside the reserved ranges.
-    this.keepGap(start)
-    fresh[0] = start + length
-    this.taken[0] = start
+  private takeOther(order: number): boolean {
+    const { depths, lengths, settled, stacks, taken } = this
+    let from = this.atLeast(order)
+    if (from > this.largestOrder) {
+      this.merge(order)
+      from = this.atLeast(order)
+      if (from > this.largestOrder) return false
+    }
+    if (depths[from] > 0) taken[0] = stacks[from][--depths[from]]
+    else {
+      settled.pop(from)
+      taken[0] = settled.key[0]
+    }
+    // The lower half goes out, so that what is taken next follows it.
+    while (from > order) {
+      from--
+      this.steps++
+      settled.key[0] = taken[0] + lengths[from]
+      this.push(from)
+    }
     this.live++
     return true
   }
 
-  // The first place of its own alignment in the unused space that is clear of reserved ranges, or -1.
-  private place(order: number): number {
-    const { fresh, reserved } = this
-    const length = this.lengths[order]
-    let start = Math.ceil(fresh[0] / length) * length
-    for (let i = 0; i < reserved.length; i++) {
-      const { start: from, end } = reserved[i]
-      if (start + length > from && start <= end) start = Math.ceil((end + 1) / length) * length
-    }
-    // Written so that it is exact up to 2^53.
-    return start > fresh[1] - length ? -1 : start
+  // The lowest order from `order` on of which a span is free.
+  private atLeast(order: number): number {
+    const { depths, settled, largestOrder } = this
+    let from = order
+    while (from <= largestOrder && depths[from] === 0 && !settled.has(from)) from++
+    return from
   }
 
-  private keepGap(end: number): void {
-    const { fresh, reserved, lengths } = this
-    let at = fresh[0]
-    while (at < end) {
+  // Settles all spans below `order`, and merges those whose buddies are settled.
+  private merge(order: number): void {
+    const { depths, lengths, settled, stacks } = this
+    const { key } = settled
+    for (let i = 0; i < order; i++) {
+      const stack = stacks[i]
+      for (let depth = depths[i]; depth > 0; depth--) {
+        const at = stack[depth - 1]
+        const upper = at % lengths[i + 1] !== 0
+        this.steps++
+        key[0] = upper ? at - lengths[i] : at + lengths[i]
+        if (settled.remove(i)) {
+          if (!upper) key[0] = at
+          this.push(i + 1)
+        } else {
+          key[0] = at
+          settled.add(i)
+        }
+      }
+      depths[i] = 0
+    }
+  }
+
+  // The span at `settled.key` is free.
+  private push(order: number): void {
+    this.live++
+    this.give(this.settled.key, 0, order)
+  }
+
+  // Makes [from, to) free, in the longest spans that fit.
+  private fill(from: number, to: number): void {
+    const { lengths, settled } = this
+    for (let end = to; end > from; ) {
       let order = 0
-      while (at % lengths[order + 1] === 0 && at + lengths[order + 1] <= end) order++
-      fresh[0] = at
-      const clash = reserved.find(({ start, end: last }) => at + lengths[order] > start && at <= last)
-      if (clash !== undefined && clash.start <= at) {
-        at = Math.ceil((clash.end + 1) / this.granule) * this.granule
-        continue
-      }
-      // What lies before a reserved range goes in smaller pieces.
-      if (clash !== undefined) while (order > 0 && at + lengths[order] > clash.start) order--
-      if (clash !== undefined && at + lengths[order] > clash.start) {
-        at += lengths[0]
-        continue
-      }
-      this.live++
-      this.give(fresh, 0, order)
-      at += lengths[order]
+      while (order < ORDERS - 1 && end % lengths[order + 1] === 0 && end - lengths[order + 1] >= from) order++
+      end -= lengths[order]
+      settled.key[0] = end
+      this.push(order)
     }
   }
 }

@@ -3,6 +3,7 @@ import {
   type DmaBackend,
   type DmaProvider,
   type DmaScheme,
+  type DmaTraits,
   type FactKey,
   factKey,
   type IommuPlace,
@@ -13,17 +14,23 @@ import {
 } from '@guestdma/dma'
 import type { BusPort, GuestMemory, SpanAllocator } from '@guestdma/memory'
 import { FeatureSet, VIRTIO_F_ACCESS_PLATFORM } from '@guestdma/spec'
-import { MmioTransport } from '@guestdma/transport'
+import { MmioTransport, resetDevice } from '@guestdma/transport'
 import { IommuError } from './errors.ts'
 import { IommuBackend } from './iommu-backend.ts'
 import type { VirtioIommuDomain } from './virtio-domain.ts'
 import { VirtioIommu, type VirtioIommuOptions } from './virtio-iommu.ts'
 
-/** An IOMMU and its driver, shared by the devices behind it. */
+/**
+ * An IOMMU and its driver, shared by the devices behind it. A driver whose device failed is replaced when the next of
+ * them is attached; each comes back with its own reset.
+ */
 export class IommuUnit {
   private readonly options: () => VirtioIommuOptions
   private starting: Promise<VirtioIommu> | null = null
   private driver: VirtioIommu | null = null
+  // Its device failed; it still holds its memory.
+  private failed: { readonly driver: VirtioIommu; readonly options: VirtioIommuOptions } | null = null
+  private current: VirtioIommuOptions | null = null
   // Backends with deferred removals want a turn as well.
   private readonly turns = new Set<() => number>()
 
@@ -31,16 +38,41 @@ export class IommuUnit {
     this.options = options
   }
 
-  /** Brings the driver up, once. */
-  async start(): Promise<VirtioIommu> {
-    this.starting ??= VirtioIommu.start(this.options())
-    try {
-      this.driver = await this.starting
-    } catch (error) {
+  /**
+   * Brings the driver up, where it is not up or its device failed.
+   *
+   * @throws what `VirtioIommu.start` throws; DeviceStuckError. It may be tried again.
+   */
+  start(): Promise<VirtioIommu> {
+    if (this.driver?.restartDue === true && this.current !== null) {
+      this.failed = { driver: this.driver, options: this.current }
+      this.driver = null
       this.starting = null
-      throw error
     }
+    if (this.starting === null) {
+      const starting = this.bringUp()
+      this.starting = starting
+      starting.catch(() => {
+        if (this.starting === starting) this.starting = null
+      })
+    }
+    return this.starting
+  }
+
+  private async bringUp(): Promise<VirtioIommu> {
+    await this.retire()
+    this.current = this.options()
+    this.driver = await VirtioIommu.start(this.current)
     return this.driver
+  }
+
+  // Takes back what a driver holds whose device failed: not before the device has confirmed a reset.
+  private async retire(): Promise<void> {
+    const { failed } = this
+    if (failed === null) return
+    await resetDevice(failed.options.transport, failed.options.wait)
+    this.failed = null
+    await failed.driver.close()
   }
 
   /** Gives driver and backends a turn. */
@@ -56,6 +88,7 @@ export class IommuUnit {
   }
 
   async close(): Promise<void> {
+    await this.retire()
     await this.driver?.close()
   }
 }
@@ -75,6 +108,7 @@ export interface VirtioIommuSchemeOptions {
   readonly mode?: 'strict' | 'lazy'
   readonly subGranule?: 'share' | 'bounce'
   readonly lazy?: { readonly entries?: number; readonly ms?: number }
+  readonly enforcedBy?: DmaTraits['enforcedBy']
   /** The smallest unit that the IOMMU maps, a power of two from 1 to 65536. Default 4096. */
   readonly granule?: number
   /** The IOMMU lets everything pass until its driver starts. Default false. */
@@ -116,6 +150,7 @@ export function virtioIommuScheme(options: VirtioIommuSchemeOptions = {}): DmaSc
             mode,
             subGranule,
             ...(options.lazy === undefined ? {} : { lazy: options.lazy }),
+            ...(options.enforcedBy === undefined ? {} : { enforcedBy: options.enforcedBy }),
           }),
       )
       if (mode === 'lazy') {
@@ -172,7 +207,11 @@ export function orDetach<T>(domain: VirtioIommuDomain, make: () => T): T {
   try {
     return make()
   } catch (error) {
-    domain.dispose()
+    try {
+      domain.dispose()
+    } catch {
+      // The first error is the one to tell.
+    }
     throw error
   }
 }
@@ -210,8 +249,9 @@ function unitOptions(memory: GuestMemory, ram: SpanAllocator, place: IommuPlace)
     transport,
     memory,
     ram,
-    wait: { pump: () => place.pump() },
+    wait: { pump: () => place.pump(), ...(place.deadlineMs === undefined ? {} : { deadlineMs: place.deadlineMs }) },
     observer: (fault) => place.report(fault),
+    onBroken: (error) => place.failed?.(error),
     ...(place.ownPool === undefined ? {} : { dma: overPool(memory, ram, place.ownPool) }),
   }
 }

@@ -2,6 +2,7 @@ import {
   DMA_OK,
   type DmaScheme,
   type DmaStatus,
+  type DmaTraits,
   type FactKey,
   factKey,
   type PlatformBuilder,
@@ -15,12 +16,20 @@ import { IommuBackend } from './iommu-backend.ts'
 /** Guest RAM whose pages the guest shares with a device one by one. */
 export const sharedPagesFact: FactKey<SharedPages> = factKey<SharedPages>('shared pages')
 
+export interface SharedPagesOptions {
+  /** Default `shared-pages`. */
+  readonly id?: string
+  /** Who holds the device to the pages that are shared; see `IommuBackendOptions`. */
+  readonly enforcedBy?: DmaTraits['enforcedBy']
+}
+
 /**
  * The `shared-pages` scheme: guest RAM is private, and the guest shares the pages of each buffer while it is lent, as a
  * confidential guest does by changing the state of single pages. There is no translation, so what differs from an IOMMU
  * is the address and who enforces it; the device reaches whole pages.
  */
-export function sharedPagesScheme({ id = 'shared-pages' }: { readonly id?: string } = {}): DmaScheme {
+export function sharedPagesScheme(options: SharedPagesOptions = {}): DmaScheme {
+  const { id = 'shared-pages', enforcedBy = 'trusted-code' } = options
   return {
     id,
     provider: {
@@ -39,6 +48,7 @@ export function sharedPagesScheme({ id = 'shared-pages' }: { readonly id?: strin
           name: id,
           memory,
           ram,
+          enforcedBy,
           domain: new SharedPagesDomain(device, fact(sharedPagesFact) as SharedPages),
         }),
     },

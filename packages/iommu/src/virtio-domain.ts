@@ -23,8 +23,13 @@ export class VirtioIommuDomain implements IommuDomain {
   /** The driver's: what the endpoint can reach is not known any more. */
   broken = false
 
+  /** The driver's: a reset of the IOMMU took everything away. */
+  detached = false
+  /** Given up by its backend. The driver keeps what it could not detach. */
+  disposed = false
+
   declare private readonly iommu: VirtioIommu
-  private disposed = false
+  private readonly releases: (() => void)[] = []
 
   constructor(
     iommu: VirtioIommu,
@@ -47,6 +52,10 @@ export class VirtioIommuDomain implements IommuDomain {
     this.reserved = reserved
   }
 
+  get exclusive(): boolean {
+    return this.iommu.endpoints.size === 1
+  }
+
   map(access: number): void {
     this.iommu.queue(this, access)
   }
@@ -62,7 +71,10 @@ export class VirtioIommuDomain implements IommuDomain {
     return this.broken ? DMA_FAILED : failed
   }
 
-  /** Detaches the endpoint: all of its mappings go at once. Throws `IOMMU_STUCK` where the device does not answer. */
+  /**
+   * Detaches the endpoint: all of its mappings go at once. Throws `IOMMU_STUCK` where the device does not confirm it;
+   * they go when the IOMMU is reset or the endpoint is attached again.
+   */
   dispose(): void {
     if (this.disposed) return
     this.disposed = true
@@ -70,5 +82,14 @@ export class VirtioIommuDomain implements IommuDomain {
       throw new IommuError('IOMMU_STUCK', this.name, 'the IOMMU did not confirm that the endpoint was detached', {
         endpoint: this.endpoint,
       })
+  }
+
+  whenGone(release: () => void): void {
+    this.releases.push(release)
+  }
+
+  /** The driver's: the endpoint cannot reach anything of this domain any more. */
+  wentAway(): void {
+    for (const release of this.releases.splice(0)) release()
   }
 }

@@ -41,6 +41,8 @@ import {
   IOMMU_REQUEST_QUEUE,
   IOMMU_TAIL_BYTES,
   IOMMU_UNMAP_BYTES,
+  STATUS_DEVICE_NEEDS_RESET,
+  STATUS_DRIVER_OK,
   VIRTIO_F_IN_ORDER,
   VIRTIO_IOMMU_F_BYPASS_CONFIG,
   VIRTIO_IOMMU_F_DOMAIN_RANGE,
@@ -60,8 +62,9 @@ import {
   VIRTIO_IOMMU_T_PROBE,
   VIRTIO_IOMMU_T_UNMAP,
 } from '@guestdma/spec'
-import { DEFAULT_DEADLINE_MS, negotiate, type VirtioTransport, type Wait } from '@guestdma/transport'
+import { negotiate, type VirtioTransport, type Wait } from '@guestdma/transport'
 import { type CellArea, QueueTooSmallError, SEGMENT_DEVICE, type Virtqueue } from '@guestdma/virtqueue'
+import { Deadline } from './deadline.ts'
 import { REQUEST_GUEST, REQUEST_IOVA, REQUEST_LENGTH } from './domain.ts'
 import { describeRequestStatus, IommuError } from './errors.ts'
 import { address, parseProperties, type ReservedRange } from './probe.ts'
@@ -88,6 +91,8 @@ const UNMAP_SHARE = 0.25
 // Words from one cell to the next.
 const CELL_WORDS = 10
 const TAIL_WORDS = 2
+/** The device status is read once in so many polls, and rounds of a wait: it is a register access. */
+const STATUS_TURNS = 64
 /** No status of the specification: what a status byte is before the device writes it. */
 const UNWRITTEN = 0xff
 /** Granules above this would make single mappings too large for the backend's arithmetic. */
@@ -124,6 +129,12 @@ export interface VirtioIommuOptions {
   }
   /** Told of faults that the device reports. It may throw: that surfaces in a microtask. */
   readonly observer?: (fault: IommuFault) => void
+  /**
+   * Told once when the IOMMU broke the rules, stopped answering or lost its driver: see {@link VirtioIommu.broken}. And
+   * once, with `IOMMU_EVENTS`, when its event queue broke: then only fault reports end. It may throw: that surfaces in a
+   * microtask.
+   */
+  readonly onBroken?: (error: IommuError) => void
 }
 
 /** Running totals of a virtio-iommu driver. */
@@ -146,6 +157,9 @@ export interface VirtioIommuCounters {
  * The driver of a virtio-iommu: virtio 1.4 §5.13. Requests of all domains go through one queue, in order and batched:
  * {@link VirtioIommuDomain.commit} notifies the device once and waits through the platform's pump.
  *
+ * An IOMMU that fails is reset at once, which detaches all endpoints. What comes after is a new driver:
+ * {@link IommuUnit} starts it when the next endpoint is attached.
+ *
  * @example
  * const iommu = await VirtioIommu.start({ transport, memory, ram, wait })
  * const domain = iommu.attach(8, 'net0')
@@ -167,7 +181,9 @@ export class VirtioIommu {
   }
 
   declare private readonly wait: Wait
+  declare private readonly deadline: Deadline
   declare private readonly observer: ((fault: IommuFault) => void) | undefined
+  declare private readonly onBroken: ((error: IommuError) => void) | undefined
   declare private readonly domainStart: number
   declare private readonly domainEnd: number
   declare private readonly probeSize: number
@@ -188,26 +204,36 @@ export class VirtioIommu {
   declare private readonly owner: Int32Array
   private readonly domains: (VirtioIommuDomain | undefined)[] = []
   private readonly names = new Map<number, string>()
-  private controlStatus = UNWRITTEN
   private controlWritten = 0
-  private stuck = false
+  private cause: IommuError | null = null
+  private eventsEnded = false
   private closed = false
   private wasReset = false
   private polling = false
+  private turns = 0
 
   private constructor(session: DeviceSession, options: VirtioIommuOptions) {
-    const { transport, wait, observer } = options
+    const { transport, wait, observer, onBroken } = options
     this.name = transport.name
     this.session = session
     this.wait = wait
+    this.deadline = new Deadline(wait)
     this.observer = observer
+    this.onBroken = onBroken
     const { features } = session
     const has = (bit: number): boolean => features.has(bit)
     if (!has(VIRTIO_IOMMU_F_MAP_UNMAP))
       throw new IommuError('IOMMU_MODE', this.name, 'the device does not offer MAP_UNMAP (2), the only mode there is')
     const config = transport.readConfig((reader) => {
-      const bytes = new DataView(new ArrayBuffer(IOMMU_CONFIG_BYPASS + 4))
-      for (let at = 0; at < IOMMU_CONFIG_BYPASS; at += 4) bytes.setUint32(at, reader.read32(at), true)
+      const bytes = new DataView(new ArrayBuffer(IOMMU_CONFIG_BYPASS))
+      const fetch = (from: number, to: number): void => {
+        for (let at = from; at < to; at += 4) bytes.setUint32(at, reader.read32(at), true)
+      }
+      // The other fields exist with their features only (§5.13.4), and the space may end before them.
+      fetch(IOMMU_CONFIG_PAGE_SIZE_MASK, IOMMU_CONFIG_PAGE_SIZE_MASK + 8)
+      if (has(VIRTIO_IOMMU_F_INPUT_RANGE)) fetch(IOMMU_CONFIG_INPUT_START, IOMMU_CONFIG_INPUT_END + 8)
+      if (has(VIRTIO_IOMMU_F_DOMAIN_RANGE)) fetch(IOMMU_CONFIG_DOMAIN_START, IOMMU_CONFIG_DOMAIN_END + 4)
+      if (has(VIRTIO_IOMMU_F_PROBE)) fetch(IOMMU_CONFIG_PROBE_SIZE, IOMMU_CONFIG_PROBE_SIZE + 4)
       return bytes
     })
     const low = config.getUint32(IOMMU_CONFIG_PAGE_SIZE_MASK, true)
@@ -277,7 +303,6 @@ export class VirtioIommu {
     this.unmapIds = this.prepare(unmaps, VIRTIO_IOMMU_T_UNMAP, UNMAP_BYTES)
     const control = IOMMU_PROBE_BYTES + this.probeSize + IOMMU_TAIL_BYTES
     this.control = session.backend.alloc(control, 8, BIDIRECTIONAL, 'ring')
-    session.onRelease(() => session.backend.free(this.control))
     session.start()
     this.postEvents()
   }
@@ -289,6 +314,14 @@ export class VirtioIommu {
    */
   static async start(options: VirtioIommuOptions): Promise<VirtioIommu> {
     const { transport, memory, ram, wait } = options
+    const { deadlineMs = 0 } = wait
+    if (!(deadlineMs >= 0 && deadlineMs < Infinity))
+      throw new IommuError(
+        'IOMMU_DEADLINE',
+        transport.name,
+        `deadlineMs ${deadlineMs} must be a finite number of milliseconds from 0 on`,
+        { deadlineMs },
+      )
     if (transport.deviceId !== DEVICE_ID_IOMMU)
       throw new IommuError('IOMMU_MODE', transport.name, `device type ${transport.deviceId} is not an IOMMU (23)`, {
         deviceId: transport.deviceId,
@@ -303,6 +336,19 @@ export class VirtioIommu {
       await session.close().catch(() => {})
       throw error
     }
+  }
+
+  /**
+   * Why nothing can be mapped or attached any more: the device did not answer in time, broke the rules, set
+   * DEVICE_NEEDS_RESET or was reset by somebody else. Null while all is well.
+   */
+  get broken(): IommuError | null {
+    return this.cause
+  }
+
+  /** Is a new driver to be started before the next endpoint is attached? */
+  get restartDue(): boolean {
+    return this.cause !== null || (this.eventsEnded && this.names.size === 0)
   }
 
   /** The endpoints that are attached, by number, with the names they were given. */
@@ -333,6 +379,8 @@ export class VirtioIommu {
         domain: id,
         status,
       })
+    // To attach it to another domain is to detach it from the one before: §5.13.6.3.2.
+    for (const other of this.domains) if (other?.endpoint === endpoint) this.forget(other)
     const domain = new VirtioIommuDomain(this, index, id, endpoint, name, reserved)
     this.domains[index] = domain
     this.names.set(endpoint, name)
@@ -342,8 +390,9 @@ export class VirtioIommu {
   /** Reads fault reports. Returns how many there were. For whoever owns the loop. */
   poll(): number {
     // An observer may poll, or whatever leads there.
-    if (this.closed || this.polling) return 0
+    if (this.closed || this.polling || this.cause !== null) return 0
     this.polling = true
+    if (++this.turns % STATUS_TURNS === 0) this.checkStatus()
     try {
       return this.readReports()
     } finally {
@@ -354,7 +403,10 @@ export class VirtioIommu {
   private readReports(): number {
     const { events, reports, counters } = this
     const count = events.reap(EVENT_ENTRIES)
-    if (count === 0) return 0
+    if (count === 0) {
+      if (events.broken !== null && !this.eventsEnded) this.endReports(events.broken.message)
+      return 0
+    }
     const { region, offset } = reports.memory
     region.refresh()
     for (let i = 0; i < count; i++) {
@@ -371,7 +423,7 @@ export class VirtioIommu {
   async close(): Promise<void> {
     this.closed = true
     await this.session.close()
-    this.wasReset = true
+    this.noticeReset()
   }
 
   /** For a domain: queues a mapping or a removal. */
@@ -382,7 +434,7 @@ export class VirtioIommu {
       this.counters.full++
       this.settle()
     }
-    if (this.stuck || this.closed) {
+    if (this.cause !== null || this.closed) {
       domain.failed = DMA_FAILED
       domain.broken = true
       return
@@ -420,9 +472,9 @@ export class VirtioIommu {
   /** For a domain: sends what is queued and waits for all of it. */
   settle(): void {
     const { requests } = this
-    if (this.stuck) return
+    if (this.cause !== null) return
     if (requests.publish() !== OK || requests.broken !== null) {
-      this.giveUp()
+      this.giveUp(requests.broken?.message ?? 'its requests could not be published')
       return
     }
     this.counters.maps += this.mapsQueued
@@ -438,34 +490,46 @@ export class VirtioIommu {
 
   // The device did not answer before the doorbell returned.
   private collectInTime(): void {
-    const { requests } = this
-    const now = (): number => this.wait.now?.() ?? performance.now()
-    const deadline = now() + (this.wait.deadlineMs ?? DEFAULT_DEADLINE_MS)
-    while (requests.outstanding > 0) {
-      this.wait.pump()
+    const { deadline, requests, wait } = this
+    deadline.begin()
+    for (let round = 1; requests.outstanding > 0 && this.cause === null; round++) {
+      wait.pump()
       this.collect()
-      if (requests.broken !== null || (requests.outstanding > 0 && now() >= deadline)) {
-        this.giveUp()
-        return
+      if (requests.broken !== null) this.giveUp(requests.broken.message)
+      else if (requests.outstanding > 0) {
+        if (round % STATUS_TURNS === 0) this.checkStatus()
+        if (deadline.passed()) this.giveUp(`it did not answer within ${deadline.ms} ms`)
       }
     }
   }
 
   /** For a domain: detaches its endpoint. Returns whether the device said that it did. */
   release(domain: VirtioIommuDomain): boolean {
-    // A reset has detached everything.
-    if (!this.wasReset) {
+    if (this.cause === null && !this.wasReset) {
       this.refuseClosed()
       this.settle()
       const view = this.controlView()
       view.setUint32(IOMMU_DETACH_DOMAIN, domain.id, true)
       view.setUint32(IOMMU_DETACH_ENDPOINT, domain.endpoint, true)
-      if (this.ask(VIRTIO_IOMMU_T_DETACH, IOMMU_DETACH_BYTES, 0) !== STATUS_OK) return false
+      const status = this.send(VIRTIO_IOMMU_T_DETACH, IOMMU_DETACH_BYTES, 0)
+      if (status !== STATUS_OK && this.cause === null) return false
+    }
+    // A reset has detached everything; one that was asked for may be finished by now.
+    try {
+      if (this.cause !== null && !this.wasReset && !this.confirmReset()) return false
+    } catch {
+      return false
     }
     // Not before: an endpoint that is still attached must not meet its domain again under another one's name.
+    this.forget(domain)
+    return true
+  }
+
+  private forget(domain: VirtioIommuDomain): void {
+    if (this.domains[domain.index] !== domain) return
     this.domains[domain.index] = undefined
     this.names.delete(domain.endpoint)
-    return true
+    domain.wentAway()
   }
 
   private prepare(count: number, type: number, bytes: number): Uint16Array {
@@ -484,7 +548,21 @@ export class VirtioIommu {
   }
 
   private refuseClosed(): void {
+    if (this.cause !== null) throw this.cause
     if (this.closed) throw new IommuError('IOMMU_CLOSED', this.name, 'the driver was closed; start it again')
+  }
+
+  // A device that set DEVICE_NEEDS_RESET, or lost its driver in a reset by somebody else, answers no requests.
+  private checkStatus(): void {
+    let status: number
+    try {
+      status = this.session.transport.readStatus()
+    } catch (error) {
+      this.giveUp(`it cannot be reached: ${(error as Error).message}`)
+      return
+    }
+    if ((status & STATUS_DEVICE_NEEDS_RESET) !== 0) this.giveUp('it set DEVICE_NEEDS_RESET')
+    else if ((status & STATUS_DRIVER_OK) === 0) this.giveUp('it was reset by somebody else')
   }
 
   private collect(): void {
@@ -519,10 +597,42 @@ export class VirtioIommu {
       domain.failed = (belongs & 1) === 1 && status === VIRTIO_IOMMU_S_NOMEM ? DMA_EXHAUSTED : DMA_FAILED
   }
 
-  // No answer: nothing is known of any domain from here on.
-  private giveUp(): void {
-    this.stuck = true
+  // Nothing is known of any domain from here on, so the device is reset: that detaches all endpoints (§5.13.5).
+  private giveUp(why: string): void {
+    if (this.cause !== null) return
+    const message = `the IOMMU failed: ${why}; nothing behind it reaches memory until it is reset itself`
+    this.cause = new IommuError('IOMMU_STUCK', this.name, message, { waitedMs: this.deadline.ms })
     for (const domain of this.domains) if (domain !== undefined) domain.broken = true
+    try {
+      this.session.transport.writeStatus(0)
+      this.deadline.begin()
+      while (!this.confirmReset() && !this.deadline.passed()) this.wait.pump()
+    } catch {
+      // It cannot be reached; whoever starts it again is told.
+    }
+    if (this.onBroken !== undefined) observe(this.onBroken, this.cause)
+  }
+
+  private confirmReset(): boolean {
+    if (this.session.transport.readStatus() === 0) this.noticeReset()
+    return this.wasReset
+  }
+
+  // Everything is out of reach, what was given up without a DETACH that worked too.
+  private noticeReset(): void {
+    this.wasReset = true
+    for (const domain of this.domains) {
+      if (domain === undefined) continue
+      domain.broken = domain.detached = true
+      if (domain.disposed) this.forget(domain)
+    }
+  }
+
+  private endReports(why: string): void {
+    this.eventsEnded = true
+    if (this.onBroken === undefined) return
+    const message = `no more faults will be reported: ${why}; reset all devices behind the IOMMU to have reports again`
+    observe(this.onBroken, new IommuError('IOMMU_EVENTS', this.name, message))
   }
 
   private controlView(): DataView {
@@ -532,8 +642,15 @@ export class VirtioIommu {
     return new DataView(region.view.buffer, region.view.byteOffset + offset, length)
   }
 
-  // Sends the request in the control region, with `extra` writable bytes before the tail. Returns its status.
   private ask(type: number, readable: number, extra: number): number {
+    const status = this.send(type, readable, extra)
+    if (this.cause !== null) throw this.cause
+    return status
+  }
+
+  // Sends the request in the control region, with `extra` writable bytes before the tail. Returns its status, or
+  // `UNWRITTEN` where there is none.
+  private send(type: number, readable: number, extra: number): number {
     const { control, requests } = this
     const { region, offset, device } = control
     region.u8[offset] = type
@@ -552,13 +669,8 @@ export class VirtioIommu {
       this.owner[id] = -1
       this.settle()
     }
-    if (id < 0 || this.stuck)
-      throw new IommuError('IOMMU_STUCK', this.name, 'the device does not answer requests any more', {
-        waitedMs: this.wait.deadlineMs ?? DEFAULT_DEADLINE_MS,
-      })
     region.refresh()
-    this.controlStatus = this.controlWritten === 0 ? UNWRITTEN : region.u8[tail]
-    return this.controlStatus
+    return this.controlWritten === 0 ? UNWRITTEN : region.u8[tail]
   }
 
   private probe(endpoint: number, name: string): ReservedRange[] {

@@ -57,6 +57,8 @@ export interface HandOptions {
   readonly domains?: readonly [number, number]
   readonly probeSize?: number
   readonly bypass?: number
+  /** Bytes of the configuration space; beyond them an access throws. */
+  readonly configBytes?: number
 }
 
 const fresh = (): QueueRegisters => ({ size: 0, ready: 0, descriptor: 0, driver: 0, device: 0, taken: 0, used: 0 })
@@ -64,7 +66,7 @@ const fresh = (): QueueRegisters => ({ size: 0, ready: 0, descriptor: 0, driver:
 export const ALL_FEATURES = [F.INPUT_RANGE, F.DOMAIN_RANGE, F.MAP_UNMAP, F.PROBE, F.BYPASS_CONFIG]
 
 export class HandIommu implements RegisterBus {
-  readonly config = new DataView(new ArrayBuffer(40))
+  readonly config: DataView
   readonly offered: FeatureSet
   readonly queueMax: readonly number[]
   queues = [fresh(), fresh()]
@@ -98,13 +100,15 @@ export class HandIommu implements RegisterBus {
     this.deviceId = options.deviceId ?? 23
     this.offered = FeatureSet.of(32, ...(options.features ?? ALL_FEATURES))
     this.queueMax = options.queueMax ?? [512, 64]
-    this.config.setBigUint64(0, pageSizeMask, true)
-    this.config.setBigUint64(8, input[0], true)
-    this.config.setBigUint64(16, input[1], true)
-    this.config.setUint32(24, domains[0], true)
-    this.config.setUint32(28, domains[1], true)
-    this.config.setUint32(32, options.probeSize ?? 512, true)
-    this.config.setUint8(36, options.bypass ?? 1)
+    const config = new DataView(new ArrayBuffer(40))
+    config.setBigUint64(0, pageSizeMask, true)
+    config.setBigUint64(8, input[0], true)
+    config.setBigUint64(16, input[1], true)
+    config.setUint32(24, domains[0], true)
+    config.setUint32(28, domains[1], true)
+    config.setUint32(32, options.probeSize ?? 512, true)
+    config.setUint8(36, options.bypass ?? 1)
+    this.config = new DataView(config.buffer, 0, options.configBytes ?? 40)
   }
 
   get accepted(): FeatureSet {
@@ -231,7 +235,10 @@ export class HandIommu implements RegisterBus {
     const address = (at: number): number => Number(view.getBigUint64(at, true))
     const maps = this.mapped.get(domain)
     if (type === T.ATTACH) {
+      const before = this.attached.get(view.getUint32(8, true))
       this.attached.set(view.getUint32(8, true), domain)
+      // It leaves the domain that it was in, as by DETACH.
+      if (before !== undefined && ![...this.attached.values()].includes(before)) this.mapped.delete(before)
       if (maps === undefined) this.mapped.set(domain, [])
     } else if (type === T.DETACH) {
       this.attached.delete(view.getUint32(8, true))

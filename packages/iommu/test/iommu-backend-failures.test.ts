@@ -184,7 +184,35 @@ describe.each(COMBINATIONS)('removals that are refused: granule $granule, $mode,
     expect([r.ram.live, r.ram.available]).toEqual([0, LENDABLE])
   })
 
-  test('a domain that cannot be given up keeps its memory', () => {
+  test('a domain that was cut off: maps fail, removals are done, and memory is given back', () => {
+    const r = rig({ space: { granule }, mode, subGranule, lazy })
+    const m = table(ROWS)
+    const region = r.backend.alloc(granule, 8, 3, 'ring')
+    lendAll(r, m, granule)
+    expect(r.backend.commitMaps()).toBe(DMA_OK)
+    Object.assign(r.domain, { broken: true, detached: true })
+    expect(undoAll(r, m)).toBe(DMA_OK)
+    lend(r, m, 0, 0, granule)
+    expect(r.backend.commitMaps()).toBe(DMA_FAILED)
+    r.backend.unmap(m, 0, 0)
+    expect(r.backend.commitUnmaps()).toBe(DMA_OK)
+    r.backend.free(region)
+    expect(r.backend.counters.allocatedBytes).toBe(0)
+    expect(code(() => r.backend.alloc(granule, 8, 3, 'ring'))).toBe('DMA_ALLOC')
+  })
+
+  test('polling a broken domain is no work done', () => {
+    const r = rig({ space: { granule }, mode, subGranule, lazy: { entries: 100, ms: 1 } })
+    const m = table(1)
+    lend(r, m, 0, 0, granule)
+    r.backend.commitMaps()
+    r.backend.unmap(m, 0, 0)
+    r.domain.broken = true
+    r.clock.now = 100
+    expect([r.backend.poll(), r.backend.poll()]).toEqual([0, 0])
+  })
+
+  test('a domain that cannot be given up keeps its memory, until the platform cut it off and dispose is called again', () => {
     const r = rig({ space: { granule }, mode, subGranule })
     r.backend.alloc(granule, 8, 3, 'ring')
     const { live } = r.ram
@@ -193,5 +221,8 @@ describe.each(COMBINATIONS)('removals that are refused: granule $granule, $mode,
     }
     expect(() => r.backend.dispose()).toThrow('no answer')
     expect(r.ram.live).toBe(live)
+    r.domain.dispose = () => {}
+    r.backend.dispose()
+    expect([r.ram.live, r.ram.available]).toEqual([0, LENDABLE])
   })
 })

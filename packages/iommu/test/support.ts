@@ -37,6 +37,9 @@ export interface Space {
   readonly inputStart?: number
   readonly inputEnd?: number
   readonly reserved?: readonly { readonly start: number; readonly end: number }[]
+  readonly gaps?: boolean
+  readonly ringsReadWrite?: boolean
+  readonly exclusive?: boolean
 }
 
 const overlaps = (a: { iova: number; length: number }, b: { iova: number; length: number }): boolean =>
@@ -53,6 +56,9 @@ export class ModelDomain implements IommuDomain {
   readonly inputStart: number
   readonly inputEnd: number
   readonly reserved: readonly { readonly start: number; readonly end: number }[]
+  readonly gaps: boolean
+  readonly ringsReadWrite: boolean
+  readonly exclusive: boolean
   readonly request = new Float64Array(3)
 
   mapped: Mapping[] = []
@@ -75,6 +81,9 @@ export class ModelDomain implements IommuDomain {
     this.inputStart = space.inputStart ?? 0
     this.inputEnd = space.inputEnd ?? 2 ** 48 - 1
     this.reserved = space.reserved ?? []
+    this.gaps = space.gaps ?? false
+    this.ringsReadWrite = space.ringsReadWrite ?? false
+    this.exclusive = space.exclusive ?? false
   }
 
   map(access: number): void {
@@ -91,6 +100,9 @@ export class ModelDomain implements IommuDomain {
     // Not even over what a queued removal covers: until that is committed the device still has the old mapping.
     if (!this.identity && [...this.mapped, ...this.queued.filter(isMap)].some((other) => overlaps(mapping, other)))
       this.violations.push(`a mapping over what is not known to be removed: ${mapping.iova} + ${mapping.length}`)
+    const [before, after] = [mapping.iova, mapping.iova + mapping.length]
+    if (this.gaps && this.mapped.some(({ iova, length }) => iova === after || iova + length === before))
+      this.violations.push(`neighbours: ${mapping.iova} + ${mapping.length}`)
     // Slots and allocations belong to one mapping, and until its removal is committed to the device.
     if (mapping.guest >= BASE + LENDABLE && [...this.mapped, ...this.queued.filter(isMap)].some(sharesRam(mapping)))
       this.violations.push(`memory of the backend's own mapped twice: ${mapping.guest} + ${mapping.length}`)
@@ -103,6 +115,8 @@ export class ModelDomain implements IommuDomain {
     for (const { iova, length } of [...this.mapped, ...this.queued.filter(isMap)])
       if (overlaps(span, { iova, length }) && (iova < span.iova || iova + length > end))
         this.violations.push(`a removal of ${span.iova} + ${span.length} splits ${iova} + ${length}`)
+    if (this.gaps && this.mapped.some(({ iova }) => iova === end))
+      this.violations.push(`a removal of ${span.iova} + ${span.length} up to its neighbour`)
     this.queued.push({ kind: 'unmap', ...span })
   }
 

@@ -1,6 +1,6 @@
 import { DMA_EXHAUSTED, DMA_FAILED, DMA_OK } from '@guestdma/dma'
 import { describe, expect, test } from 'vitest'
-import { describeRequestStatus, VirtioIommu } from '../src/index.ts'
+import { describeRequestStatus, IommuBackend, VirtioIommu } from '../src/index.ts'
 import { type Answer, type HandRequest, S, T } from './hand-iommu.ts'
 import { attached, BASE, BYTES, DEADLINE, driverRig, failure, map, started, unmap } from './iommu-rig.ts'
 
@@ -130,6 +130,25 @@ describe('requests that are refused', () => {
     device.misbehave = () => undefined
     expect(iommu.attach(9, 'blk0').id).not.toBe(domain.id)
   })
+
+  test('a refused DETACH: the backend gives its memory back when the endpoint is attached again (§5.13.6.3.2)', async () => {
+    const rig = await started()
+    const { device, iommu, memory, ram } = rig
+    const { available } = ram
+    for (let round = 0; round < 5; round++) {
+      device.misbehave = () => undefined
+      const domain = iommu.attach(8, 'net0')
+      // What an earlier round could not give back is there again, and its domain too.
+      expect([ram.available, domain.id]).toEqual([available, round % 2])
+      const backend = new IommuBackend({ name: 'net0', memory, ram, domain })
+      backend.alloc(PAGE, 8, 3, 'ring')
+      device.misbehave = answers(T.DETACH, { status: S.DEVERR })
+      expect(await failure(() => backend.dispose())).toBe('IOMMU_STUCK')
+      expect(ram.available).toBeLessThan(available)
+    }
+    await iommu.close()
+    expect(ram.available).toBe(BYTES)
+  })
 })
 
 describe('a device that does not answer', () => {
@@ -149,14 +168,33 @@ describe('a device that does not answer', () => {
     expect([other.commit(), clock.pumps]).toEqual([DMA_FAILED, pumps])
   })
 
-  test('attach and dispose throw IOMMU_STUCK', async () => {
+  test('attach throws IOMMU_STUCK; the reset that follows detaches what is attached', async () => {
     const { device, domain, iommu, clock } = await attached()
     device.silent = true
     const { now } = clock
-    expect(await failure(() => domain.dispose())).toBe('IOMMU_STUCK')
     expect(await failure(() => iommu.attach(9, 'blk0'))).toBe('IOMMU_STUCK')
+    expect(await failure(() => domain.dispose())).toBe('nothing was thrown')
     expect(clock.now - now).toBeLessThanOrEqual(DEADLINE)
-    expect(iommu.endpoints.has(9)).toBe(false)
+    expect([iommu.endpoints.size, device.status, device.attached.size]).toEqual([0, 0, 0])
+  })
+
+  test('where it is not reset either, dispose throws IOMMU_STUCK until it is', async () => {
+    for (const waiting of ['commit', 'dispose'] as const) {
+      const { device, domain, iommu, clock } = await attached()
+      let gone = 0
+      domain.whenGone(() => gone++)
+      device.silent = device.stuckReset = true
+      const { now } = clock
+      map(domain, PAGE, BASE, PAGE)
+      if (waiting === 'commit') expect(domain.commit()).toBe(DMA_FAILED)
+      expect(await failure(() => domain.dispose())).toBe('IOMMU_STUCK')
+      // Once for the answer, once for the reset.
+      expect(clock.now - now).toBeLessThanOrEqual(2 * DEADLINE)
+      expect([iommu.endpoints.size, gone]).toEqual([1, 0])
+      device.stuckReset = false
+      await iommu.close()
+      expect([iommu.endpoints.size, gone]).toEqual([0, 1])
+    }
   })
 
   test('one lost answer among many is as bad, also where the queue is full', async () => {
@@ -229,8 +267,10 @@ describe('used rings', () => {
     const { pumps } = clock
     map(domain, PAGE, BASE, PAGE)
     expect([domain.commit(), other.commit(), clock.pumps - pumps]).toEqual([DMA_FAILED, DMA_FAILED, 1])
-    expect(await failure(() => domain.dispose())).toBe('IOMMU_STUCK')
     expect(await failure(() => iommu.attach(10, 'net1'))).toBe('IOMMU_STUCK')
+    // It was reset, so nothing is attached.
+    expect(await failure(() => domain.dispose())).toBe('nothing was thrown')
+    expect([device.status, iommu.broken?.code]).toEqual([0, 'IOMMU_STUCK'])
   })
 
   test('the same id twice breaks the queue', async () => {

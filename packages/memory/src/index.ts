@@ -15,6 +15,7 @@ export {
   type GuestAddress,
   guestAddress,
 } from './address.ts'
+export { attempt } from './attempt.ts'
 export { clear, copy } from './copy.ts'
 export { type ErrorRecord, GuestDmaError, hex, MemoryError } from './errors.ts'
 export { FAULTS_KEPT, FaultLog, observe } from './fault-log.ts'

@@ -14,19 +14,39 @@ interface Span {
  */
 export class SpanAllocator {
   readonly name: string
+  private readonly base: GuestAddress
+  private readonly length: number
   private readonly free: Span[] = []
   private readonly taken = new Map<number, number>()
+  private parent: SpanAllocator | null = null
 
   /** Manages [base, base + length). */
   constructor(base: GuestAddress, length: number, name = 'guest RAM') {
     checkSpan(base, length, name)
     this.name = name
+    this.base = base
+    this.length = length
     this.free.push({ base, length })
+  }
+
+  /**
+   * An allocator over the same spans that keeps an account of its own: `live` and `allocated` count what was handed out
+   * through it, and it takes back nothing else.
+   */
+  account(): SpanAllocator {
+    const account = new SpanAllocator(this.base, this.length, this.name)
+    account.parent = this
+    return account
   }
 
   /** Bytes that are not handed out. */
   get available(): number {
-    return this.free.reduce((sum, span) => sum + span.length, 0)
+    return this.parent?.available ?? this.free.reduce((sum, span) => sum + span.length, 0)
+  }
+
+  /** Bytes that are handed out. */
+  get allocated(): number {
+    return [...this.taken.values()].reduce((sum, length) => sum + length, 0)
   }
 
   /** Spans that are handed out. */
@@ -36,6 +56,11 @@ export class SpanAllocator {
 
   /** A span of `length` bytes whose base is a multiple of `align` (a power of two). */
   allocate(length: number, align = 8): GuestAddress {
+    if (this.parent !== null) {
+      const base = this.parent.allocate(length, align)
+      this.taken.set(base, length)
+      return base
+    }
     if (!Number.isInteger(length) || length < 1)
       throw new MemoryError('MEMORY_LENGTH', this.name, `cannot allocate ${length} bytes`, { length })
     if (!Number.isInteger(align) || align < 1 || align > 2 ** 30 || (align & (align - 1)) !== 0) {
@@ -71,6 +96,10 @@ export class SpanAllocator {
     if (length === undefined)
       throw new MemoryError('MEMORY_FREE', this.name, `${hex(base)} was not handed out`, { base })
     this.taken.delete(base)
+    if (this.parent !== null) {
+      this.parent.release(base)
+      return
+    }
     const after = this.free.findIndex((span) => span.base > base)
     const at = after === -1 ? this.free.length : after
     this.free.splice(at, 0, { base, length })

@@ -31,6 +31,23 @@ describe('spans of guest addresses', () => {
     expect(odd.allocate(8, 2)).toBe(2 ** 33 + 6)
   })
 
+  test('an account takes spans of the allocator and gives back its own only', () => {
+    const ram = new SpanAllocator(guestAddress(BASE), 4096)
+    const [one, two] = [ram.account(), ram.account()]
+    const spans = [one.allocate(100), two.allocate(50), ram.allocate(8)]
+    expect(new Set(spans).size).toBe(3)
+    expect([one, two, ram].map(({ live, allocated }) => [live, allocated])).toEqual([
+      [1, 100],
+      [1, 50],
+      [3, 158],
+    ])
+    expect([one.available, ram.available]).toEqual([4096 - 158, 4096 - 158])
+    expect(code(() => one.release(spans[1]))).toBe('MEMORY_FREE')
+    expect(code(() => two.allocate(4096))).toBe('MEMORY_EXHAUSTED')
+    one.release(spans[0])
+    expect([one.allocated, ram.allocated]).toEqual([0, 58])
+  })
+
   test('what cannot be had is refused with the reason', () => {
     const ram = new SpanAllocator(guestAddress(BASE), 64)
     expect(code(() => ram.allocate(65))).toBe('MEMORY_EXHAUSTED')

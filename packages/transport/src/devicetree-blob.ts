@@ -2,11 +2,13 @@ import { ADDRESS_HIGH_LIMIT, ADDRESS_LIMIT, hex } from '@guestdma/memory'
 import { type AddressSpan, Devicetree, DevicetreeNode } from './devicetree.ts'
 import { TransportError } from './errors.ts'
 
-/** Bytes of a header of version 17 (Devicetree Specification v0.4 §5.2). */
+/** Bytes of a header of version 17 (Devicetree Specification v0.4 §5.2). No blob is shorter. */
 const HEADER_BYTES = 40
 const MAGIC = 0xd00dfeed
-/** The only version that the specification still describes; later ones say themselves whether it may read them. */
+/** The version that the specification describes; later ones say themselves whether it may read them. */
 const VERSION = 17
+/** Its header ends before the size of the structure block; nothing else differs. Old firmware still writes it. */
+const VERSION_WITHOUT_SIZE = 16
 
 // Byte offsets of the header's fields.
 const TOTAL_SIZE = 4
@@ -38,20 +40,20 @@ const PART = 'devicetree'
 
 /**
  * Reads a flattened devicetree (Devicetree Specification v0.4 chapter 5), which may come from an untrusted side: it is
- * copied first, and read in a time that is linear in its length. Bytes behind `totalsize` are ignored.
+ * copied first, and read in a time that is linear in its length. Bytes behind `totalsize` are ignored. Versions 16 and
+ * 17 are read, and later ones that say that they are compatible with 17.
  *
  * @throws TransportError with `offset`, in bytes from the start of the blob, in `details`: `TRANSPORT_FDT_MAGIC`;
  * `TRANSPORT_FDT_VERSION`; `TRANSPORT_FDT_TRUNCATED`, something runs beyond its end; `TRANSPORT_FDT_OFFSET`, a block
  * lies outside the blob or is misaligned; `TRANSPORT_FDT_STRUCTURE`, a token where it may not be; `TRANSPORT_FDT_NAME`,
- * a name that is none or occurs twice; `TRANSPORT_FDT_DEPTH`; `TRANSPORT_FDT_ADDRESS`, a reservation that does not end
- * at or below 2^53. With `node` and `property` instead: `TRANSPORT_FDT_PHANDLE`, no phandle or one that another node
- * has; `TRANSPORT_FDT_PROPERTY`, a phandle's format.
+ * a name that is none or occurs twice; `TRANSPORT_FDT_DEPTH`. With `node` and `property` instead:
+ * `TRANSPORT_FDT_PHANDLE`, no phandle or one that another node has; `TRANSPORT_FDT_PROPERTY`, a phandle's format.
  */
 export function readDevicetree(blob: Uint8Array): Devicetree {
   const { bytes, view } = copyOf(blob)
   const version = view.getUint32(VERSION_FIELD)
   const lastCompatible = view.getUint32(LAST_COMPATIBLE_VERSION)
-  if (version < VERSION || lastCompatible > VERSION) {
+  if (version < VERSION_WITHOUT_SIZE || lastCompatible > VERSION) {
     throw new TransportError(
       'TRANSPORT_FDT_VERSION',
       PART,
@@ -59,10 +61,11 @@ export function readDevicetree(blob: Uint8Array): Devicetree {
       { offset: VERSION_FIELD, version, lastCompatible },
     )
   }
-  const structure = blockAt(view, 'structure', STRUCTURE_OFFSET, 4, view.getUint32(STRUCTURE_SIZE))
+  const sized = version > VERSION_WITHOUT_SIZE
+  const structure = blockAt(view, 'structure', STRUCTURE_OFFSET, 4, sized ? view.getUint32(STRUCTURE_SIZE) : 0)
   const strings = blockAt(view, 'strings', STRINGS_OFFSET, 1, view.getUint32(STRINGS_SIZE))
   const reservations = blockAt(view, 'memory reservation', RESERVATIONS_OFFSET, 8, 0)
-  const nodes = new StructureReader(bytes, view, structure, strings).nodes()
+  const nodes = new StructureReader(bytes, view, structure, strings, sized).nodes()
   return new Devicetree(nodes, readReservations(view, reservations.begin), phandlesOf(nodes))
 }
 
@@ -117,14 +120,10 @@ function readReservations(view: DataView, begin: number): AddressSpan[] {
     if (offset + 16 > view.byteLength) throw truncated(offset, 'the memory reservation block does not end')
     const [high, low, lengthHigh, lengthLow] = [0, 4, 8, 12].map((at) => view.getUint32(offset + at))
     if ((high | low | lengthHigh | lengthLow) === 0) return spans
+    // Nothing here has an address from 2^53 on, so what is reserved there is left out.
+    if (high >= ADDRESS_HIGH_LIMIT) continue
     const base = high * 2 ** 32 + low
-    const length = lengthHigh * 2 ** 32 + lengthLow
-    if (high >= ADDRESS_HIGH_LIMIT || lengthHigh >= ADDRESS_HIGH_LIMIT || length > ADDRESS_LIMIT - base) {
-      throw new TransportError('TRANSPORT_FDT_ADDRESS', PART, 'a memory reservation does not end at or below 2^53', {
-        offset,
-      })
-    }
-    spans.push({ base, length })
+    spans.push({ base, length: Math.min(lengthHigh * 2 ** 32 + lengthLow, ADDRESS_LIMIT - base) })
   }
 }
 
@@ -141,17 +140,20 @@ class StructureReader {
   private readonly bytes: Uint8Array
   private readonly view: DataView
   private readonly end: number
+  /** Whether `end` is where the block ends, or only the blob. */
+  private readonly sized: boolean
   private readonly strings: Block
   private readonly propertyNames = new Map<number, string>()
   private readonly found: DevicetreeNode[] = []
   private readonly open: OpenNode[] = []
   private at: number
 
-  constructor(bytes: Uint8Array, view: DataView, structure: Block, strings: Block) {
+  constructor(bytes: Uint8Array, view: DataView, structure: Block, strings: Block, sized: boolean) {
     this.bytes = bytes
     this.view = view
     this.at = structure.begin
-    this.end = structure.end
+    this.end = sized ? structure.end : bytes.length
+    this.sized = sized
     this.strings = strings
   }
 
@@ -166,7 +168,8 @@ class StructureReader {
       } else if (token === END) {
         if (this.open.length > 0) throw misplaced(offset, `END within ${this.open.length} nodes`)
         if (this.found.length === 0) throw misplaced(offset, 'END without a root node')
-        if (this.at !== this.end) throw misplaced(offset, `END ${this.end - this.at} bytes before the end of its block`)
+        if (this.sized && this.at !== this.end)
+          throw misplaced(offset, `END ${this.end - this.at} bytes before the end of its block`)
         return this.found
       } else if (token !== NOP) throw misplaced(offset, `unknown token ${hex(token)}`)
     }

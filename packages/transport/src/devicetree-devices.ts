@@ -1,6 +1,6 @@
 import { hex } from '@guestdma/memory'
 import type { AddressSpan, Devicetree, DevicetreeNode } from './devicetree.ts'
-import { cellsBelow, cpuBaseOf, overlap, spansOf } from './devicetree-reg.ts'
+import { cellsBelow, claimsOf, cpuBaseOf, overlap, spansOf } from './devicetree-reg.ts'
 import { TransportError } from './errors.ts'
 
 /** A `restricted-dma-pool` of the platform: where the CPU sees it, in bytes, and the node that says so. */
@@ -14,6 +14,12 @@ export interface IommuEndpoint {
   readonly endpoint: number
 }
 
+/** One entry of `interrupts-extended`: a controller, and the interrupt as its `#interrupt-cells` cells name it. */
+export interface ExtendedInterrupt {
+  readonly controller: DevicetreeNode
+  readonly cells: readonly number[]
+}
+
 /** A device behind virtio-mmio registers. */
 export interface VirtioMmioNode {
   readonly node: DevicetreeNode
@@ -21,8 +27,13 @@ export interface VirtioMmioNode {
   /** Where the CPU sees the registers, and their bytes. */
   readonly base: number
   readonly length: number
-  /** The cells of `interrupts`; how many make one interrupt is up to the interrupt controller. */
+  /**
+   * The cells of `interrupts`; how many make one interrupt is up to the interrupt controller. Empty where the node has
+   * `interrupts-extended`, which takes precedence (Devicetree Specification v0.4 §2.4.1.1).
+   */
   readonly interrupts: readonly number[]
+  /** What `interrupts-extended` says; empty where there is none. */
+  readonly interruptsExtended: readonly ExtendedInterrupt[]
   /** The nearest `dma-coherent` or `dma-noncoherent` on the way to the root says so. */
   readonly coherent: boolean
   /** The nodes that `memory-region` names, unchecked: {@link restrictedDmaPool} checks. */
@@ -114,28 +125,56 @@ export function iommuForRequester(tree: Devicetree, bridge: DevicetreeNode, requ
 
 /**
  * The available nodes that are compatible with `virtio,mmio`, in the order of the blob. Whether a device is there only
- * its registers tell: empty slots have nodes too.
+ * its registers tell: empty slots have nodes too. One that cannot be read fails the list; where the others are wanted
+ * then, ask {@link virtioMmioNode} for each of `tree.compatibleWith('virtio,mmio')`.
  *
- * @throws TransportError with `node` and `property` in `details`: `TRANSPORT_FDT_PROPERTY`, no `reg`, say;
- * `TRANSPORT_FDT_PHANDLE`, a region that does not exist; `TRANSPORT_FDT_ADDRESS`, `TRANSPORT_FDT_CELLS` as `cpuBaseOf`
+ * @throws TransportError as {@link virtioMmioNode}
  */
 export function virtioMmioNodes(tree: Devicetree): readonly VirtioMmioNode[] {
   return tree
     .compatibleWith('virtio,mmio')
     .filter((node) => node.available)
-    .map((node) => {
-      const [registers] = spansOf(node)
-      if (registers === undefined || registers.length === 0) throw node.malformed('reg', 'has no registers')
-      return {
-        node,
-        path: node.path,
-        base: cpuBaseOf(node, registers),
-        length: registers.length,
-        interrupts: node.cells('interrupts') ?? [],
-        coherent: isCoherent(node),
-        memoryRegions: memoryRegionsOf(tree, node),
-      }
-    })
+    .map((node) => virtioMmioNode(tree, node))
+}
+
+/**
+ * What one node that is compatible with `virtio,mmio` says.
+ *
+ * @throws TransportError with `node` and `property` in `details`: `TRANSPORT_FDT_PROPERTY`, no `reg`, say;
+ * `TRANSPORT_FDT_PHANDLE`, a region or an interrupt controller that does not exist; `TRANSPORT_FDT_ADDRESS`,
+ * `TRANSPORT_FDT_CELLS` as `cpuBaseOf`, and for an interrupt controller without `#interrupt-cells`
+ */
+export function virtioMmioNode(tree: Devicetree, node: DevicetreeNode): VirtioMmioNode {
+  const [registers] = spansOf(node)
+  if (registers === undefined || registers.length === 0) throw node.malformed('reg', 'has no registers')
+  const interruptsExtended = extendedInterrupts(tree, node)
+  return {
+    node,
+    path: node.path,
+    base: cpuBaseOf(node, registers),
+    length: registers.length,
+    interrupts: node.has(EXTENDED) ? [] : (node.cells('interrupts') ?? []),
+    interruptsExtended,
+    coherent: isCoherent(node),
+    memoryRegions: memoryRegionsOf(tree, node),
+  }
+}
+
+const EXTENDED = 'interrupts-extended'
+
+function extendedInterrupts(tree: Devicetree, node: DevicetreeNode): readonly ExtendedInterrupt[] {
+  const cells = node.cells(EXTENDED) ?? []
+  const found: ExtendedInterrupt[] = []
+  for (let at = 0; at < cells.length; ) {
+    const controller = tree.referred(node, EXTENDED, cells[at])
+    const count = controller.cell('#interrupt-cells')
+    if (count === undefined) throw wrongCells(controller, '#interrupt-cells', count, node, EXTENDED, 'a number')
+    at++
+    if (count > cells.length - at) throw node.malformed(EXTENDED, `ends within an interrupt of ${controller.path}`)
+    found.push({ controller, cells: cells.slice(at, at + count) })
+    at += count
+  }
+  return found
 }
 
 // Each region once: a list that repeats one of them would be searched in the square of its length.
@@ -181,7 +220,8 @@ function checkedPool(tree: Devicetree, region: DevicetreeNode): RestrictedDmaPoo
   for (const span of tree.memoryReservations) collide(span, 'a memory reservation')
   for (const other of parent.children) {
     if (other === region || !other.available) continue
-    for (const span of spansOf(other)) collide(span, `which is ${other.path}`)
+    // A node that reaches beyond 2^53 spoils nobody's pool but its own.
+    for (const span of claimsOf(other)) collide(span, `which is ${other.path}`)
   }
   return { base, length, path }
 }
@@ -190,13 +230,20 @@ function iommuAt(tree: Devicetree, node: DevicetreeNode, property: string, phand
   const iommu = tree.referred(node, property, phandle)
   const count = iommu.cell('#iommu-cells')
   if (count === 1) return iommu
-  const { path } = iommu
-  throw new TransportError(
-    'TRANSPORT_FDT_CELLS',
-    path,
-    `'#iommu-cells' is ${count ?? 'missing'}; '${property}' of ${node.path} needs 1`,
-    { node: path, property: '#iommu-cells', count, referrer: node.path },
-  )
+  throw wrongCells(iommu, '#iommu-cells', count, node, property, '1')
+}
+
+function wrongCells(
+  target: DevicetreeNode,
+  property: string,
+  count: number | undefined,
+  referrer: DevicetreeNode,
+  from: string,
+  needed: string,
+): TransportError {
+  const { path } = target
+  const text = `'${property}' is ${count ?? 'missing'}; '${from}' of ${referrer.path} needs ${needed}`
+  return new TransportError('TRANSPORT_FDT_CELLS', path, text, { node: path, property, count, referrer: referrer.path })
 }
 
 function isCoherent(device: DevicetreeNode): boolean {

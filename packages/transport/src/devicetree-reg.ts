@@ -24,6 +24,23 @@ const RANGES_LIMIT = 256
  * that does not end at or below 2^53 and within its bus's addresses
  */
 export function spansOf(node: DevicetreeNode): readonly AddressSpan[] {
+  const limit = cellsBelow(node.parent ?? node).address === 1 ? 2 ** 32 : ADDRESS_LIMIT
+  const spans = claimsOf(node)
+  for (const { base, length } of spans) {
+    if (!(length <= limit - base)) {
+      throw beyond(node, 'reg', `has ${bytes(length)} bytes at ${bytes(base)}, which end beyond ${hex(limit)}`)
+    }
+  }
+  return spans
+}
+
+/**
+ * The spans in a node's `reg` as {@link spansOf} has them, wherever they end: a base or length from 2^53 on is Infinity.
+ * Enough to tell what collides with them.
+ *
+ * @throws TransportError `TRANSPORT_FDT_CELLS`, `TRANSPORT_FDT_PROPERTY` as {@link spansOf}
+ */
+export function claimsOf(node: DevicetreeNode): readonly AddressSpan[] {
   const cells = node.cells('reg')
   if (cells === undefined) return []
   const { address, size } = cellsBelow(node.parent ?? node)
@@ -33,13 +50,7 @@ export function spansOf(node: DevicetreeNode): readonly AddressSpan[] {
   }
   const spans: AddressSpan[] = []
   for (let at = 0; at < cells.length; at += stride) {
-    const base = exact(node, 'reg', cells, at, address)
-    const length = exact(node, 'reg', cells, at + address, size)
-    const limit = address === 1 ? 2 ** 32 : ADDRESS_LIMIT
-    if (length > limit - base) {
-      throw beyond(node, 'reg', `has ${hex(length)} bytes at ${hex(base)}, which end beyond ${hex(limit)}`)
-    }
-    spans.push({ base, length })
+    spans.push({ base: number(cells, at, address), length: number(cells, at + address, size) })
   }
   return spans
 }
@@ -106,24 +117,26 @@ function throughRanges(
     )
   }
   for (let at = 0; at < ranges.length; at += stride) {
-    const childBase = exact(bus, 'ranges', ranges, at, below.address)
-    const parentBase = exact(bus, 'ranges', ranges, at + below.address, aboveCells)
-    const length = exact(bus, 'ranges', ranges, at + below.address + aboveCells, below.size)
+    const childBase = number(ranges, at, below.address)
+    const parentBase = number(ranges, at + below.address, aboveCells)
+    const length = number(ranges, at + below.address + aboveCells, below.size)
     const offset = span.base - childBase
-    if (offset < 0 || span.length > length - offset) continue
+    if (!(offset >= 0 && span.length <= length - offset)) continue
     const base = parentBase + offset
-    if (span.length > ADDRESS_LIMIT - base) throw beyond(bus, 'ranges', 'leads to addresses beyond 2^53')
+    if (!(span.length <= ADDRESS_LIMIT - base)) throw beyond(bus, 'ranges', 'leads to addresses beyond 2^53')
     return base
   }
   throw unreachable(node, bus, span.base)
 }
 
-function exact(node: DevicetreeNode, property: string, cells: readonly number[], at: number, count: number): number {
+// One cell or two; Infinity from 2^53 on, where numbers are no longer exact.
+function number(cells: readonly number[], at: number, count: number): number {
   if (count === 1) return cells[at]
-  const high = cells[at]
-  if (high >= ADDRESS_HIGH_LIMIT)
-    throw beyond(node, property, `has ${hex(high)} in the high half of a number beyond 2^53`)
-  return high * 2 ** 32 + cells[at + 1]
+  return cells[at] < ADDRESS_HIGH_LIMIT ? cells[at] * 2 ** 32 + cells[at + 1] : Number.POSITIVE_INFINITY
+}
+
+function bytes(value: number): string {
+  return Number.isFinite(value) ? hex(value) : '2^53 or more'
 }
 
 function unreachable(node: DevicetreeNode, bus: DevicetreeNode, base: number): TransportError {

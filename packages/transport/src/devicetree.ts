@@ -13,7 +13,7 @@ export class Devicetree {
   readonly root: DevicetreeNode
   /** All nodes in the order of the blob: each before its children. */
   readonly nodes: readonly DevicetreeNode[]
-  /** What the memory reservation block sets aside (Devicetree Specification v0.4 §5.3). */
+  /** What the memory reservation block sets aside below 2^53 (Devicetree Specification v0.4 §5.3). */
   readonly memoryReservations: readonly AddressSpan[]
   private readonly phandles: ReadonlyMap<number, DevicetreeNode>
 

@@ -1,6 +1,6 @@
 import { hex, type RegisterBus } from '@guestdma/memory'
 import {
-  FeatureSet,
+  type FeatureSet,
   INTERRUPT_CONFIGURATION,
   INTERRUPT_USED_BUFFER,
   MMIO_CONFIG,
@@ -32,12 +32,12 @@ import {
   VIRTIO_F_NOTIFICATION_DATA,
 } from '@guestdma/spec'
 import { TransportError } from './errors.ts'
+import { readFeatureWords, writeFeatureWords } from './feature-words.ts'
+import { GuardedBus } from './guarded-bus.ts'
 import type { ConfigReader, QueueAreas, VirtioTransport } from './transport.ts'
 
 /** A device that changes its configuration faster than it can be read is refused after so many attempts. */
 const CONFIG_ATTEMPTS = 16
-
-const FEATURE_WORDS = 4
 
 /**
  * virtio over MMIO, version 2 (virtio 1.4 §4.2), over any register bus.
@@ -62,17 +62,18 @@ export class MmioTransport implements VirtioTransport {
     this.config = {
       read8: (offset) => bus.read(MMIO_CONFIG + offset, 1),
       read16: (offset) => bus.read(MMIO_CONFIG + offset, 2),
-      read32: (offset) => bus.read(MMIO_CONFIG + offset, 4) >>> 0,
+      read32: (offset) => bus.read(MMIO_CONFIG + offset, 4),
     }
   }
 
   /**
    * Looks for a device. `null` for a placeholder (device ID 0), which is no error (virtio 1.4 §4.2.2.2).
    *
-   * @throws TransportError `TRANSPORT_MAGIC`, `TRANSPORT_VERSION`
+   * @throws TransportError `TRANSPORT_MAGIC`, `TRANSPORT_VERSION`, `TRANSPORT_LOST`
    */
-  static probe(bus: RegisterBus, name: string): MmioTransport | null {
-    const magic = bus.read(MMIO_MAGIC_VALUE, 4) >>> 0
+  static probe(registers: RegisterBus, name: string): MmioTransport | null {
+    const bus = new GuardedBus(registers, name)
+    const magic = bus.read(MMIO_MAGIC_VALUE, 4)
     if (magic !== MMIO_MAGIC)
       throw new TransportError(
         'TRANSPORT_MAGIC',
@@ -102,25 +103,24 @@ export class MmioTransport implements VirtioTransport {
   }
 
   readFeatures(): FeatureSet {
-    const words: number[] = []
-    for (let i = 0; i < FEATURE_WORDS; i++) {
-      this.bus.write(MMIO_DEVICE_FEATURES_SEL, 4, i)
-      words.push(this.bus.read(MMIO_DEVICE_FEATURES, 4))
-    }
-    return FeatureSet.fromWords(words)
+    return readFeatureWords((selector) => {
+      this.bus.write(MMIO_DEVICE_FEATURES_SEL, 4, selector)
+      return this.bus.read(MMIO_DEVICE_FEATURES, 4)
+    })
   }
 
+  /** What the device then holds cannot be seen: DriverFeatures is write-only (virtio 1.4 §4.2.2). */
   writeFeatures(features: FeatureSet): void {
-    for (let i = 0; i < FEATURE_WORDS; i++) {
-      this.bus.write(MMIO_DRIVER_FEATURES_SEL, 4, i)
-      this.bus.write(MMIO_DRIVER_FEATURES, 4, features.word(i))
-    }
+    writeFeatureWords(features, (selector, word) => {
+      this.bus.write(MMIO_DRIVER_FEATURES_SEL, 4, selector)
+      this.bus.write(MMIO_DRIVER_FEATURES, 4, word)
+    })
     this.notificationData = features.has(VIRTIO_F_NOTIFICATION_DATA)
   }
 
   maxQueueSize(index: number): number {
     this.bus.write(MMIO_QUEUE_SEL, 4, index)
-    return this.bus.read(MMIO_QUEUE_SIZE_MAX, 4) >>> 0
+    return this.bus.read(MMIO_QUEUE_SIZE_MAX, 4)
   }
 
   enableQueue(index: number, size: number, areas: QueueAreas): void {

@@ -21,7 +21,7 @@ import {
 } from '@guestdma/spec'
 import { DeviceStuckError, TransportError } from './errors.ts'
 import type { VirtioTransport } from './transport.ts'
-import { DEFAULT_DEADLINE_MS, type Wait, waitUntil } from './wait.ts'
+import { type Deadline, deadlineMsOf, turnsUntil, type Wait, waitUntil } from './wait.ts'
 
 export interface NegotiationOptions {
   readonly transport: VirtioTransport
@@ -52,10 +52,11 @@ export interface Negotiated {
  * the ladder: reset, and on to the next candidate. What follows (queues, DRIVER_OK) is the driver's.
  *
  * @throws NoUsableBackendError, DowngradeRefusedError, DmaConflictError, UnknownSchemeError; TransportError
- *   `TRANSPORT_LEGACY`; DeviceStuckError
+ *   `TRANSPORT_LEGACY`, `TRANSPORT_WAIT`, `TRANSPORT_LOST`; DeviceStuckError
  */
 export async function negotiate(options: NegotiationOptions): Promise<Negotiated> {
   const { transport, understood, dependencies = [], providers, choice, wait } = options
+  deadlineMsOf(transport.name, wait)
   try {
     const offered = await acknowledge(transport, wait)
     const selection = select(options.offer(offered), providers, choice)
@@ -67,8 +68,14 @@ export async function negotiate(options: NegotiationOptions): Promise<Negotiated
         outcomes.set(provider.id, `the device no longer offers ${accept.without(features)}`)
         continue
       }
-      transport.writeFeatures(features)
-      transport.writeStatus(STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK)
+      try {
+        transport.writeFeatures(features)
+      } catch (error) {
+        if (!(error instanceof TransportError) || error.code !== 'TRANSPORT_FEATURES') throw error
+        outcomes.set(provider.id, error.message)
+        continue
+      }
+      addStatus(transport, STATUS_FEATURES_OK)
       if ((transport.readStatus() & STATUS_FEATURES_OK) === 0) {
         outcomes.set(provider.id, `the device refused the features ${features}`)
         continue
@@ -86,32 +93,72 @@ export async function negotiate(options: NegotiationOptions): Promise<Negotiated
       ? new NoUsableBackendError(transport.name, ladder)
       : new DowngradeRefusedError(transport.name, downgrade.refused, downgrade.stronger, ladder)
   } catch (error) {
-    transport.writeStatus(transport.readStatus() | STATUS_FAILED)
+    giveUp(transport)
     throw error
   }
 }
 
-/** Resets a device and waits until it says so. Throws DeviceStuckError with `quarantined` set. */
-export async function resetDevice(transport: VirtioTransport, wait: Wait): Promise<void> {
-  transport.writeStatus(0)
-  if (!(await waitUntil(() => transport.readStatus() === 0, wait))) {
-    throw new DeviceStuckError(transport.name, wait.deadlineMs ?? DEFAULT_DEADLINE_MS, true)
-  }
+/**
+ * Sets bits of the device status beside those that it has now (virtio 1.4 §2.1.1): whatever the device set meanwhile,
+ * DEVICE_NEEDS_RESET above all, stays. The one way in which a driver writes the status, but for a reset.
+ *
+ * @throws TransportError `TRANSPORT_LOST`; over PCI `TRANSPORT_MSIX_VECTOR`
+ */
+export function addStatus(transport: VirtioTransport, bits: number): void {
+  transport.writeStatus(transport.readStatus() | bits)
 }
 
-/** Resets one queue (RING_RESET) and waits. Throws DeviceStuckError with `quarantined` set. */
+/** Tells the device that its driver gave up (virtio 1.4 §3.1.1). A device that is gone need not be told. */
+export function giveUp(transport: VirtioTransport): void {
+  try {
+    addStatus(transport, STATUS_FAILED)
+  } catch {}
+}
+
+/**
+ * Resets a device and waits until it says so.
+ *
+ * @throws DeviceStuckError with `quarantined` set: it did not say so in time, or an access failed (`cause`);
+ *   TransportError `TRANSPORT_WAIT`, before the device is touched
+ */
+export async function resetDevice(transport: VirtioTransport, wait: Wait): Promise<void> {
+  await confirmed(
+    transport.name,
+    () => transport.writeStatus(0),
+    () => transport.readStatus() === 0,
+    wait,
+  )
+}
+
+/** Resets one queue (RING_RESET) and waits. Throws as {@link resetDevice}, and `TRANSPORT_QUEUE` over PCI. */
 export async function resetQueue(transport: VirtioTransport, index: number, wait: Wait): Promise<void> {
-  transport.resetQueue(index)
-  if (!(await waitUntil(() => transport.queueResetDone(index), wait))) {
-    throw new DeviceStuckError(`${transport.name} queue ${index}`, wait.deadlineMs ?? DEFAULT_DEADLINE_MS, true)
+  await confirmed(
+    `${transport.name} queue ${index}`,
+    () => transport.resetQueue(index),
+    () => transport.queueResetDone(index),
+    wait,
+  )
+}
+
+// A reset that an error interrupts is not confirmed either, so memory must not go back: whatever it was, it is told as
+// the cause of a stuck device.
+async function confirmed(part: string, begin: () => void, done: () => boolean, wait: Wait): Promise<void> {
+  const deadline: Deadline = turnsUntil(part, wait)
+  let confirmed: boolean
+  try {
+    begin()
+    confirmed = await waitUntil(done, wait, deadline)
+  } catch (error) {
+    throw new DeviceStuckError(part, deadline.ms, true, error)
   }
+  if (!confirmed) throw new DeviceStuckError(part, deadline.ms, true)
 }
 
 // Steps 1 to 4 of virtio 1.4 §3.1.1: reset, ACKNOWLEDGE, DRIVER, read the features.
 async function acknowledge(transport: VirtioTransport, wait: Wait): Promise<FeatureSet> {
   await resetDevice(transport, wait)
-  transport.writeStatus(STATUS_ACKNOWLEDGE)
-  transport.writeStatus(STATUS_ACKNOWLEDGE | STATUS_DRIVER)
+  addStatus(transport, STATUS_ACKNOWLEDGE)
+  addStatus(transport, STATUS_DRIVER)
   const offered = transport.readFeatures()
   if (!offered.has(VIRTIO_F_VERSION_1)) {
     throw new TransportError(

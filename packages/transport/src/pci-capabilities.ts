@@ -38,6 +38,7 @@ import {
   VIRTIO_PCI_CAP_SWIOTLB,
   VIRTIO_PCI_CAP_VENDOR_CFG,
 } from '@guestdma/spec'
+import type { AddressSpan } from './devicetree.ts'
 import type { PciBar } from './pci-bars.ts'
 
 /** One struct virtio_pci_cap, as it was read (virtio 1.4 §4.1.4). */
@@ -138,10 +139,15 @@ export function readCapabilities(config: RegisterBus, swiotlbRfc: boolean): PciC
 }
 
 /**
- * Why a structure cannot be where its capability says, given the BARs; null where it can. `length` counts only as far
- * as the structure needs it: more is accepted (virtio 1.4 §4.1.4.1).
+ * Why a structure cannot be where its capability says, given the BARs; null where it can. It may be longer than it need
+ * be (virtio 1.4 §4.1.4.1), but not longer than its BAR: nothing answers there. A SWIOTLB region lies in `memory`, the
+ * bus addresses that have memory behind them, where the platform says so.
  */
-export function misplaced(capability: PciCapability, bars: readonly PciBar[]): string | null {
+export function misplaced(
+  capability: PciCapability,
+  bars: readonly PciBar[],
+  memory: AddressSpan | undefined,
+): string | null {
   const { type, offset, length } = capability
   const bar = bars.find(({ index }) => index === capability.bar)
   if (bar === undefined) return `BAR ${capability.bar} does not exist`
@@ -155,7 +161,13 @@ export function misplaced(capability: PciCapability, bars: readonly PciBar[]): s
   if (type !== VIRTIO_PCI_CAP_SWIOTLB) return null
   if (bar.kind !== 'memory') return `BAR ${bar.index} is I/O, not memory`
   if (length % align !== 0) return `length ${hex(length)} is not a multiple of ${align}`
-  return bar.place === 'assigned' ? null : `BAR ${bar.index} is ${bar.place}`
+  if (bar.place !== 'assigned') return `BAR ${bar.index} is ${bar.place}`
+  if (memory === undefined) return null
+  const into = bar.address + offset - memory.base
+  return into >= 0 && length <= memory.length - into
+    ? null
+    : `${hex(length)} bytes at ${hex(bar.address + offset)} are not all memory: ` +
+        `there are ${hex(memory.length)} bytes at ${hex(memory.base)}`
 }
 
 // Null for what is well formed and of no use to a driver: vendor data, which has none of the common fields (§4.1.4.8).

@@ -8,6 +8,7 @@ import {
   VIRTIO_PCI_CAP_SHARED_MEMORY_CFG,
   VIRTIO_PCI_CAP_SWIOTLB,
 } from '@guestdma/spec'
+import type { AddressSpan } from './devicetree.ts'
 import { TransportError } from './errors.ts'
 import type { PciAccess, PciBar } from './pci-bars.ts'
 import { type IgnoredCapability, misplaced, type PciCapabilities, type PciCapability } from './pci-capabilities.ts'
@@ -54,6 +55,7 @@ const CONFIG_WINDOW_LIMIT = 2 ** 32
 /**
  * Takes the first usable capability of each type, as virtio 1.4 §4.1.4.1 has it. Usable is one whose BAR the machine
  * maps; where there is none of a type, the first that the PCI configuration access capability reaches, which is slow.
+ * `memory`: see `PciOptions.swiotlbMemory`.
  *
  * @throws TransportError `TRANSPORT_PCI_CAPABILITY`: no common configuration, notifications or ISR status
  */
@@ -62,12 +64,13 @@ export function locate(
   name: string,
   capabilities: PciCapabilities,
   bars: readonly PciBar[],
+  memory: AddressSpan | undefined,
 ): PciLayout {
   const ignored = [...capabilities.ignored]
   const ofType = (type: number): readonly PciCapability[] =>
     capabilities.virtio.filter((capability) => {
       if (capability.type !== type) return false
-      const why = misplaced(capability, bars)
+      const why = misplaced(capability, bars, memory)
       if (why !== null) ignored.push({ offset: capability.at, type, why })
       return why === null
     })

@@ -3,7 +3,7 @@ import { PCI_CAP_BAR, PCI_CAP_OFFSET, PCI_CAP_SIZE, PCI_CFG_CAP_DATA } from '@gu
 
 /**
  * One structure that a capability names: `length` bytes of a BAR from `offset` on. Whoever accesses it stays below
- * `length`. Answers are cut to the width of the access, since a device is not trusted to keep to it.
+ * `length`.
  */
 export class PciStructure implements RegisterBus {
   readonly offset: number
@@ -17,8 +17,7 @@ export class PciStructure implements RegisterBus {
   }
 
   read(at: number, size: 1 | 2 | 4): number {
-    const value = this.bus.read(this.offset + at, size)
-    return size === 4 ? value >>> 0 : value & (size === 2 ? 0xffff : 0xff)
+    return this.bus.read(this.offset + at, size)
   }
 
   write(at: number, size: 1 | 2 | 4, value: number): void {

@@ -1,5 +1,4 @@
 import {
-  FEATURE_BITS,
   FeatureSet,
   PCI_COMMON_CONFIG_GENERATION,
   PCI_COMMON_DEVICE_FEATURE,
@@ -28,7 +27,10 @@ import {
   VIRTIO_F_NOTIFICATION_DATA,
   VIRTIO_F_RING_RESET,
 } from '@guestdma/spec'
+import type { AddressSpan } from './devicetree.ts'
 import { TransportError } from './errors.ts'
+import { readFeatureWords, writeFeatureWords } from './feature-words.ts'
+import { GuardedBus } from './guarded-bus.ts'
 import { type PciAccess, type PciBar, readBars } from './pci-bars.ts'
 import { type IgnoredCapability, readCapabilities } from './pci-capabilities.ts'
 import { PciInterrupts } from './pci-interrupts.ts'
@@ -40,16 +42,15 @@ import type { ConfigReader, QueueAreas, VirtioTransport } from './transport.ts'
 export interface PciOptions {
   /** Does the platform follow the SWIOTLB RFC? Otherwise capability type 10 is reserved. Default false. */
   readonly swiotlbRfc?: boolean
+  /**
+   * The bus addresses at which the platform knows memory for bounce buffers to be. A SWIOTLB capability that names
+   * anything else is passed over like one that does not fit its BAR. Default: what a BAR covers is taken for memory.
+   */
+  readonly swiotlbMemory?: AddressSpan | undefined
 }
 
 /** A device that changes its configuration faster than it can be read is refused after so many attempts. */
 const CONFIG_ATTEMPTS = 16
-
-/**
- * All that a feature set has room for. The note in virtio 1.4 §4.1.4.3 says that no feature exceeds 63, but §2.2 gives
- * bits up to 127 to device types and §5.1.3 uses 64 to 70; a device answers any selector (§4.1.4.3.1).
- */
-const FEATURE_WORDS = FEATURE_BITS / 32
 
 /** The header that has BARs and a subsystem ID where they are read here, in one function or many (bit 7). */
 const HEADER_TYPE_MASK = 0x7f
@@ -114,15 +115,21 @@ export class PciTransport implements VirtioTransport {
    * and leaves every register as it found it; the device itself is not touched.
    *
    * @throws TransportError `TRANSPORT_LEGACY` where it has no virtio capability (virtio 1.4 §4.1.5.1.1),
-   *   `TRANSPORT_PCI_CAPABILITY` where no usable one names a structure that every device has, `TRANSPORT_PCI_HEADER`
+   *   `TRANSPORT_PCI_CAPABILITY` where no usable one names a structure that every device has, `TRANSPORT_PCI_HEADER`,
+   *   `TRANSPORT_LOST`
    */
-  static probe(access: PciAccess, name: string, { swiotlbRfc = false }: PciOptions = {}): PciTransport | null {
+  static probe(
+    machine: PciAccess,
+    name: string,
+    { swiotlbRfc = false, swiotlbMemory }: PciOptions = {},
+  ): PciTransport | null {
+    const access = guarded(machine, name)
     const { config } = access
-    if ((config.read(PCI_VENDOR_ID, 2) & 0xffff) !== PCI_VENDOR_VIRTIO) return null
-    const id = config.read(PCI_DEVICE_ID, 2) & 0xffff
+    if (config.read(PCI_VENDOR_ID, 2) !== PCI_VENDOR_VIRTIO) return null
+    const id = config.read(PCI_DEVICE_ID, 2)
     if (id < PCI_DEVICE_TRANSITIONAL_FIRST || id > PCI_DEVICE_MODERN_LAST) return null
     const transitional = id < PCI_DEVICE_MODERN_FIRST
-    const deviceId = transitional ? config.read(PCI_SUBSYSTEM_ID, 2) & 0xffff : id - PCI_DEVICE_MODERN_FIRST
+    const deviceId = transitional ? config.read(PCI_SUBSYSTEM_ID, 2) : id - PCI_DEVICE_MODERN_FIRST
     if (deviceId === 0) return null
     const header = config.read(PCI_HEADER_TYPE, 1) & HEADER_TYPE_MASK
     if (header !== 0) {
@@ -135,7 +142,7 @@ export class PciTransport implements VirtioTransport {
       const text = 'no virtio capability: a legacy (pre-1.0) device, which is not supported'
       throw new TransportError('TRANSPORT_LEGACY', name, text, { ignored: capabilities.ignored })
     }
-    const layout = locate(access, name, capabilities, readBars(config))
+    const layout = locate(access, name, capabilities, readBars(config), swiotlbMemory)
     return new PciTransport(name, deviceId, transitional, layout)
   }
 
@@ -157,19 +164,28 @@ export class PciTransport implements VirtioTransport {
 
   /** Without RING_RESET where the common configuration ends before queue_reset. */
   readFeatures(): FeatureSet {
-    const words: number[] = []
-    for (let i = 0; i < FEATURE_WORDS; i++) {
-      this.common.write(PCI_COMMON_DEVICE_FEATURE_SELECT, 4, i)
-      words.push(this.common.read(PCI_COMMON_DEVICE_FEATURE, 4))
-    }
-    const offered = FeatureSet.fromWords(words)
+    const offered = readFeatureWords((selector) => {
+      this.common.write(PCI_COMMON_DEVICE_FEATURE_SELECT, 4, selector)
+      return this.common.read(PCI_COMMON_DEVICE_FEATURE, 4)
+    })
     return this.hasQueueReset() ? offered : offered.without(FeatureSet.of(VIRTIO_F_RING_RESET))
   }
 
+  /** @throws TransportError `TRANSPORT_FEATURES` where driver_feature reads back as something else */
   writeFeatures(features: FeatureSet): void {
-    for (let i = 0; i < FEATURE_WORDS; i++) {
-      this.common.write(PCI_COMMON_DRIVER_FEATURE_SELECT, 4, i)
-      this.common.write(PCI_COMMON_DRIVER_FEATURE, 4, features.word(i))
+    writeFeatureWords(features, (selector, word) => {
+      this.common.write(PCI_COMMON_DRIVER_FEATURE_SELECT, 4, selector)
+      this.common.write(PCI_COMMON_DRIVER_FEATURE, 4, word)
+    })
+    const words = [0, 1].map((selector) => {
+      this.common.write(PCI_COMMON_DRIVER_FEATURE_SELECT, 4, selector)
+      return this.common.read(PCI_COMMON_DRIVER_FEATURE, 4)
+    })
+    // There are devices that answer 0 to every read of driver_feature; those do not tell.
+    const held = FeatureSet.fromWords(words)
+    if (!held.equals(FeatureSet.empty) && words.some((word, selector) => word !== features.word(selector))) {
+      const text = `the device holds the features ${held} where ${features} were written`
+      throw new TransportError('TRANSPORT_FEATURES', this.name, text, { written: features.bits(), held: held.bits() })
     }
     this.notificationData = features.has(VIRTIO_F_NOTIFICATION_DATA)
   }
@@ -340,5 +356,15 @@ export class PciTransport implements VirtioTransport {
   private sizeError(index: number, size: number, max: number, why: string): TransportError {
     const text = `queue ${index} of ${size} entries: ${why}`
     return new TransportError('TRANSPORT_QUEUE_SIZE', this.name, text, { index, size, max })
+  }
+}
+
+function guarded(machine: PciAccess, name: string): PciAccess {
+  return {
+    config: new GuardedBus(machine.config, name),
+    bar: (index) => {
+      const bus = machine.bar(index)
+      return bus === null ? null : new GuardedBus(bus, name)
+    },
   }
 }

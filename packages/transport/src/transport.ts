@@ -18,7 +18,13 @@ export interface ConfigReader {
   read32(offset: number): number
 }
 
-/** How a driver reaches one device: the operations that every virtio transport has (virtio 1.4 §4). */
+/**
+ * How a driver reaches one device: the operations that every virtio transport has (virtio 1.4 §4).
+ *
+ * A transport whose other end is gone throws `TransportLostError` (code `TRANSPORT_LOST`) from every method that would
+ * have reached it, for as long as it is gone. A driver treats that as a device that needs a reset; `resetDevice` then
+ * says `DeviceStuckError`, and whoever closes the device detaches it from memory.
+ */
 export interface VirtioTransport {
   readonly name: string
   readonly kind: 'mmio' | 'pci' | 'vhost-user'
@@ -30,6 +36,10 @@ export interface VirtioTransport {
   readStatus(): number
   writeStatus(status: number): void
   readFeatures(): FeatureSet
+  /**
+   * Tells the device which features were accepted. Throws `TRANSPORT_FEATURES` where the transport can see that the
+   * device holds others, so that a feature on which confinement rests (ACCESS_PLATFORM) is not believed in vain.
+   */
   writeFeatures(features: FeatureSet): void
 
   /** Entries that queue `index` may have at most; 0 where there is no such queue. */

@@ -6,6 +6,9 @@ import {
   readDevicetree,
   restrictedDmaPool,
   spansOf,
+  type TransportError,
+  type VirtioMmioNode,
+  virtioMmioNode,
   virtioMmioNodes,
 } from '@guestdma/transport'
 import { describe, expect, it } from 'vitest'
@@ -238,6 +241,7 @@ describe('devicetree/virtio,mmio nodes', () => {
         base: 0x10001000,
         length: 0x200,
         interrupts: [1],
+        interruptsExtended: [],
         coherent: true,
         memoryRegions: names,
       },
@@ -246,10 +250,19 @@ describe('devicetree/virtio,mmio nodes', () => {
         base: 0x40_0000_2000,
         length: 0x1000,
         interrupts: [],
+        interruptsExtended: [],
         coherent: false,
         memoryRegions: ['pool@90000000'],
       },
-      { path: '/soc/virtio@4000', base: 0x10004000, length: 0x200, interrupts: [], coherent: true, memoryRegions: [] },
+      {
+        path: '/soc/virtio@4000',
+        base: 0x10004000,
+        length: 0x200,
+        interrupts: [],
+        interruptsExtended: [],
+        coherent: true,
+        memoryRegions: [],
+      },
     ])
     expect(virtioMmioNodes(rfc).map(({ base, interrupts }) => [base, interrupts])).toEqual([
       [0xa000000, [0, 16, 1]],
@@ -288,6 +301,92 @@ describe('devicetree/virtio,mmio nodes', () => {
     ],
   ])('are refused %s', (_, source, code) => {
     expect(codeOf(() => virtioMmioNodes(readDevicetree(flatten(source))))).toBe(code)
+  })
+})
+
+describe('devicetree/interrupts-extended (§2.4.1.1)', () => {
+  const node = (d: Source): readonly VirtioMmioNode[] =>
+    virtioMmioNodes(
+      readDevicetree(
+        flatten({
+          '#address-cells': [1],
+          '#size-cells': [1],
+          gic: { phandle: [1], '#interrupt-cells': [3] },
+          plic: { phandle: [2], '#interrupt-cells': [1] },
+          none: { phandle: [3], '#interrupt-cells': [0] },
+          mute: { phandle: [4] },
+          d: { compatible: 'virtio,mmio', reg: [0x1000, 0x200], ...d },
+        }),
+      ),
+    )
+
+  it("names a controller for each interrupt, in that controller's cells, and takes precedence", () => {
+    const [found] = node({ interrupts: [7], 'interrupts-extended': [1, 0, 16, 4, 2, 9, 3, 2, 5] })
+    expect(found.interrupts).toEqual([])
+    expect(found.interruptsExtended.map(({ controller, cells }) => [controller.path, cells])).toEqual([
+      ['/gic', [0, 16, 4]],
+      ['/plic', [9]],
+      ['/none', []],
+      ['/plic', [5]],
+    ])
+  })
+
+  it.each([
+    ['an unknown controller', [9, 1], 'TRANSPORT_FDT_PHANDLE'],
+    ['half an interrupt', [2, 1, 1, 0, 16], 'TRANSPORT_FDT_PROPERTY'],
+    ['a controller that does not say how many cells it takes', [4, 1], 'TRANSPORT_FDT_CELLS'],
+  ])('is refused with %s', (_, cells, code) => {
+    expect(codeOf(() => node({ 'interrupts-extended': cells }))).toBe(code)
+  })
+})
+
+describe('devicetree/unusable nodes spoil no others', () => {
+  const mmio = { compatible: 'virtio,mmio' }
+
+  it('one virtio,mmio node that cannot be read leaves the others readable one by one', () => {
+    const tree = readDevicetree(
+      flatten({ a: { ...mmio, reg: [0x20_0000, 0, 0x200] }, b: { ...mmio, reg: [0, 0x1000, 0x200] } }),
+    )
+    const bases = tree.compatibleWith('virtio,mmio').map((node) => {
+      try {
+        return virtioMmioNode(tree, node).base
+      } catch (error) {
+        return (error as TransportError).code
+      }
+    })
+    expect(bases).toEqual(['TRANSPORT_FDT_ADDRESS', 0x1000])
+  })
+
+  it('a range of a bus beyond 2^53 is passed over where another passes the address on', () => {
+    const ranges = [0x20_0000, 0, 0x20_0000, 0, 0x1000, 0, 0, 0, 0x4000_0000, 0x2000]
+    const bus = { '#address-cells': [2], '#size-cells': [1], ranges, d: { ...mmio, reg: [0, 0x1000, 0x200] } }
+    const [{ base }] = virtioMmioNodes(readDevicetree(flatten({ '#address-cells': [2], bus })))
+    expect(base).toBe(0x4000_1000)
+  })
+
+  it('a range that leads beyond 2^53 is refused where it is the one', () => {
+    const ranges = [0, 0, 0x20_0000, 0, 0x2000]
+    const bus = { '#address-cells': [2], '#size-cells': [1], ranges, d: { ...mmio, reg: [0, 0x1000, 0x200] } }
+    expect(codeOf(() => virtioMmioNodes(readDevicetree(flatten({ '#address-cells': [2], bus }))))).toBe(
+      'TRANSPORT_FDT_ADDRESS',
+    )
+  })
+
+  it.each([
+    ['that begins beyond 2^53', [0x20_0000, 0, 0, 0x1000], 'no error'],
+    ['that ends beyond 2^53, behind the pool', [0, 0x3000, 0xffff_ffff, 0], 'no error'],
+    ['that ends beyond 2^53, over the pool', [0, 0, 0xffff_ffff, 0], 'TRANSPORT_FDT_POOL_OVERLAP'],
+  ])('a reserved node %s does to a pool what its bytes do', (_, reg, code) => {
+    const cells = { '#address-cells': [2], '#size-cells': [2] }
+    const pool = { compatible: 'restricted-dma-pool', phandle: [1], reg: [0, 0x1000, 0, 0x2000] }
+    const tree = readDevicetree(
+      flatten({
+        ...cells,
+        'reserved-memory': { ...cells, ranges: new Uint8Array(0), 'pool@1000': pool, other: { reg } },
+        device: { 'memory-region': [1] },
+      }),
+    )
+    expect(codeOf(() => restrictedDmaPool(tree, at(tree, '/device')))).toBe(code)
   })
 })
 

@@ -78,13 +78,13 @@ describe('mmio/access: registers in their order and width (virtio 1.4 §4.2.2.2)
     const { registers, transport } = probed()
     transport.writeFeatures(features)
     expect(registers.short()).toEqual([
-      'w024=0',
+      'w024=3',
+      'w020=80000000',
+      'w024=2',
       'w020=80000000',
       'w024=1',
       'w020=1',
-      'w024=2',
-      'w020=80000000',
-      'w024=3',
+      'w024=0',
       'w020=80000000',
     ])
     expect(registers.written.equals(features)).toBe(true)

@@ -17,6 +17,7 @@ import {
   MMIO_QUEUE_SEL,
   MMIO_STATUS,
   STATUS_ACKNOWLEDGE,
+  STATUS_DEVICE_NEEDS_RESET,
   STATUS_DRIVER,
   STATUS_FAILED,
   STATUS_FEATURES_OK,
@@ -133,14 +134,17 @@ describe.each(['mmio', 'pci'] as const)('over %s', (kind) => {
       const { registers, result } = await run()
       expect(result.scheme).toBe('only')
       expect(registers.writes(MMIO_STATUS)).toEqual([0, STATUS_ACKNOWLEDGE, UP_TO_DRIVER, UP_TO_FEATURES])
-      const features = [0, 1, 2, 3]
       expect(registers.short()).toEqual([
         'w070=0',
         'r070',
+        'r070',
         'w070=1',
+        'r070',
         'w070=3',
-        ...features.flatMap((i) => [`w014=${i}`, 'r010']),
-        ...features.flatMap((i) => [`w024=${i}`, `w020=${i === 1 ? 1 : 0}`]),
+        ...[0, 1, 2, 3].flatMap((i) => [`w014=${i}`, 'r010']),
+        ...['w024=1', 'w020=1', 'w024=0', 'w020=0'],
+        ...(kind === 'pci' ? ['w024=0', 'r020', 'w024=1', 'r020'] : []),
+        'r070',
         'w070=b',
         'r070',
       ])
@@ -176,11 +180,54 @@ describe.each(['mmio', 'pci'] as const)('over %s', (kind) => {
       })
       expect(result.scheme).toBe('only')
       expect(pumps).toBeGreaterThan(0)
-      expect(registers.short().slice(0, 8)).toEqual(['w070=0', ...Array.from({ length: 6 }, () => 'r070'), 'w070=1'])
+      const reads = Array.from({ length: 7 }, () => 'r070')
+      expect(registers.short().slice(0, 9)).toEqual(['w070=0', ...reads, 'w070=1'])
     })
 
     it('ignores what a device puts above the 8 bits of its status', async () => {
       const { result } = await run({ resetting: () => 0xffff_ff00 })
+      expect(result.scheme).toBe('only')
+    })
+  })
+
+  describe('init/status: bits are added to what the device says (virtio 1.4 §2.1.1)', () => {
+    it('does not clear DEVICE_NEEDS_RESET that the device set meanwhile', async () => {
+      const { registers } = await run({
+        offered: () => FeatureSet.of(VIRTIO_F_VERSION_1),
+        accepts: () => true,
+        raises: { status: STATUS_DEVICE_NEEDS_RESET, after: UP_TO_DRIVER },
+      })
+      expect(registers.writes(MMIO_STATUS).slice(-1)).toEqual([UP_TO_FEATURES | STATUS_DEVICE_NEEDS_RESET])
+      expect(registers.status).toBe(UP_TO_FEATURES | STATUS_DEVICE_NEEDS_RESET)
+    })
+  })
+
+  describe('init/words: a register file that knows fewer feature words (virtio 1.4 §2.2)', () => {
+    const platform = offers(5, VIRTIO_F_ACCESS_PLATFORM)
+
+    it.each([
+      ['takes every selector but 0 for 1, as QEMU 7.2 does', (selector: number) => (selector === 0 ? 0 : 1)],
+      ['takes the lowest bit of a selector', (selector: number) => selector & 1],
+    ])('keeps VERSION_1 and ACCESS_PLATFORM where it %s', async (_, selector) => {
+      const { registers, result } = await run({ offered: platform, understood: [5, 65, 96, 97], selector })
+      expect(result.features.bits()).toEqual([5, VIRTIO_F_VERSION_1, VIRTIO_F_ACCESS_PLATFORM])
+      expect(registers.written.bits()).toEqual([5, VIRTIO_F_VERSION_1, VIRTIO_F_ACCESS_PLATFORM])
+    })
+
+    it('believes word 2 of a device that has four', async () => {
+      const { result } = await run({ offered: offers(64, 96 + 31), understood: [64, 127] })
+      expect(result.features.bits()).toEqual([VIRTIO_F_VERSION_1, 64, 127])
+    })
+
+    it.runIf(kind === 'pci')('refuses a device that holds other features than were written (§4.1.4.3)', async () => {
+      const { registers, error } = await run({ offered: platform, held: (word) => (word === 1 ? 1 : 0) })
+      expect(error.code).toBe('DMA_NO_USABLE_BACKEND')
+      expect(error.details.candidates[0].outcome).toContain('holds the features {32}')
+      expect(registers.status & STATUS_FEATURES_OK).toBe(0)
+    })
+
+    it('takes a register that always reads 0 for one that does not tell', async () => {
+      const { result } = await run({ offered: platform, held: () => 0 })
       expect(result.scheme).toBe('only')
     })
   })
@@ -204,7 +251,7 @@ describe.each(['mmio', 'pci'] as const)('over %s', (kind) => {
         offered: offers(),
         understood: [0, 5, VIRTIO_F_EVENT_IDX, 33, 36, 38, 40, 64, 127],
       })
-      expect(registers.writes(MMIO_DRIVER_FEATURES)).toEqual([0, 1, 0, 0])
+      expect(registers.writes(MMIO_DRIVER_FEATURES)).toEqual([1, 0])
     })
 
     it('accepts ACCESS_PLATFORM and ORDER_PLATFORM wherever they are offered (§6.1)', async () => {
@@ -508,6 +555,25 @@ describe.each(['mmio', 'pci'] as const)('over %s', (kind) => {
       expect(error).toMatchObject({ code: 'TRANSPORT_DEVICE_STUCK', details: { waitedMs: 20, quarantined: true } })
       expect(pumps).toBeGreaterThan(1)
       expect(registers.writes(MMIO_DRIVER_FEATURES)).toEqual([])
+    })
+
+    it.each([Number.NaN, Number.POSITIVE_INFINITY, -1, '5' as unknown as number])(
+      'refuses a deadline of %s before the device is touched',
+      async (deadlineMs) => {
+        const { registers, error } = await run({ wait: { pump: () => {}, deadlineMs } })
+        expect(error).toMatchObject({ code: 'TRANSPORT_WAIT', details: { deadlineMs } })
+        expect(registers.log).toEqual([])
+      },
+    )
+
+    it.each([
+      ['stands still', () => 7],
+      ['goes back', (call: number) => -call],
+      ['is no number', () => Number.NaN],
+    ])('ends as well with a clock that %s', async (_, clock) => {
+      let calls = 0
+      const { error } = await run({ resetting: () => 0x80, wait: { pump: () => {}, now: () => clock(calls++) } })
+      expect(error).toBeInstanceOf(DeviceStuckError)
     })
 
     it('asks the device at least once, however short the deadline', async () => {

@@ -412,6 +412,18 @@ describe('pci/swiotlb (SWIOTLB RFC 3/3)', () => {
     expect(why(transport)).toEqual([reason])
   })
 
+  it.each([
+    ['beyond its end', { base: 0x12_0000_0000, length: 0x8000 }],
+    ['before its beginning', { base: 0x12_0000_2000, length: 0x8000 }],
+  ])('that the BAR covers and the memory behind it does not, %s, is ignored; the next one is taken', (_, memory) => {
+    const fake = new PciFunction(options(region, { ...region, offset: 0x2000, length: 0x2000 }))
+    const transport = PciTransport.probe(fake, 'net0', { swiotlbRfc: true, swiotlbMemory: memory })
+    expect(transport?.swiotlb).toMatchObject({ offset: 0x2000, length: 0x2000 })
+    expect(transport?.ignored).toEqual([
+      { offset: expect.any(Number), type: 10, why: expect.stringContaining('not all memory') },
+    ])
+  })
+
   it('is the first usable one of several, whose values were read once', () => {
     const fake = new PciFunction(options(region, { ...region, offset: 0x2000 }))
     const transport = probeFunction(fake, true)

@@ -3,8 +3,8 @@ import { GuestDmaError } from '@guestdma/memory'
 /**
  * A virtqueue that cannot be made, a call that breaks its contract, or what broke a queue. Codes: `VIRTQUEUE_SIZE`,
  * `VIRTQUEUE_TOO_SMALL`, `VIRTQUEUE_SEGMENT`, `VIRTQUEUE_CELLS` (misuse, thrown);
- * `VIRTQUEUE_USED_INDEX`, `VIRTQUEUE_USED_ID`, `VIRTQUEUE_USED_TWICE`, `VIRTQUEUE_USED_ORDER`, `VIRTQUEUE_COMMIT` (the
- * queue is broken).
+ * `VIRTQUEUE_USED_INDEX`, `VIRTQUEUE_USED_ID`, `VIRTQUEUE_USED_TWICE`, `VIRTQUEUE_USED_ORDER`, `VIRTQUEUE_COMMIT`,
+ * `VIRTQUEUE_BACKEND` (the queue is broken).
  */
 export class VirtqueueError extends GuestDmaError {}
 

@@ -8,7 +8,7 @@ import {
   FROM_DEVICE,
   TO_DEVICE,
 } from '@guestdma/dma'
-import type { DeviceAddress, Region } from '@guestdma/memory'
+import { attempt, type DeviceAddress, type Region } from '@guestdma/memory'
 import {
   AVAILABLE_F_NO_INTERRUPT,
   AVAILABLE_RING_ALIGN,
@@ -21,6 +21,7 @@ import {
   descriptorTableBytes,
   MAX_CHAIN_BYTES,
   MAX_QUEUE_SIZE,
+  USED_ELEMENT_SIZE,
   USED_F_NO_NOTIFY,
   USED_RING_ALIGN,
   usedRingBytes,
@@ -166,6 +167,8 @@ export class SplitVirtqueue implements Virtqueue {
   private retiredCount = 0
   private pendingDescriptors = 0
   private disposed = false
+  // The first call of the backend's that threw, or answered what is no status.
+  private misuse: VirtqueueError | null = null
 
   /** @throws VirtqueueError `VIRTQUEUE_SIZE`, `VIRTQUEUE_TOO_SMALL`; DmaError `DMA_ALLOC` */
   constructor(options: VirtqueueOptions) {
@@ -219,20 +222,24 @@ export class SplitVirtqueue implements Virtqueue {
       this.table = alloc(descriptorTableBytes(size), DESCRIPTOR_TABLE_ALIGN, TO)
       // The rings are accessed as 16- and 32-bit elements of one view; the used ring's elements begin 4 bytes in.
       this.available = alloc(availableRingBytes(size), Math.max(AVAILABLE_RING_ALIGN, 4), TO)
-      this.used = alloc(usedRingBytes(size), USED_RING_ALIGN, FROM)
+      this.used = alloc(USED_RING_ALIGN + usedRingBytes(size), USED_ELEMENT_SIZE, FROM)
       this.indirect =
         tables > 0 ? alloc(tables * this.tableCapacity * DESCRIPTOR_SIZE, DESCRIPTOR_TABLE_ALIGN, TO) : null
     } catch (error) {
-      for (const region of held) backend.free(region)
+      const errors = [error]
+      for (const region of held) attempt(errors, () => backend.free(region))
       throw error
     }
     this.regions = [...new Set(held.map(({ region }) => region))]
-    this.areas = { descriptor: this.table.device, driver: this.available.device, device: this.used.device }
+    // The ring begins at 4 modulo 8, so that its elements of 8 bytes are aligned and none lies across two pages: behind an
+    // IOMMU, QEMU up to 7.2 writes the second half of such an element to a wrong address.
+    const usedDevice = (this.used.device + USED_RING_ALIGN) as DeviceAddress
+    this.areas = { descriptor: this.table.device, driver: this.available.device, device: usedDevice }
     this.tableWord = compact(this.table.offset / 4)
     this.indirectWord = compact(this.indirect === null ? 0 : this.indirect.offset / 4)
     this.availableHalf = compact(this.available.offset / 2)
-    this.usedHalf = compact(this.used.offset / 2)
-    this.usedWord = compact(this.used.offset / 4)
+    this.usedHalf = compact((this.used.offset + USED_RING_ALIGN) / 2)
+    this.usedWord = compact((this.used.offset + USED_RING_ALIGN) / 4)
     this.cellAreas = []
     // Pairs: device address of the first cell, and bytes from one cell to the next.
     this.cellDevice = new Float64Array(2 * MAX_CELL_AREAS)
@@ -319,37 +326,41 @@ export class SplitVirtqueue implements Virtqueue {
     let status: number = room < count ? QUEUE_FULL : OK
     let head = this.freeHead
     let n = 0
-    for (; n < room; n++) {
-      const length = lengths[n] + lead
-      if (length === 0 || length > limit) break
-      let device = addresses[n] - lead
-      let deviceLength = length
-      if (mapped) {
-        m.guest[head] = device
-        m.length[head] = length
-        m.direction[head] = direction
-        const answer = backend.map(m, head)
-        if (answer !== OK) {
-          status = answer
-          break
+    try {
+      for (; n < room; n++) {
+        const length = lengths[n] + lead
+        if (length === 0 || length > limit) break
+        let device = addresses[n] - lead
+        let deviceLength = length
+        if (mapped) {
+          m.guest[head] = device
+          m.length[head] = length
+          m.direction[head] = direction
+          const answer = backend.map(m, head)
+          if (answer !== OK) {
+            status = this.judge('map', answer)
+            break
+          }
+          device = m.device[head]
+          deviceLength = m.deviceLength[head]
         }
-        device = m.device[head]
-        deviceLength = m.deviceLength[head]
+        const word = tableWord + 4 * head
+        u32[word] = device
+        u32[word + 1] = device * HIGH_HALF
+        u32[word + 2] = deviceLength
+        u32[word + 3] = descriptorFlags
+        // The id's bookkeeping is complete before the device can know of it: a completion can never race it.
+        const chain = chainsAt + CHAIN * head
+        book[chain + INFO] = info
+        if (writable) book[chain + POSTED] = length
+        const at = (start + n) & mask
+        book[orderAt + at] = head
+        ring[ringAt + at] = head
+        added[n] = head
+        head = book[ROW * head + NEXT]
       }
-      const word = tableWord + 4 * head
-      u32[word] = device
-      u32[word + 1] = device * HIGH_HALF
-      u32[word + 2] = deviceLength
-      u32[word + 3] = descriptorFlags
-      // The id's bookkeeping is complete before the device can know of it: a completion can never race it.
-      const chain = chainsAt + CHAIN * head
-      book[chain + INFO] = info
-      if (writable) book[chain + POSTED] = length
-      const at = (start + n) & mask
-      book[orderAt + at] = head
-      ring[ringAt + at] = head
-      added[n] = head
-      head = book[ROW * head + NEXT]
+    } catch (error) {
+      status = this.blame('map', error)
     }
     this.freeHead = head
     this.free -= n
@@ -443,7 +454,7 @@ export class SplitVirtqueue implements Virtqueue {
           m.guest[row] = addresses[i] + done
           m.length[row] = piece
           m.direction[row] = into ? FROM : TO
-          const status = this.backend.map(m, row)
+          const status = this.map(row)
           if (status !== OK) {
             this.rewind(first, descriptors - left)
             return status
@@ -499,7 +510,7 @@ export class SplitVirtqueue implements Virtqueue {
     const count = (position - old) & 0xffff
     if (count === 0) return OK
     this.counters.added += count
-    const status = this.backend.commitMaps()
+    const status = this.commit('commitMaps')
     if (status !== OK) {
       this.undo(old, count)
       return status
@@ -544,7 +555,7 @@ export class SplitVirtqueue implements Virtqueue {
     }
 
     const n = this.takeUsed(position, arrived, budget)
-    if (n === 0) return 0
+    if (n === 0 || this.misuse !== null) return 0
     this.outstanding -= n
     this.usedPosition = (position + n) & 0xffff
     this.counters.completed += n
@@ -552,7 +563,7 @@ export class SplitVirtqueue implements Virtqueue {
       this.used.region.meter.load(2, 1)
       this.used.region.meter.load(4, 2 * n)
     }
-    const status = this.backend.commitUnmaps()
+    const status = this.commit('commitUnmaps')
     if (status !== OK) {
       this.break('VIRTQUEUE_COMMIT', `${this.backend.name} could not revoke ${n} completed chains`, {
         status,
@@ -595,29 +606,31 @@ export class SplitVirtqueue implements Virtqueue {
   dispose(): void {
     if (this.disposed) return
     this.disposed = true
-    this.broken ??= new VirtqueueError('VIRTQUEUE_DISPOSED', this.name, 'the queue was disposed')
+    const before = this.broken
+    this.broken = null
+    this.misuse = null
     for (let id = 0; id < this.size; id++) {
       const chain = this.chainsAt + CHAIN * id
       if ((this.book[chain + INFO] & STATE_MASK) !== OUTSTANDING) continue
       this.unmapChain(id, 0)
       this.book[chain + INFO] = FREE
     }
-    const status = this.backend.commitUnmaps()
     this.outstanding = 0
-    if (status !== OK) {
-      // What could not be revoked must not be used again: its memory stays where it is, since memory goes back only
-      // when the device cannot reach it.
-      throw new VirtqueueError(
-        'VIRTQUEUE_COMMIT',
-        this.name,
-        `${this.backend.name} could not revoke what was outstanding; its memory stays out of use`,
-        { status },
-      )
+    if (this.commit('commitUnmaps') !== OK) {
+      const message = `${this.backend.name} could not revoke what was outstanding; it has to be disposed of before that is used again`
+      this.break('VIRTQUEUE_COMMIT', message, {})
     }
-    for (const region of [this.table, this.available, this.used]) this.backend.free(region)
-    if (this.indirect !== null) this.backend.free(this.indirect)
-    for (const { memory } of this.cellAreas) this.backend.free(memory)
+    const failed = this.broken as VirtqueueError | null
+    this.broken = before ?? failed ?? new VirtqueueError('VIRTQUEUE_DISPOSED', this.name, 'the queue was disposed')
+    // What could not be revoked must not be used again: its memory stays where it is, since memory goes back only when
+    // the device cannot reach it.
+    if (failed !== null) throw failed
+    const errors: unknown[] = []
+    const regions = [this.table, this.available, this.used, ...this.cellAreas.map(({ memory }) => memory)]
+    if (this.indirect !== null) regions.push(this.indirect)
     this.cellAreas.length = 0
+    for (const region of regions) attempt(errors, () => this.backend.free(region))
+    if (errors.length > 0) throw errors[0]
   }
 
   // The one place where used elements are believed or not, and their chains unmapped. Id and length are loaded once
@@ -625,7 +638,6 @@ export class SplitVirtqueue implements Virtqueue {
   private takeUsed(from: number, arrived: number, budget: number): number {
     const { usedWord, mask, size, book, chainsAt, orderAt, inOrder } = this
     const { id: ids, written: lengths, status: statuses } = this.completed
-    const { backend, mappings } = this
     const u32 = this.used.region.u32
     const unpublished = this.availablePosition !== this.publishedPosition
     let clamped = 0
@@ -670,7 +682,7 @@ export class SplitVirtqueue implements Virtqueue {
       }
       const descriptors = info >> COUNT_SHIFT
       if (descriptors > 1) statuses[n - 1] = this.unmapChain(id, believed)
-      else statuses[n - 1] = (info & (MAPPED << FLAGS_SHIFT)) === 0 ? OK : backend.unmap(mappings, id, believed)
+      else statuses[n - 1] = (info & (MAPPED << FLAGS_SHIFT)) === 0 ? OK : this.unmap(id, believed)
       this.retire(id, descriptors)
     }
     this.counters.clamped += clamped
@@ -701,7 +713,7 @@ export class SplitVirtqueue implements Virtqueue {
     const info = book[chain + INFO]
     const count = info >> COUNT_SHIFT
     if (count > 1) return this.unmapRows(book[chain + FIRST], count, written)
-    return (info & (MAPPED << FLAGS_SHIFT)) === 0 ? OK : this.backend.unmap(this.mappings, id, written)
+    return (info & (MAPPED << FLAGS_SHIFT)) === 0 ? OK : this.unmap(id, written)
   }
 
   // Was the chain added since the last publish? The device cannot know of it.
@@ -739,7 +751,7 @@ export class SplitVirtqueue implements Virtqueue {
         left -= here
       }
       if ((flags & MAPPED) !== 0) {
-        const result = this.backend.unmap(m, row, here)
+        const result = this.unmap(row, here)
         if (result !== OK) status = result
       }
       row = book[ROW * row + NEXT]
@@ -769,7 +781,7 @@ export class SplitVirtqueue implements Virtqueue {
 
   // Not Ok: the device may still reach what was unmapped, and only a reset helps.
   private commitUndone(): void {
-    const status = this.backend.commitUnmaps()
+    const status = this.commit('commitUnmaps')
     if (status !== OK)
       this.break('VIRTQUEUE_COMMIT', `${this.backend.name} could not revoke what was never published`, { status })
   }
@@ -865,8 +877,50 @@ export class SplitVirtqueue implements Virtqueue {
     }
   }
 
+  // The backend is somebody else's code. One that throws, or answers what is no status, breaks its queue and nobody else's.
+  private map(row: number): number {
+    try {
+      const status = this.backend.map(this.mappings, row)
+      return status === OK ? OK : this.judge('map', status)
+    } catch (error) {
+      return this.blame('map', error)
+    }
+  }
+
+  private unmap(row: number, written: number): number {
+    try {
+      const status = this.backend.unmap(this.mappings, row, written)
+      return status === OK ? OK : this.judge('unmap', status)
+    } catch (error) {
+      return this.blame('unmap', error)
+    }
+  }
+
+  private commit(method: 'commitMaps' | 'commitUnmaps'): number {
+    try {
+      const status = this.backend[method]()
+      return status === OK ? OK : this.judge(method, status)
+    } catch (error) {
+      return this.blame(method, error)
+    }
+  }
+
+  private judge(method: string, status: number): number {
+    return status < 0 ? status : this.blame(method, `${status}, which is no status,`)
+  }
+
+  private blame(method: string, error: unknown): number {
+    const what = error instanceof Error ? `threw: ${error.message}` : `answered ${String(error)}`
+    const { backend, index, name } = this
+    const details = { queue: index, backend: backend.name, method }
+    this.misuse ??= new VirtqueueError('VIRTQUEUE_BACKEND', name, `${backend.name}.${method}() ${what}`, details)
+    this.broken ??= this.misuse
+    return QUEUE_BROKEN
+  }
+
   private break(code: string, message: string, details: Readonly<Record<string, unknown>>): void {
-    this.broken = new VirtqueueError(code, this.name, message, { queue: this.index, ...details })
+    // The first reason is the one that explains the others.
+    this.broken ??= new VirtqueueError(code, this.name, message, { queue: this.index, ...details })
   }
 }
 

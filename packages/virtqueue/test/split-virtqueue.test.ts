@@ -133,7 +133,8 @@ describe('areas', () => {
         [areas.device, 6 + 8 * size],
       ].sort((a, b) => a[0] - b[0])
       for (let i = 1; i < 3; i++) expect(spans[i - 1][0] + spans[i - 1][1]).toBeLessThanOrEqual(spans[i][0])
-      expect(backend.counters.allocatedBytes).toBe(28 * size - 2 * size + 12)
+      // 4 bytes more than the areas have, so that the used ring begins at 4 modulo 8.
+      expect(backend.counters.allocatedBytes).toBe(28 * size - 2 * size + 12 + 4)
     }
   })
 })
@@ -150,4 +151,36 @@ describe('metering', () => {
     // Three descriptors of four words, three ring entries and the index, and the device's flags.
     expect([stores[4], stores[2], loads[2]]).toEqual([12, 4, 1])
   })
+})
+
+describe('the used ring begins at 4 modulo 8 (virtio 1.4 §2.7: aligned to 4)', () => {
+  test.each(Array.from({ length: 16 }, (_, i) => 2 ** i))(
+    'so that no element of a queue of %d lies across two pages',
+    (size) => {
+      const bytes = 2 << 20
+      const memory = new GuestMemory([{ base: 0, length: bytes, memory: new ArrayBuffer(bytes) }])
+      const ram = new SpanAllocator(guestAddress(0), bytes)
+      // What was allocated before does not matter.
+      for (const before of [0, 1, 4, 12, 4090]) {
+        if (before > 0) ram.allocate(before, 1)
+        const backend = new DirectBackend({ memory, ram })
+        const queue = new SplitVirtqueue({
+          name: 'q',
+          index: 0,
+          size,
+          backend,
+          features: FeatureSet.empty,
+          doorbell: () => {},
+        })
+        const { device } = queue.areas
+        expect(device % 8).toBe(4)
+        const across = Array.from({ length: size }, (_, i) => device + 4 + 8 * i).filter(
+          (at) => Math.floor(at / 4096) !== Math.floor((at + 7) / 4096),
+        )
+        expect(across).toEqual([])
+        queue.dispose()
+        expect(backend.counters.allocatedBytes).toBe(0)
+      }
+    },
+  )
 })

@@ -94,6 +94,8 @@ export class HandDevice implements RegisterBus {
   generation = 0
   /** Each read of ConfigGeneration changes it. */
   restless = false
+  /** The other end is gone: every access fails, as with a socket that closed. */
+  lost = false
   /** A reset is never finished. */
   stuck = false
   resets = 0
@@ -122,12 +124,14 @@ export class HandDevice implements RegisterBus {
   }
 
   read(offset: number, size: 1 | 2 | 4): number {
+    if (this.lost) throw new Error('the socket closed')
     const value = this.value(offset, size)
     this.log.push({ kind: 'r', offset, size, value })
     return value
   }
 
   write(offset: number, size: 1 | 2 | 4, value: number): void {
+    if (this.lost) throw new Error('the socket closed')
     this.log.push({ kind: 'w', offset, size, value })
     const queue = this.queues[this.queueSel] ?? queueRegisters()
     const low = (old: number): number => Math.floor(old / 2 ** 32) * 2 ** 32 + value
@@ -263,6 +267,9 @@ export class HandDevice implements RegisterBus {
         return this.deviceId
       case MMIO_DEVICE_FEATURES:
         return this.offered.word(this.deviceSel)
+      // Over PCI it can be read back.
+      case MMIO_DRIVER_FEATURES:
+        return this.words[this.driverSel]
       case MMIO_QUEUE_SIZE_MAX:
         return this.queueMax[this.queueSel] ?? 0
       case MMIO_QUEUE_READY:

@@ -88,6 +88,7 @@ const notifyOff = (queue: number): number => queue + 3
 /** The fields that a driver reads and those that it writes: width, and the mmio register that means the same. */
 const READS: ReadonlyMap<number, readonly [Size, number]> = new Map([
   [PCI_COMMON_DEVICE_FEATURE, [4, MMIO_DEVICE_FEATURES]],
+  [PCI_COMMON_DRIVER_FEATURE, [4, MMIO_DRIVER_FEATURES]],
   [PCI_COMMON_DEVICE_STATUS, [1, MMIO_STATUS]],
   [PCI_COMMON_CONFIG_GENERATION, [1, MMIO_CONFIG_GENERATION]],
   [PCI_COMMON_QUEUE_SIZE, [2, MMIO_QUEUE_SIZE_MAX]],

@@ -1,9 +1,18 @@
-import { DirectBackend, DMA_EXHAUSTED, DMA_OK, type DmaBackend, type DmaMappings, type DmaStatus } from '@guestdma/dma'
+import {
+  DirectBackend,
+  DMA_EXHAUSTED,
+  DMA_OK,
+  type DmaBackend,
+  DmaError,
+  type DmaMappings,
+  type DmaStatus,
+} from '@guestdma/dma'
 import {
   BLK_FEATURES,
   BlkDriver,
   type BlkOptions,
   DeviceSession,
+  type DriverWarning,
   NET_FEATURES,
   NetDriver,
   type NetOptions,
@@ -41,6 +50,10 @@ export class NarrowBackend extends DirectBackend {
   commitStatus: DmaStatus = DMA_OK
   /** What each unmap answers. */
   unmapStatus: DmaStatus = DMA_OK
+  /** What each commit of unmaps answers. */
+  commitUnmapsStatus: DmaStatus = DMA_OK
+  /** How often `dispose` cannot revoke what the device was given. */
+  refusals = 0
   live = 0
 
   override map(m: DmaMappings, row: number): DmaStatus {
@@ -59,6 +72,19 @@ export class NarrowBackend extends DirectBackend {
   override commitMaps(): DmaStatus {
     super.commitMaps()
     return this.commitStatus
+  }
+
+  override commitUnmaps(): DmaStatus {
+    super.commitUnmaps()
+    return this.commitUnmapsStatus
+  }
+
+  override dispose(): void {
+    if (this.refusals > 0) {
+      this.refusals--
+      throw new DmaError('DMA_FAILED', this.name, 'told not to revoke')
+    }
+    super.dispose()
   }
 }
 
@@ -151,14 +177,15 @@ export interface NetRig extends Rig {
   readonly frames: Uint8Array[]
   readonly sent: number[]
   readonly events: string[]
+  readonly warnings: DriverWarning[]
 }
 
-export type NetRigOptions = RigOptions & NetOptions & { mtu?: number; linkStatus?: number }
+export type NetRigOptions = RigOptions & NetOptions & { mtu?: number; linkStatus?: number; mac?: number[] }
 
 /** A net driver over a device made by hand. `link` and `mtu` fill in its configuration space. */
 async function makeNet(options: NetRigOptions = {}): Promise<NetRig> {
   const config = new Uint8Array(16)
-  config.set(MAC)
+  config.set(options.mac ?? MAC)
   const fields = new DataView(config.buffer)
   fields.setUint16(6, options.linkStatus ?? 1, true)
   fields.setUint16(10, options.mtu ?? 1500, true)
@@ -166,6 +193,7 @@ async function makeNet(options: NetRigOptions = {}): Promise<NetRig> {
   const frames: Uint8Array[] = []
   const sent: number[] = []
   const events: string[] = []
+  const warnings: DriverWarning[] = []
   const { mode, queueSize, observer } = options
   const net = new NetDriver(rig.session, {
     ...(mode === undefined ? {} : { mode }),
@@ -192,11 +220,12 @@ async function makeNet(options: NetRigOptions = {}): Promise<NetRig> {
         events.push('broken')
         observer?.broken?.(error)
       },
+      warning: (warning) => warnings.push(warning),
     },
   })
   // Receive buffers are posted from the first poll on.
   net.poll(1)
-  return { ...rig, net, frames, sent, events }
+  return { ...rig, net, frames, sent, events, warnings }
 }
 
 /**
@@ -227,6 +256,7 @@ export function pattern(length: number, seed = 1): Uint8Array<ArrayBuffer> {
 export interface BlkRig extends Rig {
   readonly disk: BlkDriver
   readonly errors: string[]
+  readonly warnings: DriverWarning[]
 }
 
 export type BlkRigOptions = RigOptions & BlkOptions & { sectors?: number; sizeMax?: number; blockSize?: number }
@@ -241,6 +271,7 @@ async function makeBlk(options: BlkRigOptions = {}): Promise<BlkRig> {
   fields.setUint32(20, options.blockSize ?? 0, true)
   const rig = await makeRig(DEVICE_ID_BLOCK, { config, ...options })
   const errors: string[] = []
+  const warnings: DriverWarning[] = []
   const { mode, queueSize } = options
   const disk = new BlkDriver(rig.session, {
     ...(mode === undefined ? {} : { mode }),
@@ -251,9 +282,10 @@ async function makeBlk(options: BlkRigOptions = {}): Promise<BlkRig> {
         errors.push(error.code)
         options.observer?.broken?.(error)
       },
+      warning: (warning) => warnings.push(warning),
     },
   })
-  return { ...rig, disk, errors }
+  return { ...rig, disk, errors, warnings }
 }
 
 export interface Makers {
@@ -326,6 +358,13 @@ export function serve(device: HandDevice, bytes: Uint8Array, most = Infinity): n
     else answer(device, request, { status: 2 })
   }
   return found.length
+}
+
+/** The device's other end is gone: every access to its registers throws. */
+export const loseTransport = (device: HandDevice): void => {
+  device.read = device.write = () => {
+    throw new Error('the connection is gone')
+  }
 }
 
 /** Lets microtasks run. */

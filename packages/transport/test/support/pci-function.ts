@@ -257,6 +257,7 @@ export class PciFunction implements PciAccess {
   private readCommon(offset: number): number {
     const queue = this.queues[this.queueSelect]
     if (offset === 0x04) return this.offered.word(this.deviceSelect)
+    if (offset === 0x0c) return this.accepted[this.driverSelect] ?? 0
     if (offset === 0x10) return this.configVector
     if (offset === 0x12) return this.queues.length
     if (offset === 0x14) return this.status

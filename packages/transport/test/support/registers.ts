@@ -44,6 +44,12 @@ export interface RegistersOptions {
   /** QueueReset, by how often it was read since it was written. */
   queueReset?(reads: number): number
   interrupts?: number
+  /** Status bits that the device sets by itself once the driver has written `after`. */
+  raises?: { readonly status: number; readonly after: number }
+  /** What a selector of feature words is taken for. QEMU's virtio-mmio takes every selector but 0 for 1. */
+  selector?(written: number): number
+  /** DriverFeatures as read back (PCI only), by word. */
+  held?(word: number): number
 }
 
 /** A register file that does as it is told, sensible or not, and remembers every access. */
@@ -96,8 +102,8 @@ export class Registers implements RegisterBus {
   write(offset: number, size: 1 | 2 | 4, value: number): void {
     this.log.push({ kind: 'w', offset, size, value })
     const { options } = this
-    if (offset === MMIO_DEVICE_FEATURES_SEL) this.deviceSel = value
-    else if (offset === MMIO_DRIVER_FEATURES_SEL) this.driverSel = value
+    if (offset === MMIO_DEVICE_FEATURES_SEL) this.deviceSel = options.selector?.(value) ?? value
+    else if (offset === MMIO_DRIVER_FEATURES_SEL) this.driverSel = options.selector?.(value) ?? value
     else if (offset === MMIO_DRIVER_FEATURES) this.words[this.driverSel] = value
     else if (offset === MMIO_QUEUE_RESET) this.queueResetReads = 0
     else if (offset === MMIO_STATUS && value === 0) {
@@ -108,7 +114,9 @@ export class Registers implements RegisterBus {
     } else if (offset === MMIO_STATUS) {
       const fresh = value & ~this.status
       const refused = (fresh & STATUS_FEATURES_OK) !== 0 && options.accepts?.(this.written) === false
-      this.status |= refused ? value & ~STATUS_FEATURES_OK : value
+      // As a device that keeps what is written; one that ORs would hide a driver that clears bits.
+      this.status = refused ? value & ~STATUS_FEATURES_OK : value
+      if (value === options.raises?.after) this.status |= options.raises.status
     }
   }
 
@@ -123,6 +131,8 @@ export class Registers implements RegisterBus {
         return options.deviceId ?? 1
       case MMIO_DEVICE_FEATURES:
         return this.offered.word(this.deviceSel)
+      case MMIO_DRIVER_FEATURES:
+        return options.held?.(this.driverSel) ?? this.words[this.driverSel]
       case MMIO_QUEUE_SIZE_MAX:
         return options.queueMax?.(this.maxReads++) ?? 256
       case MMIO_QUEUE_READY:

@@ -1,0 +1,28 @@
+import type { InterruptSink } from '@guestdma/memory'
+
+// What a sink throws surfaces in a microtask: a platform's fault stops neither the device that interrupts nor the others.
+// `observe` takes one argument, and a closure for two would be allocated at each interrupt.
+
+/** Tells a sink how its line is. */
+export function tellLevel(sink: InterruptSink | null, asserted: boolean): void {
+  try {
+    sink?.level(asserted)
+  } catch (error) {
+    throwLater(error)
+  }
+}
+
+/** Passes a message on. */
+export function tellMessage(sink: InterruptSink | null, address: number, data: number): void {
+  try {
+    sink?.message?.(address, data)
+  } catch (error) {
+    throwLater(error)
+  }
+}
+
+function throwLater(error: unknown): void {
+  queueMicrotask(() => {
+    throw error
+  })
+}

@@ -1,0 +1,216 @@
+import { sharedPoolScheme } from '@guestdma/bounce'
+import { DMA_FAILED, type DmaScheme, directScheme, type PlatformBuilder } from '@guestdma/dma'
+import { VirtioIommuDomain, type VirtioIommuSchemeOptions, virtioIommuScheme } from '@guestdma/iommu'
+import { type BusPort, GuestMemory, type SpanAllocator } from '@guestdma/memory'
+import { createMachine, type DeviceConfig, type Machine, MachineEvents, MemoryBlockStore } from 'guestdma'
+import { afterEach, describe, expect, it, vi } from 'vitest'
+import { MAC, machineOver, pattern, RecordingLink, ranges, TRANSPORTS } from './support/machines.ts'
+
+const POOL = 1 << 20
+
+const net = (name: string, platform: string): DeviceConfig => ({
+  type: 'net',
+  name,
+  platform,
+  dma: platform,
+  queueSize: 16,
+  device: { mac: MAC, link: new RecordingLink() },
+})
+const blk = (name: string, platform: string): DeviceConfig => ({
+  type: 'blk',
+  name,
+  platform,
+  dma: platform,
+  queueSize: 16,
+  device: { store: new MemoryBlockStore(pattern(64 * 512)) },
+})
+
+/** A scheme whose port is of its own, so that the platform cannot cut its devices off. */
+function uncut(scheme: DmaScheme): DmaScheme {
+  return {
+    id: 'uncut',
+    provider: { ...scheme.provider, id: 'uncut' },
+    install: (platform) => Object.create(scheme.install(platform)) as BusPort,
+  }
+}
+
+/** Every access to the registers of a device throws, until the result is called. */
+function lose(made: Machine, name: string): () => void {
+  const { transport } = made.slot(name)
+  const gone = (): never => {
+    throw new Error(`${name} is gone`)
+  }
+  Object.assign(transport, { readStatus: gone, writeStatus: gone, notify: gone })
+  return () => {
+    for (const key of ['readStatus', 'writeStatus', 'notify']) Reflect.deleteProperty(transport, key)
+  }
+}
+
+describe.each(TRANSPORTS)('over %s', (transport) => {
+  const machine = machineOver(transport)
+  const schemes = (): DmaScheme[] => [
+    directScheme(),
+    sharedPoolScheme({ size: POOL }),
+    uncut(sharedPoolScheme({ size: POOL })),
+  ]
+
+  describe('machine/release: every device is closed, and the first error is told', () => {
+    it.each(['direct', 'shared-pool'])('a device of %s whose connection is gone is cut off', async (platform) => {
+      const made = await machine([net('net0', platform), blk('disk0', platform), net('net1', platform)], {
+        schemes: schemes(),
+      })
+      made.pump()
+      const read = made.blk('disk0').readBytes(0, 4096)
+      const failed = expect(read).rejects.toMatchObject({ code: 'DRIVER_CLOSED' })
+      await Promise.resolve()
+      lose(made, 'disk0')
+      await expect(made.close()).rejects.toThrow('disk0 is gone')
+      await failed
+      expect(made.ram.live).toBe(0)
+      for (const name of ['net0', 'net1']) expect(made.slot(name).device.status).toBe(0)
+      // Cut off: nothing is within its reach.
+      const { port } = made.slot('disk0')
+      port.request[0] = 0x8000_0000
+      expect(port.resolve(1, 1)).toBe(0)
+    })
+
+    it('a device whose connection came back is started again', async () => {
+      const made = await machine([blk('disk0', 'shared-pool')], { schemes: schemes() })
+      const found = lose(made, 'disk0')
+      await expect(made.reset('disk0')).rejects.toThrow('disk0 is gone')
+      expect(made.slot('disk0').running).toBe(false)
+      found()
+      await made.reset('disk0')
+      expect(await made.run(made.blk('disk0').readBytes(0, 512))).toEqual(pattern(512))
+      await made.close()
+      expect(made.ram.live).toBe(0)
+    })
+  })
+
+  describe('machine/release behind an IOMMU (rule: memory goes back only when the device can no longer reach it)', () => {
+    afterEach(() => vi.restoreAllMocks())
+
+    const behind = (options: VirtioIommuSchemeOptions = {}): Promise<Machine> =>
+      machine([net('net0', 'virtio-iommu'), blk('disk0', 'virtio-iommu')], { schemes: [virtioIommuScheme(options)] })
+
+    it.each(['net0', 'disk0'])(
+      'an UNMAP that is refused while %s is closed: its endpoint is detached',
+      async (name) => {
+        const made = await behind()
+        made.pump()
+        const read = made.blk('disk0').readBytes(0, 4096)
+        const failed = expect(read).rejects.toMatchObject({ code: 'DRIVER_CLOSED' })
+        await Promise.resolve()
+        const refuse = vi.spyOn(VirtioIommuDomain.prototype, 'commit').mockImplementation(function (
+          this: VirtioIommuDomain,
+        ) {
+          this.broken = true
+          return DMA_FAILED
+        })
+        await expect(made.slot(name).close()).rejects.toMatchObject({ code: 'VIRTQUEUE_COMMIT' })
+        refuse.mockRestore()
+        await made.slot(name).start()
+        await made.close()
+        await failed
+        expect(made.ram.live).toBe(0)
+      },
+    )
+
+    it('a DETACH that is refused: the device is cut off from what is under the IOMMU', async () => {
+      const made = await behind()
+      made.pump()
+      const { dispose } = VirtioIommuDomain.prototype
+      const refuse = vi.spyOn(VirtioIommuDomain.prototype, 'dispose').mockImplementationOnce(function (this: never) {
+        dispose.call(this)
+        throw new Error('refused')
+      })
+      await expect(made.slot('net0').close()).rejects.toThrow('refused')
+      refuse.mockRestore()
+      expect(made.slot('net0').quarantined).toBe(null)
+      await made.close()
+      expect(made.ram.live).toBe(0)
+    })
+
+    it('a DETACH that is refused, over a port of somebody else’s: memory stays out of use', async () => {
+      const made = await behind({ downstream: (platform) => Object.create(platform.everything()) as BusPort })
+      made.pump()
+      vi.spyOn(VirtioIommuDomain.prototype, 'dispose').mockImplementationOnce(() => {
+        throw new Error('refused')
+      })
+      await expect(made.slot('net0').close()).rejects.toThrow('refused')
+      const quarantined = made.slot('net0').quarantined as number
+      expect(quarantined).toBeGreaterThan(0)
+      await expect(made.close()).rejects.toMatchObject({ code: 'MACHINE_QUARANTINED' })
+      expect(made.ram.allocated).toBe(quarantined)
+    })
+  })
+
+  describe('machine/quarantine: memory that nothing can keep a device from is named, in bytes', () => {
+    it('when it happens, and when the machine ends', async () => {
+      const made = await machine([net('net0', 'uncut'), blk('disk0', 'direct')], { schemes: schemes() })
+      made.pump()
+      const told: unknown[] = []
+      made.events.on('quarantine', (event) => told.push(event))
+      const found = lose(made, 'net0')
+      await expect(made.reset('net0')).rejects.toThrow('net0 is gone')
+      const { quarantined } = made.slot('net0')
+      expect(quarantined).toBeGreaterThan(POOL)
+      expect(told).toEqual([{ device: 'net0', bytes: quarantined }])
+      // The device may come back; its memory does not.
+      found()
+      await made.reset('net0')
+      await expect(made.close()).rejects.toMatchObject({
+        code: 'MACHINE_QUARANTINED',
+        details: { devices: { net0: quarantined }, shared: 0 },
+      })
+      expect(made.ram.allocated).toBe(quarantined)
+    })
+
+    it('a pool that another device may still reach stays out of use although its own device was closed', async () => {
+      const made = await machine([net('net0', 'shared-pool'), blk('disk0', 'uncut')], {
+        schemes: (() => {
+          const shared = sharedPoolScheme({ size: POOL, per: 'machine' })
+          return [shared, uncut(shared)]
+        })(),
+      })
+      made.pump()
+      const found = lose(made, 'disk0')
+      await expect(made.reset('disk0')).rejects.toThrow('disk0 is gone')
+      found()
+      await expect(made.close()).rejects.toMatchObject({
+        code: 'MACHINE_QUARANTINED',
+        details: { devices: { disk0: 0 }, shared: POOL },
+      })
+      expect(made.ram.allocated).toBe(POOL)
+    })
+  })
+
+  describe('machine/set-up that fails half way gives everything back', () => {
+    it.each([
+      ['a model of another type', { make: (_: BusPort) => ({ deviceId: 99 }) as never }, 'MACHINE_DEVICE'],
+      ['a scheme that is not for its platform', { dma: 'direct' }, 'DMA_NO_USABLE_BACKEND'],
+    ])('with %s', async (_what, wrong, code) => {
+      let ram: SpanAllocator | undefined
+      const pool = sharedPoolScheme({ size: POOL })
+      const watched: DmaScheme = {
+        ...pool,
+        install(platform: PlatformBuilder) {
+          ram = platform.ram
+          return pool.install(platform)
+        },
+      }
+      const devices = [net('net0', 'shared-pool'), { ...net('net1', 'shared-pool'), ...wrong } as DeviceConfig]
+      const events = new MachineEvents()
+      await expect(
+        createMachine({
+          memory: new GuestMemory(ranges()),
+          schemes: [watched, directScheme()],
+          transport,
+          events,
+          devices,
+        }),
+      ).rejects.toMatchObject({ code })
+      expect(ram?.live).toBe(0)
+    })
+  })
+})
