@@ -241,11 +241,12 @@ export abstract class VirtioDevice {
   /**
    * Stops a queue without loss, so that another server may go on with it: nothing new is taken from it, and once nothing
    * that was taken is in flight it is published and disabled, and the return value says where it stands. `null`: requests
-   * are in flight; poll, which completes them, and call again. Null also for a queue that does not work.
+   * are in flight; poll, which completes them, and call again. Null also within a poll, and for a queue that does not
+   * work.
    */
   stopQueue(queue: DeviceQueue): QueuePosition | null {
     const { walker } = queue
-    if (!queue.started || walker.broken !== null) return null
+    if (!queue.started || walker.broken !== null || this.polling) return null
     this.onSave()
     walker.pause()
     if (this.inFlightOf(queue) > 0) return null
@@ -323,7 +324,8 @@ export abstract class VirtioDevice {
    *
    * A budget is of work: a chain of more than 64 descriptors and pieces, or of 64 KiB (`CHAIN_STEPS`, `CHAIN_BYTES`),
    * counts as several, in the budget and in what is returned. So one call costs `budget` chains of that size, and at
-   * most one larger chain for each queue; what is left over waits for the next call.
+   * most one larger chain for each queue; what is left over waits for the next call. Besides, it completes what stores
+   * answered, 64 chains or `budget` if that is more.
    */
   poll(budget: number): number {
     if (this.polling) return 0
@@ -356,11 +358,11 @@ export abstract class VirtioDevice {
    * then save.
    */
   save(): DeviceState {
-    this.onSave()
     if (this.inFlight > 0 || this.polling) {
       const message = `${this.inFlight} requests are in flight; call poll(0) until they are completed, then save`
       throw new DeviceError('DEVICE_BUSY', this.name, message, { inFlight: this.inFlight })
     }
+    this.onSave()
     return {
       format: 'guestdma-device-1',
       deviceId: this.deviceId,
