@@ -275,7 +275,8 @@ export class BlkDevice extends VirtioDevice {
     // Data begins at the head of the first device-writable segment, or usually in the segment behind the header.
     const behind = phase === 'read' ? 0 : chains.lengths[first] === BLK_REQUEST_HEADER_SIZE ? 1 : 0
     slot.stage(bytes, chains.offset(first + behind) + (phase === 'write' && behind === 0 ? BLK_REQUEST_HEADER_SIZE : 0))
-    if (bytes > 0) this.stagingUsed += slot.held
+    slot.reserved = bytes > 0 ? slot.held : 0
+    this.stagingUsed += slot.reserved
     slot.sector = sector
     slot.phase = phase
     slot.queue = queue.index
@@ -362,7 +363,7 @@ export class BlkDevice extends VirtioDevice {
       const queue = this.queues[slot.queue]
       if (this.needsFlush(slot)) this.run(slot, queue, false)
       else this.answer(slot, queue, false)
-      done += 1 + ((slot.spans / CHAIN_STEPS + slot.data.length / CHAIN_BYTES) | 0)
+      done += 1 + ((slot.spans / CHAIN_STEPS + slot.reserved / CHAIN_BYTES) | 0)
     }
     return done
   }
@@ -465,7 +466,8 @@ export class BlkDevice extends VirtioDevice {
 
   private release(slot: BlkSlot): void {
     slot.state = 'free'
-    if (slot.data.length > 0) this.stagingUsed -= slot.held
+    this.stagingUsed -= slot.reserved
+    slot.reserved = 0
   }
 
   // Requests of one queue (or all, -1) are void: what the store still holds becomes an orphan of the queue, or of the

@@ -77,6 +77,8 @@ export class BlkSlot {
   head = 0
   position = 0
 
+  /** Bytes of staging memory that the request counts for. */
+  reserved = 0
   staging: Region | null = null
   stagingOffset = 0
 
@@ -92,7 +94,10 @@ export class BlkSlot {
   }
 
   done(status: BlockStatus): void {
-    this.status = status === BLK_S_OK || status === BLK_S_UNSUPP ? status : BLK_S_IOERR
+    // A store that transferred the memory to somebody else took the data with it.
+    const lost = this.reserved > 0 && this.data.length === 0
+    if (lost) this.drop()
+    this.status = lost ? BLK_S_IOERR : status === BLK_S_OK || status === BLK_S_UNSUPP ? status : BLK_S_IOERR
     this.finished(this)
   }
 

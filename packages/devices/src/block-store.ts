@@ -5,7 +5,8 @@ export type BlockStatus = typeof BLK_S_OK | typeof BLK_S_IOERR | typeof BLK_S_UN
 
 /**
  * One request to a store. `data` is staging memory of the device, never guest memory: the store fills it (read) or
- * takes from it (write), and may touch it until it calls `done`, not after: the memory is used again then.
+ * takes from it (write), and may touch it until it calls `done`, not after: the memory is used again then. A store that
+ * transfers it to a worker fails the request; it copies instead.
  */
 export interface BlockRequest {
   /** First sector, in units of 512 bytes. The whole request lies inside the store's capacity. */

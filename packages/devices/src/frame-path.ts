@@ -1,3 +1,4 @@
+import { observe } from '@guestdma/memory'
 import { DeviceError } from './errors.ts'
 import { type FifoOptions, FrameFifo } from './frame-fifo.ts'
 import type { FrameReceiver } from './net-link.ts'
@@ -6,7 +7,7 @@ import type { FrameReceiver } from './net-link.ts'
 export interface PathCounters {
   /** Handed to the receiver, at once or later. */
   delivered: number
-  /** Dropped because nobody was there: no device, or no live driver. */
+  /** Dropped because nobody was there (no device, or no live driver), or because a receiver threw. */
   dropped: number
   /** Dropped because a frame was longer than the queue's slots while it had to wait. */
   oversize: number
@@ -40,7 +41,12 @@ export class FramePath {
   }
 
   get live(): boolean {
-    return this.receiver?.live === true
+    try {
+      return this.receiver?.live === true
+    } catch (error) {
+      observe(rethrow, error)
+      return false
+    }
   }
 
   get waiting(): number {
@@ -61,10 +67,7 @@ export class FramePath {
       this.counters.dropped++
       return false
     }
-    if (fifo.length === 0 && receiver.receive(frame)) {
-      this.counters.delivered++
-      return true
-    }
+    if (fifo.length === 0 && this.offer(receiver, frame)) return true
     if (frame.length > fifo.frameBytes) {
       this.counters.oversize++
       return false
@@ -78,22 +81,38 @@ export class FramePath {
     let done = 0
     if (receiver === null) return 0
     const wasFull = fifo.full
-    while (done < budget && fifo.length > 0 && receiver.receive(fifo.front())) {
+    while (done < budget && fifo.length > 0 && this.offer(receiver, fifo.front())) {
       fifo.pop()
       done++
     }
-    this.counters.delivered += done
     if (wasFull && done > 0) this.room()
     return done
   }
 
   /** Drops and counts what waits, if nobody is there to take it. Returns whether that is so. */
   unplugged(): boolean {
-    if (this.receiver?.live === true) return false
+    if (this.live) return false
     const { fifo } = this
     const wasFull = fifo.full
     if (fifo.length > 0) this.counters.dropped += fifo.clear()
     if (wasFull) this.room()
     return true
   }
+
+  // True: the receiver is done with the frame. One that throws lost it; others, and what follows, are not concerned.
+  private offer(receiver: FrameReceiver, frame: Uint8Array<ArrayBuffer>): boolean {
+    const { counters } = this
+    try {
+      if (!receiver.receive(frame)) return false
+      counters.delivered++
+    } catch (error) {
+      counters.dropped++
+      observe(rethrow, error)
+    }
+    return true
+  }
+}
+
+function rethrow(error: unknown): void {
+  throw error
 }

@@ -11,16 +11,25 @@ const KEPT_SOURCES = 8
  * 100 bytes, the copy of a small frame 4 ns.
  */
 export class FrameStaging {
-  declare readonly region: Region
+  declare region: Region
   /** Twelve bytes for a receive header that has to be written piecewise. */
   readonly header: Region = new Region(new ArrayBuffer(16), 'frame header')
-  declare private readonly buffer: ArrayBuffer
+  declare private readonly size: number
+  declare private buffer: ArrayBuffer
   private readonly views: (Uint8Array<ArrayBuffer> | null)[]
 
   constructor(longest: number) {
-    this.buffer = new ArrayBuffer(longest + 2 * ALIGNMENTS)
+    this.size = longest + 2 * ALIGNMENTS
+    this.buffer = new ArrayBuffer(this.size)
     this.region = new Region(this.buffer, 'frame staging')
     this.views = new Array<Uint8Array<ArrayBuffer> | null>(ALIGNMENTS * (KEPT_LENGTH + 1)).fill(null)
+  }
+
+  /** A link took the memory away, by transferring what it was shown. */
+  renew(): void {
+    this.buffer = new ArrayBuffer(this.size)
+    this.region = new Region(this.buffer, 'frame staging')
+    this.views.fill(null)
   }
 
   /** Bytes [align, align + length) of the staging region; `align` is 0 to 7. */

@@ -323,6 +323,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
     }
     const payload = offset + HEADER
     const align = payload & 7
+    if (staging.region.u8.length === 0) staging.renew()
     copy(staging.region, align, region, payload, length)
     try {
       link.transmit(staging.view(align, length))
@@ -418,6 +419,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
   // Copies the payload of a row to staging memory, at the offset that is returned: the payload's own modulo 8, since a
   // copy is fastest so. -1: the header asks for an offload, and nothing was copied.
   private stage(chains: ChainTable, row: number, length: number): number {
+    if (this.staging.region.u8.length === 0) this.staging.renew()
     const to = this.staging.region
     const segment = chains.first(row)
     const first = chains.lengths[segment]

@@ -328,6 +328,67 @@ describe.each(TRANSPORTS)('after poll returned 0 its owner sleeps until onWork: 
       expect(m.tx.reap()).toHaveLength(3)
     })
 
+    test('a link that transfers the memory of a frame', () => {
+      const lengths: number[] = []
+      const m = net('a', {
+        transmit: (frame) => {
+          lengths.push(structuredClone(frame, { transfer: [frame.buffer] }).length)
+        },
+      })
+      send(m, ...frames(3))
+      // One that goes the general way.
+      m.tx.offer(m.tx.chain({ address: m.ram.alloc(12), length: 12 }, { address: m.ram.alloc(80), length: 80 }))
+      send(m, ...frames(1))
+      loop.run()
+      expect([lengths, m.tx.reap().length]).toEqual([[60, 61, 62, 80, 60], 5])
+    })
+
+    test('a receiver on a switch: the others get the frame', async () => {
+      const hub = new LearningSwitch({ ports: 3 })
+      const broken = {
+        live: true,
+        wake: () => {},
+        receive: () => {
+          throw new Error('bad receiver')
+        },
+      }
+      hub.ports[1].attach(broken)
+      const from = net('a', hub.ports[0])
+      const to = net('b', hub.ports[2])
+      post(to, 1)
+      const messages = await surfaced(() => {
+        send(from, new Uint8Array(60).fill(255, 0, 6))
+        loop.run()
+      })
+      expect([messages, received(to).length, hub.ports[1].counters.dropped]).toEqual([['bad receiver'], 1, 1])
+      expect(from.device.faults.count).toBe(0)
+    })
+
+    test('a store that transfers the memory of a request: that request fails, and nothing else', () => {
+      const store = {
+        capacity: DISK_BYTES,
+        steal: true,
+        read(r: BlockRequest) {
+          if (this.steal) structuredClone(r.data, { transfer: [r.data.buffer] })
+          r.done(0)
+        },
+        write: (r: BlockRequest) => r.done(0),
+        flush: (r: BlockRequest) => r.done(0),
+      }
+      const m = blkMachineOver(transport, { name: 'disk', store, stagingBytes: 4096, onWork: loop.onWork('disk') })
+      loop.add(m.device)
+      m.driver.start([m.ring], 9)
+      const states = Array.from({ length: 4 }, (_, i) => {
+        store.steal = i % 2 === 0
+        const cell = status(m.ram)
+        m.ring.offer(m.ring.chain(header(m.ram, 0), { address: m.ram.alloc(512), length: 512, w: true }, cell))
+        m.driver.kick(0)
+        loop.run()
+        return m.ram.get(cell.address, 1)[0]
+      })
+      expect(states).toEqual([1, 0, 1, 0])
+    })
+
     test('store.capacity', async () => {
       const store = {
         broken: false,
