@@ -45,7 +45,7 @@ export class BlkTicket implements BlockRequest {
   /** `refused` is told where `done` is called again. */
   constructor(slot: BlkSlot, refused: (sector: number) => void) {
     this.sector = slot.sector
-    this.data = slot.data
+    this.data = slot.phase === 'read' || slot.phase === 'write' ? slot.data : NO_DATA
     this.slot = slot
     this.refused = refused
   }

@@ -365,6 +365,7 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       m.driver.kick(0)
       m.device.poll(64)
       expect([kept.length, m.ram.get(cell.address, 1)[0]]).toEqual([2, 0])
+      expect(kept.map(({ data }) => data.length)).toEqual([512, 0])
       for (const r of kept) r.done(1)
       m.device.poll(64)
       expect([m.device.inFlight, m.ring.usedIndex, m.device.faults.count]).toEqual([0, 1, 2])
