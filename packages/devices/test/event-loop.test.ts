@@ -230,6 +230,22 @@ describe.each(TRANSPORTS)('after poll returned 0 its owner sleeps until onWork: 
       expect([later(), lost()]).toEqual([0, 0xff])
     })
 
+    test('a queue that was stopped and is ready again waits for the answers to what came before', () => {
+      boot()
+      const lost = read()
+      const [queue] = m.device.queues
+      m.device.disableQueue(queue)
+      const again = new Ring(m.ram, 8)
+      m.driver.queue(0, again)
+      const state = read(again)
+      expect([queue.ready, waiting.length]).toEqual([true, 1])
+      waiting[0].done(0)
+      loop.run()
+      waiting[1].done(0)
+      loop.run()
+      expect([lost(), state()]).toEqual([0xff, 0])
+    })
+
     test('a store that never answers holds up the reset of its queue, and not that of the device', () => {
       boot()
       read()
