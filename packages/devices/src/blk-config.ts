@@ -36,7 +36,10 @@ export interface BlkOptions extends DeviceOptions {
   readonly blockSize?: number
   /** Offers SIZE_MAX: the longest single segment in bytes. */
   readonly sizeMax?: number
-  /** Offers SEG_MAX: the most data segments of a request. */
+  /**
+   * SEG_MAX, the most data segments of a request: Linux sends one page at a time without it. Defaults to what the queue
+   * holds beside header and status, `queueSize` - 2; a queue that holds none does not offer it.
+   */
   readonly segMax?: number
   /** Offers CONFIG_WCE with this mode after negotiation: true write-back, false write-through (§5.2.5). */
   readonly writeback?: boolean
@@ -52,6 +55,8 @@ export interface BlkOptions extends DeviceOptions {
    */
   readonly stagingBytes?: number
 }
+
+export const DEFAULT_QUEUE_SIZE = 256
 
 /** struct virtio_blk_config up to num_queues, as fields: virtio 1.4 §5.2.4. */
 const FIELDS = [
@@ -80,10 +85,14 @@ export function blkFeatures(options: BlkOptions): FeatureSet {
   if (options.readOnly === true) bits.push(VIRTIO_BLK_F_RO)
   if (options.blockSize !== undefined) bits.push(VIRTIO_BLK_F_BLK_SIZE)
   if (options.sizeMax !== undefined) bits.push(VIRTIO_BLK_F_SIZE_MAX)
-  if (options.segMax !== undefined) bits.push(VIRTIO_BLK_F_SEG_MAX)
+  if (segMaxOf(options) > 0) bits.push(VIRTIO_BLK_F_SEG_MAX)
   if (options.writeback !== undefined) bits.push(VIRTIO_BLK_F_CONFIG_WCE)
   if ((options.queues ?? 1) > 1) bits.push(VIRTIO_BLK_F_MQ)
   return FeatureSet.of(...bits)
+}
+
+function segMaxOf({ segMax, queueSize = DEFAULT_QUEUE_SIZE }: BlkOptions): number {
+  return segMax ?? Math.max(0, queueSize - 2)
 }
 
 /** The configuration space that follows from the options. */
@@ -91,7 +100,7 @@ export function blkConfig(options: BlkOptions): ConfigSpace {
   const config = new ConfigSpace(BLK_CONFIG_SIZE, FIELDS)
   config.write64(BLK_CONFIG_CAPACITY, options.store.capacity / SECTOR_SIZE)
   config.write(BLK_CONFIG_SIZE_MAX, 4, options.sizeMax ?? 0)
-  config.write(BLK_CONFIG_SEG_MAX, 4, options.segMax ?? 0)
+  config.write(BLK_CONFIG_SEG_MAX, 4, segMaxOf(options))
   config.write(BLK_CONFIG_BLK_SIZE, 4, options.blockSize ?? 0)
   if ((options.queues ?? 1) > 1) config.write(BLK_CONFIG_NUM_QUEUES, 2, options.queues as number)
   return config

@@ -1,4 +1,4 @@
-import { observe, Region } from '@guestdma/memory'
+import { Region } from '@guestdma/memory'
 import {
   BLK_CONFIG_CAPACITY,
   BLK_CONFIG_WRITEBACK,
@@ -19,17 +19,27 @@ import {
   VIRTIO_BLK_F_FLUSH,
   VIRTIO_BLK_F_RO,
 } from '@guestdma/spec'
-import { type BlkOptions, blkConfig, blkFeatures, checkBlkOptions, checkCapacity, idBytes } from './blk-config.ts'
-import { BlkSlot, longestData, type SlotPhase, stagingSize } from './blk-slot.ts'
+import {
+  type BlkOptions,
+  blkConfig,
+  blkFeatures,
+  checkBlkOptions,
+  checkCapacity,
+  DEFAULT_QUEUE_SIZE,
+  idBytes,
+} from './blk-config.ts'
+import { BlkSlot, BlkTicket, longestData, type SlotPhase, stagingSize } from './blk-slot.ts'
 import type { BlockStatus, BlockStore } from './block-store.ts'
 import type { DeviceQueue } from './device-queue.ts'
-import { NO_CHAIN } from './split-ring-walker.ts'
+import { CHAIN_BYTES, CHAIN_STEPS, NO_CHAIN } from './split-ring-walker.ts'
 import { VirtioDevice } from './virtio-device.ts'
 
 // Scratch: the request header, then GET_ID's answer, then the status byte.
 const SCRATCH_ID = BLK_REQUEST_HEADER_SIZE
 const SCRATCH_STATUS = SCRATCH_ID + BLK_ID_BYTES
 const SCRATCH_BYTES = 40
+// Completions of one poll at least, in chains, whatever its budget: they free what new requests need.
+const COMPLETED_PER_POLL = 64
 
 /**
  * A block device: virtio 1.4 §5.2. IN, OUT, FLUSH and GET_ID; everything else is UNSUPP.
@@ -40,9 +50,11 @@ const SCRATCH_BYTES = 40
  * answered: it is not executed, and used with length 0.
  *
  * A store that ends its requests at once is served within the poll. One that takes its time is completed by a later
- * poll: its data is then copied through the port under the permissions of that moment. After a reset the store keeps
- * what it was given, but its answers are dropped, and the device takes nothing new until they all came, so that a late
- * write cannot overtake a new one.
+ * poll: its data is then copied through the port under the permissions of that moment. What was given to a store cannot
+ * be taken back: a reset drops the answers, but a write may still reach the disk. A reset of a queue is complete only
+ * when the store has answered all that came from it (§2.6.1); other queues go on. A reset of the device is complete at
+ * once, since a store that never answers must not keep a driver from its memory, and there are drivers that do not wait;
+ * instead, the device takes nothing new until the store has answered, so that a late write cannot overtake a new one.
  *
  * @throws DeviceError `DEVICE_OPTION`, `STORE_CAPACITY`, and what `VirtioDevice` throws
  */
@@ -58,14 +70,21 @@ export class BlkDevice extends VirtioDevice {
   declare private readonly stagingLimit: number
   declare private readonly longest: number
   private starting: BlkSlot | null = null
-  private busy = 0
+  declare private readonly endedAgain: (sector: number) => void
+  private taken = 0
+  // Requests that the store still holds after a reset: all of them, those from before a reset of the device, and by
+  // queue those from before that queue was reset or stopped.
   private orphans = 0
+  private stale = 0
+  declare private readonly orphansOf: Int32Array
   private stagingUsed = 0
+  // By queue: bytes of staging memory that its next request waits for.
+  declare private readonly wanted: Float64Array
   private writeThrough = false
 
   constructor(options: BlkOptions) {
     checkBlkOptions(options)
-    const queueSize = options.queueSize ?? 256
+    const queueSize = options.queueSize ?? DEFAULT_QUEUE_SIZE
     super(options, {
       deviceId: DEVICE_ID_BLOCK,
       features: blkFeatures(options),
@@ -78,14 +97,20 @@ export class BlkDevice extends VirtioDevice {
     this.initialWriteback = options.writeback ?? true
     this.stagingLimit = options.stagingBytes ?? 16 << 20
     this.longest = longestData(this.stagingLimit)
+    this.wanted = new Float64Array(this.queues.length)
+    this.orphansOf = new Int32Array(this.queues.length)
     this.scratch = new Region(new ArrayBuffer(SCRATCH_BYTES), 'block header')
     this.scratch.u8.set(idBytes(options.id ?? options.name), SCRATCH_ID)
+    this.endedAgain = (sector) => {
+      const message = `the request for sector ${sector} was ended already; a store calls done once`
+      this.faults.record({ kind: 'host', device: this.name, reason: 'store.done', message })
+    }
     const finished = (slot: BlkSlot): void => this.finished(slot)
     this.slots = Array.from({ length: options.maxInFlight ?? 64 }, () => new BlkSlot(finished))
   }
 
   override get inFlight(): number {
-    return this.busy + this.orphans
+    return this.taken + this.orphans
   }
 
   /** Reads the store's capacity again and tells the driver if it changed (§5.2.6.2). Throws `STORE_CAPACITY`. */
@@ -113,20 +138,30 @@ export class BlkDevice extends VirtioDevice {
     this.writeThrough = !wce && !flush
   }
 
+  protected override checkRestore(): void {
+    checkCapacity(this.name, this.store)
+  }
+
   protected override onRestored(): void {
     this.capacityChanged()
   }
 
   protected override onReset(): void {
+    this.wanted.fill(0)
     this.disown(-1)
   }
 
   protected override onQueueReset(queue: DeviceQueue): void {
+    this.wanted[queue.index] = 0
     this.disown(queue.index)
   }
 
+  protected override executing(queue: DeviceQueue): boolean {
+    return this.orphansOf[queue.index] > 0
+  }
+
   protected override work(budget: number): number {
-    let done = this.completeFinished()
+    let done = this.completeFinished(budget)
     for (const queue of this.queues) {
       if (!queue.started || !this.live) continue
       if (queue.marked && done < budget) done += this.serve(queue, budget - done)
@@ -138,20 +173,26 @@ export class BlkDevice extends VirtioDevice {
   private serve(queue: DeviceQueue, budget: number): number {
     const { walker, generation } = queue
     let done = 0
+    if (this.orphansOf[queue.index] > 0 || this.stale > 0) return 0
+    if (this.stagingUsed + this.wanted[queue.index] > this.stagingLimit) return 0
+    this.wanted[queue.index] = 0
     walker.update()
-    while (done < budget && this.live && this.orphans === 0 && this.busy < this.slots.length) {
+    while (done < budget && this.live && this.taken + this.orphans < this.slots.length) {
       if (walker.take() === NO_CHAIN) {
         if (walker.rearm()) continue
         queue.marked = false
         break
       }
+      const { extra } = walker
       if (!this.request(queue)) {
         walker.untake(1)
+        // The walk counts, and is not made again before there is room.
+        done += extra
         break
       }
       // The store may have run code that reset the queue.
       if (queue.generation !== generation) break
-      done++
+      done += 1 + extra
     }
     return done
   }
@@ -190,7 +231,7 @@ export class BlkDevice extends VirtioDevice {
         // §5.2.6.1: the length must be 20.
         if (writable !== BLK_ID_BYTES + 1) return this.answerNow(queue, BLK_S_IOERR)
         chains.scatter(0, 0, this.scratch, SCRATCH_ID, BLK_ID_BYTES)
-        this.putStatus(queue, BLK_S_OK, BLK_ID_BYTES, head, chains.position(0))
+        this.putStatus(queue, BLK_S_OK, BLK_ID_BYTES, head, chains.position(0), null)
         return true
       default:
         return this.answerNow(queue, BLK_S_UNSUPP)
@@ -198,7 +239,7 @@ export class BlkDevice extends VirtioDevice {
   }
 
   private transfer(queue: DeviceQueue, phase: 'read' | 'write', sector: number, bytes: number): boolean {
-    const inside = sector * SECTOR_SIZE + bytes <= this.store.capacity
+    const inside = sector * SECTOR_SIZE + bytes <= this.capacity
     if (bytes % SECTOR_SIZE !== 0 || !inside) return this.answerNow(queue, BLK_S_IOERR)
     // Nothing to do is no error: 0 is a multiple of 512.
     if (bytes === 0) return this.answerNow(queue, BLK_S_OK)
@@ -209,10 +250,22 @@ export class BlkDevice extends VirtioDevice {
     return this.start(queue, phase, sector, bytes)
   }
 
+  private get capacity(): number {
+    try {
+      return this.store.capacity
+    } catch (error) {
+      this.hostThrew('store.capacity', error)
+      return 0
+    }
+  }
+
   private start(queue: DeviceQueue, phase: SlotPhase, sector: number, bytes: number): boolean {
     const { chains } = queue.walker
     const slot = this.freeSlot(bytes)
-    if (slot === null) return false
+    if (slot === null) {
+      this.wanted[queue.index] = stagingSize(bytes)
+      return false
+    }
     const first = phase === 'read' ? chains.write(0) : chains.first(0)
     // Data begins at the head of the first device-writable segment, or usually in the segment behind the header.
     const behind = phase === 'read' ? 0 : chains.lengths[first] === BLK_REQUEST_HEADER_SIZE ? 1 : 0
@@ -225,7 +278,7 @@ export class BlkDevice extends VirtioDevice {
     slot.position = chains.position(0)
     slot.through = phase === 'write' && this.isWriteThrough()
     slot.state = 'pending'
-    this.busy++
+    this.taken++
     if (phase === 'write') chains.gather(0, BLK_REQUEST_HEADER_SIZE, slot.staging as Region, slot.stagingOffset, bytes)
     this.run(slot, queue, true)
     return true
@@ -255,15 +308,16 @@ export class BlkDevice extends VirtioDevice {
 
   private ask(slot: BlkSlot): void {
     const { store } = this
+    const ticket = new BlkTicket(slot, this.endedAgain)
     this.starting = slot
     try {
-      if (slot.phase === 'read') store.read(slot)
-      else if (slot.phase === 'write') store.write(slot)
-      else store.flush(slot)
+      if (slot.phase === 'read') store.read(ticket)
+      else if (slot.phase === 'write') store.write(ticket)
+      else store.flush(ticket)
     } catch (error) {
-      // A store that throws fails its request; the error itself surfaces in a microtask.
-      slot.done(BLK_S_IOERR)
-      observe(rethrow, error)
+      // A store that throws fails its request.
+      if (ticket.open) ticket.done(BLK_S_IOERR)
+      this.hostThrew('store', error)
     }
     this.starting = null
   }
@@ -280,7 +334,11 @@ export class BlkDevice extends VirtioDevice {
   private finished(slot: BlkSlot): void {
     if (slot.state === 'orphan') {
       this.orphans--
+      if (slot.queue < 0) this.stale--
+      else this.orphansOf[slot.queue]--
       this.release(slot)
+      // What was held back meanwhile can begin now.
+      this.wake()
       return
     }
     slot.state = 'done'
@@ -289,16 +347,17 @@ export class BlkDevice extends VirtioDevice {
     this.wake()
   }
 
-  private completeFinished(): number {
+  private completeFinished(budget: number): number {
     let done = 0
+    const limit = Math.max(budget, COMPLETED_PER_POLL)
     // Only what is there now: a store may finish more while it is asked for a flush.
-    for (let left = this.finishedSlots.length; left > 0 && this.live; left--) {
+    for (let left = this.finishedSlots.length; left > 0 && done < limit && this.live; left--) {
       const slot = this.finishedSlots.shift()
       if (slot === undefined) break
       const queue = this.queues[slot.queue]
       if (this.needsFlush(slot)) this.run(slot, queue, false)
       else this.answer(slot, queue, false)
-      done++
+      done += 1 + ((slot.spans / CHAIN_STEPS + slot.data.length / CHAIN_BYTES) | 0)
     }
     return done
   }
@@ -319,8 +378,7 @@ export class BlkDevice extends VirtioDevice {
     else this.counters.writes++
     if (status === BLK_S_OK && phase === 'read') chains.scatter(0, 0, staging as Region, stagingOffset, dataBytes)
     else this.zero(queue, dataBytes)
-    this.putStatus(queue, status, dataBytes, head, position)
-    this.free(slot)
+    this.putStatus(queue, status, dataBytes, head, position, slot)
   }
 
   private answerNow(queue: DeviceQueue, status: BlockStatus): true {
@@ -329,7 +387,7 @@ export class BlkDevice extends VirtioDevice {
     else if (status !== BLK_S_OK) this.counters.failed++
     const dataBytes = chains.writable(0) - 1
     this.zero(queue, dataBytes)
-    this.putStatus(queue, status, dataBytes, chains.head(0), chains.position(0))
+    this.putStatus(queue, status, dataBytes, chains.head(0), chains.position(0), null)
     return true
   }
 
@@ -339,12 +397,22 @@ export class BlkDevice extends VirtioDevice {
     if (dataBytes > 0 && dataBytes <= this.longest) queue.walker.chains.scatterZeros(0, 0, dataBytes)
   }
 
-  private putStatus(queue: DeviceQueue, status: BlockStatus, dataBytes: number, head: number, position: number): void {
+  // Ends the request in row 0, whose data was written. `slot`: its slot, if it has one.
+  private putStatus(
+    queue: DeviceQueue,
+    status: BlockStatus,
+    dataBytes: number,
+    head: number,
+    position: number,
+    slot: BlkSlot | null,
+  ): void {
     const { walker } = queue
     this.scratch.u8[SCRATCH_STATUS] = status
-    walker.chains.scatter(0, dataBytes, this.scratch, SCRATCH_STATUS, 1)
+    const listened = walker.chains.scatter(0, dataBytes, this.scratch, SCRATCH_STATUS, 1)
     const written = dataBytes > this.longest ? 0 : dataBytes + 1
     walker.complete(head, position, written, written > 0)
+    if (slot !== null) this.free(slot)
+    if (listened) this.reportWritten(queue, 0, written > 0 ? 0 : dataBytes, written > 0 ? written : 1)
   }
 
   private remember(slot: BlkSlot, queue: DeviceQueue): void {
@@ -386,7 +454,7 @@ export class BlkDevice extends VirtioDevice {
   }
 
   private free(slot: BlkSlot): void {
-    this.busy--
+    this.taken--
     this.release(slot)
   }
 
@@ -395,20 +463,23 @@ export class BlkDevice extends VirtioDevice {
     if (slot.data.length > 0) this.stagingUsed -= slot.held
   }
 
-  // Requests of one queue (or all, -1) are void: what the store still holds becomes an orphan.
+  // Requests of one queue (or all, -1) are void: what the store still holds becomes an orphan of the queue, or of the
+  // whole device.
   private disown(queue: number): void {
     for (const slot of this.slots) {
       if (queue >= 0 && slot.queue !== queue) continue
       if (slot.state === 'pending') {
         slot.state = 'orphan'
-        this.busy--
+        this.taken--
         this.orphans++
+        if (queue >= 0) this.orphansOf[queue]++
       } else if (slot.state === 'done') this.free(slot)
+      if (queue < 0 && slot.state === 'orphan') slot.queue = -1
+    }
+    if (queue < 0) {
+      this.stale = this.orphans
+      this.orphansOf.fill(0)
     }
     this.finishedSlots = this.finishedSlots.filter((slot) => slot.state === 'done')
   }
-}
-
-function rethrow(error: unknown): void {
-  throw error
 }

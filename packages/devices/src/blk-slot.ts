@@ -31,8 +31,40 @@ export function longestData(limit: number): number {
   return Math.floor((size - ALIGN_ROOM) / 512) * 512
 }
 
-/** One request in flight: the device's record of it, and the `BlockRequest` that its store sees. Reused. */
-export class BlkSlot implements BlockRequest {
+/**
+ * What a store sees of a request. One for each call of the store and never used again, so that an answer that comes
+ * twice, or late, ends nobody else's request.
+ */
+export class BlkTicket implements BlockRequest {
+  declare readonly sector: number
+  declare readonly data: Uint8Array<ArrayBuffer>
+  // Until `done` is called.
+  declare private slot: BlkSlot | null
+  declare private readonly refused: (sector: number) => void
+
+  /** `refused` is told where `done` is called again. */
+  constructor(slot: BlkSlot, refused: (sector: number) => void) {
+    this.sector = slot.sector
+    this.data = slot.data
+    this.slot = slot
+    this.refused = refused
+  }
+
+  /** Whether `done` was not called yet. */
+  get open(): boolean {
+    return this.slot !== null
+  }
+
+  done(status: BlockStatus): void {
+    const { slot } = this
+    this.slot = null
+    if (slot === null) this.refused(this.sector)
+    else slot.done(status)
+  }
+}
+
+/** One request in flight, as the device's record of it. Reused. */
+export class BlkSlot {
   sector = 0
   data: Uint8Array<ArrayBuffer> = NO_DATA
 
@@ -60,7 +92,6 @@ export class BlkSlot implements BlockRequest {
   }
 
   done(status: BlockStatus): void {
-    if (this.state !== 'pending' && this.state !== 'orphan') return
     this.status = status === BLK_S_OK || status === BLK_S_UNSUPP ? status : BLK_S_IOERR
     this.finished(this)
   }

@@ -5,14 +5,17 @@ export type BlockStatus = typeof BLK_S_OK | typeof BLK_S_IOERR | typeof BLK_S_UN
 
 /**
  * One request to a store. `data` is staging memory of the device, never guest memory: the store fills it (read) or
- * takes from it (write), and may touch it until it calls `done`, not after. The object is reused for later requests.
+ * takes from it (write), and may touch it until it calls `done`, not after: the memory is used again then.
  */
 export interface BlockRequest {
   /** First sector, in units of 512 bytes. The whole request lies inside the store's capacity. */
   readonly sector: number
   /** Length: a positive multiple of 512 bytes; empty for a flush. */
   readonly data: Uint8Array<ArrayBuffer>
-  /** Ends the request, now or later, exactly once. A read that ends OK filled all of `data`. */
+  /**
+   * Ends the request, now or later, exactly once: a second call is refused and recorded as a fault of the device. A read
+   * that ends OK filled all of `data`.
+   */
   done(status: BlockStatus): void
 }
 

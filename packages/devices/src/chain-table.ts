@@ -148,37 +148,63 @@ export class ChainTable {
     }
   }
 
-  /** Copies `length` bytes to the device-writable part of a row, from byte `skip` of it on. They must fit. */
-  scatter(row: number, skip: number, from: Region, fromOffset: number, length: number): void {
+  /**
+   * Copies `length` bytes to the device-writable part of a row, from byte `skip` of it on. They must fit. Returns whether
+   * somebody wants to be told: then {@link report} follows.
+   */
+  scatter(row: number, skip: number, from: Region, fromOffset: number, length: number): boolean {
     const lengths = this.lengths
+    let listened = false
     let segment = this.write(row)
     while (skip >= lengths[segment] && length > 0) skip -= lengths[segment++]
     while (length > 0) {
       const piece = Math.min(lengths[segment] - skip, length)
       const region = this.regions[segment]
-      const offset = this.offset(segment) + skip
-      copy(region, offset, from, fromOffset, piece)
-      if (region.onDeviceWrite !== null) region.onDeviceWrite(offset, piece)
+      copy(region, this.offset(segment) + skip, from, fromOffset, piece)
+      if (region.onDeviceWrite !== null) listened = true
       fromOffset += piece
       length -= piece
       skip = 0
       segment++
     }
+    return listened
   }
 
-  /** Writes `length` zeros to the device-writable part of a row, from byte `skip` of it on. They must fit. */
-  scatterZeros(row: number, skip: number, length: number): void {
+  /** Writes zeros as {@link scatter} copies bytes. */
+  scatterZeros(row: number, skip: number, length: number): boolean {
     const lengths = this.lengths
+    let listened = false
     let segment = this.write(row)
     while (skip >= lengths[segment] && length > 0) skip -= lengths[segment++]
     while (length > 0) {
       const piece = Math.min(lengths[segment] - skip, length)
       const region = this.regions[segment]
-      const offset = this.offset(segment) + skip
-      clear(region, offset, piece)
-      if (region.onDeviceWrite !== null) region.onDeviceWrite(offset, piece)
+      clear(region, this.offset(segment) + skip, piece)
+      if (region.onDeviceWrite !== null) listened = true
       length -= piece
       skip = 0
+      segment++
+    }
+    return listened
+  }
+
+  /**
+   * Tells who listens that bytes [skip, skip + length) of the device-writable part of a row were written. The last that a
+   * device does for a row: it runs foreign code, which may grow a memory, reset the device, or call it.
+   */
+  report(row: number, skip: number, length: number): void {
+    const { lengths, regions, spans } = this
+    let segment = this.write(row)
+    while (length > 0) {
+      const bytes = lengths[segment]
+      if (skip >= bytes) skip -= bytes
+      else {
+        const piece = Math.min(bytes - skip, length)
+        const region = regions[segment]
+        if (region.onDeviceWrite !== null) region.onDeviceWrite(spans[segment * 2] + skip, piece)
+        length -= piece
+        skip = 0
+      }
       segment++
     }
   }

@@ -26,6 +26,8 @@ export class DeviceQueue {
   marked = false
   /** Counts resets of this queue: what began under an earlier number is void. */
   generation = 0
+  /** A reset of this queue was asked for since it was last enabled. Complete or not: `VirtioDevice.resetting` says. */
+  resetAsked = false
   /** Whether the walker was started since the queue became ready. */
   started = false
 
@@ -44,6 +46,7 @@ export class DeviceQueue {
   reset(): void {
     this.size = this.maxSize
     this.areas.fill(0)
+    this.resetAsked = false
     this.disable()
   }
 

@@ -3,7 +3,7 @@
  *
  * - `queue-size`: not a power of two, 0, or above the device's maximum (§2.7)
  * - `ring-alignment`: an area is not aligned as §2.7 demands, as an address or where the platform translates it to
- * - `ring-unreachable`: the port does not grant the whole area, or not as one piece
+ * - `ring-unreachable`: the port does not grant the whole area, or in more than 1,024 pieces
  * - `available-index`: more entries than the queue holds, or an index that went backwards (§2.7.6, §2.7.13)
  * - `head`: an available entry that is no descriptor index
  * - `next`: a `next` beyond its table
@@ -14,7 +14,7 @@
  * - `indirect-next`: INDIRECT together with NEXT (§2.7.5.3.1)
  * - `indirect-nested`: INDIRECT inside an indirect table (§2.7.5.3.1)
  * - `indirect-length`: a table of 0 bytes, of no multiple of 16, or of more entries than `next` can name
- * - `indirect-unreachable`: the port does not grant the whole table, or not as one piece
+ * - `indirect-unreachable`: the port does not grant the whole table, or in more than 1,024 pieces
  * - `buffer-unreachable`: the port does not grant a buffer; the port's own fault tells the address
  * - `segments`: a chain that the platform cuts into more pieces than a device keeps
  * - `receive-buffer`: a receive buffer that cannot hold the header (§5.1.6.3.1)
@@ -135,5 +135,18 @@ export interface ResetFault {
   readonly reason: string
 }
 
-/** Everything that a device records of its driver. Plain data: tell the kinds apart by `kind`. */
-export type DeviceFault = QueueFault | RequestFault | RegisterFault | FeatureFault | ResetFault
+/**
+ * What is plugged into the device threw: a link, a store, an interrupt sink. No fault of the driver's; the error itself
+ * surfaced in a microtask.
+ */
+export interface HostFault {
+  readonly kind: 'host'
+  readonly device: string
+  /** What the device called, such as `link.transmit`. */
+  readonly reason: string
+  /** The error in words. */
+  readonly message: string
+}
+
+/** Everything that a device records of its driver and of what it is plugged into. Plain data: tell the kinds apart by `kind`. */
+export type DeviceFault = QueueFault | RequestFault | RegisterFault | FeatureFault | ResetFault | HostFault

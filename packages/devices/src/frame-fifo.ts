@@ -2,14 +2,15 @@ import { DeviceError } from './errors.ts'
 import { MAX_FRAME_BYTES } from './net-link.ts'
 
 const DEFAULT_FRAMES = 64
-const DEFAULT_FRAME_BYTES = 1518
+const DEFAULT_FRAME_BYTES = 1522
 
 /** Bounds of the queue in which a link keeps frames that its receiver has no buffer for. */
 export interface FifoOptions {
   /** Frames per direction (or port). Defaults to 64. */
   readonly frames?: number
   /**
-   * Bytes of the longest frame that can wait; 14 more than the largest MTU in use, 18 with VLAN tags. Defaults to 1518.
+   * Bytes of the longest frame that can wait: 14 more than the largest MTU in use, and 4 more for each VLAN tag. Defaults
+   * to 1522: an MTU of 1500 and two tags.
    */
   readonly frameBytes?: number
 }

@@ -22,9 +22,12 @@ export class FramePath {
   declare private readonly part: string
   declare private readonly fifo: FrameFifo
   private receiver: FrameReceiver | null = null
+  declare private readonly room: () => void
 
-  constructor(part: string, options: FifoOptions) {
+  /** `room` is called when the path was full and is not any more. */
+  constructor(part: string, options: FifoOptions, room: () => void) {
     this.part = part
+    this.room = room
     this.fifo = new FrameFifo(part, options)
   }
 
@@ -74,17 +77,23 @@ export class FramePath {
     const { fifo, receiver } = this
     let done = 0
     if (receiver === null) return 0
+    const wasFull = fifo.full
     while (done < budget && fifo.length > 0 && receiver.receive(fifo.front())) {
       fifo.pop()
       done++
     }
     this.counters.delivered += done
+    if (wasFull && done > 0) this.room()
     return done
   }
 
-  private unplugged(): boolean {
+  /** Drops and counts what waits, if nobody is there to take it. Returns whether that is so. */
+  unplugged(): boolean {
     if (this.receiver?.live === true) return false
-    if (this.fifo.length > 0) this.counters.dropped += this.fifo.clear()
+    const { fifo } = this
+    const wasFull = fifo.full
+    if (fifo.length > 0) this.counters.dropped += fifo.clear()
+    if (wasFull) this.room()
     return true
   }
 }

@@ -31,6 +31,7 @@ export { DeviceError } from './errors.ts'
 export type {
   DeviceFault,
   FeatureFault,
+  HostFault,
   QueueFault,
   QueueFaultReason,
   RegisterFault,

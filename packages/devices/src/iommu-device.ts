@@ -260,6 +260,7 @@ export class IommuDevice extends VirtioDevice implements IommuOwner {
           return done
         }
       }
+      done += walker.extra
     }
     // Work may be left over.
     queue.marked = true
@@ -357,19 +358,21 @@ export class IommuDevice extends VirtioDevice implements IommuOwner {
     if (status !== OK) this.counters.rejected++
     const segment = chains.write(row)
     const start = chains.offset(segment)
+    let listened = false
     if (writable === TAIL && chains.lengths[segment] === TAIL && (start & 3) === 0 && start < NEAR) {
       const region = chains.regions[segment]
       region.u32[start >>> 2] = status
       if (region.meter !== null) region.meter.store(4, 1)
-      if (region.onDeviceWrite !== null) region.onDeviceWrite(start, TAIL)
+      listened = region.onDeviceWrite !== null
     } else {
       const { filled, scratch } = this
       this.filled = 0
       chains.scatterZeros(row, filled, writable - TAIL - filled)
       scratch.u32[SCRATCH_TAIL / 4] = status
-      chains.scatter(row, writable - TAIL, scratch, SCRATCH_TAIL, TAIL)
+      listened = chains.scatter(row, writable - TAIL, scratch, SCRATCH_TAIL, TAIL)
     }
     walker.push(chains.head(row), writable, true)
+    if (listened) this.reportWritten(queue, row, 0, writable)
   }
 
   private unanswered(queue: DeviceQueue, row: number): void {
@@ -390,17 +393,18 @@ export class IommuDevice extends VirtioDevice implements IommuOwner {
         if (walker.rearm()) continue
         break
       }
-      done++
+      done += 1 + walker.extra
       const writable = chains.writable(0)
       if (writable < IOMMU_FAULT_BYTES) {
         counters.shortEventBuffers++
         walker.push(chains.head(0), 0, writable === 0)
         continue
       }
-      chains.scatter(0, 0, pending.region, pending.offset, IOMMU_FAULT_BYTES)
+      const listened = chains.scatter(0, 0, pending.region, pending.offset, IOMMU_FAULT_BYTES)
       walker.push(chains.head(0), IOMMU_FAULT_BYTES, writable === IOMMU_FAULT_BYTES)
       pending.shift()
       counters.faultsReported++
+      if (listened) this.reportWritten(queue, 0, 0, IOMMU_FAULT_BYTES)
     }
     return done
   }

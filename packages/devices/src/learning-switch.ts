@@ -16,15 +16,16 @@ export interface SwitchOptions extends FifoOptions {
    */
   readonly addresses?: number
   /**
-   * False (default): while any live port's queue is full, all other ports hold their frames back; nothing is lost, and
-   * one slow guest slows all. True: a frame for a full port is dropped and counted in that port's `full`.
+   * True (default): a frame for a port whose queue is full is dropped and counted in that port's `full`, as a switch
+   * between tenants does: a guest that posts no buffers costs nobody else anything. False: while any live port's queue is
+   * full, all other ports hold their frames back; nothing is lost, and one slow guest stops all.
    */
   readonly dropWhenFull?: boolean
 }
 
 /** What a switch port counted, of frames towards its device, and of frames that its device sent. */
 export interface PortCounters extends PathCounters {
-  /** With `dropWhenFull`: dropped because this port's queue was full. */
+  /** Dropped because this port's queue was full; 0 where `dropWhenFull` is false. */
   full: number
   /** Sent by the device and not forwarded: shorter than an Ethernet header, or to an address behind the same port. */
   filtered: number
@@ -38,11 +39,12 @@ export class SwitchPort implements NetLink {
   private readonly owner: LearningSwitch
   private readonly path: FramePath
   private readonly own = { full: 0, filtered: 0, flooded: 0 }
+  private device: FrameReceiver | null = null
 
   constructor(owner: LearningSwitch, index: number, options: FifoOptions) {
     this.owner = owner
     this.index = index
-    this.path = new FramePath(`switch port ${index}`, options)
+    this.path = new FramePath(`switch port ${index}`, options, () => owner.room(index))
   }
 
   get counters(): PortCounters {
@@ -56,6 +58,7 @@ export class SwitchPort implements NetLink {
 
   attach(device: FrameReceiver): void {
     this.path.attach(device)
+    this.device = device
   }
 
   transmit(frame: Uint8Array<ArrayBuffer>): void {
@@ -69,6 +72,15 @@ export class SwitchPort implements NetLink {
 
   deliver(budget: number): number {
     return this.path.deliver(budget)
+  }
+
+  unplugged(): void {
+    this.path.unplugged()
+  }
+
+  /** For the switch: another port has room again. */
+  wake(): void {
+    this.device?.wake()
   }
 
   /** For the switch: a frame towards this port's device. */
@@ -104,7 +116,7 @@ export class LearningSwitch {
   private readonly dropWhenFull: boolean
 
   constructor(options: SwitchOptions) {
-    const { ports, addresses = 1024, dropWhenFull = false } = options
+    const { ports, addresses = 1024, dropWhenFull = true } = options
     if (!Number.isInteger(ports) || ports < 2 || ports > 1024) {
       throw new DeviceError('LINK_OPTION', 'switch', `ports ${ports} must be an integer from 2 to 1024`, { ports })
     }
@@ -123,6 +135,12 @@ export class LearningSwitch {
     if (this.dropWhenFull) return false
     for (let i = 0; i < this.ports.length; i++) if (i !== from && this.ports[i].queueFull) return true
     return false
+  }
+
+  /** For a port: its queue was full, and the devices of the others may have been held back. */
+  room(from: number): void {
+    if (this.dropWhenFull) return
+    for (let i = 0; i < this.ports.length; i++) if (i !== from) this.ports[i].wake()
   }
 
   /** For a port: takes a frame of at least an Ethernet header from it. */

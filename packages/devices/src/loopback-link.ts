@@ -10,9 +10,10 @@ import type { FrameReceiver, NetLink } from './net-link.ts'
  */
 export class LoopbackLink implements NetLink {
   private readonly path: FramePath
+  private device: FrameReceiver | null = null
 
   constructor(options: FifoOptions = {}) {
-    this.path = new FramePath('loopback link', options)
+    this.path = new FramePath('loopback link', options, () => this.device?.wake())
   }
 
   get counters(): Readonly<PathCounters> {
@@ -25,6 +26,7 @@ export class LoopbackLink implements NetLink {
 
   attach(device: FrameReceiver): void {
     this.path.attach(device)
+    this.device = device
   }
 
   transmit(frame: Uint8Array<ArrayBuffer>): void {
@@ -33,5 +35,9 @@ export class LoopbackLink implements NetLink {
 
   deliver(budget: number): number {
     return this.path.deliver(budget)
+  }
+
+  unplugged(): void {
+    this.path.unplugged()
   }
 }

@@ -167,9 +167,8 @@ export class MmioRegisters implements RegisterBus {
       case MMIO_SHM_BASE_HIGH:
         return ALL_ONES
       case MMIO_QUEUE_RESET:
-        // A queue reset is complete when the write returns.
         if (!device.negotiated.has(VIRTIO_F_RING_RESET)) return this.fault('feature', offset, size, null)
-        return 0
+        return this.resetting() ? 1 : 0
       case MMIO_CONFIG_GENERATION:
         return device.config.generation
       default:
@@ -305,6 +304,11 @@ export class MmioRegisters implements RegisterBus {
   private drive(level: boolean): void {
     this.line = level ? 'up' : 'down'
     tellLevel(this.interrupts, level)
+  }
+
+  private resetting(): boolean {
+    const queue = this.queue()
+    return queue !== undefined && this.device.resetting(queue)
   }
 
   private queue(): DeviceQueue | undefined {

@@ -21,6 +21,8 @@ import {
   VIRTIO_NET_F_MRG_RXBUF,
   VIRTIO_NET_F_MTU,
   VIRTIO_NET_F_STATUS,
+  VLAN_TAG_SIZE,
+  VLAN_TAGS_MAX,
 } from '@guestdma/spec'
 import { ConfigSpace } from './config-space.ts'
 import { DeviceError } from './errors.ts'
@@ -68,9 +70,6 @@ export interface NetCounters {
   receiveTooSmall: number
   receiveUnlinked: number
 }
-
-/** A VLAN tag makes an Ethernet header 4 bytes longer, and the MTU does not count it. */
-export const VLAN_TAG_SIZE = 4
 
 /** The dependencies of virtio 1.4 §5.1.3.1, with the two that are satisfied by either of two features. */
 export const NET_DEPENDENCIES: readonly FeatureDependency[] = [
@@ -124,5 +123,5 @@ export function netConfig({ mac, mtu, status = true }: NetOptions): ConfigSpace 
 
 /** The longest frame that the device may have to stage, whatever is negotiated. */
 export function longestFrame(mtu: number | undefined): number {
-  return Math.max(mtu ?? 0, ETHERNET_MTU) + ETHERNET_HEADER_SIZE + VLAN_TAG_SIZE
+  return Math.max(mtu ?? 0, ETHERNET_MTU) + ETHERNET_HEADER_SIZE + VLAN_TAGS_MAX * VLAN_TAG_SIZE
 }

@@ -1,8 +1,10 @@
-import { copy, observe, type Region } from '@guestdma/memory'
+import { copy, type Region } from '@guestdma/memory'
 import {
   DEVICE_ID_NET,
   ETHERNET_HEADER_SIZE,
   ETHERNET_MTU,
+  ETHERTYPE_VLAN,
+  ETHERTYPE_VLAN_STACKED,
   NET_CONFIG_STATUS,
   NET_HDR_GSO_NONE,
   NET_HEADER_FLAGS,
@@ -15,6 +17,8 @@ import {
   VIRTIO_NET_F_MRG_RXBUF,
   VIRTIO_NET_F_MTU,
   VIRTIO_NET_F_STATUS,
+  VLAN_TAG_SIZE,
+  VLAN_TAGS_MAX,
 } from '@guestdma/spec'
 import type { ChainTable } from './chain-table.ts'
 import type { DeviceQueue } from './device-queue.ts'
@@ -27,7 +31,6 @@ import {
   type NetOptions,
   netConfig,
   netFeatures,
-  VLAN_TAG_SIZE,
 } from './net-config.ts'
 import type { FrameReceiver, NetLink } from './net-link.ts'
 import { NO_CHAIN, PLAIN_LAST, PLAIN_LEFT, PLAIN_TAKEN, PLAIN_VOID, type PlainTaker } from './split-ring-walker.ts'
@@ -38,7 +41,8 @@ const HEADER = NET_HEADER_SIZE
 const FLAGS_AT = NET_HEADER_FLAGS
 const GSO_AT = NET_HEADER_GSO_TYPE
 const GSO_NONE = NET_HDR_GSO_NONE
-const VLAN = VLAN_TAG_SIZE
+const TAG = VLAN_TAG_SIZE
+const TAGS = VLAN_TAG_SIZE * VLAN_TAGS_MAX
 
 // Flags of a transmit header that ask for what is never negotiated here: NEEDS_CSUM, and UDP_TUNNEL_CSUM, which without
 // a tunnel the device must not accept (§5.1.6.2.2). Other flags are ignored, as that section demands.
@@ -48,6 +52,9 @@ const OFFLOADS = OFFLOAD_FLAGS | 0xff00
 const ETHERTYPE_OFFSET = 12
 // Below this an offset is an integer to the engine, with room for a header.
 const NEAR = 0x7fff0000
+// What the driver's receive chains may cost, in chains, between two polls of the device's own: frames are delivered
+// within the polls of other devices as well.
+const RECEIVE_WORK = 1024
 // Chains that are taken and given back together.
 const TRANSMIT_BATCH = 32
 
@@ -56,7 +63,7 @@ const TRANSMIT_BATCH = 32
  * without check sequence.
  *
  * Transmit: the 12-byte header may be framed in any way (§2.7.4); the payload is copied to staging memory and handed to
- * the link. Receive: see {@link receive}. Frames longer than the MTU, its Ethernet header and possibly a VLAN tag are
+ * the link. Receive: see {@link receive}. Frames longer than the MTU, its Ethernet header and up to two VLAN tags are
  * dropped and counted.
  *
  * @throws DeviceError `DEVICE_OPTION`, and what `VirtioDevice` throws
@@ -69,6 +76,14 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
   private readonly sources = new FrameSources()
   declare private readonly mtu: number
   private mergeable = false
+  private reporting = false
+  // Chains that a frame was too long for stay in rows 0 and up, so that they are not walked for it again: how many, how
+  // many bytes they hold, and for which queue generation and port epoch that is so.
+  private held = 0
+  private heldRoom = 0
+  private heldGeneration = 0
+  private heldEpoch = 0
+  private receiveWork = 0
   // Of the call of `takePlain` that is under way.
   private plainQueue: DeviceQueue | null = null
   private plainGeneration = 0
@@ -121,6 +136,8 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
   setLink(up: boolean): void {
     if (up === this.up) return
     this.up = up
+    // Frames that were held back, on either side, can be dropped now.
+    this.wake()
     if (!this.offered.has(VIRTIO_NET_F_STATUS)) return
     this.changeConfig(() => this.config.write(NET_CONFIG_STATUS, 2, up ? NET_S_LINK_UP : 0))
   }
@@ -128,11 +145,16 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
   /**
    * Copies a frame into receive buffers of the driver: one, or with MRG_RXBUF as many as it takes (§5.1.6.3). They are
    * marked used now and published by the next `poll`. False: no buffer, or no live driver; counted, and the frame is
-   * still the caller's. True: done with it.
+   * still the caller's. True: done with it. Code that `onDeviceWrite` runs cannot deliver a frame; it gets false, and the
+   * device is due.
    */
   receive(frame: Uint8Array<ArrayBuffer>): boolean {
     const { counters } = this
     const queue = this.queues[NET_RECEIVE_QUEUE]
+    if (this.reporting) {
+      this.wake()
+      return false
+    }
     if (!this.live || !queue.started || !this.mayAccess) {
       counters.receiveNoBuffer++
       return false
@@ -151,12 +173,24 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
     const { walker } = queue
     const { chains } = walker
     const needed = HEADER + length
-    let rows = 0
-    let room = 0
-    while (room < needed) {
+    let rows = this.held === 0 ? 0 : this.takeHeld(queue)
+    let room = rows === 0 ? 0 : this.heldRoom
+    const most = this.mergeable ? queue.size : 1
+    while (room < needed && rows < most) {
+      if (this.receiveWork >= RECEIVE_WORK) {
+        // The rest is this driver's own time.
+        this.hold(queue, rows, room)
+        this.wake()
+        return false
+      }
       let row = rows === 0 ? walker.take() : walker.takeMore()
       if (row === NO_CHAIN && walker.update() > 0) row = rows === 0 ? walker.take() : walker.takeMore()
-      if (row === NO_CHAIN) return this.noBuffer(queue, rows)
+      if (row === NO_CHAIN) {
+        this.hold(queue, rows, room)
+        return this.noBuffer(queue, 0)
+      }
+      // One chain for each frame is not counted: that is what a budget of frames pays for.
+      this.receiveWork += rows === 0 ? walker.extra : 1 + walker.extra
       const writable = chains.writable(row)
       if (writable < HEADER) {
         // §5.1.6.3.1. Without MRG_RXBUF it could not hold a frame either.
@@ -165,13 +199,15 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
       }
       room += writable
       rows++
-      if (room < needed && (!this.mergeable || rows === queue.size)) {
-        walker.untake(rows)
-        counters.receiveTooSmall++
-        return true
-      }
     }
+    if (room < needed) {
+      this.hold(queue, rows, room)
+      counters.receiveTooSmall++
+      return true
+    }
+    if (rows > 1) rows = this.giveRest(queue, rows, needed)
     this.fill(queue, frame, rows)
+    this.wake()
     counters.received++
     counters.receivedBytes += length
     return true
@@ -186,19 +222,43 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
     if (this.offered.has(VIRTIO_NET_F_STATUS)) this.up = (this.config.read(NET_CONFIG_STATUS, 2) & NET_S_LINK_UP) !== 0
   }
 
+  protected override onSave(): void {
+    if (this.held > 0) this.queues[NET_RECEIVE_QUEUE].walker.untake(this.takeHeld(this.queues[NET_RECEIVE_QUEUE]))
+  }
+
+  protected override onHalt(): void {
+    try {
+      this.link?.unplugged?.()
+    } catch (error) {
+      this.hostThrew('link.unplugged', error)
+    }
+  }
+
   protected override work(budget: number): number {
     const receive = this.queues[NET_RECEIVE_QUEUE]
     const transmit = this.queues[NET_TRANSMIT_QUEUE]
     let done = 0
+    this.receiveWork = 0
     // Half the budget at most, so that a flood of incoming frames does not stop the outgoing ones.
-    if (this.link?.deliver !== undefined && budget > 0) done = this.link.deliver((budget + 1) >>> 1)
+    if (this.link?.deliver !== undefined && budget > 0) done = this.deliver((budget + 1) >>> 1)
     receive.marked = false
     if (transmit.marked && transmit.started && this.live && done < budget)
       done += this.transmit(transmit, budget - done)
     // In this order: what a frame caused to be received is visible no later than that it was sent.
     if (receive.started && this.checkQueue(receive)) this.publish(receive)
     if (transmit.started && this.checkQueue(transmit)) this.publish(transmit)
-    return done
+    // Walking chains for a frame that is not there yet is work as well.
+    return done === 0 && this.receiveWork >= RECEIVE_WORK ? 1 : done
+  }
+
+  private deliver(budget: number): number {
+    try {
+      const moved = (this.link as Required<NetLink>).deliver(budget)
+      return moved > 0 ? Math.min(moved, budget) : 0
+    } catch (error) {
+      this.hostThrew('link.deliver', error)
+      return 0
+    }
   }
 
   private transmit(queue: DeviceQueue, budget: number): number {
@@ -213,14 +273,16 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
       const plain = this.sendPlain(queue, left)
       if (plain < 0) return done
       done += plain
-      if (done === budget || this.linkFull) break
+      if (done >= budget || this.linkFull) break
       const rows = plain > 0 ? 0 : walker.takeBatch(left < TRANSMIT_BATCH ? left : TRANSMIT_BATCH)
       if (rows > 0) {
         const sent = this.send(queue, rows)
+        // Of the last chain of the batch.
+        const { extra } = walker
         if (!this.giveBack(queue, generation, sent)) return done
-        done += sent
+        done += sent === rows ? sent + extra : sent
         if (sent < rows) walker.untake(rows - sent)
-        if (done === budget || this.linkFull) break
+        if (done >= budget || this.linkFull) break
       } else if (plain === 0 && !walker.rearm()) {
         return done
       }
@@ -252,7 +314,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
   plain(region: Region, offset: number, size: number, head: number): number {
     const { link, staging } = this
     const length = size - HEADER
-    if (link === null || link.full === true || length <= 0 || length > this.longest) return PLAIN_LEFT
+    if (link === null || length <= 0 || length > this.longest || this.isFull(link)) return PLAIN_LEFT
     if (asksForOffload(region, offset)) {
       this.plainFailed++
       this.counters.transmitMalformed++
@@ -268,7 +330,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
     } catch (error) {
       this.plainFailed++
       this.counters.transmitFailed++
-      observe(rethrow, error)
+      this.hostThrew('link.transmit', error)
     }
     if ((this.plainQueue as DeviceQueue).generation !== this.plainGeneration) return PLAIN_VOID
     // The device may have been stopped, or its cable pulled, by what the frame caused.
@@ -297,10 +359,10 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
     let bytes = 0
     let row = 0
     for (; row < rows; row++) {
-      if (linked && link.full === true) break
+      if (linked && this.isFull(link)) break
       const length = chains.readable(row) - HEADER
-      // A VLAN tag is looked for in what was staged; one that long is the most that staging holds.
-      if (length <= 0 || length > longest + VLAN) {
+      // VLAN tags are looked for in what was staged; two are the most that staging holds.
+      if (length <= 0 || length > longest + TAGS) {
         this.dropBadLength(queue, chains.head(row), length)
         continue
       }
@@ -327,7 +389,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
         frames--
         bytes -= length
         counters.transmitFailed++
-        observe(rethrow, error)
+        this.hostThrew('link.transmit', error)
       }
       if (queue.generation !== generation || port.epoch !== epoch || !this.live || !this.up) {
         row++
@@ -340,7 +402,17 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
   }
 
   private get linkFull(): boolean {
-    return this.link !== null && this.up && this.link.full === true
+    return this.link !== null && this.up && this.isFull(this.link)
+  }
+
+  // A link that cannot say is not full: `transmit` will tell.
+  private isFull(link: NetLink): boolean {
+    try {
+      return link.full === true
+    } catch (error) {
+      this.hostThrew('link.full', error)
+      return false
+    }
   }
 
   // Copies the payload of a row to staging memory, at the offset that is returned: the payload's own modulo 8, since a
@@ -390,29 +462,43 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
     const { walker } = queue
     const { chains } = walker
     const source = this.sources.region(frame)
+    const { length } = frame
     // As integers: a double that is passed on is an allocation.
     let at = frame.byteOffset | 0
     let left = frame.length | 0
-    this.putHeader(queue, rows)
+    let listened = this.putHeader(queue, rows)
     for (let row = 0; row < rows; row++) {
       const skip = row === 0 ? HEADER : 0
       const piece = Math.min(left, chains.writable(row) - skip) | 0
-      chains.scatter(row, skip, source, at, piece)
+      if (chains.scatter(row, skip, source, at, piece)) listened = true
       at += piece
       left -= piece
       walker.push(chains.head(row), skip + piece, skip + piece === chains.writable(row))
     }
+    if (listened) this.reportFrame(queue, rows, HEADER + length)
+  }
+
+  // What listens may grow the memory that the frame itself is in, so this comes last.
+  private reportFrame(queue: DeviceQueue, rows: number, bytes: number): void {
+    const { chains } = queue.walker
+    const { generation } = queue
+    this.reporting = true
+    for (let row = 0; row < rows && queue.generation === generation; row++) {
+      const written = Math.min(bytes, chains.writable(row))
+      this.reportWritten(queue, row, 0, written)
+      bytes -= written
+    }
+    this.reporting = false
   }
 
   // struct virtio_net_hdr without offloads: zero but for num_buffers.
-  private putHeader(queue: DeviceQueue, rows: number): void {
+  private putHeader(queue: DeviceQueue, rows: number): boolean {
     const { chains } = queue.walker
     const segment = chains.write(0)
     if (chains.lengths[segment] < HEADER) {
       const header = this.staging.header
       header.view.setUint16(NET_HEADER_NUM_BUFFERS, rows, true)
-      chains.scatter(0, 0, header, 0, HEADER)
-      return
+      return chains.scatter(0, 0, header, 0, HEADER)
     }
     const region = chains.regions[segment]
     const offset = chains.offset(segment)
@@ -421,7 +507,33 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
     view.setUint32(offset + 4, 0, true)
     view.setUint32(offset + 8, rows << 16, true)
     if (region.meter !== null) region.meter.store(4, 3)
-    if (region.onDeviceWrite !== null) region.onDeviceWrite(offset, HEADER)
+    return region.onDeviceWrite !== null
+  }
+
+  private hold(queue: DeviceQueue, rows: number, room: number): void {
+    this.held = rows
+    this.heldRoom = room
+    this.heldGeneration = queue.generation
+    this.heldEpoch = this.port.epoch
+  }
+
+  // The rows that were held, if they are still what the walker and the port said of them. They are the caller's now.
+  private takeHeld(queue: DeviceQueue): number {
+    const rows = this.held
+    this.held = 0
+    if (this.heldGeneration !== queue.generation) return 0
+    if (this.heldEpoch === this.port.epoch) return rows
+    queue.walker.untake(rows)
+    return 0
+  }
+
+  // Gives back what a frame of `needed` bytes with its header does not need of `rows` rows. Returns how many it needs.
+  private giveRest(queue: DeviceQueue, rows: number, needed: number): number {
+    const { chains } = queue.walker
+    let used = 0
+    for (let room = 0; room < needed; used++) room += chains.writable(used)
+    if (used < rows) queue.walker.untake(rows - used)
+    return used
   }
 
   private noBuffer(queue: DeviceQueue, rows: number): false {
@@ -433,13 +545,14 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
     return false
   }
 
-  // Longer than the MTU allows: 4 bytes more with a VLAN tag.
+  // Longer than the MTU allows: 4 bytes more with each VLAN tag.
   private tooLong(frame: Uint8Array<ArrayBuffer>): boolean {
     const over = frame.length - this.longest
     if (over <= 0) return false
-    if (over > VLAN) return true
-    const type = (frame[ETHERTYPE_OFFSET] << 8) | frame[ETHERTYPE_OFFSET + 1]
-    return type !== 0x8100 && type !== 0x88a8
+    if (over > TAGS) return true
+    let tags = 0
+    while (tags < TAGS && isTag(frame, ETHERTYPE_OFFSET + tags)) tags += TAG
+    return over > tags
   }
 }
 
@@ -450,6 +563,7 @@ function asksForOffload(region: Region, header: number): boolean {
   return (bytes[header + FLAGS_AT] & OFFLOAD_FLAGS) !== 0 || bytes[header + GSO_AT] !== GSO_NONE
 }
 
-function rethrow(error: unknown): void {
-  throw error
+function isTag(frame: Uint8Array, at: number): boolean {
+  const type = (frame[at] << 8) | frame[at + 1]
+  return type === ETHERTYPE_VLAN || type === ETHERTYPE_VLAN_STACKED
 }

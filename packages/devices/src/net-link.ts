@@ -9,6 +9,11 @@ export interface FrameReceiver {
    * with it: it was delivered, or it can never be (empty, too long, link down) and was counted as dropped.
    */
   receive(frame: Uint8Array<ArrayBuffer>): boolean
+  /**
+   * Tells the device that a poll is due: a frame waits for it that it did not refuse before, or the link that held it
+   * back has room again. A device that nobody wakes sleeps.
+   */
+  wake(): void
 }
 
 /**
@@ -18,18 +23,23 @@ export interface FrameReceiver {
 export interface NetLink {
   /** The view is valid until return, and is reused for later frames: a link that needs the bytes later copies them. */
   transmit(frame: Uint8Array<ArrayBuffer>): void
-  /** While true the device leaves frames in its transmit queue: back-pressure instead of loss. */
+  /**
+   * While true the device leaves frames in its transmit queue: back-pressure instead of loss. Once it is false again the
+   * link calls {@link FrameReceiver.wake}, or the device would sleep on them.
+   */
   readonly full?: boolean
   /**
    * Called at the head of each poll of the device: hands over up to `budget` frames that had to wait. Returns how many.
    */
   deliver?(budget: number): number
+  /** Called when the device stopped taking frames (reset, failed or broken): what waits for it has nowhere to go. */
+  unplugged?(): void
   /** Called once by the device that is plugged in. Throws `LINK_ATTACHED` if another one is. */
   attach?(device: FrameReceiver): void
 }
 
 /**
- * Bytes of the longest frame that the links of this package queue: the largest MTU, an Ethernet header and one VLAN
- * tag.
+ * Bytes of the longest frame that the links of this package queue: the largest MTU, an Ethernet header and two
+ * VLAN tags.
  */
-export const MAX_FRAME_BYTES: number = 65535 + 14 + 4
+export const MAX_FRAME_BYTES: number = 65535 + 14 + 8

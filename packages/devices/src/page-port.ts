@@ -76,10 +76,15 @@ export class PagePort implements BusPort {
     if (left === 0 || !this.open) return this.refuse(length, access, 'unmapped')
     const granted = left < length ? left : length
     const page = Math.floor(address / pageBytes)
-    let end = page
-    const last = Math.floor((address + granted - 1) / pageBytes)
-    while (end <= last && this.isShared(end)) end++
-    if (end === page) return this.refuse(length, access, 'unmapped')
+    const chunk = this.chunkOf(page)
+    if (chunk === null) return this.refuse(length, access, 'unmapped')
+    // No further than the chunk, whatever the length: asking again gets the rest.
+    const at = page % CHUNK
+    const last = Math.min(at + Math.floor(((address % pageBytes) + granted - 1) / pageBytes), CHUNK - 1)
+    let i = at
+    while (i <= last && chunk[i] === 1) i++
+    if (i === at) return this.refuse(length, access, 'unmapped')
+    const end = page + i - at
     this.region = memory.region
     this.offset = memory.offset
     const reach = end * pageBytes - address
@@ -120,11 +125,9 @@ export class PagePort implements BusPort {
     this.window[1] = 0
   }
 
-  private isShared(page: number): boolean {
+  private chunkOf(page: number): Uint8Array | null {
     const number = Math.floor(page / CHUNK)
-    if (number === this.nearNumber) return this.near[page % CHUNK] === 1
-    const chunk = this.chunks.get(number)
-    return chunk !== undefined && chunk[page % CHUNK] === 1
+    return number === this.nearNumber ? this.near : (this.chunks.get(number) ?? null)
   }
 
   private set(value: 0 | 1): void {

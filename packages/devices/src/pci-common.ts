@@ -109,9 +109,8 @@ export class PciCommon implements RegisterBus {
         // The trivial choice that §4.1.4.3 names.
         return this.has(VIRTIO_F_NOTIF_CONFIG_DATA, offset, size) ? (queue?.index ?? 0) : 0
       case PCI_COMMON_QUEUE_RESET:
-        // A queue reset is complete when the write returns.
-        this.has(VIRTIO_F_RING_RESET, offset, size)
-        return 0
+        if (!this.has(VIRTIO_F_RING_RESET, offset, size) || queue === undefined) return 0
+        return device.resetting(queue) ? 1 : 0
       case PCI_COMMON_ADMIN_QUEUE_INDEX:
         return this.has(VIRTIO_F_ADMIN_VQ, offset, size) ? device.queues.length : 0
       case PCI_COMMON_ADMIN_QUEUE_NUM:

@@ -16,6 +16,7 @@ import {
 } from '@guestdma/spec'
 import { ChainTable, ONE_READABLE, ONE_WRITABLE, ROW, ROW_FIRST, ROW_HEAD, ROW_WRITE } from './chain-table.ts'
 import type { QueueFaultReason } from './faults.ts'
+import { RingArea, type RingWord } from './ring-area.ts'
 
 // The engine folds a module's own constants into its code; imported ones it loads at each use.
 const STRIDE = ROW
@@ -38,6 +39,20 @@ export const NO_CHAIN = -1
 const MAX_INDIRECT_BYTES = 65536 * DESCRIPTOR_SIZE
 
 const TWO_32 = 2 ** 32
+// Bytes in the available area and in the used area (§2.7.6, §2.7.8).
+const AVAILABLE_INDEX = 2
+const AVAILABLE_RING = 4
+const USED_INDEX = 2
+const USED_RING = 4
+/**
+ * What one chain may cost within a budget that counts chains: descriptors and pieces together, and bytes. A chain that
+ * is larger counts as several. 64 KiB is a frame of the largest MTU; Linux sends block requests of 256 descriptors.
+ */
+export const CHAIN_STEPS = 64
+export const CHAIN_BYTES = 65536
+const STEPS = CHAIN_STEPS
+const BYTES = CHAIN_BYTES
+
 // None of them: the chain is one descriptor that the device may only read.
 const PLAIN_MASK = DESCRIPTOR_F_NEXT | DESCRIPTOR_F_WRITE | DESCRIPTOR_F_INDIRECT
 // Below this an offset is a small integer to the engine.
@@ -92,6 +107,11 @@ export interface RingSetup {
  */
 export class SplitRingWalker {
   declare readonly chains: ChainTable
+  /**
+   * Of the last `take`, `takeMore` or `takeBatch`: how many chains more than it returned the work was worth, by {@link
+   * CHAIN_STEPS} and {@link CHAIN_BYTES}. A batch ends with the first chain that is worth several.
+   */
+  extra = 0
   broken: QueueFaultReason | null = null
   /** With `broken`: the head of the chain at fault or -1, the offending number, and its bound. */
   brokenHead = -1
@@ -114,14 +134,26 @@ export class SplitRingWalker {
   private slot = 0
   private replaceable = false
 
-  // The three areas, as elements of the views of their regions.
+  // The three areas, and where to work on them, as elements of the views of a region.
+  declare private readonly tableArea: RingArea
+  declare private readonly driverArea: RingArea
+  declare private readonly deviceArea: RingArea
   declare private table: Region
   private tableWord = 0
   declare private driver: Region
   private driverHalf = 0
   declare private device: Region
-  private deviceHalf = 0
   private deviceWord = 0
+  // An area is in pieces: copies have to be brought up to date.
+  private scattered = false
+  // An indirect table that is in pieces.
+  declare private readonly indirectArea: RingArea
+  // The four words that both sides look at, in memory itself: the available index, what says whether the driver wants a
+  // notification (used_event or the flags), the used index, and avail_event.
+  declare private readonly availableIndex: RingWord
+  declare private readonly asked: RingWord
+  declare private readonly usedIndex: RingWord
+  declare private readonly event: RingWord
   // Whether the areas stand for what the port last granted.
   private attached = false
 
@@ -141,6 +173,14 @@ export class SplitRingWalker {
     this.table = nowhere
     this.driver = nowhere
     this.device = nowhere
+    this.tableArea = new RingArea(nowhere)
+    this.driverArea = new RingArea(nowhere)
+    this.deviceArea = new RingArea(nowhere)
+    this.indirectArea = new RingArea(nowhere)
+    this.availableIndex = { region: nowhere, half: 0 }
+    this.asked = { region: nowhere, half: 0 }
+    this.usedIndex = { region: nowhere, half: 0 }
+    this.event = { region: nowhere, half: 0 }
   }
 
   /** A queue that was just enabled: all indices are 0 (virtio 1.4 §2.6.1). False: `broken` says why. */
@@ -176,35 +216,52 @@ export class SplitRingWalker {
   /** Resolves the three areas; again whenever the port's epoch changed. False: `broken` says why. */
   attach({ areas, size }: RingSetup): boolean {
     this.attached = false
-    const desc = this.area(areas[0], areas[1], descriptorTableBytes(size), DESCRIPTOR_TABLE_ALIGN, 4, READ_ACCESS)
-    if (desc < 0) return false
-    this.table = this.port.region
-    this.tableWord = integer(desc / 4)
-    const driver = this.area(areas[2], areas[3], availableRingBytes(size), AVAILABLE_RING_ALIGN, 2, READ_ACCESS)
-    if (driver < 0) return false
-    this.driver = this.port.region
-    this.driverHalf = integer(driver / 2)
-    const device = this.area(areas[4], areas[5], usedRingBytes(size), USED_RING_ALIGN, 4, WRITE_ACCESS)
-    if (device < 0) return false
-    this.device = this.port.region
-    this.deviceHalf = integer(device / 2)
-    this.deviceWord = integer(device / 4 + 1)
+    const { deviceArea, driverArea, tableArea } = this
+    const bytes = descriptorTableBytes(size)
+    if (!this.area(tableArea, areas[0], areas[1], bytes, DESCRIPTOR_TABLE_ALIGN, 4, READ_ACCESS)) return false
+    if (!this.area(driverArea, areas[2], areas[3], availableRingBytes(size), AVAILABLE_RING_ALIGN, 2, READ_ACCESS)) {
+      return false
+    }
+    if (!this.area(deviceArea, areas[4], areas[5], usedRingBytes(size), USED_RING_ALIGN, 4, WRITE_ACCESS)) return false
+    if (
+      !driverArea.find(AVAILABLE_INDEX, this.availableIndex) ||
+      !driverArea.find(this.eventIndex ? AVAILABLE_RING + 2 * size : 0, this.asked) ||
+      !deviceArea.find(USED_INDEX, this.usedIndex) ||
+      !deviceArea.find(USED_RING + 8 * size, this.event)
+    ) {
+      this.fail('ring-alignment', -1, 1, 2)
+      return false
+    }
+    this.table = tableArea.region
+    this.tableWord = integer(tableArea.offset / 4)
+    this.driver = driverArea.region
+    this.driverHalf = integer(driverArea.offset / 2)
+    this.device = deviceArea.region
+    this.deviceWord = integer((deviceArea.offset + USED_RING) / 4)
+    this.scattered = tableArea.scattered || driverArea.scattered || deviceArea.scattered
+    if (this.scattered) this.pull()
     this.attached = true
     return true
+  }
+
+  // Copies what the driver wrote, where an area is in pieces.
+  private pull(): void {
+    this.tableArea.pull()
+    this.driverArea.pull()
   }
 
   /** Loads the available index, once. Returns how many chains can be taken. */
   update(): number {
     if (this.broken !== null) return 0
-    const driver = this.driver
-    if (driver.u16.length === 0) driver.refresh()
-    return this.accept(driver.loadShared(this.driverHalf + 1))
+    const { region, half } = this.availableIndex
+    if (region.u16.length === 0) region.refresh()
+    return this.accept(region.loadShared(half))
   }
 
   // Believes an available index, or breaks the queue. Returns how many chains can be taken.
   private accept(index: number): number {
-    const { driver } = this
-    if (driver.meter !== null) driver.meter.load(2, 1)
+    const { region } = this.availableIndex
+    if (region.meter !== null) region.meter.load(2, 1)
     const size = this.size
     // At most `size` chains may be outstanding as the driver sees it, and the index never goes back (§2.7.6.1).
     const outstanding = (index - this.published) & 0xffff
@@ -213,6 +270,7 @@ export class SplitRingWalker {
       this.fail('available-index', -1, index, size)
       return 0
     }
+    if (this.scattered && index !== this.available) this.pull()
     this.available = index
     return fresh
   }
@@ -409,17 +467,19 @@ export class SplitRingWalker {
     const used = this.used
     const old = this.published
     if (used === old || !this.attached) return false
-    const { device, driver, size } = this
+    const { asked, usedIndex } = this
+    const { region: device } = usedIndex
+    const { region: driver } = asked
     if (device.u16.length === 0) device.refresh()
     if (driver.u16.length === 0) driver.refresh()
+    if (this.scattered) this.usedElements(old, used, false)
     // Elements first, then the index that publishes them, then the question whether the driver wants to know.
-    const asked = this.eventIndex ? this.driverHalf + 2 + size : this.driverHalf
-    const answer = device.storeThenLoad(this.deviceHalf + 1, used, driver, asked)
+    const answer = device.storeThenLoad(usedIndex.half, used, driver, asked.half)
     this.published = used
     this.replaceable = false
     if (device.meter !== null) device.meter.store(2, 1)
     if (driver.meter !== null) driver.meter.load(2, 1)
-    if (device.onDeviceWrite !== null) this.reportUsed(old, used)
+    if (device.onDeviceWrite !== null || this.scattered) this.reportUsed(old, used)
     if (!this.eventIndex) return (answer & AVAILABLE_F_NO_INTERRUPT) === 0
     // One of the elements old .. used - 1 was written at index `answer`, modulo 2^16.
     return ((used - answer - 1) & 0xffff) < ((used - old) & 0xffff)
@@ -434,14 +494,15 @@ export class SplitRingWalker {
     if (this.broken !== null) return false
     // Without the event index the used ring's flags stay 0, as the driver initialised them: it always notifies.
     if (!this.eventIndex) return false
-    const { device, driver } = this
+    const { availableIndex, event } = this
+    const { region: device } = event
+    const { region: driver } = availableIndex
     if (device.u16.length === 0) device.refresh()
     if (driver.u16.length === 0) driver.refresh()
-    const half = this.deviceHalf + 2 + 4 * this.size
     const seen = this.available
-    const index = device.storeThenLoad(half, seen, driver, this.driverHalf + 1)
+    const index = device.storeThenLoad(event.half, seen, driver, availableIndex.half)
     if (device.meter !== null) device.meter.store(2, 1)
-    if (device.onDeviceWrite !== null) device.onDeviceWrite(half * 2, 2)
+    if (device.onDeviceWrite !== null) device.onDeviceWrite(event.half * 2, 2)
     return this.accept(index) > 0 && index !== seen
   }
 
@@ -492,6 +553,7 @@ export class SplitRingWalker {
   // or wrong goes on in walk(), which decides. All state is local, since a field would be loaded again after each call
   // that is not inlined.
   private append(limit: number): number {
+    this.extra = 0
     if (this.broken !== null || this.available === this.next) return 0
     const { chains, driver, port, size, table } = this
     // Code that the device called since the last chain may have grown a memory.
@@ -531,7 +593,13 @@ export class SplitRingWalker {
       const length = known ? peeked[3] : words[word + 2]
       const flagsAndNext = known ? peeked[4] : words[word + 3]
       let granted = NOT_ASKED
-      if ((flagsAndNext & NEXT_OR_INDIRECT) === 0 && length !== 0 && high < HIGH_LIMIT && segment < lengths.length) {
+      if (
+        (flagsAndNext & NEXT_OR_INDIRECT) === 0 &&
+        length !== 0 &&
+        length < BYTES &&
+        high < HIGH_LIMIT &&
+        segment < lengths.length
+      ) {
         const writes = (flagsAndNext & F_WRITE) !== 0
         const access = writes ? 2 : 1
         const address = high * TWO_32 + low
@@ -594,7 +662,7 @@ export class SplitRingWalker {
           into + length <= windowLength &&
           into2 >= 0 &&
           into2 + size2 <= windowLength &&
-          length + size2 <= MAX_CHAIN_BYTES
+          length + size2 < BYTES
         ) {
           if (regions[segment] !== region) regions[segment] = region
           if (regions[segment + 1] !== region) regions[segment + 1] = region
@@ -630,6 +698,10 @@ export class SplitRingWalker {
       row = chains.rows
       if (held.length !== 0) held[next & mask] = -1
       next = (next + 1) & 0xffff
+      if (this.extra !== 0) {
+        taken++
+        break
+      }
     }
     this.next = next
     this.peekedAt = -1
@@ -664,6 +736,7 @@ export class SplitRingWalker {
     let unaligned = -1
     let entries = size
     let inTable = false
+    let copied = 0
     for (;;) {
       if ((flagsAndNext & F_INDIRECT) !== 0) {
         if (inTable) return this.reject('indirect-nested', head, index, 0)
@@ -673,9 +746,16 @@ export class SplitRingWalker {
           return this.reject('indirect-length', head, length, MAX_INDIRECT_BYTES)
         }
         // The WRITE flag of this descriptor is ignored (§2.7.5.3.2). The spec aligns no indirect table.
-        const offset = this.contiguous(low, high, length, READ_ACCESS)
-        if (offset < 0) return this.reject('indirect-unreachable', head, length, 0)
-        table = port.region
+        const area = this.indirectArea
+        if (!area.resolve(port, low, high, length, READ_ACCESS)) {
+          return this.reject('indirect-unreachable', head, length, 0)
+        }
+        if (area.scattered) {
+          area.pull()
+          copied = length / DESCRIPTOR_SIZE
+        }
+        const { offset } = area
+        table = area.region
         unaligned = (offset & 3) === 0 ? -1 : offset
         base = integer(offset / 4)
         entries = length / DESCRIPTOR_SIZE
@@ -736,6 +816,7 @@ export class SplitRingWalker {
       }
       if (table.meter !== null) table.meter.load(4, 4)
     }
+    this.extra = ((elements + copied + segment - first) / STEPS + total / BYTES) | 0
     if (writeFrom < 0) chains.add(head, position, first, segment, segment, total, 0)
     else chains.add(head, position, first, writeFrom, segment, readable, total - readable)
     return true
@@ -765,46 +846,38 @@ export class SplitRingWalker {
     }
   }
 
-  private area(low: number, high: number, bytes: number, align: number, needs: number, access: 1 | 2): number {
-    if (low % align !== 0) return this.fail('ring-alignment', -1, low, align)
-    const offset = this.contiguous(low, high, bytes, access)
-    if (offset < 0) return this.fail('ring-unreachable', -1, bytes, 0)
-    if (offset % needs !== 0) return this.fail('ring-alignment', -1, offset, needs)
-    return offset
-  }
-
-  // Resolves a span that has to be one piece, though the port may grant it step by step. The port's region tells where;
-  // -1: it is not.
-  private contiguous(low: number, high: number, length: number, access: 1 | 2): number {
-    const port = this.port
-    if (high >= HIGH_LIMIT) {
-      port.outOfReach?.(high, low, length, access)
-      return -1
-    }
-    port.request[0] = high * TWO_32 + low
-    let granted = port.resolve(length, access)
-    if (granted <= 0) return -1
-    const region = port.region
-    const offset = port.offset
-    let have = granted
-    while (have < length) {
-      port.request[0] += granted
-      granted = port.resolve(length - have, access)
-      if (granted <= 0 || port.region !== region || port.offset !== offset + have) return -1
-      have += granted
-    }
-    return offset
+  private area(
+    area: RingArea,
+    low: number,
+    high: number,
+    bytes: number,
+    align: number,
+    needs: number,
+    access: 1 | 2,
+  ): boolean {
+    if (low % align !== 0) this.fail('ring-alignment', -1, low, align)
+    else if (!area.resolve(this.port, low, high, bytes, access)) this.fail('ring-unreachable', -1, bytes, 0)
+    else if (area.offset % needs !== 0) this.fail('ring-alignment', -1, area.offset, needs)
+    else return true
+    return false
   }
 
   private reportUsed(from: number, to: number): void {
-    const { device, size } = this
+    this.usedElements(from, to, true)
+    this.deviceArea.report(USED_INDEX, 2)
+  }
+
+  // Reports elements `from` to `to` - 1 of the used ring, or writes them to the pieces that it is in: one span or two.
+  private usedElements(from: number, to: number, report: boolean): void {
+    const { deviceArea, size } = this
     const first = from & (size - 1)
     const count = (to - from) & 0xffff
     const straight = Math.min(count, size - first)
-    const ring = this.deviceWord * 4
-    device.onDeviceWrite?.(ring + 8 * first, 8 * straight)
-    if (count > straight) device.onDeviceWrite?.(ring, 8 * (count - straight))
-    device.onDeviceWrite?.(this.deviceHalf * 2 + 2, 2)
+    if (report) deviceArea.report(USED_RING + 8 * first, 8 * straight)
+    else deviceArea.push(USED_RING + 8 * first, 8 * straight)
+    if (count === straight) return
+    if (report) deviceArea.report(USED_RING, 8 * (count - straight))
+    else deviceArea.push(USED_RING, 8 * (count - straight))
   }
 }
 

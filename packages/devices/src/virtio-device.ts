@@ -21,6 +21,7 @@ import { type FeatureDependency, type FeatureOptions, Negotiation } from './nego
 import type { RingSetup } from './split-ring-walker.ts'
 
 const DRIVER_STATUS = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_DRIVER_OK | STATUS_FEATURES_OK | STATUS_FAILED
+const DRIVER_KNOWN = STATUS_ACKNOWLEDGE | STATUS_DRIVER
 const FEATURE_WORDS = 4
 /** Words beyond those that are told apart. A driver that writes more of them is refused until it resets the device. */
 const BEYOND_WORDS = 16
@@ -54,8 +55,8 @@ export interface DeviceOptions extends FeatureOptions {
   /**
    * Called when there is something for {@link VirtioDevice.poll} to do of which no poll has told: a doorbell rang, a
    * store answered, a link has frames or room. Once until the next poll begins. It may be called within a register
-   * write and within a poll, this device's own included, so all it does is to note that a poll is due. What it throws
-   * surfaces in a microtask.
+   * write and within a poll, this device's own included, so all it does is to note that a poll is due; take the note
+   * back before you call `poll`, not after. What it throws surfaces in a microtask.
    */
   readonly onWork?: () => void
 }
@@ -85,6 +86,7 @@ export abstract class VirtioDevice {
   declare readonly config: ConfigSpace
   readonly faults: FaultLog<DeviceFault> = new FaultLog<DeviceFault>()
 
+  // Within work(), or within what `reportWritten` tells.
   protected polling = false
   /** See {@link DeviceOptions.onWork}; whoever composes a machine may set it later. */
   declare onWork: (() => void) | null
@@ -166,21 +168,26 @@ export abstract class VirtioDevice {
     const before = this.statusBits
     // A driver never clears a bit (§2.1.1), and NEEDS_RESET is the device's.
     let proper = (before & ~value & DRIVER_STATUS) === 0 && (value & ~(DRIVER_STATUS | before)) === 0
-    const set = value & DRIVER_STATUS & ~before
+    let set = value & DRIVER_STATUS & ~before
+    // §3.1.1: features are agreed on with a driver that said that it is one.
+    if ((set & STATUS_FEATURES_OK) !== 0 && ((before | set) & DRIVER_KNOWN) !== DRIVER_KNOWN) {
+      proper = false
+      set &= ~STATUS_FEATURES_OK
+    }
     this.statusBits |= set & ~(STATUS_FEATURES_OK | STATUS_DRIVER_OK)
     if ((set & STATUS_FEATURES_OK) !== 0) this.negotiate()
     if ((set & STATUS_DRIVER_OK) !== 0) {
       if ((this.statusBits & STATUS_FEATURES_OK) === 0) proper = false
       else this.goLive()
     }
-    if ((this.statusBits & STATUS_FAILED) !== 0) this.alive = false
+    if ((this.statusBits & STATUS_FAILED) !== 0) this.halt()
     return proper
   }
 
   /** Resets the device: virtio 1.4 §2.4. Nothing that was in flight touches memory afterwards. */
   reset(): void {
     this.statusBits = 0
-    this.alive = false
+    this.halt()
     this.accepted = FeatureSet.empty
     this.driverWords.fill(0)
     this.beyond.clear()
@@ -198,13 +205,14 @@ export abstract class VirtioDevice {
   }
 
   /**
-   * Makes a queue ready, once its registers are set. Returns false before FEATURES_OK, when it is ignored. A bad ring
-   * sets NEEDS_RESET.
+   * Makes a queue ready, once its registers are set. Returns false before FEATURES_OK and while the queue is being reset,
+   * when it is ignored. A bad ring sets NEEDS_RESET.
    */
   enableQueue(queue: DeviceQueue): boolean {
-    if ((this.statusBits & STATUS_FEATURES_OK) === 0) return false
+    if ((this.statusBits & STATUS_FEATURES_OK) === 0 || this.resetting(queue)) return false
     if (queue.ready) return true
     queue.ready = true
+    queue.resetAsked = false
     this.port.refresh()
     this.startQueue(queue)
     if (queue.marked) this.wake()
@@ -217,12 +225,24 @@ export abstract class VirtioDevice {
     this.onQueueReset(queue)
   }
 
-  /** Resets one queue (virtio 1.4 §2.6.1); complete on return. Returns false where RING_RESET was not negotiated. */
+  /**
+   * Resets one queue (virtio 1.4 §2.6.1): from here on its memory is not accessed. {@link resetting} says when it is
+   * complete. Returns false where RING_RESET was not negotiated.
+   */
   resetQueue(queue: DeviceQueue): boolean {
     if (!this.accepted.has(VIRTIO_F_RING_RESET)) return false
     queue.reset()
     this.onQueueReset(queue)
+    queue.resetAsked = true
     return true
+  }
+
+  /**
+   * For the transport: whether a reset of the queue is still under way. It is complete once no request from the queue is
+   * executed any more (§2.6.1), be it by what stands behind the device.
+   */
+  resetting(queue: DeviceQueue): boolean {
+    return queue.resetAsked && this.executing(queue)
   }
 
   /** An available buffer notification: marks the queue for the next poll. Returns false before DRIVER_OK. */
@@ -258,6 +278,10 @@ export abstract class VirtioDevice {
    * publishes once per queue, raises interrupts last. Returns how many chains or frames it moved. After 0 the caller may
    * sleep: there is nothing to do, and `onWork` is called when that changes. `poll(0)` completes and publishes but takes
    * nothing new.
+   *
+   * A budget is of work: a chain of more than 64 descriptors and pieces, or of 64 KiB (`CHAIN_STEPS`, `CHAIN_BYTES`),
+   * counts as several, in the budget and in what is returned. So one call costs `budget` chains of that size, and at
+   * most one larger chain for each queue; what is left over waits for the next call.
    */
   poll(budget: number): number {
     if (this.polling) return 0
@@ -272,7 +296,11 @@ export abstract class VirtioDevice {
         this.polling = false
       }
     }
-    this.transport?.settle()
+    try {
+      this.transport?.settle()
+    } catch (error) {
+      this.hostThrew('interrupts', error)
+    }
     return done
   }
 
@@ -290,6 +318,7 @@ export abstract class VirtioDevice {
    * then save.
    */
   save(): DeviceState {
+    this.onSave()
     if (this.inFlight > 0 || this.polling) {
       const message = `${this.inFlight} requests are in flight; call poll(0) until they are completed, then save`
       throw new DeviceError('DEVICE_BUSY', this.name, message, { inFlight: this.inFlight })
@@ -310,13 +339,12 @@ export abstract class VirtioDevice {
 
   /**
    * Puts a device that was made with the same options where another one was saved. Guest memory must be restored by the
-   * caller. What this device was doing before is dropped as by a reset. Throws `DEVICE_STATE` where the state does not
-   * fit, and then changes nothing.
+   * caller. What this device was doing before is dropped as by a reset. It is due for a poll afterwards. Throws
+   * `DEVICE_STATE` where the state is not whole or does not fit, and then changes nothing.
    */
   restore(state: DeviceState): void {
-    const features = FeatureSet.fromWords(state.driverFeatures ?? [])
-    const accepts = (state.status & STATUS_FEATURES_OK) === 0 || this.negotiation.judge(features) === null
-    checkState(state, this, accepts)
+    checkState(state, this, (features) => this.negotiation.judge(features) === null)
+    this.checkRestore()
     this.reset()
     this.driverWords.set(state.driverFeatures)
     this.statusBits = state.status
@@ -338,11 +366,17 @@ export abstract class VirtioDevice {
     })
     this.alive = this.runs()
     this.onRestored()
+    this.wake()
   }
 
   /** Requests that the device took and has not completed. */
   get inFlight(): number {
     return 0
+  }
+
+  /** Whether requests that were taken from a queue before it was reset or stopped are still executed. */
+  protected executing(_queue: DeviceQueue): boolean {
+    return false
   }
 
   /** Does the work of a poll; the port is fresh. Only called while live. */
@@ -356,8 +390,17 @@ export abstract class VirtioDevice {
   /** Called when features were agreed on (and on restore). */
   protected onNegotiated(): void {}
 
+  /** Called when the device was live and is not any more: reset, failed, or in need of a reset. */
+  protected onHalt(): void {}
+
   /** Called on reset: forget or disown whatever was in flight. */
   protected onReset(): void {}
+
+  /** Called before the queues are saved: what was taken from them and not begun is given back. */
+  protected onSave(): void {}
+
+  /** Called before `restore` changes anything: throws where what stands behind the device does not fit. */
+  protected checkRestore(): void {}
 
   /** Called after `restore` set status, configuration and queues. */
   protected onRestored(): void {}
@@ -383,6 +426,18 @@ export abstract class VirtioDevice {
   /** Publishes a queue's used chains and passes the notification on. */
   protected publish(queue: DeviceQueue): void {
     if (queue.walker.flush()) this.transport?.usedBuffers(queue.index)
+  }
+
+  /**
+   * Tells who listens what was written to a row. The last that is done for it: the queue may have been reset when this
+   * returns.
+   */
+  protected reportWritten(queue: DeviceQueue, row: number, skip: number, length: number): void {
+    const { polling } = this
+    this.polling = true
+    queue.walker.chains.report(row, skip, length)
+    this.polling = polling
+    this.checkPort()
   }
 
   /** Looks whether the walker broke, and if so sets NEEDS_RESET. Returns whether the queue is sound. */
@@ -411,17 +466,32 @@ export abstract class VirtioDevice {
     this.faults.record({ kind: 'request', device: this.name, queue: queue.index, reason, head, value })
   }
 
+  /**
+   * Records that what is plugged into the device (a link, a store, an interrupt sink) threw. The error surfaces in a
+   * microtask; the device and everybody else go on.
+   */
+  protected hostThrew(reason: string, error: unknown): void {
+    this.faults.record({ kind: 'host', device: this.name, reason, message: inWords(error) })
+    observe(rethrow, error)
+  }
+
   /** Changes the configuration and tells the driver. A change by the driver itself needs only `config.write`. */
   protected changeConfig(change: () => void): void {
     change()
     this.configurationChanged()
   }
 
-  // The notification goes out at the end of a poll, so outside of one a poll is due.
+  // The interrupt is raised by a poll, so one is due.
   private configurationChanged(): void {
     if ((this.statusBits & STATUS_DRIVER_OK) === 0) return
     this.transport?.configurationChanged()
-    if (!this.polling) this.wake()
+    this.wake()
+  }
+
+  private halt(): void {
+    if (!this.alive) return
+    this.alive = false
+    this.onHalt()
   }
 
   private negotiate(): void {
@@ -456,13 +526,14 @@ export abstract class VirtioDevice {
   private startQueue(queue: DeviceQueue): void {
     queue.started = true
     queue.marked = this.alive
+    if (queue.marked) this.wake()
     queue.ring = queue.setup(this.ringFeatures())
     queue.walker.start(queue.ring, queue.maxSize)
     this.checkQueue(queue)
   }
 
   private stopForReset(): void {
-    this.alive = false
+    this.halt()
     if ((this.statusBits & STATUS_DEVICE_NEEDS_RESET) !== 0) return
     this.statusBits |= STATUS_DEVICE_NEEDS_RESET
     this.configurationChanged()
@@ -475,5 +546,17 @@ export abstract class VirtioDevice {
       inOrder: this.accepted.has(VIRTIO_F_IN_ORDER),
       batchUsed: this.inOrderBatches,
     }
+  }
+}
+
+function rethrow(error: unknown): void {
+  throw error
+}
+
+function inWords(error: unknown): string {
+  try {
+    return String(error)
+  } catch {
+    return 'an error that has no words'
   }
 }

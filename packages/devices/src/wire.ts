@@ -6,6 +6,7 @@ import type { FrameReceiver, NetLink } from './net-link.ts'
 export class WireEnd implements NetLink {
   declare private readonly out: FramePath
   declare private readonly into: FramePath
+  private device: FrameReceiver | null = null
 
   constructor(out: FramePath, into: FramePath) {
     this.out = out
@@ -23,6 +24,7 @@ export class WireEnd implements NetLink {
 
   attach(device: FrameReceiver): void {
     this.into.attach(device)
+    this.device = device
   }
 
   transmit(frame: Uint8Array<ArrayBuffer>): void {
@@ -31,6 +33,15 @@ export class WireEnd implements NetLink {
 
   deliver(budget: number): number {
     return this.into.deliver(budget)
+  }
+
+  unplugged(): void {
+    this.into.unplugged()
+  }
+
+  /** For the wire: there is room again for what is sent from this end. */
+  room(): void {
+    this.device?.wake()
   }
 }
 
@@ -51,8 +62,8 @@ export class Wire {
   declare readonly b: WireEnd
 
   constructor(options: FifoOptions = {}) {
-    const toA = new FramePath('wire end a', options)
-    const toB = new FramePath('wire end b', options)
+    const toA = new FramePath('wire end a', options, () => this.b.room())
+    const toB = new FramePath('wire end b', options, () => this.a.room())
     this.a = new WireEnd(toB, toA)
     this.b = new WireEnd(toA, toB)
   }

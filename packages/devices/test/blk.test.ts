@@ -9,6 +9,7 @@ import {
   TRANSPORTS,
   type TransportName,
 } from './support/devices.ts'
+import { surfaced } from './support/event-loop.ts'
 import { BASE, type Element, pattern, type Ram } from './support/guest.ts'
 
 const IN = 0
@@ -322,13 +323,72 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       expect(store.waiting[0].data.buffer).not.toBe(m.ram.buffer)
     })
 
-    test('done twice, and a strange status', () => {
+    test('a strange status is IOERR', () => {
       const { cell } = submit(m.ram, 3)
       store.waiting[0].done(7 as 0)
-      store.waiting[0].done(0)
+      m.device.poll(64)
+      expect(m.ram.get(cell, 1)[0]).toBe(1)
+    })
+
+    test('done a second time, early or late, is refused and recorded, and ends nobody else', () => {
+      submit(m.ram, 3)
+      const [first] = store.waiting
+      first.done(0)
+      first.done(0)
       m.device.poll(64)
       expect(m.ring.reap()).toHaveLength(1)
-      expect(m.ram.get(cell, 1)[0]).toBe(1)
+      // The device uses what it knew of the first request for the second.
+      const { data, cell } = submit(m.ram, 4)
+      first.done(0)
+      m.device.poll(64)
+      expect([m.ram.get(cell, 1)[0], m.device.inFlight]).toEqual([0xff, 1])
+      expect(m.device.faults.last()).toMatchObject([
+        { kind: 'host', reason: 'store.done' },
+        { kind: 'host', reason: 'store.done' },
+      ])
+      store.waiting[1].data.fill(0x66)
+      store.waiting[1].done(0)
+      m.device.poll(64)
+      expect([m.ram.get(cell, 1)[0], m.ram.get(data, 1)[0]]).toEqual([0, 0x66])
+    })
+
+    test('done a second time after a request that ended at once, and for the flush of a write-through write', () => {
+      const kept: BlockRequest[] = []
+      const end = (r: BlockRequest): void => {
+        kept.push(r)
+        r.done(0)
+      }
+      m = blkMachineOver(transport, { store: { capacity: DISK_BYTES, read: end, write: end, flush: end } })
+      m.driver.start([m.ring])
+      const cell = status(m.ram)
+      m.ring.offer(m.ring.chain(header(m.ram, OUT, 0), { address: m.ram.alloc(512), length: 512 }, cell))
+      m.driver.kick(0)
+      m.device.poll(64)
+      expect([kept.length, m.ram.get(cell.address, 1)[0]]).toEqual([2, 0])
+      for (const r of kept) r.done(1)
+      m.device.poll(64)
+      expect([m.device.inFlight, m.ring.usedIndex, m.device.faults.count]).toEqual([0, 1, 2])
+    })
+
+    test('a store that ends a request and then throws, or throws and then ends it', () => {
+      const kept: BlockRequest[] = []
+      const read = (r: BlockRequest): void => {
+        kept.push(r)
+        if (kept.length === 1) r.done(0)
+        throw new Error('store')
+      }
+      return surfaced(() => {
+        boot({ store: { capacity: DISK_BYTES, read, write: read, flush: read } })
+        expect([request(IN, 0, 512).status, request(IN, 0, 512).status]).toEqual([0, 1])
+        kept[1].done(0)
+        m.device.poll(64)
+        expect([m.device.inFlight, m.ring.usedIndex]).toEqual([0, 2])
+        expect(m.device.faults.last().map((fault) => fault.kind === 'host' && fault.reason)).toEqual([
+          'store',
+          'store',
+          'store.done',
+        ])
+      })
     })
 
     test('permissions of the moment: what was revoked meanwhile is not written', () => {
@@ -399,9 +459,9 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       expect(store.waiting).toHaveLength(1)
       store.waiting[0].done(0)
       m.device.poll(64)
-      // Together 8192 + 4096 + 4096. The requests themselves are objects that are used again.
+      // Together 8192 + 4096 + 4096.
       expect(store.waiting).toHaveLength(4)
-      for (const r of new Set(store.waiting)) r.done(0)
+      for (const r of store.waiting.slice(1)) r.done(0)
       m.device.poll(64)
       expect(cells.map((cell) => m.ram.get(cell, 1)[0])).toEqual([0, 0, 0, 0])
       const { cell } = submit(m.ram, 0, 16384)
@@ -472,6 +532,22 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       two.driver.kick(1)
       two.device.poll(64)
       expect(second.reap()).toEqual([{ id: 0, length: 1 }])
+    })
+
+    test.each([
+      [{}, 254],
+      [{ queueSize: 1024 }, 1022],
+      [{ segMax: 14 }, 14],
+      [{ queueSize: 4 }, 2],
+      [{ queueSize: 2 }, 0],
+      [{ queueSize: 1 }, 0],
+    ])('SEG_MAX is offered, and is what fits the queue (§5.2.3): %j', (options, segMax) => {
+      const m = blkMachineOver(transport, options)
+      expect([m.driver.offered(2), m.driver.config(12, 4)]).toEqual([segMax > 0, segMax])
+    })
+
+    test('SEG_MAX may be withheld', () => {
+      expect(blkMachineOver(transport, { withhold: [2] }).driver.offered(2)).toBe(false)
     })
 
     test('a store that grew tells the driver', () => {

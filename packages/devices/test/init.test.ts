@@ -55,6 +55,7 @@ describe.each(TRANSPORTS)('over %s', (name) => {
         VIRTIO_F_RING_RESET,
       ])
       expect(blkMachineOver(transport).device.offered.bits()).toEqual([
+        2,
         9,
         VIRTIO_F_INDIRECT_DESC,
         VIRTIO_F_EVENT_IDX,
@@ -176,6 +177,18 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       expect(m.driver.status).toBe(3)
       m.driver.status = 0
       expect(m.driver.status).toBe(0)
+    })
+
+    test('FEATURES_OK is not set before ACKNOWLEDGE and DRIVER are (§3.1.1)', () => {
+      const m = netMachineOver(transport)
+      for (const status of [8, 9, 10]) {
+        m.driver.status = 0
+        m.driver.driverFeatures(1, 1)
+        m.driver.status = status
+        expect(m.driver.status).toBe(status & 3)
+      }
+      m.driver.status = 11
+      expect(m.driver.status).toBe(11)
     })
 
     test('nothing is touched before DRIVER_OK, after FAILED, or after a reset', () => {

@@ -133,6 +133,19 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       expect(wire.a.counters).toEqual({ delivered: 0, dropped: 0, oversize: 1 })
     })
 
+    test('a frame of full MTU with two VLAN tags can wait', () => {
+      const { a, b } = pair()
+      up(a)
+      up(b)
+      const stacked = pattern(1522)
+      stacked.set([0x88, 0xa8], 12)
+      stacked.set([0x81, 0x00], 16)
+      send(a, stacked)
+      b.rx.offer(b.rx.chain({ address: b.ram.alloc(1534), length: 1534, w: true }))
+      b.device.poll(64)
+      expect(received(b)).toEqual([stacked])
+    })
+
     test('bounds that cannot be', () => {
       for (const options of [{ frames: 0 }, { frames: 1.5 }, { frameBytes: 0 }, { frameBytes: 1e6 }]) {
         expect(() => new Wire(options)).toThrow(expect.objectContaining({ code: 'LINK_OPTION' }))
@@ -194,8 +207,8 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       expect(machines.map((m) => received(m).length)).toEqual([1, 1, 2])
     })
 
-    test('lossless by default: a full port holds all others back', () => {
-      const { hub, machines } = network({ frames: 2 })
+    test('dropWhenFull false: nothing is lost, and a full port holds all others back', () => {
+      const { hub, machines } = network({ frames: 2, dropWhenFull: false })
       const [a, b] = machines
       post(machines[2], 8)
       send(a, ...Array.from({ length: 4 }, (_, i) => frame(BROADCAST, mac(0), 60 + i)))
@@ -207,8 +220,8 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       expect(hub.ports[1].counters).toMatchObject({ full: 0, delivered: 4 })
     })
 
-    test('dropWhenFull: the slow port loses frames, counted, and nobody waits', () => {
-      const { hub, machines } = network({ frames: 2, dropWhenFull: true })
+    test('by default a port that posts no buffers loses its frames, counted, and stops nobody', () => {
+      const { hub, machines } = network({ frames: 2 })
       const [a] = machines
       post(machines[2], 8)
       send(a, ...Array.from({ length: 4 }, () => frame(BROADCAST, mac(0))))

@@ -82,13 +82,30 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       expect(m.device.live).toBe(true)
     })
 
-    test('a VLAN tag is not part of the MTU', () => {
-      const tagged = pattern(1518)
-      tagged.set([0x81, 0x00], 12)
-      transmit(tagged)
-      transmit(pattern(1518))
-      expect(link.frames).toEqual([tagged])
-      expect(m.device.counters).toMatchObject({ transmitted: 1, transmitOversize: 1 })
+    test('a VLAN tag is not part of the MTU, nor are two (802.1Q, 802.1ad)', () => {
+      const tagged = (length: number, ...types: number[]): Uint8Array<ArrayBuffer> => {
+        const frame = pattern(length)
+        types.forEach((type, i) => {
+          frame.set([type >> 8, type & 255], 12 + 4 * i)
+        })
+        return frame
+      }
+      const good = [
+        tagged(1518, 0x8100),
+        tagged(1518, 0x88a8),
+        tagged(1522, 0x88a8, 0x8100),
+        tagged(1522, 0x8100, 0x8100),
+      ]
+      const bad = [tagged(1518, 0x0800), tagged(1519, 0x8100), tagged(1522, 0x8100), tagged(1523, 0x88a8, 0x8100)]
+      for (const frame of [...good, ...bad]) transmit(frame)
+      expect(link.frames).toEqual(good)
+      expect(m.device.counters).toMatchObject({ transmitted: 4, transmitOversize: 4 })
+      for (const frame of good) {
+        m.rx.offer(m.rx.chain({ address: m.ram.alloc(1534), length: 1534, w: true }))
+        expect(m.device.receive(frame)).toBe(true)
+      }
+      for (const frame of bad) expect(m.device.receive(frame)).toBe(true)
+      expect(m.device.counters).toMatchObject({ received: 4, receiveOversize: 4 })
     })
 
     test('offloads that were not negotiated: dropped and counted; flags it does not know are ignored', () => {
@@ -339,8 +356,7 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       m.device.receive(pattern(64))
       m.device.poll(0)
       expect(m.ram.writes).toEqual([
-        [at, 12],
-        [at + 12, 64],
+        [at, 76],
         [m.rx.used + 4, 8],
         [m.rx.used + 2, 2],
       ])

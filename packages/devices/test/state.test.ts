@@ -159,6 +159,103 @@ describe('save and restore', () => {
     expect(m.line.asserted).toBe(false)
   })
 
+  describe('a state that is not whole is refused with DEVICE_STATE, and nothing changes', () => {
+    type Loose = Record<string, unknown> & { queues: Record<string, unknown>[] }
+    const mutations: [string, (state: Loose) => unknown][] = [
+      ['null', () => null],
+      ['undefined', () => undefined],
+      ['a number', () => 7],
+      ['a string', () => 'guestdma-device-1'],
+      ['nothing', () => ({})],
+      ...['format', 'deviceId', 'status', 'driverFeatures', 'config', 'generation', 'queues'].flatMap(
+        (key): [string, (state: Loose) => unknown][] => [
+          [`no ${key}`, (state) => ({ ...state, [key]: undefined })],
+          [`${key} null`, (state) => ({ ...state, [key]: null })],
+          [`${key} 'x'`, (state) => ({ ...state, [key]: 'x' })],
+          [`${key} -1`, (state) => ({ ...state, [key]: -1 })],
+          [`${key} []`, (state) => ({ ...state, [key]: [] })],
+        ],
+      ),
+      ['status 4: DRIVER_OK alone', (state) => ({ ...state, status: 4 })],
+      ['status 8: FEATURES_OK alone', (state) => ({ ...state, status: 8 })],
+      ['status 7: DRIVER_OK without FEATURES_OK', (state) => ({ ...state, status: 7 })],
+      ['status 31: an unknown bit', (state) => ({ ...state, status: 31 })],
+      ['status 256', (state) => ({ ...state, status: 256 })],
+      ['ready queues without FEATURES_OK', (state) => ({ ...state, status: 3 })],
+      ['three feature words', (state) => ({ ...state, driverFeatures: [0, 1, 0] })],
+      ['a feature word of 2^32', (state) => ({ ...state, driverFeatures: [0, 1, 0, 2 ** 32] })],
+      ['a config byte of 256', (state) => ({ ...state, config: (state.config as number[]).map(() => 256) })],
+      ['a hole in config', (state) => ({ ...state, config: new Array(state.config as number) })],
+      ['a queue that is null', (state) => ({ ...state, queues: [state.queues[0], null] })],
+      ...(
+        [
+          ['size', 0, 3, 'x', 512, -8, 2 ** 31, Number.NaN, undefined],
+          ['ready', 1, undefined, 'true'],
+          ['marked', 0, null],
+          ['areas', [], [1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 6, 7], [0, 0, 0, 0, 0, -1], 'areas'],
+          ['next', 1e9, -1, 0.5, undefined, 1],
+          ['used', 65536, null, 7],
+          ['published', '0', 65536, 100],
+        ] as const
+      ).flatMap(([key, ...values]) =>
+        values.map((value): [string, (state: Loose) => unknown] => [
+          `queue ${key} ${JSON.stringify(value)}`,
+          (state) => ({ ...state, queues: state.queues.map((queue) => ({ ...queue, [key]: value })) }),
+        ]),
+      ),
+    ]
+    test.each(mutations)('%s', (_, mutate) => {
+      for (const make of [netMachine, blkMachine] as const) {
+        const m = make()
+        const rings = 'rx' in m ? [m.rx, m.tx] : [m.ring]
+        m.driver.start(rings, 29)
+        const good = JSON.parse(JSON.stringify(m.device.save())) as Loose
+        const bad = mutate(good) as DeviceState
+        const before = m.device.save()
+        expect(() => m.device.restore(bad)).toThrow(expect.objectContaining({ code: 'DEVICE_STATE' }))
+        expect(m.device.save()).toEqual(before)
+        expect(m.device.live).toBe(true)
+        m.device.restore(good as unknown as DeviceState)
+        expect(m.device.save()).toEqual(before)
+      }
+    })
+  })
+
+  test('a device that was restored is due for a poll', () => {
+    const m = netMachine()
+    m.driver.start([m.rx, m.tx])
+    m.tx.offer(m.tx.chain(packet(m.ram, pattern(64))))
+    m.driver.kick(1)
+    let told = 0
+    const link = new RecordingLink()
+    const device = new NetDevice({ name: 'n', port: everything(m.ram.memory), mac: MAC, link, onWork: () => told++ })
+    device.restore(m.device.save())
+    expect(told).toBe(1)
+    device.poll(64)
+    expect(link.frames).toHaveLength(1)
+  })
+
+  test('a store that does not fit is found before anything changes', () => {
+    const m = blkMachine()
+    m.driver.start([m.ring])
+    const state = m.device.save()
+    const store = { capacity: DISK_BYTES, read: () => {}, write: () => {}, flush: () => {} }
+    const other = blkMachine({ store })
+    store.capacity = 700
+    expect(() => other.device.restore(state)).toThrow(expect.objectContaining({ code: 'STORE_CAPACITY' }))
+    expect(other.device.status).toBe(0)
+  })
+
+  test('what a driver wrote to the size of a queue that it did not enable is saved and restored', () => {
+    const m = netMachine()
+    m.driver.negotiate(32)
+    m.driver.w(0x30, 0)
+    m.driver.w(0x38, 3)
+    const again = netMachine({}, 8, m.ram)
+    again.device.restore(m.device.save())
+    expect(again.device.queues[0].size).toBe(3)
+  })
+
   test("a ring that is out of reach on the new machine is the guest's fault record, not a throw", () => {
     const m = netMachine()
     m.driver.start([m.rx, m.tx])

@@ -13,6 +13,8 @@ import { observe } from '@guestdma/memory'
 import {
   ETHERNET_HEADER_SIZE,
   ETHERNET_MTU,
+  ETHERTYPE_VLAN,
+  ETHERTYPE_VLAN_STACKED,
   FeatureSet,
   NET_CONFIG_MAC,
   NET_CONFIG_MTU,
@@ -25,6 +27,8 @@ import {
   VIRTIO_NET_F_MAC,
   VIRTIO_NET_F_MTU,
   VIRTIO_NET_F_STATUS,
+  VLAN_TAG_SIZE,
+  VLAN_TAGS_MAX,
 } from '@guestdma/spec'
 import type { ConfigReader } from '@guestdma/transport'
 import { QUEUE_BROKEN, QUEUE_FULL, SEGMENT_DEVICE, SEGMENT_GUEST, type Virtqueue } from '@guestdma/virtqueue'
@@ -103,6 +107,10 @@ const OFFLOADS = 0xff01
 // Where in a pool buffer the frame begins: the virtio header sits right before it, and the frame is aligned.
 const HEADROOM = 16
 
+// Bytes of the VLAN tags that a frame may carry beyond the MTU.
+const TAGS = VLAN_TAG_SIZE * VLAN_TAGS_MAX
+const ETHERTYPE_OFFSET = 12
+
 // Bytes of the buffers of one direction. They cost memory although the link is silent, so large MTUs get fewer of them:
 // of guest RAM, and of memory that the device sees all the time, of which a pool has 4 MiB by default.
 const MAX_RAM_BYTES = 4 << 20
@@ -122,7 +130,7 @@ export class NetDriver extends VirtioDriver {
   declare readonly mac: Uint8Array | null
   /** The largest payload of a frame, Ethernet header not counted. */
   declare readonly mtu: number
-  /** Bytes of the largest frame. */
+  /** Bytes of the largest frame without VLAN tags. Each tag, of two at most, makes a frame 4 bytes longer. */
   declare readonly maxFrame: number
   readonly counters: NetCounters = {
     framesSent: 0,
@@ -294,7 +302,7 @@ export class NetDriver extends VirtioDriver {
    * Sends the frames of a batch, with one notification at most. Returns how many were taken, from row 0 on;
    * `sendStatus` says why not all. A taken frame's memory belongs to the driver until `sent` reports its token.
    *
-   * @throws DriverError `NET_FRAME_LENGTH` for a frame that is empty or above the MTU, `NET_FRAME_PLACE` in `pool` mode
+   * @throws DriverError `NET_FRAME_LENGTH` for a frame that is empty or above the MTU (VLAN tags not counted), `NET_FRAME_PLACE` in `pool` mode
    *   for a frame that is not in
    *   a buffer of the driver's; nothing is sent then
    */
@@ -352,7 +360,7 @@ export class NetDriver extends VirtioDriver {
    * @throws DriverError `NET_FRAME_LENGTH`
    */
   sendCopy(frame: Uint8Array, token = 0): boolean {
-    this.checkLength(frame.length)
+    if (!this.fits(frame.length, frame, 0)) throw this.badLength(frame.length)
     if (this.broken !== null || this.session.closed) {
       this.sendStatus = QUEUE_BROKEN
       return false
@@ -422,7 +430,7 @@ export class NetDriver extends VirtioDriver {
 
   // Bytes of a frame that a receive buffer holds: never less than what virtio 1.4 §5.1.6.3.1 asks for.
   private get receiveCapacity(): number {
-    return Math.max(this.maxFrame, ETHERNET_MTU + ETHERNET_HEADER_SIZE)
+    return Math.max(this.maxFrame, ETHERNET_MTU + ETHERNET_HEADER_SIZE) + TAGS
   }
 
   // Frames with their header right before them, as in all buffers of the driver's: one segment.
@@ -596,9 +604,9 @@ export class NetDriver extends VirtioDriver {
     for (let i = 0; i < count; i++) {
       const size = length[i]
       bytes += size
-      if (size === 0 || size > maxFrame) {
+      if ((size === 0 || size > maxFrame) && !this.fitsWithTags(batch, i)) {
         this.keep(batch, 0, i)
-        this.checkLength(size)
+        throw this.badLength(size)
       }
       const own = buffer[i]
       if (own === NONE) continue
@@ -636,14 +644,31 @@ export class NetDriver extends VirtioDriver {
     for (let i = from; i < to; i++) if (buffer[i] !== NONE) held[buffer[i]] = ACQUIRED
   }
 
-  private checkLength(length: number): void {
-    if (length > 0 && length <= this.maxFrame) return
-    throw new DriverError(
-      'NET_FRAME_LENGTH',
-      this.name,
-      `a frame of ${length} bytes: must be 1 to ${this.maxFrame} (MTU ${this.mtu})`,
-      { length, maxFrame: this.maxFrame },
-    )
+  // Row `i` is longer than a frame without VLAN tags may be.
+  private fitsWithTags({ address, buffer, length }: FrameBatch, i: number): boolean {
+    const own = buffer[i]
+    if (own !== NONE) {
+      this.bufferRegion.refresh()
+      return this.fits(length[i], this.bufferRegion.u8, this.bufferOffset(own))
+    }
+    const { memory } = this.session
+    const least = ETHERNET_HEADER_SIZE + TAGS
+    if (memory.locate(address, i, least) < least) return false
+    memory.region.refresh()
+    return this.fits(length[i], memory.region.u8, memory.offset)
+  }
+
+  // Whether a frame of `length` bytes that begins at `bytes[at]` is within the MTU, which does not count VLAN tags.
+  private fits(length: number, bytes: Uint8Array, at: number): boolean {
+    let tags = 0
+    while (tags < TAGS && isTag(bytes, at + ETHERTYPE_OFFSET + tags)) tags += VLAN_TAG_SIZE
+    return length > 0 && length <= this.maxFrame + tags
+  }
+
+  private badLength(length: number): DriverError {
+    const { maxFrame, mtu, name } = this
+    const message = `a frame of ${length} bytes: must be 1 to ${maxFrame} (MTU ${mtu}), and 4 more for each VLAN tag`
+    return new DriverError('NET_FRAME_LENGTH', name, message, { length, maxFrame })
   }
 
   private noticeBlocked(status: number): void {
@@ -666,4 +691,9 @@ function isStation(mac: Uint8Array): boolean {
 
 function hexMac(mac: Uint8Array): string {
   return Array.from(mac, (byte) => byte.toString(16).padStart(2, '0')).join(':')
+}
+
+function isTag(bytes: Uint8Array, at: number): boolean {
+  const type = (bytes[at] << 8) | bytes[at + 1]
+  return type === ETHERTYPE_VLAN || type === ETHERTYPE_VLAN_STACKED
 }

@@ -333,6 +333,38 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       },
     )
 
+    it('a VLAN tag is not part of the MTU, nor are two (802.1Q, 802.1ad)', async () => {
+      const tagged = (length: number, ...types: number[]): Uint8Array => {
+        const frame = pattern(length)
+        types.forEach((type, i) => {
+          frame.set([type >> 8, type & 255], 12 + 4 * i)
+        })
+        return frame
+      }
+      const rig = await makeNet({ mode })
+      const { net } = rig
+      const good = [tagged(1518, 0x8100), tagged(1518, 0x88a8), tagged(1522, 0x88a8, 0x8100)]
+      for (const frame of good) expect(net.sendCopy(frame)).toBe(true)
+      expect(transmitted(rig)).toEqual(good)
+      const bad = [tagged(1518, 0x0800), tagged(1519, 0x8100), tagged(1522, 0x8100), tagged(1523, 0x88a8, 0x8100)]
+      const batch = new FrameBatch(1)
+      batch.count = 1
+      for (const frame of bad) {
+        expect(() => net.sendCopy(frame)).toThrow(expect.objectContaining({ code: 'NET_FRAME_LENGTH' }))
+        batch.buffer[0] = net.acquire()
+        net.bufferRegion.u8.set(frame, net.bufferOffset(batch.buffer[0]))
+        batch.length[0] = frame.length
+        expect(() => net.send(batch)).toThrow(expect.objectContaining({ code: 'NET_FRAME_LENGTH' }))
+        net.release(batch.buffer[0])
+      }
+      net.poll(8)
+      batch.buffer[0] = net.acquire()
+      net.bufferRegion.u8.set(good[2], net.bufferOffset(batch.buffer[0]))
+      batch.length[0] = 1522
+      expect(net.send(batch)).toBe(1)
+      expect(transmitted(rig)).toEqual([good[2]])
+    })
+
     it.each([1, 2, 13, 14, 59, 60, 1513, 1514])('sends a frame of %d bytes', async (length) => {
       const rig = await makeNet({ mode })
       expect(rig.net.sendCopy(pattern(length))).toBe(true)
@@ -658,11 +690,11 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       },
     )
 
-    it.each([1527, 65536, 0xffff_ffff])('ring/used: a claim of %d bytes is clamped to the buffer', async (used) => {
+    it.each([1535, 65536, 0xffff_ffff])('ring/used: a claim of %d bytes is clamped to the buffer', async (used) => {
       const rig = await makeNet({ mode, queueSize: 4 })
       deliver(rig.device, pattern(60), { used })
       rig.net.poll(8)
-      expect(rig.frames.map(({ length }) => length)).toEqual([1514])
+      expect(rig.frames.map(({ length }) => length)).toEqual([1522])
       expect(rig.frames[0].slice(0, 60)).toEqual(pattern(60))
       expect(rig.session.queues[0].counters.clamped).toBe(1)
     })

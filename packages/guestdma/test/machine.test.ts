@@ -270,6 +270,13 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
         for (let i = 0; i < 40; i++) expect(made.net('net0').sendCopy(pattern(60 + i, i))).toBe(true)
         made.pump()
         expect(got).toEqual(Array.from({ length: 40 }, (_, i) => pattern(60 + i, i)))
+        // The longest frame there is: two VLAN tags at full MTU.
+        const stacked = pattern(1522)
+        stacked.set([0x88, 0xa8], 12)
+        stacked.set([0x81, 0x00], 16)
+        expect(made.net('net0').sendCopy(stacked)).toBe(true)
+        made.pump()
+        expect(got[40]).toEqual(stacked)
         expect(await made.run(made.blk('disk0').readBytes(0, 64 * 512))).toEqual(pattern(64 * 512))
         await made.run(made.blk('disk0').flush())
         await made.reset('net1')

@@ -1,5 +1,6 @@
 import { checkSpan, type GuestAddress } from './address.ts'
 import { hex, MemoryError } from './errors.ts'
+import { observe } from './fault-log.ts'
 import { type MemorySource, type MemoryWindow, Region } from './region.ts'
 
 /** [base, base + length) of the guest's physical addresses is bytes [offset, offset + length) of `memory`. */
@@ -14,7 +15,8 @@ export interface GuestRange {
 export interface GuestMemoryOptions {
   readonly name?: string
   /**
-   * Called after a device wrote: the one hook for a JIT's invalidation and for a dirty log. Guest address and bytes.
+   * Called after a device wrote: the one hook for a JIT's invalidation and for a dirty log. Guest address and bytes. It
+   * may grow the memory. What it throws surfaces in a microtask.
    */
   onDeviceWrite?(address: GuestAddress, length: number): void
 }
@@ -199,8 +201,19 @@ export class GuestMemory {
       for (const range of ranges) {
         const from = Math.max(offset, range.offset)
         const to = Math.min(offset + length, range.offset + range.length)
-        if (from < to) onDeviceWrite((range.base + (from - range.offset)) as GuestAddress, to - from)
+        if (from >= to) continue
+        try {
+          onDeviceWrite((range.base + (from - range.offset)) as GuestAddress, to - from)
+        } catch (error) {
+          observe(rethrow, error)
+        }
       }
+      // The device goes on with these regions.
+      this.refresh()
     }
   }
+}
+
+function rethrow(error: unknown): void {
+  throw error
 }

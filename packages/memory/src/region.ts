@@ -28,7 +28,11 @@ export class Region {
 
   /** Counts accesses where set; `null` costs nothing. */
   meter: Meter | null = null
-  /** Called after a device wrote `length` bytes at `offset` (for a JIT's invalidation or a dirty log). */
+  /**
+   * Called after a device wrote `length` bytes at `offset` (for a JIT's invalidation or a dirty log). It does not throw,
+   * and leaves no detached views behind if it grew a memory: {@link GuestMemory} sees to both for the hook that it is
+   * given.
+   */
   onDeviceWrite: ((offset: number, length: number) => void) | null = null
 
   declare readonly source: MemorySource

@@ -50,6 +50,12 @@ export const NET_HDR_GSO_NONE = 0
 export const ETHERNET_HEADER_SIZE = 14
 /** The MTU that is meant where VIRTIO_NET_F_MTU was not negotiated. */
 export const ETHERNET_MTU = 1500
+/** A VLAN tag makes an Ethernet header 4 bytes longer, and the MTU does not count it. Two may be stacked (802.1ad). */
+export const VLAN_TAG_SIZE = 4
+export const VLAN_TAGS_MAX = 2
+/** EtherTypes in whose place a tag stands: 802.1Q and 802.1ad. */
+export const ETHERTYPE_VLAN = 0x8100
+export const ETHERTYPE_VLAN_STACKED = 0x88a8
 /** The smallest MTU that a driver accepts: virtio 1.4 §5.1.4.1 (68, the minimum of IPv4). */
 export const NET_MTU_MIN = 68
 /** The largest MTU: virtio 1.4 §5.1.4.1. */

@@ -37,24 +37,46 @@ export const BASE = 0x8000_0000
 export const OFFSET = 0x2_0000
 export const RAM_BYTES = 0x10_0000
 
-/** RAM at BASE, in the middle of a larger buffer; `bytes` and `view` are indexed by guest address through `at`. */
+/**
+ * RAM at BASE, in the middle of a larger buffer; `bytes` and `view` are indexed by guest address through `at`. `hook`
+ * runs after each report of a device's write; over a `WebAssembly.Memory` it may grow that.
+ */
 export class Ram {
-  readonly buffer: ArrayBuffer
   readonly memory: GuestMemory
-  readonly bytes: Uint8Array<ArrayBuffer>
-  readonly view: DataView
   /** What onDeviceWrite reported, as [address, length]. */
   readonly writes: [number, number][] = []
+  hook: (() => void) | null = null
+  readonly wasm: WebAssembly.Memory | null
+  private held: Uint8Array<ArrayBuffer>
   private free: number
 
-  constructor(length: number = RAM_BYTES) {
-    this.buffer = new ArrayBuffer(OFFSET + length + 0x1_0000)
-    this.memory = new GuestMemory([{ base: BASE, length, memory: this.buffer, offset: OFFSET }], {
-      onDeviceWrite: (address, bytes) => this.writes.push([address, bytes]),
+  constructor(length: number = RAM_BYTES, wasm = false) {
+    const bytes = OFFSET + length + 0x1_0000
+    this.wasm = wasm ? new WebAssembly.Memory({ initial: bytes / 65536 }) : null
+    const source = this.wasm ?? new ArrayBuffer(bytes)
+    this.memory = new GuestMemory([{ base: BASE, length, memory: source, offset: OFFSET }], {
+      onDeviceWrite: (address, count) => {
+        this.writes.push([address, count])
+        this.hook?.()
+      },
     })
-    this.bytes = new Uint8Array(this.buffer)
-    this.view = new DataView(this.buffer)
+    this.held = new Uint8Array((this.wasm?.buffer ?? source) as ArrayBuffer)
     this.free = BASE
+  }
+
+  get bytes(): Uint8Array<ArrayBuffer> {
+    if (this.wasm !== null && this.held.length === 0) {
+      this.held = new Uint8Array(this.wasm.buffer as ArrayBuffer)
+    }
+    return this.held
+  }
+
+  get buffer(): ArrayBuffer {
+    return this.bytes.buffer
+  }
+
+  get view(): DataView {
+    return new DataView(this.buffer)
   }
 
   at(address: number): number {
@@ -251,6 +273,8 @@ export abstract class GuestDriver {
   abstract enableQueue(index: number): void
   abstract queueReady(index: number): boolean
   abstract resetQueue(index: number): void
+  /** Whether a reset of the queue is still under way. */
+  abstract queueReset(index: number): boolean
   abstract kick(queue: number): void
   abstract config(offset: number, size: 1 | 2 | 4): number
   abstract setConfig(offset: number, size: 1 | 2 | 4, value: number): void
@@ -353,6 +377,11 @@ export class Driver extends GuestDriver {
   resetQueue(index: number): void {
     this.w(MMIO_QUEUE_SEL, index)
     this.w(MMIO_QUEUE_RESET, 1)
+  }
+
+  queueReset(index: number): boolean {
+    this.w(MMIO_QUEUE_SEL, index)
+    return this.r(MMIO_QUEUE_RESET) === 1
   }
 
   kick(queue: number): void {

@@ -156,6 +156,11 @@ export class PciDriver extends GuestDriver {
     this.set('queueReset', 1)
   }
 
+  queueReset(index: number): boolean {
+    this.set('queueSelect', index)
+    return this.get('queueReset') === 1
+  }
+
   kick(queue: number): void {
     this.set('queueSelect', queue)
     this.write(2, this.get('notifyOff') * this.multiplier, 2, queue)

@@ -167,7 +167,7 @@ class Differential {
   private netConfigs(common: object): DeviceConfig[] {
     const { network } = this.setup.script
     const wire = new Wire(FIFO)
-    const hub = new LearningSwitch({ ports: NETS.length, ...FIFO })
+    const hub = new LearningSwitch({ ports: NETS.length, dropWhenFull: false, ...FIFO })
     const links: NetLink[] = network === 'wire' ? [wire.a, wire.b, new LoopbackLink(FIFO)] : [...hub.ports]
     return NETS.map((name, i): DeviceConfig => {
       const device = { mac: macOf(name), link: links[i], ...(name === 'third' ? {} : { mtu: JUMBO_MTU }) }
