@@ -19,7 +19,7 @@ export interface SchemeChosen {
  * - `fault`: a device asked its port for something it may not reach, or its driver broke a rule
  * - `iommuFault`: an IOMMU told its driver that it refused an access of a device
  * - `needsReset`: nothing goes on before `reset()`
- * - `warning`: a device says something that makes no sense, and its driver goes on without it
+ * - `warning`: a device says something that makes no sense and its driver goes on without it, or nothing will be received
  * - `link`: the link went up or down
  * - `drain`: there is room again after a `send` that took less than it was given
  * - `leak`: mappings that a closed device did not give back
