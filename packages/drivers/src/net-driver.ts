@@ -255,6 +255,7 @@ export class NetDriver extends VirtioDriver {
     this.postedLength = new Uint32Array(this.receive.size).fill(this.receiveCapacity)
     this.postedAddress = new Float64Array(this.receive.size)
 
+    this.checkPostable(pool)
     session.start()
     this.receive.disarm()
     this.transmit.disarm()
@@ -420,6 +421,16 @@ export class NetDriver extends VirtioDriver {
 
   protected override unansweredSince(): number {
     return this.transmit.outstanding > 0 ? this.progressAt : Infinity
+  }
+
+  // What the backend would have to split into more pieces than it ever has is refused for good, at each poll.
+  private checkPostable(pool: boolean): void {
+    const { limits, name } = this.session.backend
+    const bytes = HEADER + this.receiveCapacity
+    const pieces = Math.ceil(bytes / limits.maxMappingLength)
+    if (pool || pieces === 1 || pieces <= limits.assuredMappings) return
+    const message = `${name} can never lend the ${bytes} bytes of a receive buffer (${pieces} mappings, ${limits.assuredMappings} assured): nothing will be received; give it more memory or lower the MTU of ${this.mtu}`
+    warn(this.observer, { code: 'NET_MTU', part: this.name, message, details: { mtu: this.mtu, bytes, pieces } })
   }
 
   private noMac(mac: Uint8Array): null {
