@@ -296,11 +296,7 @@ export abstract class VirtioDevice {
         this.polling = false
       }
     }
-    try {
-      this.transport?.settle()
-    } catch (error) {
-      this.hostThrew('interrupts', error)
-    }
+    this.transport?.settle()
     return done
   }
 
@@ -467,10 +463,10 @@ export abstract class VirtioDevice {
   }
 
   /**
-   * Records that what is plugged into the device (a link, a store, an interrupt sink) threw. The error surfaces in a
+   * For the transport and the device type: records that what is plugged into the device (a link, a store, an interrupt sink) threw. The error surfaces in a
    * microtask; the device and everybody else go on.
    */
-  protected hostThrew(reason: string, error: unknown): void {
+  hostThrew(reason: string, error: unknown): void {
     this.faults.record({ kind: 'host', device: this.name, reason, message: inWords(error) })
     observe(rethrow, error)
   }
