@@ -1,5 +1,5 @@
 import { MemoryBlockStore } from '@guestdma/devices'
-import { directScheme, type DmaScheme } from '@guestdma/dma'
+import { type DmaScheme, directScheme } from '@guestdma/dma'
 import { virtioIommuScheme } from '@guestdma/iommu'
 import { GuestMemory } from '@guestdma/memory'
 import { describe, expect, test } from 'vitest'
