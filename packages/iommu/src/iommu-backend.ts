@@ -279,7 +279,7 @@ export class IommuBackend implements DmaBackend {
     const allowed = access(both ? BIDIRECTIONAL : direction)
     // What became of maps before this one is for `commitMaps` to tell.
     if (this.mapsQueued > 0) this.wait()
-    const { mapped } = this
+    const { mapped, refused } = this
     this.mapped = OK
     if (this.identity) {
       this.run[AT] = guest
@@ -291,6 +291,7 @@ export class IommuBackend implements DmaBackend {
     const removed = this.wait()
     const own = this.mapped
     this.mapped = mapped
+    this.refused = refused
     if (removed === OK && own === OK) return allocated
     // Where removals do not work either, the memory stays out of use.
     if (removed === OK) this.free(allocated)
@@ -678,8 +679,8 @@ export class IommuBackend implements DmaBackend {
     if (live > this.refusedAt) this.standingLimit = this.standingMost = this.refusedAt = Infinity
   }
 
-  // More standing mappings than may stay: may they be tried? Where there is none at all, nothing that arrives would ever
-  // ask again, so a few are tried each time.
+  // More standing mappings than may stay: may they be tried? Where there is none at all, nothing that arrives would
+  // ever ask again, so a few are tried each time.
   private mayTry(): boolean {
     if (this.standing >= this.standingMost) {
       if (this.standing > this.standingLimit) return false

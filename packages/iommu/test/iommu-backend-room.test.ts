@@ -96,6 +96,18 @@ describe('room for mappings that an IOMMU does not tell of', () => {
     expect([lendSome(16), r.backend.commitMaps()]).toEqual([16, DMA_OK])
   })
 
+  test('an allocation that has no room teaches nothing about buffers', () => {
+    const r = rig()
+    const m = table(64, true)
+    limit(r, 0)
+    expect(code(() => r.backend.alloc(PAGE, 8, 3, 'ring'))).toBe('DMA_ALLOC')
+    limit(r, Infinity)
+    for (const first of [0, 32]) {
+      for (let row = first; row < first + 32; row++) expect(lend(r, m, row, row * PAGE, PAGE)).toBe(DMA_OK)
+      expect(r.backend.commitMaps()).toBe(DMA_OK)
+    }
+  })
+
   test('while buffers are held back, half of the room is left for requests, in trials too', () => {
     const r = rig()
     const [standing, requests] = [table(256, true), table(16)]
