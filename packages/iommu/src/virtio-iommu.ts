@@ -473,7 +473,14 @@ export class VirtioIommu {
   settle(): void {
     const { requests } = this
     if (this.cause !== null) return
-    if (requests.publish() !== OK || requests.broken !== null) {
+    let published: number
+    try {
+      published = requests.publish()
+    } catch (error) {
+      this.giveUp(unreachable(error))
+      return
+    }
+    if (published !== OK || requests.broken !== null) {
       this.giveUp(requests.broken?.message ?? 'its requests could not be published')
       return
     }
@@ -558,7 +565,7 @@ export class VirtioIommu {
     try {
       status = this.session.transport.readStatus()
     } catch (error) {
-      this.giveUp(`it cannot be reached: ${(error as Error).message}`)
+      this.giveUp(unreachable(error))
       return
     }
     if ((status & STATUS_DEVICE_NEEDS_RESET) !== 0) this.giveUp('it set DEVICE_NEEDS_RESET')
@@ -722,6 +729,10 @@ export class VirtioIommu {
       address: (flags & VIRTIO_IOMMU_FAULT_F_ADDRESS) !== 0 ? { high, low } : undefined,
     })
   }
+}
+
+function unreachable(error: unknown): string {
+  return `it cannot be reached: ${(error as Error).message}`
 }
 
 // An IOMMU reaches all guest RAM by guest address unless the platform says otherwise.
