@@ -62,9 +62,8 @@ import {
   VIRTIO_IOMMU_T_PROBE,
   VIRTIO_IOMMU_T_UNMAP,
 } from '@guestdma/spec'
-import { negotiate, type VirtioTransport, type Wait } from '@guestdma/transport'
+import { Deadline, negotiate, type VirtioTransport, type Wait } from '@guestdma/transport'
 import { type CellArea, QueueTooSmallError, SEGMENT_DEVICE, type Virtqueue } from '@guestdma/virtqueue'
-import { Deadline } from './deadline.ts'
 import { REQUEST_GUEST, REQUEST_IOVA, REQUEST_LENGTH } from './domain.ts'
 import { describeRequestStatus, IommuError } from './errors.ts'
 import { address, parseProperties, type ReservedRange } from './probe.ts'
@@ -217,7 +216,7 @@ export class VirtioIommu {
     this.name = transport.name
     this.session = session
     this.wait = wait
-    this.deadline = new Deadline(wait)
+    this.deadline = new Deadline(transport.name, wait)
     this.observer = observer
     this.onBroken = onBroken
     const { features } = session
@@ -314,14 +313,6 @@ export class VirtioIommu {
    */
   static async start(options: VirtioIommuOptions): Promise<VirtioIommu> {
     const { transport, memory, ram, wait } = options
-    const { deadlineMs = 0 } = wait
-    if (!(deadlineMs >= 0 && deadlineMs < Infinity))
-      throw new IommuError(
-        'IOMMU_DEADLINE',
-        transport.name,
-        `deadlineMs ${deadlineMs} must be a finite number of milliseconds from 0 on`,
-        { deadlineMs },
-      )
     if (transport.deviceId !== DEVICE_ID_IOMMU)
       throw new IommuError('IOMMU_MODE', transport.name, `device type ${transport.deviceId} is not an IOMMU (23)`, {
         deviceId: transport.deviceId,
@@ -497,7 +488,8 @@ export class VirtioIommu {
 
   // The device did not answer before the doorbell returned.
   private collectInTime(): void {
-    const { deadline, requests, wait } = this
+    const { deadline, requests, session, wait } = this
+    if (session.failure !== null) this.giveUp(session.failure.message)
     deadline.begin()
     for (let round = 1; requests.outstanding > 0 && this.cause === null; round++) {
       wait.pump()

@@ -186,10 +186,10 @@ describe('the event queue', () => {
 })
 
 describe('waits', () => {
-  test.each([Number.NaN, -1, Infinity])('a deadline of %s ms is refused: IOMMU_DEADLINE', async (deadlineMs) => {
+  test.each([Number.NaN, -1, Infinity])('a deadline of %s ms is refused: TRANSPORT_WAIT', async (deadlineMs) => {
     const { options } = driverRig()
     expect(await failure(() => VirtioIommu.start({ ...options, wait: { ...options.wait, deadlineMs } }))).toBe(
-      'IOMMU_DEADLINE',
+      'TRANSPORT_WAIT',
     )
   })
 
