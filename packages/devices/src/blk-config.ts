@@ -118,6 +118,12 @@ export function checkCapacity(name: string, store: BlockStore): void {
 /** Throws `DEVICE_OPTION` or `STORE_CAPACITY`. */
 export function checkBlkOptions(options: BlkOptions): void {
   const { name, blockSize, sizeMax, segMax, id, queues, maxInFlight, stagingBytes } = options
+  const store = options.store as Partial<BlockStore> | null | undefined
+  for (const method of ['read', 'write', 'flush'] as const) {
+    if (typeof store?.[method] === 'function') continue
+    const message = `store must be a BlockStore; it has no method ${method}`
+    throw new DeviceError('DEVICE_OPTION', name, message, { method })
+  }
   checkCapacity(name, options.store)
   const check = (option: string, value: number | undefined, least: number, most: number): void => {
     if (value === undefined || (Number.isInteger(value) && value >= least && value <= most)) return

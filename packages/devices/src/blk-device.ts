@@ -156,6 +156,11 @@ export class BlkDevice extends VirtioDevice {
     this.disown(queue.index)
   }
 
+  protected override inFlightOf(queue: DeviceQueue): number {
+    return this.slots.filter(({ queue: of, state }) => of === queue.index && (state === 'pending' || state === 'done'))
+      .length
+  }
+
   protected override executing(queue: DeviceQueue): boolean {
     return this.orphansOf[queue.index] > 0
   }

@@ -136,8 +136,8 @@ export interface ResetFault {
 }
 
 /**
- * What is plugged into the device threw: a link, a store, an interrupt sink. No fault of the driver's; the error itself
- * surfaced in a microtask.
+ * What is plugged into the device, a link or a store, threw or broke its contract. No fault of the driver's; what was
+ * thrown surfaced in a microtask.
  */
 export interface HostFault {
   readonly kind: 'host'

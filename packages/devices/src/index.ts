@@ -65,5 +65,11 @@ export { PciFunction } from './pci-function.ts'
 export type { PciOptions } from './pci-options.ts'
 export type { PciState } from './pci-state.ts'
 export { NO_CHAIN, type RingSetup, SplitRingWalker } from './split-ring-walker.ts'
-export { type DeviceKind, type DeviceOptions, type DeviceTransport, VirtioDevice } from './virtio-device.ts'
+export {
+  type DeviceKind,
+  type DeviceOptions,
+  type DeviceTransport,
+  type QueuePosition,
+  VirtioDevice,
+} from './virtio-device.ts'
 export { Wire, WireEnd } from './wire.ts'

@@ -32,8 +32,8 @@ import type { DeviceOptions } from './virtio-device.ts'
 
 /** Options of a network device. */
 export interface NetOptions extends DeviceOptions {
-  /** Six bytes, a unicast address. */
-  readonly mac: Uint8Array | readonly number[]
+  /** Offers MAC: six bytes, a unicast address. Without it the driver chooses an address (§5.1.5). */
+  readonly mac?: Uint8Array | readonly number[]
   /** Offers MTU: 68 to 65535 bytes, without the Ethernet header. Longer frames are dropped in both directions. */
   readonly mtu?: number
   /** What the device is plugged into. Without one its frames are dropped and counted. */
@@ -88,24 +88,31 @@ const FIELDS = [
 
 /** Throws `DEVICE_OPTION`. */
 export function checkNetOptions({ name, mac, mtu }: NetOptions): void {
-  const bytes = [...mac]
-  if (bytes.length !== 6 || bytes.some((byte) => !Number.isInteger(byte) || byte < 0 || byte > 255)) {
-    throw new DeviceError('DEVICE_OPTION', name, `mac must be 6 bytes, not [${bytes.join(', ')}]`, { mac: bytes })
-  }
-  if ((bytes[0] & 1) !== 0) {
-    throw new DeviceError('DEVICE_OPTION', name, 'mac must be a unicast address: bit 0 of its first byte is set', {
-      mac: bytes,
-    })
-  }
+  if (mac !== undefined) checkMac(name, mac)
   if (mtu !== undefined && (!Number.isInteger(mtu) || mtu < NET_MTU_MIN || mtu > NET_MTU_MAX)) {
     const message = `mtu ${mtu} must be an integer from ${NET_MTU_MIN} to ${NET_MTU_MAX}`
     throw new DeviceError('DEVICE_OPTION', name, message, { mtu })
   }
 }
 
+function checkMac(name: string, mac: unknown): void {
+  const bytes = Array.isArray(mac) || mac instanceof Uint8Array ? [...mac] : null
+  if (bytes?.length !== 6 || bytes.some((byte) => !Number.isInteger(byte) || byte < 0 || byte > 255)) {
+    const found =
+      bytes === null ? (typeof mac === 'string' ? JSON.stringify(mac) : typeof mac) : `[${bytes.join(', ')}]`
+    const message = `mac must be an array of 6 bytes, such as [0x52, 0x54, 0, 1, 2, 3], not ${found}`
+    throw new DeviceError('DEVICE_OPTION', name, message, { mac: bytes ?? mac })
+  }
+  if ((bytes[0] & 1) !== 0) {
+    const message = 'mac must be a unicast address: bit 0 of its first byte is set'
+    throw new DeviceError('DEVICE_OPTION', name, message, { mac: bytes })
+  }
+}
+
 /** The features that follow from the options. */
-export function netFeatures({ mtu, status = true, mergeable = true }: NetOptions): FeatureSet {
-  const bits: number[] = [VIRTIO_NET_F_MAC]
+export function netFeatures({ mac, mtu, status = true, mergeable = true }: NetOptions): FeatureSet {
+  const bits: number[] = []
+  if (mac !== undefined) bits.push(VIRTIO_NET_F_MAC)
   if (status) bits.push(VIRTIO_NET_F_STATUS)
   if (mtu !== undefined) bits.push(VIRTIO_NET_F_MTU)
   if (mergeable) bits.push(VIRTIO_NET_F_MRG_RXBUF)
@@ -115,7 +122,7 @@ export function netFeatures({ mtu, status = true, mergeable = true }: NetOptions
 /** The configuration space that follows from the options. */
 export function netConfig({ mac, mtu, status = true }: NetOptions): ConfigSpace {
   const config = new ConfigSpace(NET_CONFIG_SIZE, FIELDS)
-  config.bytes.set([...mac], NET_CONFIG_MAC)
+  config.bytes.set(mac ?? [], NET_CONFIG_MAC)
   config.write(NET_CONFIG_STATUS, 2, status ? NET_S_LINK_UP : 0)
   config.write(NET_CONFIG_MTU, 2, mtu ?? 0)
   return config

@@ -240,7 +240,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
     let done = 0
     this.receiveWork = 0
     // Half the budget at most, so that a flood of incoming frames does not stop the outgoing ones.
-    if (this.link?.deliver !== undefined && budget > 0) done = this.deliver((budget + 1) >>> 1)
+    if (this.link?.deliver !== undefined && budget > 0) done = this.deliver(Math.ceil(budget / 2))
     receive.marked = false
     if (transmit.marked && transmit.started && this.live && done < budget)
       done += this.transmit(transmit, budget - done)

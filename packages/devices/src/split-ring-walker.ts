@@ -156,6 +156,7 @@ export class SplitRingWalker {
   declare private readonly event: RingWord
   // Whether the areas stand for what the port last granted.
   private attached = false
+  private paused = false
 
   // A chain that takePlain left: its position, and its head and descriptor as they were loaded, so that they are loaded
   // once.
@@ -188,6 +189,7 @@ export class SplitRingWalker {
     const { size } = setup
     this.available = this.next = this.used = this.published = this.slot = 0
     this.replaceable = false
+    this.paused = false
     this.broken = null
     this.chains.rows = this.chains.segments = 0
     this.peekedAt = -1
@@ -211,6 +213,19 @@ export class SplitRingWalker {
     this.chains.rows = this.chains.segments = 0
     this.peekedAt = -1
     this.attached = false
+  }
+
+  /** Takes nothing more, whatever the driver makes available, until the next `start`. */
+  pause(): void {
+    this.paused = true
+    this.available = this.next
+  }
+
+  /** The used index as it stands in memory: where an earlier server of the queue left it. */
+  get storedUsed(): number {
+    const { region, half } = this.usedIndex
+    if (region.u16.length === 0) region.refresh()
+    return region.loadShared(half)
   }
 
   /** Resolves the three areas; again whenever the port's epoch changed. False: `broken` says why. */
@@ -260,6 +275,7 @@ export class SplitRingWalker {
 
   // Believes an available index, or breaks the queue. Returns how many chains can be taken.
   private accept(index: number): number {
+    if (this.paused) return 0
     const { region } = this.availableIndex
     if (region.meter !== null) region.meter.load(2, 1)
     const size = this.size

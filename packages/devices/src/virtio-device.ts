@@ -61,6 +61,12 @@ export interface DeviceOptions extends FeatureOptions {
   readonly onWork?: () => void
 }
 
+/** Where a queue stands: the next available entry to take, and the used index, both modulo 2^16. */
+export interface QueuePosition {
+  readonly next: number
+  readonly used: number
+}
+
 /** What a device type brings along. */
 export interface DeviceKind {
   readonly deviceId: number
@@ -103,8 +109,12 @@ export abstract class VirtioDevice {
   declare private epoch: number
   private transport: DeviceTransport | null = null
 
-  /** @throws DeviceError `DEVICE_FEATURE`, `DEVICE_QUEUE_SIZE` */
+  /** @throws DeviceError `DEVICE_OPTION`, `DEVICE_FEATURE`, `DEVICE_QUEUE_SIZE` */
   constructor(options: DeviceOptions, kind: DeviceKind) {
+    if (typeof (options.port as Partial<BusPort> | undefined)?.resolve !== 'function') {
+      const message = 'port must be a BusPort, which says what the device can reach: everything(memory), say'
+      throw new DeviceError('DEVICE_OPTION', options.name, message)
+    }
     this.name = options.name
     this.port = options.port
     this.deviceId = kind.deviceId
@@ -207,19 +217,52 @@ export abstract class VirtioDevice {
   /**
    * Makes a queue ready, once its registers are set. Returns false before FEATURES_OK and while the queue is being reset,
    * when it is ignored. A bad ring sets NEEDS_RESET.
+   *
+   * `start` says where the ring stands, for a device that takes a queue over from another server of it: the next available
+   * entry to take, and the used index, which is read from the ring where it is left out. Throws `DEVICE_OPTION` unless
+   * both are integers from 0 to 65535.
    */
-  enableQueue(queue: DeviceQueue): boolean {
+  enableQueue(queue: DeviceQueue, start?: Partial<QueuePosition>): boolean {
+    if (start !== undefined) this.checkPosition(queue, start)
     if ((this.statusBits & STATUS_FEATURES_OK) === 0 || this.resetting(queue)) return false
     if (queue.ready) return true
     queue.ready = true
     queue.resetAsked = false
     this.port.refresh()
     this.startQueue(queue)
+    if (start !== undefined && queue.walker.broken === null) {
+      const { next = 0, used = queue.walker.storedUsed } = start
+      queue.walker.restore({ next, used, published: used })
+    }
     if (queue.marked) this.wake()
     return true
   }
 
-  /** Stops a queue: from here on its memory is not accessed, and what is in flight is dropped. */
+  /**
+   * Stops a queue without loss, so that another server may go on with it: nothing new is taken from it, and once nothing
+   * that was taken is in flight it is published and disabled, and the return value says where it stands. `null`: requests
+   * are in flight; poll, which completes them, and call again. Null also within a poll, and for a queue that does not
+   * work.
+   */
+  stopQueue(queue: DeviceQueue): QueuePosition | null {
+    const { walker } = queue
+    if (!queue.started || walker.broken !== null || this.polling) return null
+    this.onSave()
+    walker.pause()
+    if (this.inFlightOf(queue) > 0) return null
+    this.port.refresh()
+    this.publish(queue)
+    const { next, used } = walker.save()
+    this.disableQueue(queue)
+    // An interrupt may have to be raised.
+    this.wake()
+    return { next, used }
+  }
+
+  /**
+   * Stops a queue at once: from here on its memory is not accessed, and what is in flight is dropped, although its driver
+   * waits for it. {@link stopQueue} loses nothing.
+   */
   disableQueue(queue: DeviceQueue): void {
     queue.disable()
     this.onQueueReset(queue)
@@ -281,7 +324,8 @@ export abstract class VirtioDevice {
    *
    * A budget is of work: a chain of more than 64 descriptors and pieces, or of 64 KiB (`CHAIN_STEPS`, `CHAIN_BYTES`),
    * counts as several, in the budget and in what is returned. So one call costs `budget` chains of that size, and at
-   * most one larger chain for each queue; what is left over waits for the next call.
+   * most one larger chain for each queue; what is left over waits for the next call. Besides, it completes what stores
+   * answered, 64 chains or `budget` if that is more.
    */
   poll(budget: number): number {
     if (this.polling) return 0
@@ -314,11 +358,11 @@ export abstract class VirtioDevice {
    * then save.
    */
   save(): DeviceState {
-    this.onSave()
     if (this.inFlight > 0 || this.polling) {
       const message = `${this.inFlight} requests are in flight; call poll(0) until they are completed, then save`
       throw new DeviceError('DEVICE_BUSY', this.name, message, { inFlight: this.inFlight })
     }
+    this.onSave()
     return {
       format: 'guestdma-device-1',
       deviceId: this.deviceId,
@@ -373,6 +417,11 @@ export abstract class VirtioDevice {
   /** Whether requests that were taken from a queue before it was reset or stopped are still executed. */
   protected executing(_queue: DeviceQueue): boolean {
     return false
+  }
+
+  /** Requests that were taken from a queue and have not completed. */
+  protected inFlightOf(_queue: DeviceQueue): number {
+    return 0
   }
 
   /** Does the work of a poll; the port is fresh. Only called while live. */
@@ -463,7 +512,8 @@ export abstract class VirtioDevice {
   }
 
   /**
-   * For the transport and the device type: records that what is plugged into the device (a link, a store, an interrupt sink) threw. The error surfaces in a
+   * For the transport and the device type: records that what is plugged into the device (a link, a store, an interrupt
+   * sink) threw. The error surfaces in a
    * microtask; the device and everybody else go on.
    */
   hostThrew(reason: string, error: unknown): void {
@@ -488,6 +538,14 @@ export abstract class VirtioDevice {
     if (!this.alive) return
     this.alive = false
     this.onHalt()
+  }
+
+  private checkPosition(queue: DeviceQueue, { next = 0, used = 0 }: Partial<QueuePosition>): void {
+    for (const value of [next, used]) {
+      if (Number.isInteger(value) && value >= 0 && value <= 0xffff) continue
+      const message = `a position of next ${next}, used ${used} must be two integers from 0 to 65535`
+      throw new DeviceError('DEVICE_OPTION', `${this.name} queue ${queue.index}`, message, { next, used })
+    }
   }
 
   private negotiate(): void {
@@ -522,7 +580,6 @@ export abstract class VirtioDevice {
   private startQueue(queue: DeviceQueue): void {
     queue.started = true
     queue.marked = this.alive
-    if (queue.marked) this.wake()
     queue.ring = queue.setup(this.ringFeatures())
     queue.walker.start(queue.ring, queue.maxSize)
     this.checkQueue(queue)

@@ -565,6 +565,8 @@ describe.each(TRANSPORTS)('over %s', (name) => {
     test.each<[string, Partial<BlkOptions>]>([
       ['STORE_CAPACITY', { store: { capacity: 700, read() {}, write() {}, flush() {} } }],
       ['STORE_CAPACITY', { store: { capacity: 0, read() {}, write() {}, flush() {} } }],
+      ['DEVICE_OPTION', { store: undefined as unknown as BlockStore }],
+      ['DEVICE_OPTION', { store: new Uint8Array(512) as unknown as BlockStore }],
       ['DEVICE_OPTION', { blockSize: 1000 }],
       ['DEVICE_OPTION', { blockSize: 256 }],
       ['DEVICE_OPTION', { sizeMax: 0 }],

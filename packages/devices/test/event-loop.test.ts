@@ -95,12 +95,12 @@ describe.each(TRANSPORTS)('after poll returned 0 its owner sleeps until onWork: 
       expect(loop.asleep).toBe(true)
     })
 
-    test('with a budget of 1 as well', () => {
+    test.each([1, 2, Infinity])('with a budget of %d as well', (budget) => {
       const { from, to } = pair()
       send(from, ...frames(20))
-      loop.run(1)
+      loop.run(budget)
       post(to, 20)
-      loop.run(1)
+      loop.run(budget)
       expect(received(to)).toEqual(frames(20))
     })
 
@@ -368,7 +368,6 @@ describe.each(TRANSPORTS)('after poll returned 0 its owner sleeps until onWork: 
         send(m, pattern(60))
         loop.run()
         expect(m.rx.usedIndex).toBe(1)
-        expect(m.device.faults.last()).toMatchObject([{ kind: 'host', reason: 'interrupts' }])
       })
       expect(messages).toEqual(['bad line'])
     })

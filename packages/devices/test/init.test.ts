@@ -23,6 +23,7 @@ import {
   VIRTIO_NET_F_STATUS,
 } from '@guestdma/spec'
 import { beforeAll, describe, expect, test } from 'vitest'
+import { everything, NetDevice } from '../src/index.ts'
 import {
   blkMachine,
   blkMachineOver,
@@ -33,7 +34,7 @@ import {
   TRANSPORTS,
   type TransportName,
 } from './support/devices.ts'
-import { pattern } from './support/guest.ts'
+import { pattern, Ram } from './support/guest.ts'
 
 let transport: TransportName
 const V1 = VIRTIO_F_VERSION_1
@@ -118,6 +119,14 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       expect(m.device.negotiated.bits()).toEqual([V1])
       expect(m.device.faults.last()).toMatchObject([
         { kind: 'register', reason: 'order', value: 1 << VIRTIO_NET_F_MAC },
+      ])
+    })
+
+    test('a network device without an address does not offer MAC: its driver chooses one (§5.1.5)', () => {
+      const device = new NetDevice({ name: 'n', port: everything(new Ram().memory) })
+      expect([device.offered.has(VIRTIO_NET_F_MAC), [...device.config.bytes.slice(0, 6)]]).toEqual([
+        false,
+        [0, 0, 0, 0, 0, 0],
       ])
     })
 

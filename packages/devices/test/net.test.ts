@@ -410,6 +410,10 @@ describe.each(TRANSPORTS)('over %s', (name) => {
 
     test.each<Partial<NetOptions>>([
       { mac: [1, 2, 3] },
+      { mac: '52:54:00:01:02:03' as unknown as number[] },
+      { mac: null as unknown as number[] },
+      { mac: 7 as unknown as number[] },
+      { port: undefined as unknown as NetOptions['port'] },
       { mac: [0x53, 0, 0, 0, 0, 1] },
       { mac: [2, 0, 0, 0, 0, 256] },
       { mtu: 67 },
