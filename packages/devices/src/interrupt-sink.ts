@@ -1,14 +1,15 @@
 import type { InterruptSink } from '@guestdma/memory'
+import type { VirtioDevice } from './virtio-device.ts'
 
 // What a sink throws surfaces in a microtask: a platform's fault stops neither the device that interrupts nor the others.
 // `observe` takes one argument, and a closure for two would be allocated at each interrupt.
 
-/** Tells a sink how its line is. */
-export function tellLevel(sink: InterruptSink | null, asserted: boolean): void {
+/** Tells a sink how its line is; the device records what it throws. */
+export function tellLevel(sink: InterruptSink | null, asserted: boolean, device: VirtioDevice): void {
   try {
     sink?.level(asserted)
   } catch (error) {
-    throwLater(error)
+    device.hostThrew('interrupts', error)
   }
 }
 
@@ -17,12 +18,8 @@ export function tellMessage(sink: InterruptSink | null, address: number, data: n
   try {
     sink?.message?.(address, data)
   } catch (error) {
-    throwLater(error)
+    queueMicrotask(() => {
+      throw error
+    })
   }
-}
-
-function throwLater(error: unknown): void {
-  queueMicrotask(() => {
-    throw error
-  })
 }

@@ -73,8 +73,8 @@ const MOST_READ = MAP_BYTES
 // Scratch: the request, then the tail.
 const SCRATCH_TAIL = 40
 const SCRATCH_BYTES = 48
-// Zeroing so many bytes counts as one request.
-const BYTES_PER_UNIT = 4096
+// Zeroing 4 KiB counts as one request.
+const ZEROED_SHIFT = 12
 // Not a status: the request is used with length 0.
 const NO_ANSWER = -1
 // INVAL, and a fault of the driver.
@@ -98,8 +98,9 @@ const NEAR = 0x7fff_0000
  * Faults wait for event buffers, up to 256; more are dropped and counted, as are those of a time when no driver runs. A
  * buffer that cannot hold a fault is used with length 0, and the fault waits for the next (§5.13.6.9.2).
  *
- * A budget counts work: each request is one, and so are 16 mappings that are removed or 4 KiB that are zeroed. An UNMAP of more
- * mappings than that is carried on with the next poll; until it is answered, some of them are gone and some are not.
+ * A budget counts work: each request is one, and so are 16 mappings that are removed or 4 KiB that are zeroed. An UNMAP
+ * of more mappings than that is carried on with the next poll; until it is answered, some of them are gone and some are
+ * not.
  *
  * `save` does not cover domains, mappings and waiting faults: after `restore` no endpoint is attached, as after a
  * reset.
@@ -291,7 +292,7 @@ export class IommuDevice extends VirtioDevice implements IommuOwner {
     } else chains.gather(row, 0, region, 0, bytes)
     const status = this.dispatch(row, region.u32, at, readable, writable, budget)
     if (status === UNFINISHED) return false
-    this.requests.work += Math.floor(writable / BYTES_PER_UNIT)
+    this.requests.work += writable >>> ZEROED_SHIFT
     if (status === NO_ANSWER) this.unanswered(queue, row)
     else this.answer(queue, row, status === TOO_SHORT ? INVAL : status, writable)
     // Last: an observer may do what it likes.

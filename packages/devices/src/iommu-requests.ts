@@ -203,7 +203,7 @@ export class IommuRequests {
     if (removed < 0) return RANGE
     if (removed > 0) {
       this.counters.mappings -= removed
-      this.work += Math.floor(removed / MAPPINGS_PER_UNIT)
+      this.work += (removed / MAPPINGS_PER_UNIT) | 0
       domain.unmapped(keys)
     }
     return removed < most ? OK : UNFINISHED

@@ -303,7 +303,7 @@ export class MmioRegisters implements RegisterBus {
 
   private drive(level: boolean): void {
     this.line = level ? 'up' : 'down'
-    tellLevel(this.interrupts, level)
+    tellLevel(this.interrupts, level, this.device)
   }
 
   private resetting(): boolean {

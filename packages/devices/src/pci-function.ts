@@ -304,7 +304,7 @@ export class PciFunction {
 
   private drive(level: boolean): void {
     this.line = level ? 'up' : 'down'
-    tellLevel(this.interrupts, level)
+    tellLevel(this.interrupts, level, this.device)
   }
 
   // §4.1.4.9.1: a read of pci_cfg_data reads the structure and keeps the bytes.

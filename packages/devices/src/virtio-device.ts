@@ -512,10 +512,11 @@ export abstract class VirtioDevice {
   }
 
   /**
-   * Records that what is plugged into the device (a link, a store) threw. The error surfaces in a
+   * For the transport and the device type: records that what is plugged into the device (a link, a store, an interrupt
+   * sink) threw. The error surfaces in a
    * microtask; the device and everybody else go on.
    */
-  protected hostThrew(reason: string, error: unknown): void {
+  hostThrew(reason: string, error: unknown): void {
     this.faults.record({ kind: 'host', device: this.name, reason, message: inWords(error) })
     observe(rethrow, error)
   }
@@ -526,11 +527,11 @@ export abstract class VirtioDevice {
     this.configurationChanged()
   }
 
-  // The notification goes out at the end of a poll, so outside of one a poll is due.
+  // The interrupt is raised by a poll, so one is due.
   private configurationChanged(): void {
     if ((this.statusBits & STATUS_DRIVER_OK) === 0) return
     this.transport?.configurationChanged()
-    if (!this.polling) this.wake()
+    this.wake()
   }
 
   private halt(): void {

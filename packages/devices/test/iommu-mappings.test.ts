@@ -224,6 +224,39 @@ describe('the mapping store', () => {
     expect(pool.used).toBe(0)
   })
 
+  test('domains that come and go share one pool, and none sees what another one holds', () => {
+    const pool = new MappingPool()
+    const next = random(99)
+    const trees = Array.from({ length: 4 }, () => ({ tree: new Mappings(pool), mapped: new Map<number, number>() }))
+    for (let round = 0; round < 400; round++) {
+      const at = next(trees.length)
+      const { tree, mapped } = trees[at]
+      const first = next(20_000)
+      const length = 1 + next(2000)
+      const action = next(5)
+      if (action < 3) {
+        for (let page = first; page < first + length; page++) {
+          expect(keys(tree, page * 2, page * 2 + 1, round, 3).insert()).toBe(!mapped.has(page))
+          if (!mapped.has(page)) mapped.set(page, round)
+        }
+      } else if (action === 3) {
+        let expected = 0
+        for (let page = first; page < first + 4 * length; page++) if (mapped.delete(page)) expected++
+        expect(keys(tree, first * 2, (first + 4 * length) * 2 - 1).remove()).toBe(expected)
+      } else if (next(4) === 0) {
+        tree.dispose()
+        trees[at] = { tree: new Mappings(pool), mapped: new Map() }
+      }
+      if (round % 20 === 0)
+        for (const other of trees)
+          expect(contents(other.tree).map(([start, , phys]) => [start / 2, phys])).toEqual(
+            [...other.mapped].sort((a, b) => a[0] - b[0]),
+          )
+    }
+    for (const { tree } of trees) tree.dispose()
+    expect(pool.used).toBe(0)
+  })
+
   test('memory is given back: what mappings took goes with them, in whatever order', () => {
     const pool = new MappingPool()
     const empty = new Mappings(pool)

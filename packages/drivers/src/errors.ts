@@ -14,8 +14,8 @@ export class DeviceBrokenError extends DriverError {
 }
 
 /**
- * What a device says that makes no sense and that its driver can do without. Codes: `NET_MAC`, `BLK_SIZE_MAX`,
- * `BLK_BLOCK_SIZE`.
+ * What a device says that makes no sense and that its driver can do without: `NET_MAC`, `BLK_SIZE_MAX`,
+ * `BLK_BLOCK_SIZE`; or what will not work beside what does: `NET_MTU`, no receive buffer can ever be lent.
  */
 export type DriverWarning = ErrorRecord
 

@@ -255,6 +255,7 @@ export class NetDriver extends VirtioDriver {
     this.postedLength = new Uint32Array(this.receive.size).fill(this.receiveCapacity)
     this.postedAddress = new Float64Array(this.receive.size)
 
+    this.checkPostable(pool)
     session.start()
     this.receive.disarm()
     this.transmit.disarm()
@@ -420,6 +421,16 @@ export class NetDriver extends VirtioDriver {
 
   protected override unansweredSince(): number {
     return this.transmit.outstanding > 0 ? this.progressAt : Infinity
+  }
+
+  // What the backend would have to split into more pieces than it ever has is refused for good, at each poll.
+  private checkPostable(pool: boolean): void {
+    const { limits, name } = this.session.backend
+    const bytes = HEADER + this.receiveCapacity
+    const pieces = Math.ceil(bytes / limits.maxMappingLength)
+    if (pool || pieces === 1 || pieces <= limits.assuredMappings) return
+    const message = `${name} can never lend the ${bytes} bytes of a receive buffer (${pieces} mappings, ${limits.assuredMappings} assured): nothing will be received; give it more memory or lower the MTU of ${this.mtu}`
+    warn(this.observer, { code: 'NET_MTU', part: this.name, message, details: { mtu: this.mtu, bytes, pieces } })
   }
 
   private noMac(mac: Uint8Array): null {
@@ -684,11 +695,6 @@ export class NetDriver extends VirtioDriver {
   }
 }
 
-function isTag(bytes: Uint8Array, at: number): boolean {
-  const type = (bytes[at] << 8) | bytes[at + 1]
-  return type === ETHERTYPE_VLAN || type === ETHERTYPE_VLAN_STACKED
-}
-
 // Not zero and not a group's: the lowest bit of the first byte says so.
 function isStation(mac: Uint8Array): boolean {
   return (mac[0] & 1) === 0 && mac.some((byte) => byte !== 0)
@@ -696,4 +702,9 @@ function isStation(mac: Uint8Array): boolean {
 
 function hexMac(mac: Uint8Array): string {
   return Array.from(mac, (byte) => byte.toString(16).padStart(2, '0')).join(':')
+}
+
+function isTag(bytes: Uint8Array, at: number): boolean {
+  const type = (bytes[at] << 8) | bytes[at + 1]
+  return type === ETHERTYPE_VLAN || type === ETHERTYPE_VLAN_STACKED
 }

@@ -20,7 +20,7 @@ export interface SchemeChosen {
  * - `iommuFault`: an IOMMU told its driver that it refused an access of a device
  * - `needsReset`: nothing goes on before `reset()`. It may name an IOMMU, which comes back with the reset of any device
  *   behind it, while each of those needs its own; with `IOMMU_EVENTS` only its fault reports have ended
- * - `warning`: a device says something that makes no sense, and its driver goes on without it
+ * - `warning`: a device says something that makes no sense and its driver goes on without it, or nothing will be received
  * - `link`: the link went up or down
  * - `drain`: there is room again after a `send` that took less than it was given
  * - `leak`: mappings that a closed device did not give back

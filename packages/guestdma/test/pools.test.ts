@@ -1,6 +1,6 @@
 import { sharedPoolScheme } from '@guestdma/bounce'
 import type { NetDevice } from '@guestdma/devices'
-import { type DeviceConfig, GuestMemory, type Machine, MemoryBlockStore } from 'guestdma'
+import { type DeviceConfig, GuestMemory, type Machine, MachineEvents, MemoryBlockStore } from 'guestdma'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { BASE, MAC, machineOver, pattern, RecordingLink, ranges, TRANSPORTS } from './support/machines.ts'
 
@@ -165,13 +165,23 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       least = await fewest(() => setup('map', 9000).devices.slice(0, 1), 'device')
     })
 
-    it.each([1, 2, 3, 4, 5, 6, 7, 8])(
+    it.each([1, 2, 3, 4, 5, 6, 7, 8, 20, 40, 100])(
       'with %d payload slots: frames of 9,014 bytes are sent, or refused for good with a code',
       async (n) => {
         const slots = least - 1 + n
-        const { devices, link } = setup('map', 9000)
-        const made = await small(devices.slice(0, 1), slots, 'device')
+        const { devices, link, got } = setup('map', 9000)
+        const events = new MachineEvents()
+        const warnings: string[] = []
+        events.on('warning', ({ warning }) => warnings.push(warning.code))
+        const schemes = [sharedPoolScheme({ size: slots * SLOT })]
+        const made = await machine(devices.slice(0, 1), { schemes, events })
         made.pump()
+        // That nothing will ever be received is said at once, and only then.
+        const device = made.slot('net0').device as NetDevice
+        const received = device.receive(pattern(60))
+        made.pump()
+        expect([warnings, got.length]).toEqual(received ? [[], 1] : [['NET_MTU'], 0])
+        expect(received).toBe(n >= 40)
         const net = made.net('net0')
         const frame = pattern(9014)
         for (let round = 0; round < 5; round++) {

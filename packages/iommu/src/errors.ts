@@ -2,7 +2,7 @@ import { GuestDmaError } from '@guestdma/memory'
 
 /**
  * An IOMMU that cannot be brought up or refused an endpoint. Codes: `IOMMU_MODE`, `IOMMU_GRANULE`, `IOMMU_RANGE`,
- * `IOMMU_BYPASS`, `IOMMU_PROBE`, `IOMMU_ATTACH`, `IOMMU_DOMAINS`, `IOMMU_STUCK`, `IOMMU_EVENTS`, `IOMMU_DEADLINE`,
+ * `IOMMU_BYPASS`, `IOMMU_PROBE`, `IOMMU_ATTACH`, `IOMMU_DOMAINS`, `IOMMU_STUCK`, `IOMMU_EVENTS`,
  * `IOMMU_CLOSED`.
  */
 export class IommuError extends GuestDmaError {}

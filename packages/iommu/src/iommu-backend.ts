@@ -154,6 +154,8 @@ export class IommuBackend implements DmaBackend {
   private mapsQueued = 0
   // What became of the maps since the last `commitMaps`, where something else waited for them first.
   private mapped: DmaStatus = DMA_OK
+  // Whether the IOMMU had no room for them, and nothing was learned from it yet.
+  private refused = false
   // Mappings since the last `commitMaps` that said Ok. After a failure it says so until as many were taken back: two
   // queues may have added to it.
   private unanswered = 0
@@ -277,7 +279,7 @@ export class IommuBackend implements DmaBackend {
     const allowed = access(both ? BIDIRECTIONAL : direction)
     // What became of maps before this one is for `commitMaps` to tell.
     if (this.mapsQueued > 0) this.wait()
-    const { mapped } = this
+    const { mapped, refused } = this
     this.mapped = OK
     if (this.identity) {
       this.run[AT] = guest
@@ -289,6 +291,7 @@ export class IommuBackend implements DmaBackend {
     const removed = this.wait()
     const own = this.mapped
     this.mapped = mapped
+    this.refused = refused
     if (removed === OK && own === OK) return allocated
     // Where removals do not work either, the memory stays out of use.
     if (removed === OK) this.free(allocated)
@@ -461,7 +464,7 @@ export class IommuBackend implements DmaBackend {
     this.counters.commitMaps++
     const removed = this.mapsQueued === 0 ? OK : this.wait()
     if (removed !== OK) return removed
-    if (this.mapped === EXHAUSTED) this.learnRoom()
+    if (this.refused) this.learnRoom()
     else if (this.standingLimit !== Infinity && this.mapped === OK) this.learnMoreRoom()
     const { mapped } = this
     if (mapped === OK) {
@@ -621,6 +624,7 @@ export class IommuBackend implements DmaBackend {
     this.counters.synchronousCommits++
     const status = domain.commit()
     if (status !== OK && this.mapped !== FAILED) this.mapped = status
+    if (status === EXHAUSTED) this.refused = true
     this.mapsQueued = 0
     if (domain.broken && domain.detached !== true) return FAILED
     this.removalsQueued = 0
@@ -655,7 +659,7 @@ export class IommuBackend implements DmaBackend {
     const live = this.counters.maps - this.counters.unmaps
     // A single mapping, no other of this device and no other device: nothing will be given back.
     if (live === 1 && this.unanswered === 1 && this.domain.exclusive === true) this.mapped = UNMAPPABLE
-    this.tried = false
+    this.tried = this.refused = false
     this.refusedAt = Math.min(this.refusedAt, live)
     this.standingLimit = Math.min(this.standingLimit, live >> 2)
     this.standingMost = Math.max(this.standingLimit, live >> 1)
@@ -676,13 +680,17 @@ export class IommuBackend implements DmaBackend {
     if (live > this.refusedAt) this.standingLimit = this.standingMost = this.refusedAt = Infinity
   }
 
-  // More standing mappings than may stay: may they be tried?
+  // More standing mappings than may stay: may they be tried? Where there is none at all, nothing that arrives would
+  // ever ask again, so a few are tried each time.
   private mayTry(): boolean {
     if (this.standing >= this.standingMost) {
-      if (this.standing > this.standingLimit || ++this.heldBack < this.patience) return false
-      this.heldBack = 0
-      this.patience = Math.min(2 * this.patience, MOST_PATIENCE)
-      this.standingMost = Infinity
+      if (this.standing > this.standingLimit) return false
+      if (++this.heldBack >= this.patience) {
+        this.heldBack = 0
+        this.patience = Math.min(2 * this.patience, MOST_PATIENCE)
+        this.standingMost = Infinity
+      } else if (this.standing === 0) this.standingMost = 2
+      else return false
     }
     this.tried = true
     return true

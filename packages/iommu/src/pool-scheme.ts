@@ -69,8 +69,11 @@ export function pooledIommuScheme(options: PooledIommuOptions = {}): DmaScheme {
       })
       return Object.assign(backend, {
         dispose(): void {
-          domain.dispose()
-          BounceBackend.prototype.dispose.call(backend)
+          try {
+            domain.dispose()
+          } finally {
+            BounceBackend.prototype.dispose.call(backend)
+          }
         },
       })
     },

@@ -62,9 +62,8 @@ import {
   VIRTIO_IOMMU_T_PROBE,
   VIRTIO_IOMMU_T_UNMAP,
 } from '@guestdma/spec'
-import { negotiate, type VirtioTransport, type Wait } from '@guestdma/transport'
+import { Deadline, negotiate, type VirtioTransport, type Wait } from '@guestdma/transport'
 import { type CellArea, QueueTooSmallError, SEGMENT_DEVICE, type Virtqueue } from '@guestdma/virtqueue'
-import { Deadline } from './deadline.ts'
 import { REQUEST_GUEST, REQUEST_IOVA, REQUEST_LENGTH } from './domain.ts'
 import { describeRequestStatus, IommuError } from './errors.ts'
 import { address, parseProperties, type ReservedRange } from './probe.ts'
@@ -217,7 +216,7 @@ export class VirtioIommu {
     this.name = transport.name
     this.session = session
     this.wait = wait
-    this.deadline = new Deadline(wait)
+    this.deadline = new Deadline(transport.name, wait)
     this.observer = observer
     this.onBroken = onBroken
     const { features } = session
@@ -314,14 +313,6 @@ export class VirtioIommu {
    */
   static async start(options: VirtioIommuOptions): Promise<VirtioIommu> {
     const { transport, memory, ram, wait } = options
-    const { deadlineMs = 0 } = wait
-    if (!(deadlineMs >= 0 && deadlineMs < Infinity))
-      throw new IommuError(
-        'IOMMU_DEADLINE',
-        transport.name,
-        `deadlineMs ${deadlineMs} must be a finite number of milliseconds from 0 on`,
-        { deadlineMs },
-      )
     if (transport.deviceId !== DEVICE_ID_IOMMU)
       throw new IommuError('IOMMU_MODE', transport.name, `device type ${transport.deviceId} is not an IOMMU (23)`, {
         deviceId: transport.deviceId,
@@ -473,7 +464,14 @@ export class VirtioIommu {
   settle(): void {
     const { requests } = this
     if (this.cause !== null) return
-    if (requests.publish() !== OK || requests.broken !== null) {
+    let published: number
+    try {
+      published = requests.publish()
+    } catch (error) {
+      this.giveUp(unreachable(error))
+      return
+    }
+    if (published !== OK || requests.broken !== null) {
       this.giveUp(requests.broken?.message ?? 'its requests could not be published')
       return
     }
@@ -490,7 +488,8 @@ export class VirtioIommu {
 
   // The device did not answer before the doorbell returned.
   private collectInTime(): void {
-    const { deadline, requests, wait } = this
+    const { deadline, requests, session, wait } = this
+    if (session.failure !== null) this.giveUp(session.failure.message)
     deadline.begin()
     for (let round = 1; requests.outstanding > 0 && this.cause === null; round++) {
       wait.pump()
@@ -558,7 +557,7 @@ export class VirtioIommu {
     try {
       status = this.session.transport.readStatus()
     } catch (error) {
-      this.giveUp(`it cannot be reached: ${(error as Error).message}`)
+      this.giveUp(unreachable(error))
       return
     }
     if ((status & STATUS_DEVICE_NEEDS_RESET) !== 0) this.giveUp('it set DEVICE_NEEDS_RESET')
@@ -722,6 +721,10 @@ export class VirtioIommu {
       address: (flags & VIRTIO_IOMMU_FAULT_F_ADDRESS) !== 0 ? { high, low } : undefined,
     })
   }
+}
+
+function unreachable(error: unknown): string {
+  return `it cannot be reached: ${(error as Error).message}`
 }
 
 // An IOMMU reaches all guest RAM by guest address unless the platform says otherwise.

@@ -55,6 +55,59 @@ describe('room for mappings that an IOMMU does not tell of', () => {
     expect(r.domain.violations).toEqual([])
   })
 
+  test('where nothing is posted, the first attempt after the shortage posts something: nothing else would ask again', () => {
+    const r = rig()
+    const m = table(256, true)
+    const posted = new Set<number>()
+    limit(r, 0)
+    for (let i = 0; i < 1000; i++) post(r, m, posted)
+    const { mapRequests } = r.backend.counters
+    for (let i = 0; i < 100; i++) post(r, m, posted)
+    // And that costs little while there is no room.
+    expect(r.backend.counters.mapRequests - mapRequests).toBeLessThan(100 * 10)
+    limit(r, 60)
+    post(r, m, posted)
+    expect(posted.size).toBeGreaterThan(0)
+  })
+
+  test("what is refused along with somebody else's trial teaches nothing", () => {
+    const r = rig()
+    const [standing, requests] = [table(64, true), table(1)]
+    const lendSome = (most: number): number => {
+      let n = 0
+      while (n < most && lend(r, standing, n, n * PAGE, PAGE) === DMA_OK) n++
+      return n
+    }
+    const undo = (rows: number): void => {
+      for (let row = 0; row < rows; row++) r.backend.unmap(standing, row, 0)
+      expect(r.backend.commitUnmaps()).toBe(DMA_OK)
+    }
+    limit(r, 0)
+    expect([lendSome(64), r.backend.commitMaps()]).toEqual([64, DMA_EXHAUSTED])
+    undo(64)
+    limit(r, Infinity)
+    // A request is added; the receive queue tries twice what may stay; then the request is published.
+    expect(lend(r, requests, 0, 100 * PAGE, PAGE)).toBe(DMA_OK)
+    expect([lendSome(64), r.backend.commitMaps()]).toEqual([32, DMA_EXHAUSTED])
+    undo(32)
+    expect(r.backend.commitMaps()).toBe(DMA_EXHAUSTED)
+    r.backend.unmap(requests, 0, 0)
+    expect(r.backend.commitUnmaps()).toBe(DMA_OK)
+    expect([lendSome(16), r.backend.commitMaps()]).toEqual([16, DMA_OK])
+  })
+
+  test('an allocation that has no room teaches nothing about buffers', () => {
+    const r = rig()
+    const m = table(64, true)
+    limit(r, 0)
+    expect(code(() => r.backend.alloc(PAGE, 8, 3, 'ring'))).toBe('DMA_ALLOC')
+    limit(r, Infinity)
+    for (const first of [0, 32]) {
+      for (let row = first; row < first + 32; row++) expect(lend(r, m, row, row * PAGE, PAGE)).toBe(DMA_OK)
+      expect(r.backend.commitMaps()).toBe(DMA_OK)
+    }
+  })
+
   test('while buffers are held back, half of the room is left for requests, in trials too', () => {
     const r = rig()
     const [standing, requests] = [table(256, true), table(16)]

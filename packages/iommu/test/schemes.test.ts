@@ -1,7 +1,13 @@
 import { DMA_OK, DmaMappings, type DmaScheme, type Suitability } from '@guestdma/dma'
 import { VIRTIO_F_ACCESS_PLATFORM } from '@guestdma/spec'
 import { describe, expect, test } from 'vitest'
-import { type IommuEndpoint, iommuEndpointFact, pooledIommuScheme, virtioIommuScheme } from '../src/index.ts'
+import {
+  type IommuEndpoint,
+  iommuEndpointFact,
+  pooledIommuScheme,
+  sharedPagesScheme,
+  virtioIommuScheme,
+} from '../src/index.ts'
 import { FakePlatform, offer, port } from './fake-platform.ts'
 import { S, T } from './hand-iommu.ts'
 import { BASE, BYTES, failure } from './iommu-rig.ts'
@@ -174,6 +180,40 @@ describe('create', () => {
     // Again, after a reset of the device.
     const again = await scheme.provider.create(offer(platform, builder), device.accepted)
     expect([again === backend, device.attached.get(8)]).toEqual([false, 0])
+  })
+
+  test("enforcedBy is the composition's to say", async () => {
+    for (const [enforcedBy, expected] of [
+      [undefined, 'trusted-code'],
+      ['peer', 'peer'],
+      ['construction', 'construction'],
+    ] as const) {
+      const options = enforcedBy === undefined ? {} : { enforcedBy }
+      for (const made of [virtioIommuScheme(options), sharedPagesScheme(options)]) {
+        const { platform, builder, scheme } = installed(made)
+        const backend = await scheme.provider.create(offer(platform, builder), platform.rig.device.accepted)
+        expect(backend.traits.enforcedBy).toBe(expected)
+      }
+    }
+  })
+
+  test('a refused DETACH of a backend with bounce slots costs no memory: they come back with the next one', async () => {
+    const platform = new FakePlatform({ pageSizeMask: 1n })
+    const { builder, scheme } = installed(virtioIommuScheme({ granule: 1 }), platform)
+    const { device, ram } = platform.rig
+    const left: number[] = []
+    for (let round = 0; round < 6; round++) {
+      device.misbehave = () => undefined
+      const backend = await scheme.provider.create(offer(platform, builder), device.accepted)
+      left.push(ram.available)
+      device.misbehave = ({ type }) => (type === T.DETACH ? { status: S.DEVERR } : undefined)
+      expect(await failure(() => backend.dispose())).toBe('IOMMU_STUCK')
+    }
+    // What an attempt took is given back once the endpoint is attached again, which is before the next one takes its own.
+    expect(new Set(left).size).toBe(1)
+    device.misbehave = () => undefined
+    for (const close of platform.closes) await close()
+    expect(ram.available).toBe(BYTES)
   })
 
   test('lazy: the backend has a turn with the driver, until it is disposed', async () => {

@@ -122,6 +122,19 @@ describe('what is noticed without a request', () => {
     expect([domain.commit(), errors.length]).toEqual([DMA_FAILED, 1])
     expect(await failure(() => domain.dispose())).toBe('IOMMU_STUCK')
   })
+
+  test('a doorbell that throws: a failure, and no exception', async () => {
+    const { unit, device, errors } = recoverable()
+    const domain = (await unit.start()).attach(8, 'net0')
+    const write = device.write.bind(device)
+    device.write = (offset, size, value) => {
+      if (offset === 0x50) throw new Error('connection lost')
+      write(offset, size, value)
+    }
+    map(domain, PAGE, BASE, PAGE)
+    expect([domain.commit(), errors.length]).toEqual([DMA_FAILED, 1])
+    expect(errors[0].message).toMatch(/connection lost/)
+  })
 })
 
 describe('an IOMMU that stays away', () => {
@@ -173,10 +186,10 @@ describe('the event queue', () => {
 })
 
 describe('waits', () => {
-  test.each([Number.NaN, -1, Infinity])('a deadline of %s ms is refused: IOMMU_DEADLINE', async (deadlineMs) => {
+  test.each([Number.NaN, -1, Infinity])('a deadline of %s ms is refused: TRANSPORT_WAIT', async (deadlineMs) => {
     const { options } = driverRig()
     expect(await failure(() => VirtioIommu.start({ ...options, wait: { ...options.wait, deadlineMs } }))).toBe(
-      'IOMMU_DEADLINE',
+      'TRANSPORT_WAIT',
     )
   })
 

@@ -31,7 +31,8 @@ export function deadlineMsOf(part: string, { deadlineMs = DEFAULT_DEADLINE_MS }:
 }
 
 /**
- * The end of one wait. A clock that stands still, goes back or gives NaN ends it as well, after so many rounds.
+ * The end of a wait. A clock that goes back takes nothing from what has passed; one that stands still or gives NaN ends
+ * the wait as well, after so many rounds.
  *
  * @example
  * for (const deadline = new Deadline(name, wait); !answered(); ) {
@@ -44,12 +45,12 @@ export class Deadline {
   readonly ms: number
   private readonly wait: Wait
   private readonly stillRounds: number
-  private readonly end: number
-  private latest: number
+  private latest = 0
+  private elapsed = 0
   private still = 0
 
   /**
-   * The wait begins here. `stillRounds`: how many calls of {@link passed} in a row may find that the clock stands still.
+   * A wait begins here, and anew with each {@link begin}. `stillRounds`: how many calls of {@link passed} in a row may find that the clock stands still.
    *
    * @throws TransportError `TRANSPORT_WAIT`, as {@link deadlineMsOf}
    */
@@ -57,20 +58,25 @@ export class Deadline {
     this.ms = deadlineMsOf(part, wait)
     this.wait = wait
     this.stillRounds = stillRounds
+    this.begin()
+  }
+
+  /** Begins the next wait: for whoever waits often and allocates nothing for it. */
+  begin(): void {
     this.latest = this.now()
-    this.end = this.latest + this.ms
+    this.elapsed = 0
+    this.still = 0
   }
 
   /** Is the time over? To be called once in each round of the wait. */
   passed(): boolean {
     const now = this.now()
-    if (now >= this.end) return true
     if (now > this.latest) {
-      this.latest = now
+      this.elapsed += now - this.latest
       this.still = 0
-      return false
-    }
-    return ++this.still >= this.stillRounds
+    } else this.still++
+    if (!Number.isNaN(now)) this.latest = now
+    return this.elapsed >= this.ms || this.still >= this.stillRounds
   }
 
   private now(): number {
