@@ -14,7 +14,8 @@ import {
   type TransportName,
 } from './support/devices.ts'
 import { surfaced } from './support/event-loop.ts'
-import { pattern, Ram } from './support/guest.ts'
+import { BASE, pattern, Ram } from './support/guest.ts'
+import { ATTACH, IommuMachine, MAP, pack } from './support/iommu.ts'
 
 const IN = 0
 const GET_ID = 8
@@ -113,6 +114,49 @@ describe.each(TRANSPORTS)('what follows a report of a write is not lost: over %s
     expect(m.ring.reap().map((used) => used.length)).toEqual([length + 1, length + 1, length + 1])
     expect(cells.map((cell) => ram.get(cell, 1)[0])).toEqual(new Array(3).fill(type === 99 ? 2 : 0))
     for (const at of parts) expect(ram.get(at, length / 2).every((byte) => byte !== 0x55)).toBe(true)
+  })
+
+  test('IOMMU: a batch of requests, a probe over several descriptors, and fault reports', () => {
+    const m = new IommuMachine({}, 64, ram)
+    const port = m.endpoint(1)
+    m.start()
+    const requests = [
+      pack(ATTACH, [1, 1, 0, 0]),
+      pack(MAP, [1, 0x1000, 0, 0x1fff, 0, BASE, 0, 3]),
+      pack(MAP, [1, 0x2000, 0, 0x2fff, 0, BASE, 0, 3]),
+    ]
+    const tails = requests.map((bytes) => {
+      const tail = ram.put([9, 9, 9, 9])
+      m.requests.offer(
+        m.requests.chain({ address: ram.put(bytes), length: bytes.length }, { address: tail, length: 4, w: true }),
+      )
+      return tail
+    })
+    const parts = [5, 507, 4].map((length) => ({
+      address: ram.put(new Uint8Array(length).fill(0x55)),
+      length,
+      w: true,
+    }))
+    const probe = new Uint8Array(72)
+    probe.set([5, 0, 0, 0, 1])
+    m.requests.offer(m.requests.chain({ address: ram.put(probe), length: 72 }, ...parts))
+    const events = [0, 1].map(() => ram.alloc(24))
+    m.events.offer(...events.map((address) => m.events.chain({ address, length: 24, w: true })))
+    m.driver.kick(0)
+    m.device.poll(64)
+    expect(tails.map((tail) => ram.get(tail, 1)[0])).toEqual([0, 0, 0])
+    expect([ram.get(parts[1].address, 507).every((byte) => byte === 0), ram.get(parts[2].address, 1)[0]]).toEqual([
+      true,
+      0,
+    ])
+    expect(m.requests.reap()).toHaveLength(4)
+    for (const address of [0x5000, 0x6000]) {
+      port.request[0] = address
+      expect(port.resolve(4, 1)).toBe(0)
+    }
+    m.device.poll(64)
+    expect(m.events.reap()).toHaveLength(2)
+    expect(events.map((at) => ram.u32(at + 16))).toEqual([0x5000, 0x6000])
   })
 
   test('the hook may reset the device: nothing touches memory afterwards', () => {

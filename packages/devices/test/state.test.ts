@@ -10,9 +10,11 @@ import {
   MmioRegisters,
   type MmioState,
   NetDevice,
+  type VirtioDevice,
 } from '../src/index.ts'
 import { blkMachine, DISK_BYTES, header, MAC, netMachine, packet, RecordingLink, status } from './support/devices.ts'
 import { BASE, Driver, Line, OFFSET, pattern } from './support/guest.ts'
+import { IommuMachine } from './support/iommu.ts'
 
 describe('save and restore', () => {
   test('a network device goes on in another one, mid-ring, over JSON', () => {
@@ -205,10 +207,21 @@ describe('save and restore', () => {
       ),
     ]
     test.each(mutations)('%s', (_, mutate) => {
-      for (const make of [netMachine, blkMachine] as const) {
-        const m = make()
-        const rings = 'rx' in m ? [m.rx, m.tx] : [m.ring]
-        m.driver.start(rings, 29)
+      const started = [
+        (): { device: VirtioDevice } => {
+          const m = netMachine()
+          m.driver.start([m.rx, m.tx], 29)
+          return m
+        },
+        () => {
+          const m = blkMachine()
+          m.driver.start([m.ring], 29)
+          return m
+        },
+        () => new IommuMachine().start(),
+      ]
+      for (const start of started) {
+        const m = start()
         const good = JSON.parse(JSON.stringify(m.device.save())) as Loose
         const bad = mutate(good) as DeviceState
         const before = m.device.save()
