@@ -187,7 +187,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
       if (row === NO_CHAIN && walker.update() > 0) row = rows === 0 ? walker.take() : walker.takeMore()
       if (row === NO_CHAIN) {
         this.hold(queue, rows, room)
-        return this.noBuffer(queue, 0)
+        return this.noBuffer(queue)
       }
       // One chain for each frame is not counted: that is what a budget of frames pays for.
       this.receiveWork += rows === 0 ? walker.extra : 1 + walker.extra
@@ -195,7 +195,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
       if (writable < HEADER) {
         // §5.1.6.3.1. Without MRG_RXBUF it could not hold a frame either.
         walker.fail('receive-buffer', chains.head(row), writable, HEADER)
-        return this.noBuffer(queue, 0)
+        return this.noBuffer(queue)
       }
       room += writable
       rows++
@@ -223,7 +223,9 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
   }
 
   protected override onSave(): void {
-    if (this.held > 0) this.queues[NET_RECEIVE_QUEUE].walker.untake(this.takeHeld(this.queues[NET_RECEIVE_QUEUE]))
+    const queue = this.queues[NET_RECEIVE_QUEUE]
+    const rows = this.takeHeld(queue)
+    if (rows > 0) queue.walker.untake(rows)
   }
 
   protected override onHalt(): void {
@@ -523,7 +525,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
   private takeHeld(queue: DeviceQueue): number {
     const rows = this.held
     this.held = 0
-    if (this.heldGeneration !== queue.generation) return 0
+    if (rows === 0 || this.heldGeneration !== queue.generation) return 0
     if (this.heldEpoch === this.port.epoch) return rows
     queue.walker.untake(rows)
     return 0
@@ -538,12 +540,10 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
     return used
   }
 
-  private noBuffer(queue: DeviceQueue, rows: number): false {
-    const { walker } = queue
-    if (rows > 0) walker.untake(rows)
+  private noBuffer(queue: DeviceQueue): false {
     this.counters.receiveNoBuffer++
     // Let the driver say when it adds buffers. Where it has done so already, the next poll offers the frame again.
-    if (this.checkQueue(queue) && walker.rearm()) this.wake()
+    if (this.checkQueue(queue) && queue.walker.rearm()) this.wake()
     return false
   }
 
