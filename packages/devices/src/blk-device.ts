@@ -78,6 +78,7 @@ export class BlkDevice extends VirtioDevice {
   private stale = 0
   declare private readonly orphansOf: Int32Array
   private stagingUsed = 0
+  private turn = 0
   // By queue: bytes of staging memory that its next request waits for.
   declare private readonly wanted: Float64Array
   private writeThrough = false
@@ -167,7 +168,12 @@ export class BlkDevice extends VirtioDevice {
 
   protected override work(budget: number): number {
     let done = this.completeFinished(budget)
-    for (const queue of this.queues) {
+    const { queues } = this
+    const count = queues.length
+    // Each poll begins with another queue, so that a full one does not stop the others.
+    this.turn = this.turn + 1 < count ? this.turn + 1 : 0
+    for (let i = 0; i < count; i++) {
+      const queue = queues[(this.turn + i) % count]
       if (!queue.started || !this.live) continue
       if (queue.marked && done < budget) done += this.serve(queue, budget - done)
       if (this.checkQueue(queue)) this.publish(queue)

@@ -241,11 +241,13 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
     const transmit = this.queues[NET_TRANSMIT_QUEUE]
     let done = 0
     this.receiveWork = 0
-    // Half the budget at most, so that a flood of incoming frames does not stop the outgoing ones.
+    // Half the budget at most, and one frame for the other direction in any case, so that a flood of incoming frames does
+    // not stop the outgoing ones.
     if (this.link?.deliver !== undefined && budget > 0) done = this.deliver(Math.ceil(budget / 2))
     receive.marked = false
-    if (transmit.marked && transmit.started && this.live && done < budget)
-      done += this.transmit(transmit, budget - done)
+    if (transmit.marked && transmit.started && this.live && budget > 0) {
+      done += this.transmit(transmit, Math.max(1, budget - done))
+    }
     // In this order: what a frame caused to be received is visible no later than that it was sent.
     if (receive.started && this.checkQueue(receive)) this.publish(receive)
     if (transmit.started && this.checkQueue(transmit)) this.publish(transmit)

@@ -2,7 +2,7 @@
 // its rings. Counted, not timed.
 import { beforeEach, describe, expect, test } from 'vitest'
 import { type BlockRequest, BusWindows, type FrameReceiver, type NetLink, PagePort, Wire } from '../src/index.ts'
-import { blkMachine, DISK_BYTES, type NetMachine, netMachine, packet } from './support/devices.ts'
+import { blkMachine, DISK_BYTES, header, type NetMachine, netMachine, packet, status } from './support/devices.ts'
 import { EventLoop } from './support/event-loop.ts'
 import { BASE, type Element, OFFSET, pattern, Ram } from './support/guest.ts'
 
@@ -210,6 +210,46 @@ describe('one shared indirect table behind every entry of a ring', () => {
     waiting[0].done(0)
     m.device.poll(BUDGET)
     expect(waiting).toHaveLength(2)
+  })
+})
+
+describe('whoever always has work does not stop others of the same device', () => {
+  test('blk: a queue that is always full', () => {
+    const m = blkMachine({ queues: 3 }, 16, ram)
+    const rings = [m.ring, blkMachine({}, 16, ram).ring, blkMachine({}, 16, ram).ring]
+    m.driver.start(rings, 9, 12)
+    const flush = (i: number): void => {
+      rings[i].offer(rings[i].chain(header(ram, 4), status(ram)))
+      m.driver.kick(i)
+    }
+    for (let i = 0; i < 8; i++) flush(0)
+    flush(1)
+    flush(2)
+    for (let i = 0; i < 3; i++) {
+      for (let n = m.device.poll(4); n > 0; n--) flush(0)
+    }
+    expect(rings.slice(1).map((ring) => ring.reap().length)).toEqual([1, 1])
+    expect(rings[0].usedIndex).toBeGreaterThan(0)
+  })
+
+  test('net: a link that always has frames, with a budget of 1', () => {
+    const flood = { device: null as FrameReceiver | null, sent: 0 }
+    const link: NetLink = {
+      attach: (device) => {
+        flood.device = device
+      },
+      deliver: () => (flood.device?.receive(pattern(60)) === true ? 1 : 0),
+      transmit: () => {
+        flood.sent++
+      },
+    }
+    const m = netMachine({ link }, 8)
+    m.driver.start([m.rx, m.tx])
+    for (let i = 0; i < 8; i++) m.rx.offer(m.rx.chain({ address: m.ram.alloc(100), length: 100, w: true }))
+    m.tx.offer(m.tx.chain(packet(m.ram, pattern(60))))
+    m.driver.kick(1)
+    m.device.poll(1)
+    expect([flood.sent, m.device.counters.received]).toEqual([1, 1])
   })
 })
 
