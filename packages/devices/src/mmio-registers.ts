@@ -54,8 +54,6 @@ import type { DeviceTransport, VirtioDevice } from './virtio-device.ts'
 
 /** Bytes of the control registers; the configuration space follows. */
 const CONTROL_BYTES = MMIO_CONFIG
-/** What an inline doorbell lets the device do before the write returns. */
-const INLINE_BUDGET = 65536
 const ALL_ONES = 0xffffffff
 
 export interface MmioOptions {
@@ -287,9 +285,7 @@ export class MmioRegisters implements RegisterBus {
     const index = device.negotiated.has(VIRTIO_F_NOTIFICATION_DATA) ? value & 0xffff : value
     const queue = device.queues[index]
     if (queue === undefined) return 'no-queue'
-    if (!device.notify(queue)) return 'order'
-    if (this.inline) device.poll(INLINE_BUDGET)
-    return null
+    return device.notify(queue, this.inline) ? null : 'order'
   }
 
   private acknowledge(value: number): void {

@@ -7,8 +7,6 @@ import type { PciDeviceConfig } from './pci-device-config.ts'
 import { pciFault } from './pci-fault.ts'
 import type { VirtioDevice } from './virtio-device.ts'
 
-/** What an inline doorbell lets the device do before the write returns. */
-const INLINE_BUDGET = 65536
 /** Each structure has pages of its own, so that a driver can map it apart. */
 export const ISR_OFFSET: number = MIN_MEMORY_BAR
 export const CONFIG_OFFSET: number = 2 * MIN_MEMORY_BAR
@@ -62,9 +60,7 @@ export class PciDoorbells implements RegisterBus {
     const queue = device.queues[index]
     if (queue === undefined) return 'no-queue'
     if (offset !== index * multiplier) return 'value'
-    if (!device.notify(queue)) return 'order'
-    if (this.inline) device.poll(INLINE_BUDGET)
-    return null
+    return device.notify(queue, this.inline) ? null : 'order'
   }
 }
 

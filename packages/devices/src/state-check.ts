@@ -1,7 +1,7 @@
 import { DeviceError } from './errors.ts'
 
 /** The first number that 32 bits do not hold. */
-export const U32 = 2 ** 32
+export const U32: number = 2 ** 32
 
 /** Checks the fields of a state before any of them is used. Every method throws DeviceError `DEVICE_STATE`. */
 export class StateCheck {

@@ -455,3 +455,39 @@ describe('an interrupt sink that throws stops nobody: it surfaces in a microtask
     expect(device.live).toBe(true)
   })
 })
+
+describe('an inline doorbell does the work itself, and asks for a poll only where some is left', () => {
+  function inline(link: { transmit(): void; full: boolean }) {
+    let calls = 0
+    const ram = new Ram()
+    const device = new NetDevice({ name: 'net0', port: everything(ram.memory), mac: MAC, link, onWork: () => calls++ })
+    const driver = new Driver(new MmioRegisters(device, { notify: 'inline' }))
+    const rings = [new Ring(ram, 8), new Ring(ram, 8)] as const
+    driver.start(rings)
+    while (device.poll(64) > 0);
+    calls = 0
+    const send = (): void => {
+      rings[1].offer(rings[1].chain({ address: ram.alloc(76), length: 76 }))
+      driver.kick(1)
+    }
+    return { send, used: () => rings[1].usedIndex, calls: () => calls }
+  }
+
+  test('nothing is left', () => {
+    const m = inline({ transmit: () => {}, full: false })
+    m.send()
+    expect([m.used(), m.calls()]).toEqual([1, 0])
+  })
+
+  test('a doorbell that rings within a poll of the device', () => {
+    const m: ReturnType<typeof inline> = inline({
+      transmit: () => {
+        if (m.used() + again++ === 0) m.send()
+      },
+      full: false,
+    })
+    let again = 0
+    m.send()
+    expect(m.calls()).toBe(1)
+  })
+})

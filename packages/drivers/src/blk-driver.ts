@@ -234,7 +234,7 @@ export class BlkDriver extends VirtioDriver {
   /** Resets the device and gives all memory back. What is in flight rejects with `DRIVER_CLOSED`. */
   override async close(): Promise<void> {
     try {
-      await this.session.close()
+      await super.close()
     } finally {
       this.failAll(
         () => new DriverError('DRIVER_CLOSED', this.name, 'the device was reset while the request was in flight'),

@@ -59,7 +59,6 @@ export abstract class VirtioDriver {
       throw new DriverError('DRIVER_OPTION', session.name, message, { deadlineMs })
     }
     session.onFailure = () => this.wake()
-    session.onRelease(() => this.unwatch())
   }
 
   /** Told by the machine that the device interrupts. Only sets a word; `poll` does the work. */
@@ -98,6 +97,7 @@ export abstract class VirtioDriver {
 
   /** Resets the device and gives all memory back. What is in flight is dropped, or fails with `DRIVER_CLOSED`. */
   close(): Promise<void> {
+    this.unwatch()
     return this.session.close()
   }
 
