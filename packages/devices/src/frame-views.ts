@@ -25,21 +25,26 @@ export class FrameStaging {
     this.views = new Array<Uint8Array<ArrayBuffer> | null>(ALIGNMENTS * (KEPT_LENGTH + 1)).fill(null)
   }
 
-  /** A link took the memory away, by transferring what it was shown. */
+  /** After a link took the memory away, by transferring what it was shown. Before anything is copied there. */
   renew(): void {
     this.buffer = new ArrayBuffer(this.size)
     this.region = new Region(this.buffer, 'frame staging')
     this.views.fill(null)
   }
 
-  /** Bytes [align, align + length) of the staging region; `align` is 0 to 7. */
+  /**
+   * Bytes [align, align + length) of the staging region; `align` is 0 to 7. Memory that a link took away is replaced, so
+   * take the view before the region.
+   */
   view(align: number, length: number): Uint8Array<ArrayBuffer> {
-    if (length > KEPT_LENGTH) return new Uint8Array(this.buffer, align, length)
-    const at = align * (KEPT_LENGTH + 1) + length
-    const kept = this.views[at]
-    if (kept !== null) return kept
+    const kept = length > KEPT_LENGTH ? null : this.views[align * (KEPT_LENGTH + 1) + length]
+    return kept !== null && kept.length === length ? kept : this.newView(align, length)
+  }
+
+  private newView(align: number, length: number): Uint8Array<ArrayBuffer> {
+    if (this.buffer.byteLength === 0) this.renew()
     const view = new Uint8Array(this.buffer, align, length)
-    this.views[at] = view
+    if (length <= KEPT_LENGTH) this.views[align * (KEPT_LENGTH + 1) + length] = view
     return view
   }
 }

@@ -362,11 +362,11 @@ export class BlkDriver extends VirtioDriver {
     }
     this.counters.requests++
     return new Promise((resolve, reject) => {
-      const since = this.deadlineMs === Infinity ? 0 : this.now()
+      const since = this.timed ? this.now() : 0
       const begun = { type, sector, address, length, submitted: 0, inFlight: 0, error: null, settled: false, since }
       const transfer = { ...begun, resolve, reject }
       this.waiting.push(transfer)
-      if (this.deadlineMs !== Infinity) this.begun.push(transfer)
+      if (this.timed) this.begun.push(transfer)
       this.watch()
       if (this.scheduled) return
       this.scheduled = true

@@ -317,7 +317,7 @@ export class NetDriver extends VirtioDriver {
     const { count, length } = batch
     const framed = (borrowed === count || batch.headed) && count <= this.transmit.size
     this.sendStatus = OK
-    const idle = this.deadlineMs !== Infinity && this.transmit.outstanding === 0
+    const idle = this.timed && this.transmit.outstanding === 0
     const n = framed ? this.addFramed(batch, borrowed > 0) : this.addUnframed(batch)
     const published = n === 0 ? OK : this.transmit.publish()
     if (published !== OK) {
@@ -498,7 +498,7 @@ export class NetDriver extends VirtioDriver {
     const n = queue.reap(budget)
     if (n === 0) return 0
     this.transmitArmed = false
-    if (this.deadlineMs !== Infinity) this.progressAt = this.now()
+    if (this.timed) this.progressAt = this.now()
     const told = this.accounted > 0 ? this.settle(n) : 0
     queue.recycle()
     if (told > 0 && this.observer.sent !== undefined) this.tellSent(told)

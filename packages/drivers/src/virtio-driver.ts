@@ -41,6 +41,8 @@ export abstract class VirtioDriver {
 
   declare protected readonly interrupts: boolean
   declare protected readonly deadlineMs: number
+  /** Whether there is a deadline: asked on the data path. */
+  declare protected readonly timed: boolean
   private interrupted = false
   private announced = false
   private polling = false
@@ -54,6 +56,7 @@ export abstract class VirtioDriver {
     this.interrupts = interrupts
     this.onWork = onWork ?? null
     this.deadlineMs = deadlineMs
+    this.timed = deadlineMs !== Infinity
     if (!(deadlineMs > 0)) {
       const message = `deadlineMs is ${deadlineMs}; it must be a positive number of milliseconds`
       throw new DriverError('DRIVER_OPTION', session.name, message, { deadlineMs })
@@ -126,7 +129,7 @@ export abstract class VirtioDriver {
 
   /** Something was asked of the device: where there is a deadline, somebody has to look at it. */
   protected watch(): void {
-    if (this.deadlineMs === Infinity || this.timer !== null || this.onWork === null) return
+    if (!this.timed || this.timer !== null || this.onWork === null) return
     this.watchFor(this.deadlineMs)
   }
 
@@ -149,7 +152,7 @@ export abstract class VirtioDriver {
       }
       const done = this.work(budget)
       if (session.closed || this.isBroken()) return done
-      if (this.deadlineMs !== Infinity && this.isLate()) return done
+      if (this.timed && this.isLate()) return done
       if (done > 0) {
         this.idlePolls = 0
         return done

@@ -98,10 +98,14 @@ export class DeviceSlot {
         )
       }
       const { onWork } = this.device
-      this.device.onWork = () => {
-        context.common.notice()
-        onWork?.()
-      }
+      const { notice } = context.common
+      this.device.onWork =
+        onWork === null
+          ? notice
+          : () => {
+              notice()
+              onWork()
+            }
       this.device.faults.observer = (fault) => events.tell('fault', { device: name, fault })
       this.connection = connect(this.device, this.platform, context.common.bars, () => this.current?.interrupt())
     } catch (error) {

@@ -269,7 +269,9 @@ export async function createMachine(config: MachineConfig): Promise<Machine> {
   const slots = new Map<string, DeviceSlot>()
   let machine: Machine | null = null
   const common: PlatformShared = {
-    notice: () => machine?.notice(),
+    notice: () => {
+      if (machine !== null) machine.notice()
+    },
     memory,
     ram,
     values: new Map(),

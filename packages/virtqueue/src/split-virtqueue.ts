@@ -510,7 +510,7 @@ export class SplitVirtqueue implements Virtqueue {
     const count = (position - old) & 0xffff
     if (count === 0) return OK
     this.counters.added += count
-    const status = this.commit('commitMaps')
+    const status = this.commitMaps()
     if (status !== OK) {
       this.undo(old, count)
       return status
@@ -563,7 +563,7 @@ export class SplitVirtqueue implements Virtqueue {
       this.used.region.meter.load(2, 1)
       this.used.region.meter.load(4, 2 * n)
     }
-    const status = this.commit('commitUnmaps')
+    const status = this.commitUnmaps()
     if (status !== OK) {
       this.break('VIRTQUEUE_COMMIT', `${this.backend.name} could not revoke ${n} completed chains`, {
         status,
@@ -616,7 +616,7 @@ export class SplitVirtqueue implements Virtqueue {
       this.book[chain + INFO] = FREE
     }
     this.outstanding = 0
-    if (this.commit('commitUnmaps') !== OK) {
+    if (this.commitUnmaps() !== OK) {
       const message = `${this.backend.name} could not revoke what was outstanding; it has to be disposed of before that is used again`
       this.break('VIRTQUEUE_COMMIT', message, {})
     }
@@ -638,52 +638,61 @@ export class SplitVirtqueue implements Virtqueue {
   private takeUsed(from: number, arrived: number, budget: number): number {
     const { usedWord, mask, size, book, chainsAt, orderAt, inOrder } = this
     const { id: ids, written: lengths, status: statuses } = this.completed
+    const { backend, mappings } = this
     const u32 = this.used.region.u32
     const unpublished = this.availablePosition !== this.publishedPosition
     let clamped = 0
     let n = 0
-    while (n < arrived && n < budget) {
-      const position = (from + n) & 0xffff
-      const word = usedWord + 1 + ((position & mask) << 1)
-      const id = u32[word]
-      const written = u32[word + 1]
-      const chain = chainsAt + CHAIN * id
-      const info = id < size ? book[chain + INFO] : FREE
-      if ((info & STATE_MASK) !== OUTSTANDING || (unpublished && this.isUnpublished(id))) {
-        this.refuseUsed(id, position)
-        break
-      }
-      if (inOrder && book[orderAt + (position & mask)] !== id) {
-        // One element may stand for a batch; what it skips was used completely: virtio 1.4 §2.7.9.
-        const skipped = this.distance(position, id)
-        if (n + skipped >= arrived) {
-          this.refuseOrder(id, position, skipped, arrived - n)
+    try {
+      while (n < arrived && n < budget) {
+        const position = (from + n) & 0xffff
+        const word = usedWord + 1 + ((position & mask) << 1)
+        const id = u32[word]
+        const written = u32[word + 1]
+        const chain = chainsAt + CHAIN * id
+        const info = id < size ? book[chain + INFO] : FREE
+        if ((info & STATE_MASK) !== OUTSTANDING || (unpublished && this.isUnpublished(id))) {
+          this.refuseUsed(id, position)
           break
         }
-        for (const end = n + skipped; n < end; n++) {
-          const older = book[orderAt + ((from + n) & mask)]
-          ids[n] = older
-          lengths[n] = this.postedBy(older)
-          statuses[n] = this.unmapChain(older, lengths[n])
-          book[chainsAt + CHAIN * older + INFO] &= ~STATE_MASK
-          this.retire(older, book[chainsAt + CHAIN * older + INFO] >> COUNT_SHIFT)
+        if (inOrder && book[orderAt + (position & mask)] !== id) {
+          // One element may stand for a batch; what it skips was used completely: virtio 1.4 §2.7.9.
+          const skipped = this.distance(position, id)
+          if (n + skipped >= arrived) {
+            this.refuseOrder(id, position, skipped, arrived - n)
+            break
+          }
+          for (const end = n + skipped; n < end; n++) {
+            const older = book[orderAt + ((from + n) & mask)]
+            ids[n] = older
+            lengths[n] = this.postedBy(older)
+            statuses[n] = this.unmapChain(older, lengths[n])
+            book[chainsAt + CHAIN * older + INFO] &= ~STATE_MASK
+            this.retire(older, book[chainsAt + CHAIN * older + INFO] >> COUNT_SHIFT)
+          }
         }
+        const posted = (info & READ_ONLY_MASK) === READ_ONLY ? 0 : book[chain + POSTED] >>> 0
+        if (written > posted) clamped++
+        const believed = written > posted ? posted : written
+        book[chain + INFO] = info & ~STATE_MASK
+        ids[n] = id
+        lengths[n] = believed
+        n++
+        if ((info & PREPARED) !== 0) {
+          statuses[n - 1] = OK
+          continue
+        }
+        const descriptors = info >> COUNT_SHIFT
+        if (descriptors > 1) statuses[n - 1] = this.unmapChain(id, believed)
+        else if ((info & (MAPPED << FLAGS_SHIFT)) === 0) statuses[n - 1] = OK
+        else {
+          const result = backend.unmap(mappings, id, believed)
+          statuses[n - 1] = result === OK ? OK : this.judge('unmap', result)
+        }
+        this.retire(id, descriptors)
       }
-      const posted = (info & READ_ONLY_MASK) === READ_ONLY ? 0 : book[chain + POSTED] >>> 0
-      if (written > posted) clamped++
-      const believed = written > posted ? posted : written
-      book[chain + INFO] = info & ~STATE_MASK
-      ids[n] = id
-      lengths[n] = believed
-      n++
-      if ((info & PREPARED) !== 0) {
-        statuses[n - 1] = OK
-        continue
-      }
-      const descriptors = info >> COUNT_SHIFT
-      if (descriptors > 1) statuses[n - 1] = this.unmapChain(id, believed)
-      else statuses[n - 1] = (info & (MAPPED << FLAGS_SHIFT)) === 0 ? OK : this.unmap(id, believed)
-      this.retire(id, descriptors)
+    } catch (error) {
+      this.blame('unmap', error)
     }
     this.counters.clamped += clamped
     return n
@@ -781,7 +790,7 @@ export class SplitVirtqueue implements Virtqueue {
 
   // Not Ok: the device may still reach what was unmapped, and only a reset helps.
   private commitUndone(): void {
-    const status = this.commit('commitUnmaps')
+    const status = this.commitUnmaps()
     if (status !== OK)
       this.break('VIRTQUEUE_COMMIT', `${this.backend.name} could not revoke what was never published`, { status })
   }
@@ -896,12 +905,21 @@ export class SplitVirtqueue implements Virtqueue {
     }
   }
 
-  private commit(method: 'commitMaps' | 'commitUnmaps'): number {
+  private commitMaps(): number {
     try {
-      const status = this.backend[method]()
-      return status === OK ? OK : this.judge(method, status)
+      const status = this.backend.commitMaps()
+      return status === OK ? OK : this.judge('commitMaps', status)
     } catch (error) {
-      return this.blame(method, error)
+      return this.blame('commitMaps', error)
+    }
+  }
+
+  private commitUnmaps(): number {
+    try {
+      const status = this.backend.commitUnmaps()
+      return status === OK ? OK : this.judge('commitUnmaps', status)
+    } catch (error) {
+      return this.blame('commitUnmaps', error)
     }
   }
 
