@@ -326,41 +326,42 @@ export class SplitVirtqueue implements Virtqueue {
     let status: number = room < count ? QUEUE_FULL : OK
     let head = this.freeHead
     let n = 0
-    try {
-      for (; n < room; n++) {
-        const length = lengths[n] + lead
-        if (length === 0 || length > limit) break
-        let device = addresses[n] - lead
-        let deviceLength = length
-        if (mapped) {
-          m.guest[head] = device
-          m.length[head] = length
-          m.direction[head] = direction
-          const answer = backend.map(m, head)
-          if (answer !== OK) {
-            status = this.judge('map', answer)
-            break
-          }
-          device = m.device[head]
-          deviceLength = m.deviceLength[head]
+    for (; n < room; n++) {
+      const length = lengths[n] + lead
+      if (length === 0 || length > limit) break
+      let device = addresses[n] - lead
+      let deviceLength = length
+      if (mapped) {
+        m.guest[head] = device
+        m.length[head] = length
+        m.direction[head] = direction
+        let answer: number
+        try {
+          answer = backend.map(m, head)
+        } catch (error) {
+          answer = this.blame('map', error)
         }
-        const word = tableWord + 4 * head
-        u32[word] = device
-        u32[word + 1] = device * HIGH_HALF
-        u32[word + 2] = deviceLength
-        u32[word + 3] = descriptorFlags
-        // The id's bookkeeping is complete before the device can know of it: a completion can never race it.
-        const chain = chainsAt + CHAIN * head
-        book[chain + INFO] = info
-        if (writable) book[chain + POSTED] = length
-        const at = (start + n) & mask
-        book[orderAt + at] = head
-        ring[ringAt + at] = head
-        added[n] = head
-        head = book[ROW * head + NEXT]
+        if (answer !== OK) {
+          status = this.judge('map', answer)
+          break
+        }
+        device = m.device[head]
+        deviceLength = m.deviceLength[head]
       }
-    } catch (error) {
-      status = this.blame('map', error)
+      const word = tableWord + 4 * head
+      u32[word] = device
+      u32[word + 1] = device * HIGH_HALF
+      u32[word + 2] = deviceLength
+      u32[word + 3] = descriptorFlags
+      // The id's bookkeeping is complete before the device can know of it: a completion can never race it.
+      const chain = chainsAt + CHAIN * head
+      book[chain + INFO] = info
+      if (writable) book[chain + POSTED] = length
+      const at = (start + n) & mask
+      book[orderAt + at] = head
+      ring[ringAt + at] = head
+      added[n] = head
+      head = book[ROW * head + NEXT]
     }
     this.freeHead = head
     this.free -= n
@@ -643,56 +644,57 @@ export class SplitVirtqueue implements Virtqueue {
     const unpublished = this.availablePosition !== this.publishedPosition
     let clamped = 0
     let n = 0
-    try {
-      while (n < arrived && n < budget) {
-        const position = (from + n) & 0xffff
-        const word = usedWord + 1 + ((position & mask) << 1)
-        const id = u32[word]
-        const written = u32[word + 1]
-        const chain = chainsAt + CHAIN * id
-        const info = id < size ? book[chain + INFO] : FREE
-        if ((info & STATE_MASK) !== OUTSTANDING || (unpublished && this.isUnpublished(id))) {
-          this.refuseUsed(id, position)
+    while (n < arrived && n < budget) {
+      const position = (from + n) & 0xffff
+      const word = usedWord + 1 + ((position & mask) << 1)
+      const id = u32[word]
+      const written = u32[word + 1]
+      const chain = chainsAt + CHAIN * id
+      const info = id < size ? book[chain + INFO] : FREE
+      if ((info & STATE_MASK) !== OUTSTANDING || (unpublished && this.isUnpublished(id))) {
+        this.refuseUsed(id, position)
+        break
+      }
+      if (inOrder && book[orderAt + (position & mask)] !== id) {
+        // One element may stand for a batch; what it skips was used completely: virtio 1.4 §2.7.9.
+        const skipped = this.distance(position, id)
+        if (n + skipped >= arrived) {
+          this.refuseOrder(id, position, skipped, arrived - n)
           break
         }
-        if (inOrder && book[orderAt + (position & mask)] !== id) {
-          // One element may stand for a batch; what it skips was used completely: virtio 1.4 §2.7.9.
-          const skipped = this.distance(position, id)
-          if (n + skipped >= arrived) {
-            this.refuseOrder(id, position, skipped, arrived - n)
-            break
-          }
-          for (const end = n + skipped; n < end; n++) {
-            const older = book[orderAt + ((from + n) & mask)]
-            ids[n] = older
-            lengths[n] = this.postedBy(older)
-            statuses[n] = this.unmapChain(older, lengths[n])
-            book[chainsAt + CHAIN * older + INFO] &= ~STATE_MASK
-            this.retire(older, book[chainsAt + CHAIN * older + INFO] >> COUNT_SHIFT)
-          }
+        for (const end = n + skipped; n < end; n++) {
+          const older = book[orderAt + ((from + n) & mask)]
+          ids[n] = older
+          lengths[n] = this.postedBy(older)
+          statuses[n] = this.unmapChain(older, lengths[n])
+          book[chainsAt + CHAIN * older + INFO] &= ~STATE_MASK
+          this.retire(older, book[chainsAt + CHAIN * older + INFO] >> COUNT_SHIFT)
         }
-        const posted = (info & READ_ONLY_MASK) === READ_ONLY ? 0 : book[chain + POSTED] >>> 0
-        if (written > posted) clamped++
-        const believed = written > posted ? posted : written
-        book[chain + INFO] = info & ~STATE_MASK
-        ids[n] = id
-        lengths[n] = believed
-        n++
-        if ((info & PREPARED) !== 0) {
-          statuses[n - 1] = OK
-          continue
-        }
-        const descriptors = info >> COUNT_SHIFT
-        if (descriptors > 1) statuses[n - 1] = this.unmapChain(id, believed)
-        else if ((info & (MAPPED << FLAGS_SHIFT)) === 0) statuses[n - 1] = OK
-        else {
-          const result = backend.unmap(mappings, id, believed)
-          statuses[n - 1] = result === OK ? OK : this.judge('unmap', result)
-        }
-        this.retire(id, descriptors)
       }
-    } catch (error) {
-      this.blame('unmap', error)
+      const posted = (info & READ_ONLY_MASK) === READ_ONLY ? 0 : book[chain + POSTED] >>> 0
+      if (written > posted) clamped++
+      const believed = written > posted ? posted : written
+      book[chain + INFO] = info & ~STATE_MASK
+      ids[n] = id
+      lengths[n] = believed
+      n++
+      if ((info & PREPARED) !== 0) {
+        statuses[n - 1] = OK
+        continue
+      }
+      const descriptors = info >> COUNT_SHIFT
+      if (descriptors > 1) statuses[n - 1] = this.unmapChain(id, believed)
+      else if ((info & (MAPPED << FLAGS_SHIFT)) === 0) statuses[n - 1] = OK
+      else {
+        let answer: number
+        try {
+          answer = backend.unmap(mappings, id, believed)
+        } catch (error) {
+          answer = this.blame('unmap', error)
+        }
+        statuses[n - 1] = answer === OK ? OK : this.judge('unmap', answer)
+      }
+      this.retire(id, descriptors)
     }
     this.counters.clamped += clamped
     return n
