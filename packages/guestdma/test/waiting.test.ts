@@ -1,0 +1,241 @@
+// Device and driver that nobody polls by the clock: each is polled because its `onWork` was called, and for no other
+// reason. A wake-up that is lost is a test that ends with something unfinished.
+import { BlkDevice, type BlockRequest, everything, LoopbackLink, MmioRegisters, NetDevice } from '@guestdma/devices'
+import { directScheme, type PlatformOffer } from '@guestdma/dma'
+import { BLK_FEATURES, BlkDriver, DeviceSession, NET_FEATURES, NetDriver, type VirtioDriver } from '@guestdma/drivers'
+import { GuestMemory, guestAddress, SpanAllocator } from '@guestdma/memory'
+import { FeatureSet, NET_FEATURE_DEPENDENCIES, VIRTIO_F_EVENT_IDX } from '@guestdma/spec'
+import { MmioTransport, negotiate } from '@guestdma/transport'
+import { describe, expect, test } from 'vitest'
+import { createMachine, type Machine, MemoryBlockStore, Wire } from '../src/index.ts'
+
+const BASE = 0x8000_0000
+const RAM_BYTES = 4 << 20
+
+/** Polls what is due, until nothing is. */
+class Loop {
+  private readonly due = new Set<{ poll(budget: number): number }>()
+
+  /** What to call when `part` has something to do. `part` may come into being later. */
+  waker(part: () => { poll(budget: number): number } | null): () => void {
+    return () => {
+      const found = part()
+      if (found !== null) this.due.add(found)
+    }
+  }
+
+  run(): void {
+    for (const part of this.due) {
+      this.due.delete(part)
+      while (part.poll(8) > 0);
+    }
+  }
+
+  /** Lets whoever waits for something go on, and works what became due by that, until nothing happens any more. */
+  async settle(): Promise<void> {
+    for (let turn = 0; turn < 50; turn++) {
+      this.run()
+      await new Promise((resolve) => setImmediate(resolve))
+    }
+  }
+}
+
+interface Side<D extends VirtioDriver> {
+  readonly loop: Loop
+  readonly driver: D
+}
+
+/** One device and its driver over mmio, the interrupt sink handing interrupts to the driver as they come. */
+async function compose<D extends VirtioDriver>(
+  notify: 'marked' | 'inline',
+  makeDevice: (options: {
+    name: string
+    port: ReturnType<typeof everything>
+    onWork: () => void
+  }) => BlkDevice | NetDevice,
+  makeDriver: (session: DeviceSession, onWork: () => void) => D,
+  features: typeof NET_FEATURES,
+): Promise<Side<D>> {
+  const memory = new GuestMemory([{ base: BASE, length: RAM_BYTES, memory: new ArrayBuffer(RAM_BYTES) }])
+  const ram = new SpanAllocator(guestAddress(BASE), RAM_BYTES)
+  const loop = new Loop()
+  const parts: { device: BlkDevice | NetDevice | null; driver: D | null } = { device: null, driver: null }
+  const device = makeDevice({ name: 'dev0', port: everything(memory), onWork: loop.waker(() => parts.device) })
+  parts.device = device
+  const level = (asserted: boolean): void => {
+    if (asserted) parts.driver?.interrupt()
+  }
+  const transport = MmioTransport.probe(new MmioRegisters(device, { notify, interrupts: { level } }), 'dev0')
+  if (transport === null) throw new Error('no device')
+  const wait = { pump: (): void => {} }
+  const offer = (offered: typeof NET_FEATURES): PlatformOffer => ({
+    device: 'dev0',
+    offered,
+    transport: { kind: 'mmio', transitional: false },
+    ramReachable: true,
+    iommu: undefined,
+    pool: undefined,
+    region: undefined,
+    swiotlbRfc: false,
+    busOffset: 0,
+    memory,
+    ram,
+    mayBlock: true,
+    listed: new Set(),
+    fact: () => undefined,
+  })
+  const { provider } = directScheme()
+  const dependencies = NET_FEATURE_DEPENDENCIES
+  const options = { transport, understood: features, dependencies, providers: [provider], offer, wait }
+  const agreed = await negotiate({ ...options, choice: 'auto' })
+  const { features: agreedFeatures, backend } = agreed
+  const session = new DeviceSession({ transport, features: agreedFeatures, backend, memory, ram, wait })
+  const driver = makeDriver(
+    session,
+    loop.waker(() => parts.driver),
+  )
+  parts.driver = driver
+  // What became due while the driver was being made.
+  driver.wake()
+  driver.poll(8)
+  await loop.settle()
+  return { loop, driver }
+}
+
+/** A store that keeps its requests until it is told to answer. */
+class HeldStore extends MemoryBlockStore {
+  readonly held: (() => void)[] = []
+
+  override read(request: BlockRequest): void {
+    this.held.push(() => super.read(request))
+  }
+}
+
+describe.each(['marked', 'inline'] as const)('after poll() returned 0 nobody polls: doorbells are %s', (notify) => {
+  const EVENTS = [
+    ['event index', NET_FEATURES, BLK_FEATURES],
+    ['flags', withoutEvents(NET_FEATURES), withoutEvents(BLK_FEATURES)],
+  ] as const
+
+  test.each(EVENTS)('blk over a late store, %s', async (_mode, _net, features) => {
+    const store = new HeldStore(new Uint8Array(1 << 16).map((_, i) => i >>> 9))
+    const { loop, driver } = await compose(
+      notify,
+      (options) => new BlkDevice({ ...options, store, queueSize: 16 }),
+      (session, onWork) => new BlkDriver(session, { onWork, queueSize: 8 }),
+      features,
+    )
+    const reads = Array.from({ length: 40 }, (_, sector) => driver.readBytes(sector, 512))
+    let settled = 0
+    for (const read of reads) void read.then(() => settled++)
+    for (let answered = 0; answered < 40; answered++) {
+      await loop.settle()
+      expect(settled).toBe(answered)
+      store.held.splice((answered * 7) % store.held.length, 1)[0]?.()
+    }
+    await loop.settle()
+    expect(settled).toBe(40)
+    for (const [sector, bytes] of (await Promise.all(reads)).entries()) expect(bytes[0]).toBe(sector)
+    await driver.close()
+  })
+
+  test.each(EVENTS)('net over a loopback link, sent and received, %s', async (_mode, features) => {
+    let received = 0
+    let sent = 0
+    const { loop, driver } = await compose(
+      notify,
+      (options) => new NetDevice({ ...options, mac: [2, 0, 0, 0, 0, 1], link: new LoopbackLink(), queueSize: 8 }),
+      (session, onWork) =>
+        new NetDriver(session, {
+          onWork,
+          observer: {
+            frames: (batch) => {
+              received += batch.count
+            },
+            sent: (_tokens, count) => {
+              sent += count
+            },
+          },
+        }),
+      features,
+    )
+    for (let n = 1; n <= 30; n++) {
+      // From nowhere near a poll, as a timer of the user's would.
+      expect(driver.sendCopy(new Uint8Array(60).fill(n), n)).toBe(true)
+      await loop.settle()
+      expect([sent, received]).toEqual([n, n])
+    }
+    await driver.close()
+  })
+})
+
+function withoutEvents(features: typeof NET_FEATURES): typeof NET_FEATURES {
+  return features.without(FeatureSet.of(VIRTIO_F_EVENT_IDX))
+}
+
+describe.each(['mmio', 'pci'] as const)(
+  'a machine over %s that is pumped only because onWork was called',
+  (transport) => {
+    test.each([true, false])('goes on through a reset of each device, with interrupts %s', async (interrupts) => {
+      const store = new HeldStore(new Uint8Array(1 << 16).fill(7))
+      const wire = new Wire()
+      let received = 0
+      let pumps = 0
+      const built: { machine: Machine | null } = { machine: null }
+      const pump = (): void => {
+        pumps++
+        built.machine?.pump()
+      }
+      const net = (name: string, link: Wire['a']) =>
+        ({
+          type: 'net',
+          name,
+          interrupts,
+          device: { mac: [2, 0, 0, 0, 0, name.length], link },
+          observer: {
+            frames: (batch: { readonly count: number }) => {
+              received += batch.count
+            },
+          },
+        }) as const
+      const machine = await createMachine({
+        transport,
+        onWork: () => setImmediate(pump),
+        memory: [{ base: BASE, length: 16 << 20, memory: new ArrayBuffer(16 << 20) }],
+        devices: [net('a', wire.a), net('bb', wire.b), { type: 'blk', name: 'disk', interrupts, device: { store } }],
+      })
+      built.machine = machine
+      pump()
+      const turns = async (): Promise<void> => {
+        for (let turn = 0; turn < 30; turn++) await new Promise((resolve) => setImmediate(resolve))
+      }
+      for (let round = 0; round < 4; round++) {
+        const before = received
+        const read = machine.blk('disk').readBytes(1, 512)
+        const ended = read.then(
+          (bytes) => bytes[0],
+          (error: { code: string }) => error.code,
+        )
+        machine.net('a').sendCopy(new Uint8Array(60))
+        machine.net('bb').sendCopy(new Uint8Array(60))
+        await turns()
+        expect(received).toBe(before + 2)
+        if (round % 2 === 0) {
+          store.held.shift()?.()
+          expect(await ended).toBe(7)
+        } else {
+          await Promise.all(['a', 'bb', 'disk'].map((name) => machine.reset(name)))
+          expect(await ended).toBe('DRIVER_CLOSED')
+          // What the store still holds from before the reset.
+          store.held.shift()?.()
+        }
+        await turns()
+      }
+      const idle = pumps
+      await turns()
+      // Nothing is due, and so nobody pumps.
+      expect(pumps).toBe(idle)
+      await machine.close()
+    })
+  },
+)
