@@ -288,6 +288,7 @@ export class NetDriver extends VirtioDriver {
       )
     }
     this.transmitBuffers.release(buffer)
+    if (this.blocked) this.wake()
   }
 
   /** Where the frame of an acquired buffer begins: a byte offset in {@link bufferRegion}. */

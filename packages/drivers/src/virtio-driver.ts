@@ -78,7 +78,7 @@ export abstract class VirtioDriver {
   }
 
   /**
-   * Does the driver's work, at most about `budget` completions of each queue, and nothing else does. Returns how much
+   * Does the driver's work, at most `budget` completions (1 or more) of each queue, and nothing else does. Returns how much
    * there was. After 0 the caller may sleep: there is nothing to do, and `onWork` is called when that changes. Drivers
    * that share a pool are polled together, since what one gives back may be what another waits for.
    */
@@ -157,8 +157,8 @@ export abstract class VirtioDriver {
         this.idlePolls = 0
         return done
       }
-      if (this.interrupts && this.arm()) continue
-      if (!this.interrupted) return this.idle()
+      // An interrupt that arrived meanwhile has called `onWork`, and is for the next poll.
+      if (!this.interrupts || !this.arm()) return this.idle()
     }
   }
 

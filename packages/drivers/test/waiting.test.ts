@@ -102,11 +102,14 @@ describe.each(TRANSPORTS)('waiting over %s', (transport) => {
   })
 
   test('acquire() that finds no buffer is followed by `drain`', async () => {
-    const rig = await makeNet({ queueSize: 4 })
+    const onWork = vi.fn()
+    const rig = await makeNet({ queueSize: 4, onWork })
     exhaust(rig.net)
     const held: number[] = []
     for (let buffer = rig.net.acquire(); buffer >= 0; buffer = rig.net.acquire()) held.push(buffer)
+    onWork.mockClear()
     rig.net.release(held[0])
+    expect(onWork).toHaveBeenCalledTimes(1)
     exhaust(rig.net)
     expect(rig.events).toEqual(['drain'])
   })
