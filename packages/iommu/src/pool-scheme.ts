@@ -5,6 +5,7 @@ import {
   DmaError,
   type DmaProvider,
   type DmaScheme,
+  type DmaTraits,
   factKey,
   type PlatformBuilder,
   type PlatformOffer,
@@ -26,6 +27,8 @@ export interface PooledIommuOptions {
   readonly size?: number
   readonly clear?: ClearPolicy
   readonly reserve?: number
+  /** See `BounceBackendOptions.enforcedBy`. */
+  readonly enforcedBy?: DmaTraits['enforcedBy']
   /**
    * Guest RAM is private: neither device nor IOMMU reaches more of it than the pools. Default false: RAM could be
    * mapped, but only the pool is ("simple mode").
@@ -39,7 +42,7 @@ export interface PooledIommuOptions {
  * SWIOTLB RFC's discussion), `virtio-iommu-pool` where RAM is private.
  */
 export function pooledIommuScheme(options: PooledIommuOptions = {}): DmaScheme {
-  const { size = 4 << 20, clear = 'on-lend', reserve, privateRam = false } = options
+  const { size = 4 << 20, clear = 'on-lend', reserve, privateRam = false, enforcedBy = 'trusted-code' } = options
   const id = options.id ?? (privateRam ? 'virtio-iommu-pool' : 'virtio-iommu-simple')
   const key = factKey<IommuUnit>(id)
   const provider: DmaProvider = {
@@ -65,7 +68,7 @@ export function pooledIommuScheme(options: PooledIommuOptions = {}): DmaScheme {
         const pool = mapPool(id, offer, domain)
         const name = `${offer.device} pool`
         const slots = new BouncePool({ name, pool, ...(reserve === undefined ? {} : { reserve }) })
-        return new BounceBackend({ name: id, memory: offer.memory, pool: slots, clear })
+        return new BounceBackend({ name: id, memory: offer.memory, pool: slots, clear, enforcedBy })
       })
       return Object.assign(backend, {
         dispose(): void {

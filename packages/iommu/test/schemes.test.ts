@@ -189,7 +189,11 @@ describe('create', () => {
       ['construction', 'construction'],
     ] as const) {
       const options = enforcedBy === undefined ? {} : { enforcedBy }
-      for (const made of [virtioIommuScheme(options), sharedPagesScheme(options)]) {
+      for (const made of [
+        virtioIommuScheme(options),
+        sharedPagesScheme(options),
+        pooledIommuScheme({ size: 1 << 18, ...options }),
+      ]) {
         const { platform, builder, scheme } = installed(made)
         const backend = await scheme.provider.create(offer(platform, builder), platform.rig.device.accepted)
         expect(backend.traits.enforcedBy).toBe(expected)
