@@ -88,7 +88,6 @@ interface Transfer {
   submitted: number
   inFlight: number
   error: DriverError | null
-  settled: boolean
   /** With a deadline: when the user asked for it. */
   readonly since: number
   readonly resolve: () => void
@@ -131,10 +130,12 @@ export class BlkDriver extends VirtioDriver {
     readonly at: Float64Array
     readonly length: Uint32Array
     readonly buffer: Int32Array
+    /** With a deadline: when it was handed over. */
+    readonly since: Float64Array
   }
   declare private readonly freeTokens: number[]
-  // With a deadline: transfers in the order in which they began; those that are settled already go when they are first.
-  private readonly begun: Transfer[] = []
+  // With a deadline: when a device request was last handed over or came back.
+  private progressAt = 0
   private scheduled = false
   private armed = false
 
@@ -178,7 +179,12 @@ export class BlkDriver extends VirtioDriver {
     const size = this.queue.queue.size
     this.batch = new RequestBatch(size)
     this.owner = new Array<Transfer | null>(size).fill(null)
-    this.chunk = { at: new Float64Array(size), length: new Uint32Array(size), buffer: new Int32Array(size) }
+    this.chunk = {
+      at: new Float64Array(size),
+      length: new Uint32Array(size),
+      buffer: new Int32Array(size),
+      since: new Float64Array(size),
+    }
     this.freeTokens = Array.from({ length: size }, (_, i) => size - 1 - i)
     session.start()
     this.queue.queue.disarm()
@@ -272,15 +278,19 @@ export class BlkDriver extends VirtioDriver {
   }
 
   protected override unansweredSince(): number {
-    const { begun } = this
-    while (begun.length > 0 && begun[0].settled) begun.shift()
-    return begun.length === 0 ? Infinity : begun[0].since
+    let since = Infinity
+    for (let token = 0; token < this.owner.length; token++) {
+      if (this.owner[token] !== null && this.chunk.since[token] < since) since = this.chunk.since[token]
+    }
+    if (since !== Infinity || this.waiting.length === 0) return since
+    // Nothing is with the device: what waits, waits for the backend.
+    return Math.max(this.progressAt, this.waiting[0].since)
   }
 
   // A device is not to blame for what it was never given.
   protected override overdue(): string | null {
-    const [transfer] = this.begun
-    if (transfer.submitted > 0) return super.overdue()
+    if (this.queue.queue.outstanding > 0) return super.overdue()
+    const [transfer] = this.waiting
     const why = `the request could not be given to the device within ${this.deadlineMs} ms`
     this.fail(transfer, new DriverError('BLK_TIMEOUT', this.name, why, plain(transfer)))
     return null
@@ -363,10 +373,18 @@ export class BlkDriver extends VirtioDriver {
     this.counters.requests++
     return new Promise((resolve, reject) => {
       const since = this.timed ? this.now() : 0
-      const begun = { type, sector, address, length, submitted: 0, inFlight: 0, error: null, settled: false, since }
-      const transfer = { ...begun, resolve, reject }
-      this.waiting.push(transfer)
-      if (this.timed) this.begun.push(transfer)
+      this.waiting.push({
+        type,
+        sector,
+        address,
+        length,
+        submitted: 0,
+        inFlight: 0,
+        error: null,
+        since,
+        resolve,
+        reject,
+      })
       this.watch()
       if (this.scheduled) return
       this.scheduled = true
@@ -385,6 +403,7 @@ export class BlkDriver extends VirtioDriver {
       if (planned === 0) break
       this.batch.count = planned
       const taken = this.queue.submit(this.batch)
+      if (this.timed && taken > 0) this.progressAt = this.now()
       moved += taken
       for (let i = 0; i < planned; i++) this.account(i, i < taken)
       while (this.waiting.length > 0 && isSubmitted(this.waiting[0])) this.waiting.shift()
@@ -446,11 +465,13 @@ export class BlkDriver extends VirtioDriver {
       return
     }
     this.owner[token] = transfer
+    this.chunk.since[token] = this.progressAt
     transfer.submitted += Math.max(1, this.batch.length[row])
     transfer.inFlight++
   }
 
   private settle(done: CompletedRequests): void {
+    if (this.timed) this.progressAt = this.now()
     for (let i = 0; i < done.count; i++) {
       const token = done.token[i]
       const transfer = this.owner[token]
@@ -466,10 +487,7 @@ export class BlkDriver extends VirtioDriver {
       this.giveBack(token)
       transfer.inFlight--
       if (transfer.error !== null) this.fail(transfer, transfer.error)
-      else if (transfer.inFlight === 0 && isSubmitted(transfer)) {
-        transfer.settled = true
-        transfer.resolve()
-      }
+      else if (transfer.inFlight === 0 && isSubmitted(transfer)) transfer.resolve()
     }
   }
 
@@ -480,7 +498,6 @@ export class BlkDriver extends VirtioDriver {
     if (at >= 0) this.waiting.splice(at, 1)
     if (transfer.inFlight > 0) return
     this.counters.failed++
-    transfer.settled = true
     transfer.reject(transfer.error)
   }
 
@@ -488,10 +505,8 @@ export class BlkDriver extends VirtioDriver {
     const all = new Set([...this.waiting, ...this.owner.filter((transfer) => transfer !== null)])
     this.waiting.length = 0
     this.owner.fill(null)
-    this.begun.length = 0
     for (const transfer of all) {
       this.counters.failed++
-      transfer.settled = true
       transfer.reject(transfer.error ?? reason())
     }
   }

@@ -149,6 +149,8 @@ export class NetDriver extends VirtioDriver {
   declare private readonly observer: NetObserver
   declare private readonly hasStatus: boolean
   private blocked = false
+  // Somebody waits for a buffer, which may come back from the user as well as from the device.
+  private starved = false
   // An armed queue stays so until something completes.
   private receiveArmed = false
   private transmitArmed = false
@@ -274,6 +276,7 @@ export class NetDriver extends VirtioDriver {
     if (buffer < 0) {
       this.sendStatus = QUEUE_FULL
       this.blocked = true
+      this.starved = true
     }
     return buffer
   }
@@ -288,7 +291,7 @@ export class NetDriver extends VirtioDriver {
       )
     }
     this.transmitBuffers.release(buffer)
-    if (this.blocked) this.wake()
+    if (this.starved) this.wake()
   }
 
   /** Where the frame of an acquired buffer begins: a byte offset in {@link bufferRegion}. */
@@ -378,7 +381,7 @@ export class NetDriver extends VirtioDriver {
     batch.token[0] = token
     batch.count = 1
     if (this.send(batch) === 1) return true
-    this.release(buffer)
+    this.transmitBuffers.release(buffer)
     return false
   }
 
@@ -530,6 +533,7 @@ export class NetDriver extends VirtioDriver {
 
   private drain(): void {
     this.blocked = false
+    this.starved = false
     if (this.observer.drain !== undefined) this.tell(() => this.observer.drain?.())
   }
 

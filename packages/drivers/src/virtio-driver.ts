@@ -14,8 +14,10 @@ export interface WaitingOptions {
    */
   readonly onWork?: () => void
   /**
-   * The longest time in milliseconds that the device may take for what was asked of it. After that it counts as broken.
-   * Default: no limit.
+   * The longest time in milliseconds that the device may take: for a block request, from when it was handed over; for
+   * frames that are sent, since the last one that the device completed. After that the device counts as broken. A block
+   * request that cannot be handed over for so long, since the backend has no room and nothing is in flight, fails with
+   * `BLK_TIMEOUT`. Default: no limit.
    */
   readonly deadlineMs?: number
 }
@@ -48,6 +50,9 @@ export abstract class VirtioDriver {
   private polling = false
   private idlePolls = 0
   private timer: ReturnType<typeof setTimeout> | null = null
+  // With a deadline: the clock as it was last, and how long it has not moved, in polls.
+  private latest = Number.NEGATIVE_INFINITY
+  private still = 0
 
   /** @throws DriverError `DRIVER_OPTION` */
   constructor(session: DeviceSession, { interrupts = true, onWork, deadlineMs = Infinity }: WaitingOptions) {
@@ -124,7 +129,9 @@ export abstract class VirtioDriver {
   }
 
   protected now(): number {
-    return this.session.wait.now?.() ?? performance.now()
+    const now = this.session.wait.now?.() ?? performance.now()
+    // A clock that gives no number is one that stands still.
+    return Number.isNaN(now) ? 0 : now
   }
 
   /** Something was asked of the device: where there is a deadline, somebody has to look at it. */
@@ -189,8 +196,12 @@ export abstract class VirtioDriver {
 
   private isLate(): boolean {
     const now = this.now()
+    if (now > this.latest) this.still = 0
+    else this.still++
+    this.latest = now
+    const stopped = this.still >= STILL_POLLS
     let left = this.unansweredSince() + this.deadlineMs - now
-    for (; left <= 0; left = this.unansweredSince() + this.deadlineMs - now) {
+    for (; left <= 0 || (stopped && left !== Infinity); left = this.unansweredSince() + this.deadlineMs - now) {
       // That the device was reset, or asks for it, says more than that it is late.
       const why = this.session.whyUnusable() ?? this.overdue()
       if (why === null) continue
@@ -202,10 +213,13 @@ export abstract class VirtioDriver {
   }
 
   private watchFor(milliseconds: number): void {
+    const begun = this.now()
     // A timer that is a little early would find nothing, and one that is later than the longest possible fires at once.
     this.timer = setTimeout(
       () => {
         this.timer = null
+        // A timer that ran out while the clock stood still says by itself that the time is over.
+        if (!(this.now() > begun)) this.still = STILL_POLLS
         this.wake()
       },
       Math.min(Math.ceil(milliseconds), LONGEST_TIMER_MS),
@@ -219,3 +233,5 @@ export abstract class VirtioDriver {
 }
 
 const LONGEST_TIMER_MS = 0x7fff_ffff
+/** A deadline passes as well where the clock does not move for so many polls. */
+const STILL_POLLS = 2 ** 22

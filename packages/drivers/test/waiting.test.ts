@@ -114,6 +114,20 @@ describe.each(TRANSPORTS)('waiting over %s', (transport) => {
     expect(rig.events).toEqual(['drain'])
   })
 
+  test('a sender that tries again at each `drain` while the backend has no room keeps nobody busy', async () => {
+    const onWork = vi.fn()
+    const made: { net: NetDriver | null } = { net: null }
+    const rig = await makeNet({ onWork, observer: { drain: () => void made.net?.sendCopy(pattern(64)) } })
+    made.net = rig.net
+    exhaust(rig.net)
+    rig.backend.room = 0
+    rig.net.sendCopy(pattern(64))
+    exhaust(rig.net)
+    onWork.mockClear()
+    exhaust(rig.net)
+    expect(onWork).not.toHaveBeenCalled()
+  })
+
   test('onWork is called once for what no poll has told of, and what it throws surfaces elsewhere', async () => {
     const onWork = vi.fn()
     const rig = await makeBlk({ onWork })
@@ -210,6 +224,54 @@ describe.each(TRANSPORTS)('waiting over %s', (transport) => {
       exhaust(rig.disk)
       await settled()
       expect(second()).toBe('ok')
+    })
+
+    test('counts from when a request was handed over: a long one, answered piece by piece, takes as long as it takes', async () => {
+      const rig = await makeBlk({ deadlineMs: 100, queueSize: 4 })
+      const bytes = new Uint8Array(1 << 20)
+      const read = outcome(rig.disk.read(0, guestAddress(BASE + (2 << 20)), 1 << 20))
+      const many = Array.from({ length: 40 }, (_, i) => outcome(rig.disk.read(i, guestAddress(BASE + (4 << 20)), 512)))
+      // The rig's clock moves by 10 with each look at it: far more than 100 in all of this.
+      for (let n = 0; n < 200 && read() === 'pending'; n++) {
+        rig.disk.poll(64)
+        serve(rig.device, bytes, 1)
+        await settled()
+      }
+      for (let n = 0; n < 200; n++) {
+        rig.disk.poll(64)
+        serve(rig.device, bytes, 1)
+        await settled()
+      }
+      expect([read(), rig.disk.broken]).toEqual(['ok', null])
+      expect(new Set(many.map((one) => one()))).toEqual(new Set(['ok']))
+    })
+
+    test('passes for what is left of a request, whose beginning the device has answered, without blame', async () => {
+      const rig = await makeBlk({ deadlineMs: 100 })
+      rig.backend.room = 1
+      const read = outcome(rig.disk.read(0, guestAddress(BASE + (2 << 20)), 2 << 20))
+      rig.disk.poll(64)
+      rig.backend.room = 0
+      expect(serve(rig.device, new Uint8Array(1 << 21))).toBe(1)
+      for (let n = 0; n < 60; n++) rig.disk.poll(64)
+      await settled()
+      expect([read(), rig.disk.broken]).toEqual(['BLK_TIMEOUT', null])
+    })
+
+    test.each([
+      ['gives no number', () => Number.NaN],
+      ['stands still', () => 5],
+    ])('passes though the clock %s', async (_name, now) => {
+      let disk: BlkDriver | null = null
+      const onWork = (): void => {
+        queueMicrotask(() => disk?.poll(64))
+      }
+      const rig = await makeBlk({ deadlineMs: 5, onWork })
+      ;({ disk } = rig)
+      Object.assign(rig.session.wait, { now })
+      exhaust(disk)
+      await expect(disk.read(0, guestAddress(BASE), 512)).rejects.toMatchObject({ code: 'DRIVER_DEVICE_BROKEN' })
+      await disk.close()
     })
 
     test('ends frames that a device does not take, and never a link on which nothing is sent', async () => {
