@@ -71,9 +71,6 @@ async function main(): Promise<void> {
       { type: 'blk', name: 'disk0', device: { store: new LateStore(new Uint8Array(SECTORS * 512)) } },
     ],
   })
-  // What became due while the machine was being made.
-  turn()
-
   const frames = ping.start()
   const disk = fillAndCheck(machine)
   await ping.reached(REBOOT_AFTER)

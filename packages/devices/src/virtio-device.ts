@@ -342,6 +342,10 @@ export abstract class VirtioDevice {
       try {
         this.checkPort()
         done = this.work(budget)
+      } catch (error) {
+        // A port or a device type of somebody else's: where it stood is not known, so only a reset helps.
+        this.hostThrew('poll', error)
+        this.needsReset('its poll threw')
       } finally {
         this.polling = false
       }

@@ -12,9 +12,11 @@ export function checkConfig(config: MachineConfig): void {
   if (!isObject(config))
     throw new GuestDmaError('MACHINE_CONFIG', 'machine', 'the configuration must be an object, { memory, devices }')
   const machine = fieldsOf('machine', config)
-  const { memory, ram, schemes, devices, transport, deadlineMs, onWork } = machine.fields
+  const { memory, ram, schemes, devices, transport, deadlineMs, onWork, events } = machine.fields
   if (!(memory instanceof GuestMemory) && !isList(memory, isObject))
     machine.refuse('memory', 'a GuestMemory or an array of its ranges, { base, length, memory }')
+  if (Array.isArray(memory) && memory.some(({ base, length }: Fields) => !isNumber(base) || !isNumber(length)))
+    machine.refuse('memory', 'an array of ranges whose base and length are numbers')
   if (ram !== undefined && !(isObject(ram) && isNumber(ram.base) && isNumber(ram.length)))
     machine.refuse('ram', 'a part of guest memory, { base, length }')
   if (schemes !== undefined && !isList(schemes, isScheme))
@@ -22,6 +24,8 @@ export function checkConfig(config: MachineConfig): void {
   if (transport !== undefined) machine.oneOf('transport', TRANSPORTS)
   if (deadlineMs !== undefined && !(isNumber(deadlineMs) && deadlineMs >= 0 && deadlineMs < Infinity))
     machine.refuse('deadlineMs', 'a number of milliseconds, at least 0')
+  if (events !== undefined && !(isObject(events) && typeof events.tell === 'function'))
+    machine.refuse('events', 'a MachineEvents')
   if (onWork !== undefined && typeof onWork !== 'function')
     machine.refuse('onWork', 'a function that sees to it that pump() is called')
   if (!isList(devices, isObject)) machine.refuse('devices', 'an array of devices, { type, name, device }')
@@ -58,9 +62,16 @@ function checkDevice(config: DeviceConfig): void {
   if (!isObject(device))
     refuse('device', `the options of the model, such as { ${config.type === 'net' ? 'mac' : 'store'} }`)
   const model = fieldsOf(config.name, device as Fields)
-  const { mac, store } = model.fields
+  const { mac, store, offer, withhold, requires, id } = model.fields
+  for (const [name, bits] of Object.entries({ offer, withhold }))
+    if (bits !== undefined && !isList(bits, isNumber)) model.refuse(name, 'an array of feature bits')
+  if (requires !== undefined && !(isObject(requires) && typeof requires.has === 'function'))
+    model.refuse('requires', 'a FeatureSet')
+  if (id !== undefined && typeof id !== 'string') model.refuse('id', 'a string')
+  if (model.fields.onWork !== undefined && typeof model.fields.onWork !== 'function')
+    model.refuse('onWork', 'a function')
   if (config.type === 'net') {
-    if (!isList(mac, isNumber) && !(mac instanceof Uint8Array))
+    if (mac !== undefined && !isList(mac, isNumber) && !(mac instanceof Uint8Array))
       model.refuse('mac', '6 bytes, such as [0x52, 0x54, 0, 0, 0, 1]')
   } else if (!isObject(store) || ['read', 'write', 'flush'].some((name) => typeof store[name] !== 'function'))
     model.refuse('store', 'a BlockStore, such as new MemoryBlockStore(bytes)')

@@ -61,9 +61,10 @@ export interface MachineConfig {
   readonly mayBlock?: boolean
   /**
    * Called when there is something to {@link Machine.pump}; once until the next pump. It may be called from within
-   * stores, links and timers, so all it does is to see to it that `pump` is called soon: `() => setImmediate(pump)`.
+   * stores, links and timers, so all it does is to see to it that `pump` is called soon: `() => setImmediate(pump)`. It is
+   * called for the first time after the promise of `createMachine` has resolved.
    */
   readonly onWork?: () => void
-  /** The longest wait for a device to reset, in milliseconds. Default 1000. */
+  /** The longest wait for a device to reset, and for an IOMMU to answer, in milliseconds. Default 1000. */
   readonly deadlineMs?: number
 }

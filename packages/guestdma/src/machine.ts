@@ -46,8 +46,10 @@ export class Machine {
   private readonly slots: ReadonlyMap<string, DeviceSlot>
   private readonly common: PlatformShared
   private readonly onWork: (() => void) | null
-  private closed = false
+  private closing: Promise<void> | null = null
   private pumping = false
+  // `onWork` may be called: whoever made the machine has it.
+  private handedOut = false
   // There is something to pump, and whoever sleeps in `run` until then.
   private due = false
   private sleepers: (() => void)[] = []
@@ -157,11 +159,17 @@ export class Machine {
     if (!this.pumping) this.tellDue()
   }
 
+  /** For `createMachine`: whoever made the machine has it now, and is told of what became due before. */
+  handOut(): void {
+    this.handedOut = true
+    if (this.due) this.tellDue()
+  }
+
   private tellDue(): void {
     const { sleepers } = this
     this.sleepers = []
     for (const wake of sleepers) wake()
-    if (this.onWork !== null) observe(this.onWork, undefined)
+    if (this.onWork !== null && this.handedOut) observe(this.onWork, undefined)
   }
 
   private rounds(budget: number): number {
@@ -172,7 +180,7 @@ export class Machine {
       this.due = false
       for (const { device } of this.slots.values()) work += device.poll(budget)
       for (const device of own) work += device.poll(budget)
-      for (const pump of pumps) work += pump()
+      for (const pump of pumps) work += guarded(pump)
       for (const slot of this.slots.values()) if (slot.running) work += slot.driver.poll(budget)
       total += work
       if (work === 0 && !this.due) return total
@@ -184,7 +192,8 @@ export class Machine {
   /** Resets a device and negotiates anew. What was in flight fails with `DRIVER_CLOSED`. */
   async reset(name: string): Promise<void> {
     const slot = this.slot(name)
-    if (this.closed) throw new GuestDmaError('MACHINE_CLOSED', name, 'the machine is closed; create another one')
+    if (this.closing !== null)
+      throw new GuestDmaError('MACHINE_CLOSED', name, 'the machine is closed; create another one')
     await slot.reset()
   }
 
@@ -197,14 +206,18 @@ export class Machine {
   }
 
   /**
-   * Resets all devices and gives all memory back. Everything is tried, then the first error is thrown.
+   * Resets all devices and gives all memory back. Everything is tried, then the first error is thrown. Idempotent: each
+   * call ends as the first one does.
    *
    * @throws GuestDmaError `MACHINE_QUARANTINED` where nothing else failed now but memory had to be given up, now or in an
    *   earlier reset; `details` says how many bytes of each device's, and of what several share
    */
-  async close(): Promise<void> {
-    if (this.closed) return
-    this.closed = true
+  close(): Promise<void> {
+    this.closing ??= this.shutDown()
+    return this.closing
+  }
+
+  private async shutDown(): Promise<void> {
     const { common, slots } = this
     const errors: unknown[] = []
     const all = async (closes: Promise<void>[]): Promise<void> => {
@@ -213,7 +226,7 @@ export class Machine {
     }
     await all([...slots.values()].map((slot) => slot.close()))
     const devicesFailed = errors.length
-    await all(common.closes.map((close) => close()))
+    await all(common.closes.map(async (close) => close()))
     for (const slot of slots.values()) attempt(errors, () => slot.release())
     const devices = Object.fromEntries(
       [...slots].filter(([, slot]) => slot.quarantined !== null).map(([name, slot]) => [name, slot.quarantined]),
@@ -325,5 +338,22 @@ export async function createMachine(config: MachineConfig): Promise<Machine> {
     await machine.close().catch(() => {})
     throw error
   }
-  return machine
+  // Not before the caller can have stored what this function returns.
+  const made = machine
+  setTimeout(() => made.handOut(), 0)
+  return made
+}
+
+// What a scheme's own part throws surfaces in a microtask, and the others go on.
+function guarded(pump: () => number): number {
+  try {
+    return pump()
+  } catch (error) {
+    observe(rethrow, error)
+    return 0
+  }
+}
+
+function rethrow(error: unknown): void {
+  throw error
 }

@@ -630,7 +630,9 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
     it.each([
       ['a type that is none', 'type', { type: 'block' }, /'net' or 'blk', not 'block'/],
       ['an address as text', 'mac', { device: { mac: '52:54:00:01:02:03' } }, /6 bytes.*not '52:54/],
-      ['no address', 'mac', { device: {} }, /not undefined/],
+      ['bits as text', 'offer', { device: { offer: ['29'] } }, /feature bits/],
+      ['required bits as a list', 'requires', { device: { requires: [33] } }, /FeatureSet/],
+      ['onWork that is no function', 'onWork', { device: { onWork: 1 } }, /function/],
       ['no options', 'device', { device: undefined }, /mac/],
       ['no store', 'store', { type: 'blk', device: {} }, /MemoryBlockStore/],
       ['bytes as a store', 'store', { type: 'blk', device: { store: new Uint8Array(512) } }, /BlockStore/],

@@ -3,11 +3,11 @@
 import { BlkDevice, type BlockRequest, everything, LoopbackLink, MmioRegisters, NetDevice } from '@guestdma/devices'
 import { directScheme, type PlatformOffer } from '@guestdma/dma'
 import { BLK_FEATURES, BlkDriver, DeviceSession, NET_FEATURES, NetDriver, type VirtioDriver } from '@guestdma/drivers'
-import { GuestMemory, guestAddress, SpanAllocator } from '@guestdma/memory'
+import { type BusPort, GuestMemory, guestAddress, SpanAllocator } from '@guestdma/memory'
 import { FeatureSet, NET_FEATURE_DEPENDENCIES, VIRTIO_F_EVENT_IDX } from '@guestdma/spec'
 import { MmioTransport, negotiate } from '@guestdma/transport'
-import { describe, expect, test } from 'vitest'
-import { createMachine, type Machine, MemoryBlockStore, Wire } from '../src/index.ts'
+import { describe, expect, test, vi } from 'vitest'
+import { createMachine, type Machine, MachineEvents, MemoryBlockStore, Wire } from '../src/index.ts'
 
 const BASE = 0x8000_0000
 const RAM_BYTES = 4 << 20
@@ -239,3 +239,85 @@ describe.each(['mmio', 'pci'] as const)(
     })
   },
 )
+
+describe('a machine and what is plugged into it', () => {
+  const RANGES = () => [{ base: BASE, length: 16 << 20, memory: new ArrayBuffer(16 << 20) }]
+  const disk = (name: string, store = new MemoryBlockStore(new Uint8Array(1 << 16))) =>
+    ({ type: 'blk', name, device: { store } }) as const
+
+  test('tells of what became due while it was made, once its maker has it', async () => {
+    const built: { machine: Machine | null } = { machine: null }
+    let early = 0
+    const onWork = (): void => {
+      queueMicrotask(() => {
+        if (built.machine === null) early++
+        else built.machine.pump()
+      })
+    }
+    built.machine = await createMachine({ onWork, memory: RANGES(), devices: [disk('disk0')] })
+    await built.machine.blk('disk0').readBytes(0, 512)
+    expect(early).toBe(0)
+    await built.machine.close()
+  })
+
+  test('a port that throws stops its own device, says so, and everybody else goes on', async () => {
+    const faults: unknown[] = []
+    const events = new MachineEvents()
+    events.on('fault', ({ device, fault }) => faults.push([device, 'kind' in fault ? fault.kind : 'access']))
+    let broken = false
+    const bad = {
+      ...disk('bad'),
+      make: (port: BusPort): BlkDevice => {
+        const resolve = port.resolve.bind(port)
+        port.resolve = (length, access) => {
+          if (broken) throw new Error('a port of somebody else')
+          return resolve(length, access)
+        }
+        return new BlkDevice({ name: 'bad', port, store: new MemoryBlockStore(new Uint8Array(1 << 16)) })
+      },
+    }
+    const machine = await createMachine({ events, memory: RANGES(), devices: [bad, disk('good')] })
+    const surfaced: string[] = []
+    const real = globalThis.queueMicrotask
+    vi.spyOn(globalThis, 'queueMicrotask').mockImplementation((task) =>
+      real(() => {
+        try {
+          task()
+        } catch (error) {
+          surfaced.push((error as Error).message)
+        }
+      }),
+    )
+    broken = true
+    const lost = machine.blk('bad').readBytes(0, 512)
+    const kept = machine.blk('good').readBytes(0, 512)
+    await expect(machine.run(lost)).rejects.toMatchObject({ code: 'DRIVER_DEVICE_BROKEN' })
+    expect((await machine.run(kept)).length).toBe(512)
+    expect(faults).toEqual([
+      ['bad', 'host'],
+      ['bad', 'needs-reset'],
+    ])
+    broken = false
+    await machine.reset('bad')
+    expect((await machine.run(machine.blk('bad').readBytes(0, 512))).length).toBe(512)
+    await machine.close()
+    vi.restoreAllMocks()
+    expect(surfaced).toEqual(['a port of somebody else'])
+  })
+
+  test('each call of close() ends as the first one does', async () => {
+    const machine = await createMachine({ memory: RANGES(), devices: [disk('disk0')] })
+    machine.blk('disk0').session.transport.writeStatus = () => {
+      throw new Error('the other end is gone')
+    }
+    const ends = await Promise.allSettled([machine.close(), machine.close()])
+    expect(ends.map((end) => end.status)).toEqual(['rejected', 'rejected'])
+    await expect(machine.close()).rejects.toThrow(/did not answer|gone/)
+  })
+
+  test('a net device needs no address', async () => {
+    const machine = await createMachine({ memory: RANGES(), devices: [{ type: 'net', name: 'net0', device: {} }] })
+    expect(machine.net('net0').mac).toBeNull()
+    await machine.close()
+  })
+})
