@@ -146,4 +146,4 @@ export class QueueRig {
 }
 
 /** Not 0, so that a queue which forgets its index is noticed. */
-export const QUEUE_INDEX = 3
+const QUEUE_INDEX = 3

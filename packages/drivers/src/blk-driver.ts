@@ -291,7 +291,7 @@ export class BlkDriver extends VirtioDriver {
   protected override overdue(): string | null {
     if (this.queue.queue.outstanding > 0) return super.overdue()
     const [transfer] = this.waiting
-    const why = `the request could not be given to the device within ${this.deadlineMs} ms`
+    const why = `the request could not be given to the device within ${this.requestDeadlineMs} ms`
     this.fail(transfer, new DriverError('BLK_TIMEOUT', this.name, why, plain(transfer)))
     return null
   }

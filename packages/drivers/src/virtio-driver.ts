@@ -19,7 +19,7 @@ export interface WaitingOptions {
    * request that cannot be handed over for so long, since the backend has no room and nothing is in flight, fails with
    * `BLK_TIMEOUT`. Default: no limit.
    */
-  readonly deadlineMs?: number
+  readonly requestDeadlineMs?: number
 }
 
 /** A device that says nothing is looked at after so many polls that found nothing to do. */
@@ -42,7 +42,7 @@ export abstract class VirtioDriver {
   declare onWork: (() => void) | null
 
   declare protected readonly interrupts: boolean
-  declare protected readonly deadlineMs: number
+  declare protected readonly requestDeadlineMs: number
   /** Whether there is a deadline: asked on the data path. */
   declare protected readonly timed: boolean
   private interrupted = false
@@ -55,16 +55,16 @@ export abstract class VirtioDriver {
   private still = 0
 
   /** @throws DriverError `DRIVER_OPTION` */
-  constructor(session: DeviceSession, { interrupts = true, onWork, deadlineMs = Infinity }: WaitingOptions) {
+  constructor(session: DeviceSession, { interrupts = true, onWork, requestDeadlineMs = Infinity }: WaitingOptions) {
     this.name = session.name
     this.session = session
     this.interrupts = interrupts
     this.onWork = onWork ?? null
-    this.deadlineMs = deadlineMs
-    this.timed = deadlineMs !== Infinity
-    if (!(deadlineMs > 0)) {
-      const message = `deadlineMs is ${deadlineMs}; it must be a positive number of milliseconds`
-      throw new DriverError('DRIVER_OPTION', session.name, message, { deadlineMs })
+    this.requestDeadlineMs = requestDeadlineMs
+    this.timed = requestDeadlineMs !== Infinity
+    if (!(requestDeadlineMs > 0)) {
+      const message = `requestDeadlineMs is ${requestDeadlineMs}; it must be a positive number of milliseconds`
+      throw new DriverError('DRIVER_OPTION', session.name, message, { requestDeadlineMs })
     }
     session.onFailure = () => this.wake()
   }
@@ -125,7 +125,7 @@ export abstract class VirtioDriver {
   protected abstract unansweredSince(): number
   /** The oldest unanswered thing is late. Returns why the device counts as broken; null: it was ended otherwise. */
   protected overdue(): string | null {
-    return `the device did not answer within ${this.deadlineMs} ms`
+    return `the device did not answer within ${this.requestDeadlineMs} ms`
   }
 
   protected now(): number {
@@ -137,7 +137,7 @@ export abstract class VirtioDriver {
   /** Something was asked of the device: where there is a deadline, somebody has to look at it. */
   protected watch(): void {
     if (!this.timed || this.timer !== null || this.onWork === null) return
-    this.watchFor(this.deadlineMs)
+    this.watchFor(this.requestDeadlineMs)
   }
 
   /** The device cannot be used any more. */
@@ -200,12 +200,12 @@ export abstract class VirtioDriver {
     else this.still++
     this.latest = now
     const stopped = this.still >= STILL_POLLS
-    let left = this.unansweredSince() + this.deadlineMs - now
-    for (; left <= 0 || (stopped && left !== Infinity); left = this.unansweredSince() + this.deadlineMs - now) {
+    let left = this.unansweredSince() + this.requestDeadlineMs - now
+    for (; left <= 0 || (stopped && left !== Infinity); left = this.unansweredSince() + this.requestDeadlineMs - now) {
       // That the device was reset, or asks for it, says more than that it is late.
       const why = this.session.whyUnusable() ?? this.overdue()
       if (why === null) continue
-      this.break(why, { deadlineMs: this.deadlineMs })
+      this.break(why, { requestDeadlineMs: this.requestDeadlineMs })
       return true
     }
     if (left !== Infinity && this.timer === null && this.onWork !== null) this.watchFor(left)

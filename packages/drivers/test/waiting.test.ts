@@ -186,7 +186,7 @@ describe.each(TRANSPORTS)('waiting over %s', (transport) => {
     const silent = /did not answer within 100 ms/
 
     test('ends the requests of a silent device, and the reason is told', async () => {
-      const rig = await makeBlk({ deadlineMs: 100 })
+      const rig = await makeBlk({ requestDeadlineMs: 100 })
       const reads = [0, 1].map((sector) => outcome(rig.disk.read(sector, guestAddress(BASE), 512)))
       for (let n = 0; n < 30; n++) rig.disk.poll(64)
       await settled()
@@ -196,7 +196,7 @@ describe.each(TRANSPORTS)('waiting over %s', (transport) => {
     })
 
     test('counts for each request: one that is never answered is not hidden by those that are', async () => {
-      const rig = await makeBlk({ deadlineMs: 100 })
+      const rig = await makeBlk({ requestDeadlineMs: 100 })
       const lost = outcome(rig.disk.read(0, guestAddress(BASE), 512))
       rig.disk.poll(64)
       rig.device.take(0)
@@ -211,7 +211,7 @@ describe.each(TRANSPORTS)('waiting over %s', (transport) => {
     })
 
     test('does not blame the device for a request that it was never given', async () => {
-      const rig = await makeBlk({ deadlineMs: 100 })
+      const rig = await makeBlk({ requestDeadlineMs: 100 })
       rig.backend.room = 0
       const read = outcome(rig.disk.read(0, guestAddress(BASE), 512))
       for (let n = 0; n < 30; n++) rig.disk.poll(64)
@@ -227,7 +227,7 @@ describe.each(TRANSPORTS)('waiting over %s', (transport) => {
     })
 
     test('counts from when a request was handed over: a long one, answered piece by piece, takes as long as it takes', async () => {
-      const rig = await makeBlk({ deadlineMs: 100, queueSize: 4 })
+      const rig = await makeBlk({ requestDeadlineMs: 100, queueSize: 4 })
       const bytes = new Uint8Array(1 << 20)
       const read = outcome(rig.disk.read(0, guestAddress(BASE + (2 << 20)), 1 << 20))
       const many = Array.from({ length: 40 }, (_, i) => outcome(rig.disk.read(i, guestAddress(BASE + (4 << 20)), 512)))
@@ -247,7 +247,7 @@ describe.each(TRANSPORTS)('waiting over %s', (transport) => {
     })
 
     test('passes for what is left of a request, whose beginning the device has answered, without blame', async () => {
-      const rig = await makeBlk({ deadlineMs: 100 })
+      const rig = await makeBlk({ requestDeadlineMs: 100 })
       rig.backend.room = 1
       const read = outcome(rig.disk.read(0, guestAddress(BASE + (2 << 20)), 2 << 20))
       rig.disk.poll(64)
@@ -266,7 +266,7 @@ describe.each(TRANSPORTS)('waiting over %s', (transport) => {
       const onWork = (): void => {
         queueMicrotask(() => disk?.poll(64))
       }
-      const rig = await makeBlk({ deadlineMs: 5, onWork })
+      const rig = await makeBlk({ requestDeadlineMs: 5, onWork })
       ;({ disk } = rig)
       Object.assign(rig.session.wait, { now })
       exhaust(disk)
@@ -275,7 +275,7 @@ describe.each(TRANSPORTS)('waiting over %s', (transport) => {
     })
 
     test('ends frames that a device does not take, and never a link on which nothing is sent', async () => {
-      const rig = await makeNet({ deadlineMs: 100 })
+      const rig = await makeNet({ requestDeadlineMs: 100 })
       for (let n = 0; n < 30; n++) rig.net.poll(64)
       expect(rig.net.broken).toBeNull()
       rig.net.sendCopy(pattern(64))
@@ -293,7 +293,7 @@ describe.each(TRANSPORTS)('waiting over %s', (transport) => {
             if (disk.broken !== null) resolve(disk)
           })
         }
-        makeBlk({ deadlineMs: 20, onWork }).then((rig) => {
+        makeBlk({ requestDeadlineMs: 20, onWork }).then((rig) => {
           ;({ disk } = rig)
           exhaust(disk)
           disk.read(0, guestAddress(BASE), 512).catch(() => {})
@@ -303,9 +303,9 @@ describe.each(TRANSPORTS)('waiting over %s', (transport) => {
       await woken.close()
     })
 
-    test.each([0, -1, Number.NaN])('of %s is refused', async (deadlineMs) => {
-      await expect(makeBlk({ deadlineMs })).rejects.toMatchObject({ code: 'DRIVER_OPTION' })
-      await expect(makeNet({ deadlineMs })).rejects.toMatchObject({ code: 'DRIVER_OPTION' })
+    test.each([0, -1, Number.NaN])('of %s is refused', async (requestDeadlineMs) => {
+      await expect(makeBlk({ requestDeadlineMs })).rejects.toMatchObject({ code: 'DRIVER_OPTION' })
+      await expect(makeNet({ requestDeadlineMs })).rejects.toMatchObject({ code: 'DRIVER_OPTION' })
     })
   })
 

@@ -19,7 +19,7 @@ interface CommonConfig {
   readonly queueSize?: number
   /** Ask for interrupts. Default true. Without them only whoever calls `pump` by the clock notices completions. */
   readonly interrupts?: boolean
-  /** The longest time in milliseconds that the device may take for a request; then it is broken. Default: no limit. */
+  /** See `WaitingOptions.requestDeadlineMs`: how long the device may take. Default: no limit. */
   readonly requestDeadlineMs?: number
   /** Makes the device model, where it is not one of ours. */
   make?(port: BusPort): VirtioDevice

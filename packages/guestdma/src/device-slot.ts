@@ -224,14 +224,14 @@ export class DeviceSlot {
     child.registerInstance(AGREED_FEATURES, features)
     child.registerInstance(TRANSPORT, transport)
     child.registerInstance(SESSION, session)
-    const { mode, queueSize, interrupts, requestDeadlineMs: deadlineMs } = this.config
+    const { mode, queueSize, interrupts, requestDeadlineMs } = this.config
     const options = {
       onWork: common.notice,
       observer: this.observer,
       ...(mode === undefined ? {} : { mode }),
       ...(queueSize === undefined ? {} : { queueSize }),
       ...(interrupts === undefined ? {} : { interrupts }),
-      ...(deadlineMs === undefined ? {} : { deadlineMs }),
+      ...(requestDeadlineMs === undefined ? {} : { requestDeadlineMs }),
     }
     child.registerInstance(NET_OPTIONS, options)
     child.registerInstance(BLK_OPTIONS, options)

@@ -41,7 +41,7 @@ import type { BarSpace } from './bar-space.ts'
 
 /** Where message-signalled interrupts go on these machines, as on a PC. */
 export const DOORBELL_BASE = 0xfee0_0000
-export const DOORBELL_BYTES = 0x10_0000
+const DOORBELL_BYTES = 0x10_0000
 
 /** An IOMMU of a machine, with the number that its next endpoint gets. */
 interface IommuHost {

@@ -90,7 +90,7 @@ export interface PciCapabilities {
 }
 
 /** The SWIOTLB RFC leaves alignment open; ours is the page of every platform here. */
-export const SWIOTLB_ALIGN = 4096
+const SWIOTLB_ALIGN = 4096
 
 // Bytes that a capability of each type has at least. A type that is not here is reserved.
 const CAP_BYTES: ReadonlyMap<number, number> = new Map([

@@ -161,11 +161,11 @@ async function makeRig(deviceId: number, options: RigOptions = {}): Promise<Rig>
   return { memory, ram, device, backend, session }
 }
 
-function waiting({ interrupts, onWork, deadlineMs }: WaitingOptions): WaitingOptions {
+function waiting({ interrupts, onWork, requestDeadlineMs }: WaitingOptions): WaitingOptions {
   return {
     ...(interrupts === undefined ? {} : { interrupts }),
     ...(onWork === undefined ? {} : { onWork }),
-    ...(deadlineMs === undefined ? {} : { deadlineMs }),
+    ...(requestDeadlineMs === undefined ? {} : { requestDeadlineMs }),
   }
 }
 
