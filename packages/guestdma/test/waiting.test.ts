@@ -205,7 +205,9 @@ describe.each(['mmio', 'pci'] as const)(
         devices: [net('a', wire.a), net('bb', wire.b), { type: 'blk', name: 'disk', interrupts, device: { store } }],
       })
       built.machine = machine
-      pump()
+      // `onWork` is called from the next turn of the timers on.
+      await new Promise((resolve) => setTimeout(resolve, 10))
+      expect(pumps).toBeGreaterThan(0)
       const turns = async (): Promise<void> => {
         for (let turn = 0; turn < 30; turn++) await new Promise((resolve) => setImmediate(resolve))
       }
