@@ -152,7 +152,7 @@ export class Machine {
 
   /** For the parts of the machine: there is something to pump. */
   notice(): void {
-    if (this.due) return
+    if (this.due || this.closed) return
     this.due = true
     if (!this.pumping) this.tellDue()
   }

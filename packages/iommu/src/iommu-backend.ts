@@ -84,6 +84,11 @@ export interface IommuBackendOptions {
   readonly enforcedBy?: DmaTraits['enforcedBy']
   /** Milliseconds on a clock that only goes forward. Default: `performance.now`. */
   now?(): number
+  /**
+   * Called when whoever owns the loop has something to do: the backend was disposed of, so that others have the room
+   * that it took. It only notes that.
+   */
+  notice?(): void
 }
 
 /** Counters of an IOMMU backend. */
@@ -140,6 +145,7 @@ export class IommuBackend implements DmaBackend {
   declare private readonly lazyEntries: number
   declare private readonly lazyMs: number
   declare private readonly now: (() => number) | undefined
+  declare private readonly notice: (() => void) | undefined
   private readonly regions = new Map<DmaRegion, { guest: GuestAddress; length: number; iova: number; order: number }>()
 
   // Spans whose removal is queued and not yet known to be done.
@@ -225,6 +231,7 @@ export class IommuBackend implements DmaBackend {
     this.lazyEntries = mode === 'lazy' ? entries : 0
     this.lazyMs = mode === 'lazy' ? ms : 0
     this.now = options.now?.bind(options)
+    this.notice = options.notice?.bind(options)
     if (this.lazyEntries > 0) this.clock[ASKED] = this.time()
     this.traits = {
       streaming: this.bounce ? 'mixed' : 'in-place',
@@ -250,6 +257,7 @@ export class IommuBackend implements DmaBackend {
       staleEntries: shares ? Infinity : this.lazyEntries,
       staleNs: shares ? Infinity : this.lazyMs * 1e6,
     }
+    domain.lentBy?.(() => this.lent())
   }
 
   alloc(length: number, align: number, direction: DmaDirection, use: 'ring' | 'payload'): DmaRegion {
@@ -518,6 +526,7 @@ export class IommuBackend implements DmaBackend {
     this.regions.clear()
     counters.unmaps = counters.maps
     this.slots?.dispose()
+    this.notice?.()
   }
 
   // Some buffers above the limit fit all the same: it depends on where they begin.
@@ -653,11 +662,15 @@ export class IommuBackend implements DmaBackend {
     return EXHAUSTED
   }
 
+  private lent(): number {
+    return this.counters.maps - this.counters.unmaps
+  }
+
   // An IOMMU does not say how many mappings it can keep, and others may hold some of them for a while. Posted receive
   // buffers hold at most half of what was seen to fit, so that requests can always go on; so twice as many are tried.
   private learnRoom(): void {
-    const live = this.counters.maps - this.counters.unmaps
-    // A single mapping, no other of this device and no other device: nothing will be given back.
+    const live = this.lent()
+    // A single mapping, and nothing else is lent to this device or to another one: nothing will be given back.
     if (live === 1 && this.unanswered === 1 && this.domain.exclusive === true) this.mapped = UNMAPPABLE
     this.tried = this.refused = false
     this.refusedAt = Math.min(this.refusedAt, live)
@@ -667,7 +680,7 @@ export class IommuBackend implements DmaBackend {
 
   private learnMoreRoom(): void {
     const { tried } = this
-    const live = this.counters.maps - this.counters.unmaps
+    const live = this.lent()
     if (live >> 1 > this.standingLimit) {
       this.standingLimit = live >> 1
       if (tried) this.patience = FIRST_PATIENCE
