@@ -50,6 +50,8 @@ const ROUND_MASK = 0x1ff
 /** Linux's flush queue: so many entries, or so long. */
 const LAZY_ENTRIES = 256
 const LAZY_MS = 10
+/** What `setTimeout` takes. */
+const LONGEST_TIMER_MS = 2 ** 31 - 1
 
 /** How often standing mappings are held back before all of them are tried; doubled while that gains nothing. */
 const FIRST_PATIENCE = 16
@@ -85,8 +87,9 @@ export interface IommuBackendOptions {
   /** Milliseconds on a clock that only goes forward. Default: `performance.now`. */
   now?(): number
   /**
-   * Called when whoever owns the loop has something to do: the backend was disposed of, so that others have the room
-   * that it took. It only notes that.
+   * Called when whoever owns the loop has something to do: deferred removals are due for {@link IommuBackend.poll}, or
+   * the backend was disposed of, so that others have the room that it took. It only notes that. Without it nothing wakes
+   * an owner who sleeps, and removals wait for the next batch.
    */
   notice?(): void
 }
@@ -156,6 +159,8 @@ export class IommuBackend implements DmaBackend {
   // commit.
   private readonly clock = new Float64Array(2)
   private fresh = false
+  // Runs while removals are pending. One that finds none is the last: there is none for each batch.
+  private timer: ReturnType<typeof setTimeout> | null = null
   private readonly run = new Float64Array(3)
   private mapsQueued = 0
   // What became of the maps since the last `commitMaps`, where something else waited for them first.
@@ -490,7 +495,10 @@ export class IommuBackend implements DmaBackend {
     const { fresh } = this
     this.fresh = false
     // Those that began to wait in this batch are not overdue, and the clock need not be asked.
-    if (this.pendingCount < this.lazyEntries && (fresh || !this.overdue())) return OK
+    if (this.pendingCount < this.lazyEntries && (fresh || !this.overdue())) {
+      if (this.timer === null && this.notice !== undefined) this.watchFor(this.lazyMs)
+      return OK
+    }
     return this.wait()
   }
 
@@ -503,6 +511,8 @@ export class IommuBackend implements DmaBackend {
 
   dispose(): void {
     if (this.disposed) return
+    if (this.timer !== null) clearTimeout(this.timer)
+    this.timer = null
     try {
       // The whole address space goes at once, and with it every mapping.
       this.domain.dispose()
@@ -716,6 +726,22 @@ export class IommuBackend implements DmaBackend {
     const age = clock[ASKED] - clock[SINCE]
     // A clock that went back, or says nothing, must not put removals off for good.
     return !(age >= 0 && age < this.lazyMs)
+  }
+
+  private watchFor(milliseconds: number): void {
+    if (milliseconds === Infinity) return
+    // A timer that is later than the longest possible fires at once.
+    this.timer = setTimeout(this.look, Math.min(Math.ceil(milliseconds), LONGEST_TIMER_MS))
+  }
+
+  private readonly look = (): void => {
+    this.timer = null
+    // What a broken domain keeps is given back by a reset.
+    if (this.pendingCount === 0 || this.disposed || this.domain.broken) return
+    const due = this.overdue()
+    // Until the owner had a turn, and for removals that began after the timer did.
+    this.watchFor(due ? this.lazyMs : this.clock[SINCE] + this.lazyMs - this.clock[ASKED])
+    if (due) this.notice?.()
   }
 
   private time(): number {
