@@ -189,10 +189,7 @@ export function virtioIommuScheme(options: VirtioIommuSchemeOptions = {}): DmaSc
 export function declareEndpoint(platform: PlatformBuilder, key: FactKey<IommuUnit>, place: IommuPlace): void {
   const { memory, ram } = platform
   const unit = platform.shared(key, () => {
-    const made = new IommuUnit(
-      () => unitOptions(memory, ram, place),
-      place.notice === undefined ? undefined : () => place.notice?.(),
-    )
+    const made = new IommuUnit(() => unitOptions(memory, ram, place), place.notice?.bind(place))
     // The IOMMU's driver starts first: until then its unattached endpoints may be in bypass.
     place.prepare(async () => void (await made.start()))
     place.onPump(() => made.poll())
