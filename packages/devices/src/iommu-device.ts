@@ -100,7 +100,8 @@ const NEAR = 0x7fff_0000
  *
  * A budget counts work: each request is one, and so are 16 mappings that are removed or 4 KiB that are zeroed. An UNMAP
  * of more mappings than that is carried on with the next poll; until it is answered, some of them are gone and some are
- * not.
+ * not. DETACH and reset are one step, whatever is mapped. One fault is reported in a poll at least, beyond the budget
+ * where requests took all of it.
  *
  * `save` does not cover domains, mappings and waiting faults: after `restore` no endpoint is attached, as after a
  * reset.
@@ -226,7 +227,8 @@ export class IommuDevice extends VirtioDevice implements IommuOwner {
     }
     const events = this.queues[IOMMU_EVENT_QUEUE]
     if (events.started && this.live) {
-      if (this.pending.count > 0) done += this.report(events, budget - done)
+      // One at least: a flood of requests must not keep faults from being reported.
+      if (this.pending.count > 0 && budget > 0) done += this.report(events, done < budget ? budget - done : 1)
       if (events.started && this.checkQueue(events)) this.publish(events)
     }
     return done

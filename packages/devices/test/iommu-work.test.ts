@@ -123,6 +123,34 @@ describe('budgets', () => {
   })
 })
 
+describe('faults are reported while requests take all of every budget: §5.13.6.9', () => {
+  const floods: readonly (readonly [string, number, (m: IommuMachine) => void])[] = [
+    [
+      'small requests',
+      4,
+      (m) => {
+        for (let i = 0; i < 20; i++) offer(m, removal(2 ** 30, 2 ** 30 + 1))
+      },
+    ],
+    ['a removal of everything', 64, (m) => void offer(m, removal(0, TOP))],
+  ]
+  test.each(floods)('%s: one report a poll', (_what, budget, flood) => {
+    const m = mapped(5000)
+    const port = m.endpoint(9)
+    m.buffer(24, 24, 24)
+    for (let page = 0; page < 3; page++) expect(access(port, m.ram, page * 4096, 4, 1)).toBeNull()
+    flood(m)
+    m.driver.kick(0)
+    expect(m.device.poll(0)).toBe(0)
+    for (let reported = 1; reported <= 3; reported++) {
+      expect(m.device.poll(budget)).toBeGreaterThanOrEqual(budget)
+      expect(m.device.counters.faultsReported).toBe(reported)
+    }
+    // There was more for each of those polls to do.
+    expect(m.device.poll(1)).toBeGreaterThan(0)
+  })
+})
+
 test('memory of mappings is given back when they go: by UNMAP, by DETACH and by reset', () => {
   const m = mapped(0)
   const least = poolOf(m).bytes

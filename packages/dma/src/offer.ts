@@ -97,6 +97,11 @@ export interface IommuPlace {
   prepare(start: () => Promise<void>): void
   /** Gives the scheme a turn whenever the machine's drivers have one. It returns how much it did. */
   onPump(poll: () => number): void
+  /**
+   * Tells the owner of the machine's loop that a turn is due: from a timer, or from within a call. Without it, what is
+   * overdue waits for a turn that somebody else asks for.
+   */
+  notice?(): void
   /** Runs when the machine ends, before its memory goes back. */
   onClose(close: () => Promise<void>): void
   /** Tells the machine's user of a fault. */

@@ -154,7 +154,7 @@ export class Machine {
 
   /** For the parts of the machine: there is something to pump. */
   notice(): void {
-    if (this.due) return
+    if (this.due || this.closing !== null) return
     this.due = true
     if (!this.pumping) this.tellDue()
   }

@@ -207,6 +207,7 @@ export class DevicePlatform implements PlatformBuilder {
       pump: () => void host.device.poll(Infinity),
       prepare: (start) => void common.prepare.push(start),
       onPump: (poll) => void common.pumps.push(poll),
+      notice: common.notice,
       onClose: (close) => void common.closes.push(close),
       ...(common.deadlineMs === undefined ? {} : { deadlineMs: common.deadlineMs }),
       report: (fault) => common.report(fault),

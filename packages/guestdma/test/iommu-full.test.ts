@@ -5,11 +5,15 @@ import { createMachine, type DeviceConfig, FrameBatch, LoopbackLink, type Machin
 
 const BASE = 0x8000_0000
 
-function machine(maxMappings: number, device: DeviceConfig, mode: 'strict' | 'lazy'): Promise<Machine> {
+function machine(
+  maxMappings: number,
+  device: DeviceConfig | DeviceConfig[],
+  mode: 'strict' | 'lazy',
+): Promise<Machine> {
   return createMachine({
     memory: [{ base: BASE, length: 16 << 20, memory: new ArrayBuffer(16 << 20) }],
     schemes: [virtioIommuScheme({ maxMappings, mode })],
-    devices: [device],
+    devices: [device].flat(),
   })
 }
 
@@ -117,21 +121,77 @@ test.each(['strict', 'lazy'] as const)(
   },
 )
 
-test('an IOMMU without room for a single buffer: requests fail with a typed error, and none waits for ever', async () => {
-  const outcomes: string[] = []
-  for (let maxMappings = 1; maxMappings <= 12; maxMappings++) {
-    const store = new MemoryBlockStore(new Uint8Array(1 << 20))
-    let m: Machine
-    try {
-      m = await machine(maxMappings, { type: 'blk', name: 'disk0', device: { store } }, 'strict')
-    } catch (error) {
-      outcomes.push((error as { code: string }).code)
-      continue
-    }
-    const read = m.run(m.blk('disk0').readBytes(0, 4096))
-    outcomes.push(await read.then(() => 'read').catch((error: { code: string }) => error.code))
-    await m.close()
-  }
-  const kinds = [...new Set(outcomes)]
-  expect(kinds).toEqual([expect.any(String), 'BLK_DMA', 'read'])
+const disk = (name: string): DeviceConfig => ({
+  type: 'blk',
+  name,
+  device: { store: new MemoryBlockStore(new Uint8Array(1 << 20)) },
 })
+const net = (name: string): DeviceConfig => ({
+  type: 'net',
+  name,
+  device: { mac: [2, 0, 0, 0, 0, 1], link: new LoopbackLink() },
+})
+
+test.each([
+  ['alone', () => []],
+  ['beside an idle disk', () => [disk('disk1')]],
+  ['beside an idle network', () => [net('net0')]],
+  ['beside two idle networks', () => [net('net0'), net('net1')]],
+])(
+  'an IOMMU without room for a single buffer, %s: requests fail with a typed error, and none waits for ever',
+  async (_what, others) => {
+    const outcomes: string[] = []
+    for (let maxMappings = 1; maxMappings <= 24; maxMappings++) {
+      let m: Machine
+      try {
+        m = await machine(maxMappings, [disk('disk0'), ...others()], 'strict')
+      } catch (error) {
+        outcomes.push((error as { code: string }).code)
+        continue
+      }
+      m.pump()
+      const read = m.run(m.blk('disk0').readBytes(0, 4096))
+      outcomes.push(await read.then(() => 'read').catch((error: { code: string }) => error.code))
+      await m.close()
+    }
+    const kinds = [...new Set(outcomes)]
+    expect(kinds).toEqual([expect.any(String), 'BLK_DMA', 'read'])
+  },
+)
+
+test.each(['answered', 'closed', 'reset'])(
+  'a request that finds no room waits for what another device was lent: that one is %s',
+  async (end) => {
+    // Room for the rings of two disks, and for one buffer.
+    const held: (() => void)[] = []
+    const inner = new MemoryBlockStore(new Uint8Array(1 << 20).fill(5))
+    const store = Object.assign(Object.create(inner) as MemoryBlockStore, {
+      read: (request: BlockRequest) => void held.push(() => inner.read(request)),
+    })
+    const m = await machine(13, [disk('disk0'), { type: 'blk', name: 'disk1', device: { store } }], 'strict')
+    const first = m
+      .blk('disk1')
+      .readBytes(0, 4096)
+      .then(
+        (bytes) => bytes[0],
+        (error: { code: string }) => error.code,
+      )
+    await Promise.resolve()
+    m.pump()
+    expect(held).toHaveLength(1)
+    let settled = false
+    const second = m.blk('disk0').readBytes(0, 4096)
+    void second.then(() => {
+      settled = true
+    })
+    const both = m.run(second)
+    for (let i = 0; i < 5; i++) await new Promise((resolve) => setImmediate(resolve))
+    expect(settled).toBe(false)
+    if (end === 'answered') held[0]()
+    else if (end === 'closed') await m.slot('disk1').close()
+    else await m.reset('disk1')
+    expect(await both).toEqual(new Uint8Array(4096))
+    expect(await first).toBe(end === 'answered' ? 5 : 'DRIVER_CLOSED')
+    await m.close()
+  },
+)

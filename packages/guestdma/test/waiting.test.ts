@@ -7,7 +7,7 @@ import { type BusPort, GuestMemory, guestAddress, SpanAllocator } from '@guestdm
 import { FeatureSet, NET_FEATURE_DEPENDENCIES, VIRTIO_F_EVENT_IDX } from '@guestdma/spec'
 import { MmioTransport, negotiate } from '@guestdma/transport'
 import { describe, expect, test, vi } from 'vitest'
-import { createMachine, type Machine, MachineEvents, MemoryBlockStore, Wire } from '../src/index.ts'
+import { createMachine, type Machine, MachineEvents, MemoryBlockStore, virtioIommuScheme, Wire } from '../src/index.ts'
 
 const BASE = 0x8000_0000
 const RAM_BYTES = 4 << 20
@@ -321,4 +321,35 @@ describe('a machine and what is plugged into it', () => {
     expect(machine.net('net0').mac).toBeNull()
     await machine.close()
   })
+})
+
+test('what a lazy IOMMU has not removed yet goes in a machine that sleeps, and a closed one calls nobody', async () => {
+  const built: { machine: Machine | null } = { machine: null }
+  let told = 0
+  const machine = await createMachine({
+    memory: [{ base: BASE, length: 16 << 20, memory: new ArrayBuffer(16 << 20) }],
+    schemes: [virtioIommuScheme({ mode: 'lazy', granule: 1, lazy: { ms: 50 } })],
+    onWork: () => {
+      told++
+      setImmediate(() => built.machine?.pump())
+    },
+    devices: [{ type: 'blk', name: 'disk', device: { store: new MemoryBlockStore(new Uint8Array(1 << 16)) } }],
+  })
+  built.machine = machine
+  machine.pump()
+  await machine.blk('disk').readBytes(0, 4096)
+  const { port, negotiated } = machine.slot('disk')
+  // Where the buffer was that was read into. Whether it is out of reach by now depends on how slow this machine is.
+  const { pendingAt } = negotiated.backend as unknown as { pendingAt: Float64Array }
+  const mayWrite = (): boolean => {
+    port.request[0] = pendingAt[0]
+    return port.resolve(1, 2) > 0
+  }
+  // Nobody polls but for onWork.
+  while (mayWrite()) await new Promise((resolve) => setTimeout(resolve, 1))
+  await machine.blk('disk').readBytes(0, 4096)
+  const before = told
+  await machine.close()
+  for (let turn = 0; turn < 30; turn++) await new Promise((resolve) => setImmediate(resolve))
+  expect(told).toBe(before)
 })

@@ -44,7 +44,10 @@ export interface IommuDomain {
   readonly gaps?: boolean
   /** Are all areas of rings to be readable and writable for the device, whatever it does with them? Default false. */
   readonly ringsReadWrite?: boolean
-  /** Does nobody else use the room for mappings now, so that only this domain can give some back? Default false. */
+  /**
+   * Is nothing lent through any other domain that shares the room for mappings, so that only this one can give some
+   * back? Default false.
+   */
   readonly exclusive?: boolean
   /**
    * A removal was refused or no answer came: what the device can reach is not known any more, and every further commit
@@ -56,6 +59,8 @@ export interface IommuDomain {
   /** [0] IOVA, [1] guest address, [2] length of the request that is queued next. */
   readonly request: Float64Array
 
+  /** Told by the backend how to ask what is lent through this domain: what the others need to know they are alone. */
+  lentBy?(count: () => number): void
   /** Queues a mapping of `request`, with the access bits `DOMAIN_READ` and `DOMAIN_WRITE`. */
   map(access: number): void
   /**

@@ -50,6 +50,8 @@ const ROUND_MASK = 0x1ff
 /** Linux's flush queue: so many entries, or so long. */
 const LAZY_ENTRIES = 256
 const LAZY_MS = 10
+/** What `setTimeout` takes. */
+const LONGEST_TIMER_MS = 2 ** 31 - 1
 
 /** How often standing mappings are held back before all of them are tried; doubled while that gains nothing. */
 const FIRST_PATIENCE = 16
@@ -84,6 +86,12 @@ export interface IommuBackendOptions {
   readonly enforcedBy?: DmaTraits['enforcedBy']
   /** Milliseconds on a clock that only goes forward. Default: `performance.now`. */
   now?(): number
+  /**
+   * Called when whoever owns the loop has something to do: deferred removals are due for {@link IommuBackend.poll}, or
+   * the backend was disposed of, so that others have the room that it took. It only notes that. Without it nothing wakes
+   * an owner who sleeps, and removals wait for the next batch.
+   */
+  notice?(): void
 }
 
 /** Counters of an IOMMU backend. */
@@ -140,6 +148,7 @@ export class IommuBackend implements DmaBackend {
   declare private readonly lazyEntries: number
   declare private readonly lazyMs: number
   declare private readonly now: (() => number) | undefined
+  declare private readonly notice: (() => void) | undefined
   private readonly regions = new Map<DmaRegion, { guest: GuestAddress; length: number; iova: number; order: number }>()
 
   // Spans whose removal is queued and not yet known to be done.
@@ -150,6 +159,8 @@ export class IommuBackend implements DmaBackend {
   // commit.
   private readonly clock = new Float64Array(2)
   private fresh = false
+  // Runs while removals are pending. One that finds none is the last: there is none for each batch.
+  private timer: ReturnType<typeof setTimeout> | null = null
   private readonly run = new Float64Array(3)
   private mapsQueued = 0
   // What became of the maps since the last `commitMaps`, where something else waited for them first.
@@ -225,6 +236,7 @@ export class IommuBackend implements DmaBackend {
     this.lazyEntries = mode === 'lazy' ? entries : 0
     this.lazyMs = mode === 'lazy' ? ms : 0
     this.now = options.now?.bind(options)
+    this.notice = options.notice?.bind(options)
     if (this.lazyEntries > 0) this.clock[ASKED] = this.time()
     this.traits = {
       streaming: this.bounce ? 'mixed' : 'in-place',
@@ -250,6 +262,7 @@ export class IommuBackend implements DmaBackend {
       staleEntries: shares ? Infinity : this.lazyEntries,
       staleNs: shares ? Infinity : this.lazyMs * 1e6,
     }
+    domain.lentBy?.(() => this.lent())
   }
 
   alloc(length: number, align: number, direction: DmaDirection, use: 'ring' | 'payload'): DmaRegion {
@@ -482,7 +495,10 @@ export class IommuBackend implements DmaBackend {
     const { fresh } = this
     this.fresh = false
     // Those that began to wait in this batch are not overdue, and the clock need not be asked.
-    if (this.pendingCount < this.lazyEntries && (fresh || !this.overdue())) return OK
+    if (this.pendingCount < this.lazyEntries && (fresh || !this.overdue())) {
+      if (this.timer === null && this.notice !== undefined) this.watchFor(this.lazyMs)
+      return OK
+    }
     return this.wait()
   }
 
@@ -495,6 +511,8 @@ export class IommuBackend implements DmaBackend {
 
   dispose(): void {
     if (this.disposed) return
+    if (this.timer !== null) clearTimeout(this.timer)
+    this.timer = null
     try {
       // The whole address space goes at once, and with it every mapping.
       this.domain.dispose()
@@ -518,6 +536,7 @@ export class IommuBackend implements DmaBackend {
     this.regions.clear()
     counters.unmaps = counters.maps
     this.slots?.dispose()
+    this.notice?.()
   }
 
   // Some buffers above the limit fit all the same: it depends on where they begin.
@@ -653,11 +672,15 @@ export class IommuBackend implements DmaBackend {
     return EXHAUSTED
   }
 
+  private lent(): number {
+    return this.counters.maps - this.counters.unmaps
+  }
+
   // An IOMMU does not say how many mappings it can keep, and others may hold some of them for a while. Posted receive
   // buffers hold at most half of what was seen to fit, so that requests can always go on; so twice as many are tried.
   private learnRoom(): void {
-    const live = this.counters.maps - this.counters.unmaps
-    // A single mapping, no other of this device and no other device: nothing will be given back.
+    const live = this.lent()
+    // A single mapping, and nothing else is lent to this device or to another one: nothing will be given back.
     if (live === 1 && this.unanswered === 1 && this.domain.exclusive === true) this.mapped = UNMAPPABLE
     this.tried = this.refused = false
     this.refusedAt = Math.min(this.refusedAt, live)
@@ -667,7 +690,7 @@ export class IommuBackend implements DmaBackend {
 
   private learnMoreRoom(): void {
     const { tried } = this
-    const live = this.counters.maps - this.counters.unmaps
+    const live = this.lent()
     if (live >> 1 > this.standingLimit) {
       this.standingLimit = live >> 1
       if (tried) this.patience = FIRST_PATIENCE
@@ -703,6 +726,22 @@ export class IommuBackend implements DmaBackend {
     const age = clock[ASKED] - clock[SINCE]
     // A clock that went back, or says nothing, must not put removals off for good.
     return !(age >= 0 && age < this.lazyMs)
+  }
+
+  private watchFor(milliseconds: number): void {
+    if (milliseconds === Infinity) return
+    // A timer that is later than the longest possible fires at once.
+    this.timer = setTimeout(this.look, Math.min(Math.ceil(milliseconds), LONGEST_TIMER_MS))
+  }
+
+  private readonly look = (): void => {
+    this.timer = null
+    // What a broken domain keeps is given back by a reset.
+    if (this.pendingCount === 0 || this.disposed || this.domain.broken) return
+    const due = this.overdue()
+    // Until the owner had a turn, and for removals that began after the timer did.
+    this.watchFor(due ? this.lazyMs : this.clock[SINCE] + this.lazyMs - this.clock[ASKED])
+    if (due) this.notice?.()
   }
 
   private time(): number {

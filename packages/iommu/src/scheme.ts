@@ -25,7 +25,9 @@ import { VirtioIommu, type VirtioIommuOptions } from './virtio-iommu.ts'
  * them is attached; each comes back with its own reset.
  */
 export class IommuUnit {
-  private readonly options: () => VirtioIommuOptions
+  /** A turn is due: see `IommuPlace.notice`. */
+  declare readonly notice: (() => void) | undefined
+  declare private readonly options: () => VirtioIommuOptions
   private starting: Promise<VirtioIommu> | null = null
   private driver: VirtioIommu | null = null
   // Its device failed; it still holds its memory.
@@ -34,8 +36,9 @@ export class IommuUnit {
   // Backends with deferred removals want a turn as well.
   private readonly turns = new Set<() => number>()
 
-  constructor(options: () => VirtioIommuOptions) {
+  constructor(options: () => VirtioIommuOptions, notice?: () => void) {
     this.options = options
+    this.notice = notice
   }
 
   /**
@@ -151,6 +154,7 @@ export function virtioIommuScheme(options: VirtioIommuSchemeOptions = {}): DmaSc
             subGranule,
             ...(options.lazy === undefined ? {} : { lazy: options.lazy }),
             ...(options.enforcedBy === undefined ? {} : { enforcedBy: options.enforcedBy }),
+            ...(unit.notice === undefined ? {} : { notice: unit.notice }),
           }),
       )
       if (mode === 'lazy') {
@@ -185,7 +189,7 @@ export function virtioIommuScheme(options: VirtioIommuSchemeOptions = {}): DmaSc
 export function declareEndpoint(platform: PlatformBuilder, key: FactKey<IommuUnit>, place: IommuPlace): void {
   const { memory, ram } = platform
   const unit = platform.shared(key, () => {
-    const made = new IommuUnit(() => unitOptions(memory, ram, place))
+    const made = new IommuUnit(() => unitOptions(memory, ram, place), place.notice?.bind(place))
     // The IOMMU's driver starts first: until then its unattached endpoints may be in bypass.
     place.prepare(async () => void (await made.start()))
     place.onPump(() => made.poll())

@@ -30,6 +30,7 @@ export class VirtioIommuDomain implements IommuDomain {
 
   declare private readonly iommu: VirtioIommu
   private readonly releases: (() => void)[] = []
+  private count: () => number = () => 0
 
   constructor(
     iommu: VirtioIommu,
@@ -53,7 +54,16 @@ export class VirtioIommuDomain implements IommuDomain {
   }
 
   get exclusive(): boolean {
-    return this.iommu.endpoints.size === 1
+    return this.iommu.lendsAlone(this)
+  }
+
+  lentBy(count: () => number): void {
+    this.count = count
+  }
+
+  /** The driver's: mappings that may be given back. Rings, a pool and what nobody can remove any more are none. */
+  get lent(): number {
+    return this.broken || this.disposed ? 0 : this.count()
   }
 
   map(access: number): void {

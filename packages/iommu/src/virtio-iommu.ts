@@ -502,6 +502,11 @@ export class VirtioIommu {
     }
   }
 
+  /** For a domain: has no other one anything to give back? */
+  lendsAlone(domain: VirtioIommuDomain): boolean {
+    return this.domains.every((other) => other === undefined || other === domain || other.lent === 0)
+  }
+
   /** For a domain: detaches its endpoint. Returns whether the device said that it did. */
   release(domain: VirtioIommuDomain): boolean {
     if (this.cause === null && !this.wasReset) {

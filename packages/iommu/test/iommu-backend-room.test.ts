@@ -8,7 +8,7 @@ import {
   FROM_DEVICE,
   TO_DEVICE,
 } from '@guestdma/dma'
-import { describe, expect, test } from 'vitest'
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 import { BASE, code, isMap, lend, type Rig, rig, table } from './support.ts'
 
 const PAGE = 4096
@@ -282,5 +282,96 @@ describe('deferred removals', () => {
     r.clock.now = later
     expect(r.backend.poll()).toBe(1)
     expect(r.domain.mapped.filter(({ guest }) => guest === BASE)).toEqual([])
+  })
+})
+
+describe('an owner who sleeps is told when deferred removals are due', () => {
+  beforeEach(() => void vi.useFakeTimers())
+  afterEach(() => void vi.useRealTimers())
+
+  interface Sleeper extends Rig {
+    readonly m: DmaMappings
+    readonly told: () => number
+  }
+
+  function sleeper(lazy: { entries?: number; ms?: number } = {}, mode: 'strict' | 'lazy' = 'lazy'): Sleeper {
+    let told = 0
+    const notice = (): void => void told++
+    return { ...rig({ mode, lazy, notice, now: () => performance.now() }), m: table(2), told: () => told }
+  }
+
+  /** Lends a page, takes it back, and sends the removal. */
+  function batch(r: Sleeper): void {
+    expect(lend(r, r.m, 0, 0, PAGE)).toBe(DMA_OK)
+    expect(r.backend.commitMaps()).toBe(DMA_OK)
+    r.backend.unmap(r.m, 0, 0)
+    expect(r.backend.commitUnmaps()).toBe(DMA_OK)
+  }
+
+  test('after lazy.ms, and the poll that follows removes them', () => {
+    const r = sleeper()
+    vi.advanceTimersByTime(1000)
+    r.backend.poll()
+    batch(r)
+    vi.advanceTimersByTime(9)
+    expect([r.told(), r.domain.queued.length]).toEqual([0, 1])
+    vi.advanceTimersByTime(1)
+    expect(r.told()).toBe(1)
+    expect(r.backend.poll()).toBe(1)
+    expect(r.domain.mapped).toEqual([])
+    vi.advanceTimersByTime(1000)
+    expect([r.told(), vi.getTimerCount()]).toEqual([1, 0])
+  })
+
+  test('again, as long as it does not poll', () => {
+    const r = sleeper({ ms: 7 })
+    batch(r)
+    vi.advanceTimersByTime(35)
+    expect([r.told(), vi.getTimerCount()]).toEqual([5, 1])
+    r.backend.poll()
+    vi.advanceTimersByTime(7)
+    expect([r.told(), vi.getTimerCount()]).toEqual([5, 0])
+  })
+
+  test('no batch starts a timer of its own, and none that began later is forgotten', () => {
+    const r = sleeper()
+    const started = vi.spyOn(globalThis, 'setTimeout')
+    for (let i = 0; i < 100; i++) batch(r)
+    expect(started).toHaveBeenCalledTimes(1)
+    for (let ms = 0; ms < 100; ms++) {
+      vi.advanceTimersByTime(1)
+      for (let i = 0; i < 10; i++) batch(r)
+    }
+    expect(started.mock.calls.length).toBeLessThan(40)
+    const before = r.told()
+    vi.advanceTimersByTime(10)
+    expect(r.told()).toBe(before + 1)
+    expect(r.backend.poll()).toBe(1)
+    expect(r.domain.mapped).toEqual([])
+    started.mockRestore()
+  })
+
+  test('no timer is left after dispose, nor of a domain that is broken, and none runs where none is needed', () => {
+    const disposed = sleeper()
+    batch(disposed)
+    expect(vi.getTimerCount()).toBe(1)
+    disposed.backend.dispose()
+    expect(vi.getTimerCount()).toBe(0)
+    const broken = sleeper()
+    batch(broken)
+    broken.domain.broken = true
+    vi.advanceTimersByTime(10)
+    expect([broken.told(), vi.getTimerCount()]).toEqual([0, 0])
+    for (const r of [sleeper({ ms: 0 }), sleeper({ entries: 1 }), sleeper({ ms: Infinity }), sleeper({}, 'strict')]) {
+      batch(r)
+      expect(vi.getTimerCount()).toBe(0)
+    }
+  })
+
+  test('and when the backend was disposed of: others may have the room that it took', () => {
+    const r = sleeper({}, 'strict')
+    r.backend.dispose()
+    r.backend.dispose()
+    expect(r.told()).toBe(1)
   })
 })

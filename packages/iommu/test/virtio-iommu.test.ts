@@ -297,6 +297,28 @@ describe('batches', () => {
     expect([8, 9, 10].map((endpoint) => device.translate(endpoint, 0x1001))).toEqual([BASE + 1, BASE + 0x5001, -1])
   })
 
+  test('a domain is exclusive while no other one has anything to give back', async () => {
+    const { iommu, device, domain } = await attached()
+    const [other, mute] = [iommu.attach(9, 'blk0'), iommu.attach(10, 'pool')]
+    const lent = [0, 0]
+    domain.lentBy(() => lent[0])
+    other.lentBy(() => lent[1])
+    const exclusive = (): boolean[] => [domain, other, mute].map((each) => each.exclusive)
+    expect(exclusive()).toEqual([true, true, true])
+    lent[0] = 3
+    expect(exclusive()).toEqual([true, false, false])
+    lent[1] = 1
+    expect(exclusive()).toEqual([false, false, false])
+    // What nobody can remove any more is not waited for.
+    device.misbehave = ({ type }) => (type === T.DETACH ? { status: S.IOERR } : undefined)
+    expect(await failure(() => other.dispose())).toBe('IOMMU_STUCK')
+    expect(exclusive()).toEqual([true, false, false])
+    device.misbehave = ({ type }) => (type === T.UNMAP ? { status: S.RANGE } : undefined)
+    unmap(domain, IOVA, 0x1000)
+    domain.commit()
+    expect(exclusive()).toEqual([true, true, true])
+  })
+
   test('the number of a domain is used again once its endpoint is detached', async () => {
     const { domain, iommu, device } = await attached({ domains: [3, 3] })
     expect(await failure(() => iommu.attach(9, 'blk0'))).toBe('IOMMU_DOMAINS')
