@@ -12,6 +12,7 @@ import {
   BLK_T_GET_ID,
   BLK_T_IN,
   BLK_T_OUT,
+  DEVICE_ID_BLOCK,
   FeatureSet,
   SECTOR_SIZE,
   VIRTIO_BLK_F_BLK_SIZE,
@@ -142,10 +143,11 @@ export class BlkDriver extends VirtioDriver {
   /**
    * Sets the device up and starts it. On an error the caller closes the session.
    *
-   * @throws DriverError `BLK_CAPACITY`, `BLK_SIZE_MAX`, `DRIVER_NO_QUEUE`; QueueTooSmallError; DmaError `DMA_ALLOC`
+   * @throws DriverError `BLK_CAPACITY`, `BLK_SIZE_MAX`, `DRIVER_NO_QUEUE`, `DRIVER_DEVICE_TYPE`; QueueTooSmallError; DmaError
+   *   `DMA_ALLOC`
    */
   constructor(session: DeviceSession, options: BlkOptions = {}) {
-    super(session, options)
+    super(session, DEVICE_ID_BLOCK, options)
     const { mode = 'map', queueSize = 128, observer = {} } = options
     const { features, backend, transport } = session
     this.observer = observer

@@ -11,6 +11,7 @@ import {
 } from '@guestdma/dma'
 import { observe } from '@guestdma/memory'
 import {
+  DEVICE_ID_NET,
   ETHERNET_HEADER_SIZE,
   ETHERNET_MTU,
   ETHERTYPE_VLAN,
@@ -186,11 +187,11 @@ export class NetDriver extends VirtioDriver {
    * Sets the device up and starts it. Receive buffers are posted by `poll`, so that all devices that share a pool have
    * their rings before any of them fills its receive ring. On an error the caller closes the session.
    *
-   * @throws DriverError `NET_MTU`, `DRIVER_NO_QUEUE`; QueueTooSmallError; DmaError `DMA_ALLOC`; MemoryError
+   * @throws DriverError `NET_MTU`, `DRIVER_NO_QUEUE`, `DRIVER_DEVICE_TYPE`; QueueTooSmallError; DmaError `DMA_ALLOC`; MemoryError
    *   `MEMORY_EXHAUSTED`
    */
   constructor(session: DeviceSession, options: NetOptions = {}) {
-    super(session, options)
+    super(session, DEVICE_ID_NET, options)
     const { mode = 'map', queueSize = 256, observer = {} } = options
     const { features, backend, transport } = session
     this.mode = mode

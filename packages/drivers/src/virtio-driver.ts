@@ -54,14 +54,27 @@ export abstract class VirtioDriver {
   private latest = Number.NEGATIVE_INFINITY
   private still = 0
 
-  /** @throws DriverError `DRIVER_OPTION` */
-  constructor(session: DeviceSession, { interrupts = true, onWork, requestDeadlineMs = Infinity }: WaitingOptions) {
+  /**
+   * `deviceId`: the type of device that the driver is for (virtio 1.4 §5).
+   *
+   * @throws DriverError `DRIVER_OPTION`, `DRIVER_DEVICE_TYPE`
+   */
+  constructor(
+    session: DeviceSession,
+    deviceId: number,
+    { interrupts = true, onWork, requestDeadlineMs = Infinity }: WaitingOptions,
+  ) {
     this.name = session.name
     this.session = session
     this.interrupts = interrupts
     this.onWork = onWork ?? null
     this.requestDeadlineMs = requestDeadlineMs
     this.timed = requestDeadlineMs !== Infinity
+    const { deviceId: found } = session.transport
+    if (found !== deviceId) {
+      const message = `the device has type ${found}, and this driver is for type ${deviceId} (virtio 1.4 §5)`
+      throw new DriverError('DRIVER_DEVICE_TYPE', session.name, message, { found, deviceId })
+    }
     if (!(requestDeadlineMs > 0)) {
       const message = `requestDeadlineMs is ${requestDeadlineMs}; it must be a positive number of milliseconds`
       throw new DriverError('DRIVER_OPTION', session.name, message, { requestDeadlineMs })

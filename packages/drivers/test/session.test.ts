@@ -1,5 +1,7 @@
-import { DeviceSession } from '@guestdma/drivers'
+import { BlkDriver, DeviceSession, NetDriver } from '@guestdma/drivers'
 import {
+  DEVICE_ID_BLOCK,
+  DEVICE_ID_NET,
   STATUS_ACKNOWLEDGE,
   STATUS_DEVICE_NEEDS_RESET,
   STATUS_DRIVER,
@@ -14,7 +16,7 @@ import { rigsOver, TRANSPORTS } from './support/rig.ts'
 const LIVE = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK | STATUS_DRIVER_OK
 
 describe.each(TRANSPORTS)('over %s', (transport) => {
-  const { makeBlk, makeNet } = rigsOver(transport)
+  const { makeBlk, makeNet, makeRig } = rigsOver(transport)
 
   describe('session/status: bits are added to what the device says (virtio 1.4 §2.1.1)', () => {
     it('start and giveUp do not clear DEVICE_NEEDS_RESET', async () => {
@@ -40,6 +42,13 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       const { device, disk } = await makeBlk({ queueSize: 8, features: [], config })
       expect([device.status, disk.capacity, disk.blockSize]).toEqual([LIVE, 64, 512])
     })
+  })
+
+  it('a driver refuses a device of another type before anything is read of it', async () => {
+    const disk = await makeRig(DEVICE_ID_BLOCK)
+    expect(() => new NetDriver(disk.session)).toThrow(/type 2, and this driver is for type 1/)
+    const net = await makeRig(DEVICE_ID_NET)
+    expect(() => new BlkDriver(net.session)).toThrow(expect.objectContaining({ code: 'DRIVER_DEVICE_TYPE' }))
   })
 
   describe('session/wait', () => {
