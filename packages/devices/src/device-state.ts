@@ -50,6 +50,8 @@ interface Receiver {
 
 const STATUS_BITS =
   STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_DRIVER_OK | STATUS_FEATURES_OK | STATUS_DEVICE_NEEDS_RESET | STATUS_FAILED
+/** A device with either takes nothing from its queues until it is reset, and what was in flight is void. */
+export const STATUS_STOPPED: number = STATUS_DEVICE_NEEDS_RESET | STATUS_FAILED
 const FEATURE_WORDS = 4
 const AREA_HALVES = 6
 
@@ -112,7 +114,7 @@ export function checkState(
     const message = `queues must be an array of ${device.queues.length}, not ${found}; make the device with the same options`
     wrong(message, { queues: Array.isArray(queues) ? queues.length : queues })
   }
-  const works = (bits & STATUS_DEVICE_NEEDS_RESET) === 0
+  const works = (bits & STATUS_STOPPED) === 0
   ;(queues as readonly unknown[]).forEach((queue, i) => {
     const at = `queue ${i}`
     if (typeof queue !== 'object' || queue === null) wrong(`${at} must be an object, not ${describe(queue)}`)

@@ -14,7 +14,7 @@ import {
 } from '@guestdma/spec'
 import type { ConfigSpace } from './config-space.ts'
 import { DeviceQueue } from './device-queue.ts'
-import { checkState, type DeviceState, type QueueState } from './device-state.ts'
+import { checkState, type DeviceState, type QueueState, STATUS_STOPPED } from './device-state.ts'
 import { DeviceError } from './errors.ts'
 import type { DeviceFault, RequestFaultReason } from './faults.ts'
 import { type FeatureDependency, type FeatureOptions, Negotiation } from './negotiation.ts'
@@ -361,7 +361,7 @@ export abstract class VirtioDevice {
 
   /**
    * The device as plain data. Throws `DEVICE_BUSY` while requests are in flight: poll(0) until {@link inFlight} is 0,
-   * then save.
+   * then save. Where the device failed or is in need of a reset, that is once what stands behind it has answered.
    */
   save(): DeviceState {
     if (this.inFlight > 0 || this.polling) {
@@ -404,7 +404,7 @@ export abstract class VirtioDevice {
       queue.size = saved.size
       queue.areas.set(saved.areas)
       queue.ready = saved.ready
-      if (saved.ready && (state.status & STATUS_DEVICE_NEEDS_RESET) === 0) {
+      if (saved.ready && (state.status & STATUS_STOPPED) === 0) {
         this.startQueue(queue)
         queue.walker.restore(saved)
       }
@@ -415,7 +415,10 @@ export abstract class VirtioDevice {
     this.wake()
   }
 
-  /** Requests that the device took and has not completed. */
+  /**
+   * Requests that the device took and has not completed, and those from before a reset or a stop that it has to wait for
+   * all the same.
+   */
   get inFlight(): number {
     return 0
   }
@@ -580,7 +583,7 @@ export abstract class VirtioDevice {
   }
 
   private runs(): boolean {
-    return (this.statusBits & (STATUS_DRIVER_OK | STATUS_DEVICE_NEEDS_RESET | STATUS_FAILED)) === STATUS_DRIVER_OK
+    return (this.statusBits & (STATUS_DRIVER_OK | STATUS_STOPPED)) === STATUS_DRIVER_OK
   }
 
   private startQueue(queue: DeviceQueue): void {

@@ -84,6 +84,31 @@ describe('save and restore', () => {
     expect(device.negotiated.has(9)).toBe(true)
   })
 
+  test.each<[string, (device: BlkDevice) => void]>([
+    ['DEVICE_NEEDS_RESET', (device) => device.needsReset('test')],
+    ['FAILED', (device) => device.writeStatus(device.status | 0x80)],
+  ])('a device that %s stopped is saved once its store has answered', (_, stop) => {
+    const waiting: BlockRequest[] = []
+    const take = (r: BlockRequest): void => void waiting.push(r)
+    const m = blkMachine({ store: { capacity: DISK_BYTES, read: take, write: take, flush: take } })
+    m.driver.start([m.ring], 9)
+    for (let i = 0; i < 2; i++) {
+      m.ring.offer(m.ring.chain(header(m.ram, 0), { address: m.ram.alloc(512), length: 512, w: true }, status(m.ram)))
+    }
+    m.driver.kick(0)
+    m.device.poll(64)
+    // One before it stops, and not yet completed; the other after.
+    waiting[0].done(0)
+    stop(m.device)
+    expect(() => m.device.save()).toThrow(expect.objectContaining({ code: 'DEVICE_BUSY', details: { inFlight: 1 } }))
+    waiting[1].done(0)
+    m.device.poll(0)
+    expect([m.device.inFlight, m.ring.usedIndex]).toEqual([0, 0])
+    const other = blkMachine({}, 8, m.ram)
+    other.device.restore(m.device.save())
+    expect(other.device.status).toBe(m.device.status)
+  })
+
   test('before DRIVER_OK, and after a fault', () => {
     const m = netMachine()
     m.driver.negotiate(32)
