@@ -212,7 +212,7 @@ export class MmioRegisters implements RegisterBus {
     ;[this.deviceFeaturesSel, this.driverFeaturesSel, this.queueSel] = selectors
     this.line = 'unknown'
     this.lower()
-    this.device.wake()
+    this.device.transportRestored()
   }
 
   /** For the platform: what a reset of the machine does to the registers and the device behind them. */

@@ -100,6 +100,8 @@ export abstract class VirtioDevice {
   declare onWork: (() => void) | null
   // Work was announced since the last poll began.
   private announced = false
+  // The transport was told of a change since the last poll or reset.
+  private changed = false
   declare private readonly negotiation: Negotiation
   declare private readonly inOrderBatches: boolean
   private readonly driverWords = new Uint32Array(FEATURE_WORDS)
@@ -203,6 +205,7 @@ export abstract class VirtioDevice {
     this.accepted = FeatureSet.empty
     this.driverWords.fill(0)
     this.beyond.clear()
+    this.changed = false
     for (const queue of this.queues) queue.reset()
     this.onReset()
     this.transport?.reset()
@@ -220,9 +223,10 @@ export abstract class VirtioDevice {
    * Makes a queue ready, once its registers are set. Returns false before FEATURES_OK and while the queue is being reset,
    * when it is ignored. A bad ring sets NEEDS_RESET.
    *
-   * `start` says where the ring stands, for a device that takes a queue over from another server of it: the next available
-   * entry to take, and the used index, which is read from the ring where it is left out. Throws `DEVICE_OPTION` unless
-   * both are integers from 0 to 65535.
+   * `start` says where the ring stands, for a device that takes a queue over from another server of it: `next`, the next
+   * available entry to take, is 0 where it is left out, and `used`, the used index, is then read from the ring. So
+   * give `next` at least where another server used the queue. Throws `DEVICE_OPTION` unless both are integers from 0 to
+   * 65535.
    */
   enableQueue(queue: DeviceQueue, start?: Partial<QueuePosition>): boolean {
     if (start !== undefined) this.checkPosition(queue, start)
@@ -243,16 +247,18 @@ export abstract class VirtioDevice {
   /**
    * Stops a queue without loss, so that another server may go on with it: nothing new is taken from it, and once nothing
    * that was taken is in flight it is published and disabled, and the return value says where it stands. `null`: requests
-   * are in flight; poll, which completes them, and call again. Null also within a poll, and for a queue that does not
-   * work.
+   * are in flight; poll, which completes them, and call again. Null also within a poll, and where the queue does not work
+   * because it is broken or the device is not {@link live} or may not access memory now: then it goes on as it was.
    */
   stopQueue(queue: DeviceQueue): QueuePosition | null {
     const { walker } = queue
-    if (!queue.started || walker.broken !== null || this.polling) return null
+    if (this.polling || !this.alive || !this.mayAccess) return null
+    // A ring that is out of reach by now is a fault, and stops the device.
+    this.checkPort()
+    if (!this.alive || !queue.started || walker.broken !== null) return null
     this.onSave()
     walker.pause()
     if (this.inFlightOf(queue) > 0) return null
-    this.port.refresh()
     this.publish(queue)
     const { next, used } = walker.save()
     this.disableQueue(queue)
@@ -310,6 +316,15 @@ export abstract class VirtioDevice {
   }
 
   /**
+   * For the transport, once its own state was restored over what `restore` told it: tells it again that the
+   * configuration changed meanwhile, if it did, and that the device is due.
+   */
+  transportRestored(): void {
+    if (this.changed) this.transport?.configurationChanged()
+    this.wake()
+  }
+
+  /**
    * A driver's write to a field of the configuration space that it may write, after FEATURES_OK. Returns false where it
    * has no effect.
    */
@@ -335,7 +350,7 @@ export abstract class VirtioDevice {
    */
   poll(budget: number): number {
     if (this.polling) return 0
-    this.announced = false
+    this.announced = this.changed = false
     let done = 0
     if (this.alive && this.mayAccess) {
       this.polling = true
@@ -522,8 +537,7 @@ export abstract class VirtioDevice {
 
   /**
    * For the transport and the device type: records that what is plugged into the device (a link, a store, an interrupt
-   * sink) threw. The error surfaces in a
-   * microtask; the device and everybody else go on.
+   * sink) threw. The error surfaces in a microtask; the device and everybody else go on.
    */
   hostThrew(reason: string, error: unknown): void {
     this.faults.record({ kind: 'host', device: this.name, reason, message: inWords(error) })
@@ -539,6 +553,7 @@ export abstract class VirtioDevice {
   // The interrupt is raised by a poll, so one is due.
   private configurationChanged(): void {
     if ((this.statusBits & STATUS_DRIVER_OK) === 0) return
+    this.changed = true
     this.transport?.configurationChanged()
     this.wake()
   }

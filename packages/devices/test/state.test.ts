@@ -1,8 +1,9 @@
-import { GuestMemory } from '@guestdma/memory'
+import { type BusPort, GuestMemory } from '@guestdma/memory'
 import { describe, expect, test } from 'vitest'
 import {
   BlkDevice,
   type BlockRequest,
+  BusWindows,
   type DeviceState,
   everything,
   LoopbackLink,
@@ -10,11 +11,31 @@ import {
   MmioRegisters,
   type MmioState,
   NetDevice,
+  type PciFunction,
+  type PciState,
   type VirtioDevice,
 } from '../src/index.ts'
-import { blkMachine, DISK_BYTES, header, MAC, netMachine, packet, RecordingLink, status } from './support/devices.ts'
-import { BASE, Driver, Line, OFFSET, pattern } from './support/guest.ts'
+import {
+  type AnyBlkMachine,
+  blkMachine,
+  blkMachineOver,
+  DISK_BYTES,
+  driverOf,
+  header,
+  MAC,
+  netMachine,
+  packet,
+  RecordingLink,
+  status,
+  TRANSPORTS,
+} from './support/devices.ts'
+import { BASE, Driver, type GuestDriver, Line, OFFSET, pattern } from './support/guest.ts'
 import { IommuMachine } from './support/iommu.ts'
+import { PciDriver } from './support/pci.ts'
+
+function transportOf(driver: GuestDriver): MmioRegisters | PciFunction {
+  return driver instanceof PciDriver ? driver.pci : ((driver as Driver).bus as MmioRegisters)
+}
 
 describe('save and restore', () => {
   test('a network device goes on in another one, mid-ring, over JSON', () => {
@@ -272,6 +293,43 @@ describe('save and restore', () => {
     device.poll(64)
     expect(link.frames).toHaveLength(1)
   })
+
+  describe.each(TRANSPORTS)(
+    'what restore finds changed is told, although the transport is restored after it: over %s',
+    (transport) => {
+      function move(m: AnyBlkMachine, port: BusPort, disk: Uint8Array): { driver: GuestDriver; line: Line } {
+        const device = new BlkDevice({ name: 'blk1', port, store: new MemoryBlockStore(disk) })
+        const line = new Line()
+        const driver = driverOf(device, transport, line)
+        const saved = transportOf(m.driver).save()
+        device.restore(m.device.save())
+        transportOf(driver).restore(saved as MmioState & PciState)
+        // Nothing of it is lost with another move before the first poll.
+        const again = transportOf(driver).save()
+        transportOf(driver).restore(again as MmioState & PciState)
+        device.poll(64)
+        return { driver, line }
+      }
+
+      test('the capacity of the store', () => {
+        const m = blkMachineOver(transport)
+        m.driver.start([m.ring], 9)
+        m.device.poll(64)
+        const { generation } = m.driver
+        const { driver, line } = move(m, m.device.port, new Uint8Array(2 * DISK_BYTES))
+        expect([line.asserted, driver.acknowledge(), driver.config(0, 4)]).toEqual([true, 2, (2 * DISK_BYTES) / 512])
+        expect(driver.generation).not.toBe(generation)
+      })
+
+      test('a ring that is out of reach (DEVICE_NEEDS_RESET)', () => {
+        const m = blkMachineOver(transport)
+        m.driver.start([m.ring], 9)
+        m.device.poll(64)
+        const { driver, line } = move(m, new BusWindows('nothing', []), m.disk)
+        expect([line.asserted, driver.acknowledge(), driver.status & 0x40]).toEqual([true, 2, 0x40])
+      })
+    },
+  )
 
   test('a store that does not fit is found before anything changes', () => {
     const m = blkMachine()
