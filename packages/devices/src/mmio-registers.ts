@@ -204,7 +204,7 @@ export class MmioRegisters implements RegisterBus {
    */
   restore(state: MmioState): void {
     const check = new StateCheck(`${this.device.name} registers`)
-    check.object(state, 'guestdma-mmio-1')
+    check.format(state, 'guestdma-mmio-1')
     const { interruptStatus, selectors } = state
     check.integer('interruptStatus', interruptStatus, (INTERRUPT_USED_BUFFER | INTERRUPT_CONFIGURATION) + 1)
     check.integers('selectors', selectors, 3, U32)

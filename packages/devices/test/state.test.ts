@@ -280,6 +280,95 @@ describe('save and restore', () => {
     })
   })
 
+  describe('whatever stands anywhere in a state is accepted, or refused with DEVICE_STATE and nothing changes', () => {
+    interface Part {
+      restore(state: never): void
+      save(): object
+    }
+    const junk = [
+      undefined,
+      null,
+      true,
+      -1,
+      0.5,
+      Number.NaN,
+      256,
+      65536,
+      2 ** 32,
+      1n,
+      Symbol('s'),
+      'x'.repeat(100),
+      [],
+      new Array(6),
+      {},
+      // `String(value)` throws.
+      { toString: 1 },
+      Object.create(null),
+      () => 1,
+    ]
+
+    /** Every copy of `value` in which something was replaced by something else. */
+    function* replaced(value: unknown): Generator<unknown> {
+      yield* junk
+      if (typeof value !== 'object' || value === null) return
+      for (const [key, inner] of Object.entries(value)) {
+        for (const other of replaced(inner)) {
+          const copy = Array.isArray(value) ? [...(value as unknown[])] : { ...value }
+          ;(copy as Record<string, unknown>)[key] = other
+          yield copy
+        }
+      }
+      if (!Array.isArray(value)) return
+      const holed = [...(value as unknown[])]
+      delete holed[0]
+      yield holed
+    }
+
+    test.each<[string, () => [part: Part, device: VirtioDevice]]>([
+      ...TRANSPORTS.map((transport): [string, () => [Part, VirtioDevice]] => [
+        `blk's registers over ${transport}`,
+        () => {
+          const m = blkMachineOver(transport)
+          m.driver.start([m.ring], 29)
+          return [transportOf(m.driver), m.device]
+        },
+      ]),
+      [
+        'blk',
+        () => {
+          const m = blkMachine()
+          m.driver.start([m.ring], 29)
+          return [m.device, m.device]
+        },
+      ],
+      [
+        'net',
+        () => {
+          const m = netMachine()
+          m.driver.start([m.rx, m.tx], 29)
+          return [m.device, m.device]
+        },
+      ],
+    ])('%s', (_, start) => {
+      const [part, device] = start()
+      const good = part.save()
+      let refused = 0
+      for (const state of replaced(good)) {
+        try {
+          part.restore(state as never)
+        } catch (error) {
+          refused++
+          expect(error).toMatchObject({ code: 'DEVICE_STATE' })
+          expect(part.save()).toEqual(good)
+          continue
+        }
+        device.poll(1)
+        part.restore(good as never)
+      }
+      expect(refused).toBeGreaterThan(100)
+    })
+  })
+
   test('a device that was restored is due for a poll', () => {
     const m = netMachine()
     m.driver.start([m.rx, m.tx])
