@@ -349,7 +349,7 @@ export abstract class VirtioDevice {
    * nothing new.
    *
    * A budget is of work: a chain of more than 64 descriptors and pieces, or of 64 KiB (`CHAIN_STEPS`, `CHAIN_BYTES`),
-   * counts as several, in the budget and in what is returned. So one call costs `budget` chains of that size, and at
+   * counts as several, in the budget and in what is returned, and so does a copy of a large ring in pieces. So one call costs `budget` chains of that size, and at
    * most one larger chain for each queue; what is left over waits for the next call. Besides, it completes what stores
    * answered, 64 chains or `budget` if that is more.
    */
