@@ -77,7 +77,7 @@ export interface PciOptions {
 }
 
 /** The options of a function, checked, with their defaults. */
-export interface PciSettings {
+interface PciSettings {
   readonly identity: PciIdentity
   readonly multiplier: number
   readonly vectors: number
