@@ -462,6 +462,19 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       },
     )
 
+    test('nor does the flush after a write-through write: the write itself was answered', () => {
+      store = new LateStore()
+      m = blkMachineOver(transport, { store })
+      m.driver.start([m.ring])
+      submit(m.ram, 3, 512, OUT)
+      store.waiting[0].done(0)
+      m.device.poll(64)
+      expect([store.waiting.length, m.device.inFlight]).toEqual([2, 1])
+      const ring = restart()
+      submit(m.ram, 3, 512, OUT, ring)
+      expect([store.waiting.length, m.device.inFlight]).toEqual([3, 1])
+    })
+
     test.each([{ maxInFlight: 2 }, { stagingBytes: 8192 }])(
       'resets in a loop do not pile up requests at a store that never answers: %j',
       (options) => {
