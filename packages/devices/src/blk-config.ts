@@ -51,7 +51,7 @@ export interface BlkOptions extends DeviceOptions {
   readonly maxInFlight?: number
   /**
    * The most bytes of staging memory in use at a time; further requests stay in the ring. A request that would not fit
-   * even alone fails. Defaults to 16 MiB.
+   * even alone fails. As much again may be in requests that a reset left with the store. Defaults to 16 MiB.
    */
   readonly stagingBytes?: number
 }

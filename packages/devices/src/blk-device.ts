@@ -54,7 +54,10 @@ const COMPLETED_PER_POLL = 64
  * be taken back: a reset drops the answers, but a write may still reach the disk. A reset of a queue is complete only
  * when the store has answered all that came from it (§2.6.1); other queues go on. A reset of the device is complete at
  * once, since a store that never answers must not keep a driver from its memory, and there are drivers that do not wait;
- * instead, the device takes nothing new until the store has answered, so that a late write cannot overtake a new one.
+ * instead, the device takes nothing new until the store has answered the writes from before, so that a late one cannot
+ * overtake a new one. A store that never answers a write therefore holds the device back for good. Reads and flushes
+ * from before hold nothing back, and `maxInFlight` and `stagingBytes` do not count them; but while the store keeps more
+ * than as many again, of either, the device waits, so that resets in a loop do not pile up memory.
  *
  * @throws DeviceError `DEVICE_OPTION`, `STORE_CAPACITY`, and what `VirtioDevice` throws
  */
@@ -72,11 +75,13 @@ export class BlkDevice extends VirtioDevice {
   private starting: BlkSlot | null = null
   declare private readonly endedAgain: (sector: number) => void
   private taken = 0
-  // Requests that the store still holds after a reset: all of them, those from before a reset of the device, and by
-  // queue those from before that queue was reset or stopped.
-  private orphans = 0
-  private stale = 0
+  // Requests that the store still holds after a reset or a halt, and the staging memory in them. Of those, what is waited
+  // for: by queue all that came from it, and after a reset of the device the writes from before.
+  private readonly orphans = new Set<BlkSlot>()
+  private orphanBytes = 0
+  private lateWrites = 0
   declare private readonly orphansOf: Int32Array
+  declare private readonly ended: (slot: BlkSlot) => void
   private stagingUsed = 0
   private turn = 0
   // By queue: bytes of staging memory that its next request waits for.
@@ -106,12 +111,12 @@ export class BlkDevice extends VirtioDevice {
       const message = `the request for sector ${sector} was ended already; a store calls done once`
       this.faults.record({ kind: 'host', device: this.name, reason: 'store.done', message })
     }
-    const finished = (slot: BlkSlot): void => this.finished(slot)
-    this.slots = Array.from({ length: options.maxInFlight ?? 64 }, () => new BlkSlot(finished))
+    this.ended = (slot) => this.finished(slot)
+    this.slots = Array.from({ length: options.maxInFlight ?? 64 }, () => new BlkSlot(this.ended))
   }
 
   override get inFlight(): number {
-    return this.taken + this.orphans
+    return this.taken + this.lateWrites + this.orphansOf.reduce((sum, count) => sum + count, 0)
   }
 
   /** Reads the store's capacity again and tells the driver if it changed (§5.2.6.2). Throws `STORE_CAPACITY`. */
@@ -147,9 +152,18 @@ export class BlkDevice extends VirtioDevice {
     this.capacityChanged()
   }
 
-  protected override onReset(): void {
+  protected override onHalt(): void {
     this.wanted.fill(0)
     this.disown(-1)
+  }
+
+  protected override onReset(): void {
+    this.orphansOf.fill(0)
+    this.lateWrites = 0
+    for (const orphan of this.orphans) {
+      orphan.queue = -1
+      if (orphan.phase === 'write') this.lateWrites++
+    }
   }
 
   protected override onQueueReset(queue: DeviceQueue): void {
@@ -184,11 +198,12 @@ export class BlkDevice extends VirtioDevice {
   private serve(queue: DeviceQueue, budget: number): number {
     const { walker, generation } = queue
     let done = 0
-    if (this.orphansOf[queue.index] > 0 || this.stale > 0) return 0
+    if (this.orphansOf[queue.index] > 0 || this.lateWrites > 0) return 0
+    if (this.orphans.size > this.slots.length || this.orphanBytes > this.stagingLimit) return 0
     if (this.stagingUsed + this.wanted[queue.index] > this.stagingLimit) return 0
     this.wanted[queue.index] = 0
     walker.update()
-    while (done < budget && this.live && this.taken + this.orphans < this.slots.length) {
+    while (done < budget && this.live && this.taken < this.slots.length) {
       if (walker.take() === NO_CHAIN) {
         if (walker.rearm()) continue
         queue.marked = false
@@ -307,12 +322,8 @@ export class BlkDevice extends VirtioDevice {
       // The store may have run code that moved memory: the ring comes first. A port learns of growth by `refresh` only.
       port.refresh()
       if (port.epoch !== epoch) this.checkPort()
-      // Still pending, or reset away meanwhile.
+      // Still pending, or void since the device was reset or stopped meanwhile.
       if (slot.state !== 'done') return
-      if (!this.live) {
-        this.free(slot)
-        return
-      }
       if (!this.needsFlush(slot)) break
     }
     this.answer(slot, queue, row && port.epoch === epoch)
@@ -345,10 +356,11 @@ export class BlkDevice extends VirtioDevice {
   // Called by BlkSlot.done, at any time.
   private finished(slot: BlkSlot): void {
     if (slot.state === 'orphan') {
-      this.orphans--
-      if (slot.queue < 0) this.stale--
-      else this.orphansOf[slot.queue]--
-      this.release(slot)
+      slot.state = 'free'
+      this.orphans.delete(slot)
+      this.orphanBytes -= slot.reserved
+      if (slot.queue >= 0) this.orphansOf[slot.queue]--
+      else if (slot.phase === 'write') this.lateWrites--
       // What was held back meanwhile can begin now.
       this.wake()
       return
@@ -379,8 +391,8 @@ export class BlkDevice extends VirtioDevice {
     const { chains } = walker
     const { status, head, position, phase, staging, stagingOffset } = slot
     if (!row && !walker.reresolve(slot.addresses, slot.lengths, slot.spans, head, position)) {
+      // That stops the device, and frees the slot.
       this.checkQueue(queue)
-      if (slot.state === 'done') this.free(slot)
       return
     }
     const dataBytes = chains.writable(0) - 1
@@ -466,33 +478,28 @@ export class BlkDevice extends VirtioDevice {
   }
 
   private free(slot: BlkSlot): void {
-    this.taken--
-    this.release(slot)
-  }
-
-  private release(slot: BlkSlot): void {
     slot.state = 'free'
+    this.taken--
     this.stagingUsed -= slot.reserved
     slot.reserved = 0
   }
 
-  // Requests of one queue (or all, -1) are void: what the store still holds becomes an orphan of the queue, or of the
-  // whole device.
+  // Requests of one queue (or all, -1) are void: what the store still holds becomes an orphan of its queue, and another
+  // slot takes its place.
   private disown(queue: number): void {
-    for (const slot of this.slots) {
-      if (queue >= 0 && slot.queue !== queue) continue
-      if (slot.state === 'pending') {
-        slot.state = 'orphan'
-        this.taken--
-        this.orphans++
-        if (queue >= 0) this.orphansOf[queue]++
-      } else if (slot.state === 'done') this.free(slot)
-      if (queue < 0 && slot.state === 'orphan') slot.queue = -1
-    }
-    if (queue < 0) {
-      this.stale = this.orphans
-      this.orphansOf.fill(0)
-    }
+    this.slots.forEach((slot, i) => {
+      if (queue >= 0 && slot.queue !== queue) return
+      if (slot.state === 'done') this.free(slot)
+      if (slot.state !== 'pending') return
+      const { reserved } = slot
+      this.free(slot)
+      slot.state = 'orphan'
+      slot.reserved = reserved
+      this.orphans.add(slot)
+      this.orphanBytes += reserved
+      this.orphansOf[slot.queue]++
+      this.slots[i] = new BlkSlot(this.ended)
+    })
     this.finishedSlots = this.finishedSlots.filter((slot) => slot.state === 'done')
   }
 }

@@ -9,10 +9,8 @@ const ALIGN_ROOM = 8
 const FIRST_SPANS = 8
 const NO_DATA: Uint8Array<ArrayBuffer> = new Uint8Array(0)
 
-/**
- * Where a slot stands. A request that was reset away stays with its store, as an orphan, until the store lets go of it.
- */
-export type SlotState = 'free' | 'pending' | 'done' | 'orphan'
+// Where a slot stands. A request that was reset away stays with its store, as an orphan, until the store lets go of it.
+type SlotState = 'free' | 'pending' | 'done' | 'orphan'
 
 /** What the store was asked for last. */
 export type SlotPhase = 'read' | 'write' | 'flush' | 'flush-after-write'

@@ -63,8 +63,8 @@ export interface MmioOptions {
   readonly vendorId?: number
   /**
    * `marked` (default): a doorbell marks the queue, `onWork` of the device is called, and the machine polls. `inline`:
-   * the doorbell runs `device.poll` before it returns, and so calls the interrupt sink, links and stores within the
-   * guest's register write. Only for an emulator that lets a store instruction change interrupts and memory; one that
+   * the doorbell runs `device.poll(1024)` before it returns, and so calls the interrupt sink, links and stores within the
+   * guest's register write, which takes as long as 1,024 chains or 64 MiB do; for what is left over `onWork` is called. Only for an emulator that lets a store instruction change interrupts and memory; one that
    * holds them in a translated block does not.
    */
   readonly notify?: 'marked' | 'inline'
@@ -204,7 +204,7 @@ export class MmioRegisters implements RegisterBus {
    */
   restore(state: MmioState): void {
     const check = new StateCheck(`${this.device.name} registers`)
-    check.object(state, 'guestdma-mmio-1')
+    check.format(state, 'guestdma-mmio-1')
     const { interruptStatus, selectors } = state
     check.integer('interruptStatus', interruptStatus, (INTERRUPT_USED_BUFFER | INTERRUPT_CONFIGURATION) + 1)
     check.integers('selectors', selectors, 3, U32)
@@ -212,7 +212,7 @@ export class MmioRegisters implements RegisterBus {
     ;[this.deviceFeaturesSel, this.driverFeaturesSel, this.queueSel] = selectors
     this.line = 'unknown'
     this.lower()
-    this.device.wake()
+    this.device.transportRestored()
   }
 
   /** For the platform: what a reset of the machine does to the registers and the device behind them. */

@@ -276,7 +276,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
       const left = budget - done
       const plain = this.sendPlain(queue, left)
       if (plain < 0) return done
-      done += plain
+      if (plain > 0) done += plain + walker.extra
       if (done >= budget || this.linkFull) break
       const rows = plain > 0 ? 0 : walker.takeBatch(left < TRANSMIT_BATCH ? left : TRANSMIT_BATCH)
       if (rows > 0) {

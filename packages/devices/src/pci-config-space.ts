@@ -46,7 +46,7 @@ export interface PciIdentity {
 }
 
 /** What the configuration space leaves to the function. */
-export interface PciConfigHooks {
+interface PciConfigHooks {
   /** Something was written: command, BARs or MSI-X control may have changed. */
   written(): void
   /** pci_cfg_data of the access capability at `at` is about to be read, or was written (virtio 1.4 §4.1.4.9). */

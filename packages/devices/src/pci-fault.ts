@@ -2,7 +2,7 @@ import type { RegisterFaultReason } from './faults.ts'
 import type { VirtioDevice } from './virtio-device.ts'
 
 /** A space of a PCI function: its configuration space, or a BAR. */
-export type PciSpace = 'config' | number
+type PciSpace = 'config' | number
 
 /** Records a register fault at `offset` of a space; `value` is `null` for a read. Returns what the read gives. */
 export function pciFault(

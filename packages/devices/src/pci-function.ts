@@ -221,7 +221,7 @@ export class PciFunction {
     this.line = 'unknown'
     this.setIsr(state.isr)
     this.written()
-    this.device.wake()
+    this.device.transportRestored()
   }
 
   /**

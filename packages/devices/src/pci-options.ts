@@ -21,8 +21,8 @@ export interface PciOptions {
   readonly interrupts?: InterruptSink
   /**
    * `marked` (default): a doorbell marks the queue, `onWork` of the device is called, and the machine polls. `inline`:
-   * the doorbell runs `device.poll` before it returns, and so calls the interrupt sink, links and stores within the
-   * guest's register write. Only for an emulator that lets a store instruction change interrupts and memory; one that
+   * the doorbell runs `device.poll(1024)` before it returns, and so calls the interrupt sink, links and stores within the
+   * guest's register write, which takes as long as 1,024 chains or 64 MiB do; for what is left over `onWork` is called. Only for an emulator that lets a store instruction change interrupts and memory; one that
    * holds them in a translated block does not.
    */
   readonly notify?: 'marked' | 'inline'
@@ -77,7 +77,7 @@ export interface PciOptions {
 }
 
 /** The options of a function, checked, with their defaults. */
-export interface PciSettings {
+interface PciSettings {
   readonly identity: PciIdentity
   readonly multiplier: number
   readonly vectors: number

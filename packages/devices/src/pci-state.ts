@@ -70,7 +70,7 @@ export function restorePci(parts: PciParts, state: PciState): void {
 
 function checkPci({ device, space, common, msix }: PciParts, state: PciState): void {
   const check = new StateCheck(`${device.name} function`)
-  check.object(state, 'guestdma-pci-1')
+  check.format(state, 'guestdma-pci-1')
   const { config, isr, selectors, driverFeatures, generation, msix: saved } = state
   check.integers('config', config, PCI_CONFIG_SIZE, 2 ** 8)
   check.integer('isr', isr, (INTERRUPT_USED_BUFFER | INTERRUPT_CONFIGURATION) + 1)
@@ -79,7 +79,7 @@ function checkPci({ device, space, common, msix }: PciParts, state: PciState): v
   check.integers('driverFeatures', driverFeatures, common.driverFeatures.length, U32)
   check.integers('generation', generation, 2, U32)
   check.integer('generation[0]', generation[0], 2 ** 8)
-  if (typeof saved !== 'object' || saved === null) check.wrong(`msix is an object, not ${String(saved)}`, {})
+  check.object('msix', saved)
   check.integers('msix.table', saved.table, msix.table.length, U32)
   check.integers('msix.pending', saved.pending, msix.pending.length, U32)
   check.integers('msix.mapping', saved.mapping, msix.mapping.length, 2 ** 16)

@@ -80,12 +80,13 @@ export class RingArea {
     return at % 2 === 0
   }
 
-  /** Copies all of the area from memory, if it is in pieces. */
-  pull(): void {
+  /** Copies all of the area from memory, if it is in pieces. Returns how many those are. */
+  pull(): number {
     for (const { region, offset, start, length } of this.pieces) {
       if (region.u8.length === 0) region.refresh()
       copy(this.region, start, region, offset, length)
     }
+    return this.pieces.length
   }
 
   /** Copies bytes [from, from + length) of the area to memory, if it is in pieces. */

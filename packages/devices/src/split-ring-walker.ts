@@ -108,8 +108,9 @@ export interface RingSetup {
 export class SplitRingWalker {
   declare readonly chains: ChainTable
   /**
-   * Of the last `take`, `takeMore` or `takeBatch`: how many chains more than it returned the work was worth, by {@link
-   * CHAIN_STEPS} and {@link CHAIN_BYTES}. A batch ends with the first chain that is worth several.
+   * Of the last `take`, `takeMore`, `takeBatch` or `takePlain`: how many chains more than it returned the work was worth,
+   * by {@link CHAIN_STEPS} and {@link CHAIN_BYTES}. A batch ends with the first chain that is worth several. Copies of a
+   * ring in pieces count with the first chain that is taken after them.
    */
   extra = 0
   broken: QueueFaultReason | null = null
@@ -144,8 +145,9 @@ export class SplitRingWalker {
   private driverHalf = 0
   declare private device: Region
   private deviceWord = 0
-  // An area is in pieces: copies have to be brought up to date.
+  // An area is in pieces: copies have to be brought up to date. What that cost since the last chain was taken, in chains.
   private scattered = false
+  private copies = 0
   // An indirect table that is in pieces.
   declare private readonly indirectArea: RingArea
   // The four words that both sides look at, in memory itself: the available index, what says whether the driver wants a
@@ -190,6 +192,7 @@ export class SplitRingWalker {
     this.available = this.next = this.used = this.published = this.slot = 0
     this.replaceable = false
     this.paused = false
+    this.copies = 0
     this.broken = null
     this.chains.rows = this.chains.segments = 0
     this.peekedAt = -1
@@ -261,8 +264,11 @@ export class SplitRingWalker {
 
   // Copies what the driver wrote, where an area is in pieces.
   private pull(): void {
-    this.tableArea.pull()
-    this.driverArea.pull()
+    const { driverArea, size, tableArea } = this
+    const pieces = tableArea.pull() + driverArea.pull()
+    let bytes = tableArea.scattered ? descriptorTableBytes(size) : 0
+    if (driverArea.scattered) bytes += availableRingBytes(size)
+    this.copies += (pieces / STEPS + bytes / BYTES) | 0
   }
 
   /** Loads the available index, once. Returns how many chains can be taken. */
@@ -311,6 +317,7 @@ export class SplitRingWalker {
    */
   takePlain(limit: number, taker: PlainTaker): number {
     this.peekedAt = -1
+    this.extra = 0
     if (this.broken !== null || this.available === this.next || this.inOrder) return 0
     const { chains, driver, port, size, table } = this
     if (driver.u16.length === 0 || port.region.u8.length === 0) port.refresh()
@@ -385,6 +392,10 @@ export class SplitRingWalker {
       n++
     }
     this.next = (start + n) & 0xffff
+    if (n > 0) {
+      this.extra = this.copies
+      this.copies = 0
+    }
     if (driver.meter !== null) driver.meter.load(2, n)
     if (table.meter !== null) table.meter.load(4, 4 * n)
     return n
@@ -571,6 +582,9 @@ export class SplitRingWalker {
   private append(limit: number): number {
     this.extra = 0
     if (this.broken !== null || this.available === this.next) return 0
+    const extra = this.copies
+    this.extra = extra
+    this.copies = 0
     const { chains, driver, port, size, table } = this
     // Code that the device called since the last chain may have grown a memory.
     if (driver.u16.length === 0 || port.region.u8.length === 0) port.refresh()
@@ -714,7 +728,7 @@ export class SplitRingWalker {
       row = chains.rows
       if (held.length !== 0) held[next & mask] = -1
       next = (next + 1) & 0xffff
-      if (this.extra !== 0) {
+      if (this.extra !== extra) {
         taken++
         break
       }
@@ -832,7 +846,7 @@ export class SplitRingWalker {
       }
       if (table.meter !== null) table.meter.load(4, 4)
     }
-    this.extra = ((elements + copied + segment - first) / STEPS + total / BYTES) | 0
+    this.extra += ((elements + copied + segment - first) / STEPS + total / BYTES) | 0
     if (writeFrom < 0) chains.add(head, position, first, segment, segment, total, 0)
     else chains.add(head, position, first, writeFrom, segment, readable, total - readable)
     return true

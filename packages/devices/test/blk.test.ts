@@ -10,7 +10,7 @@ import {
   type TransportName,
 } from './support/devices.ts'
 import { surfaced } from './support/event-loop.ts'
-import { BASE, type Element, pattern, type Ram } from './support/guest.ts'
+import { BASE, type Element, pattern, type Ram, Ring } from './support/guest.ts'
 
 const IN = 0
 const OUT = 1
@@ -296,13 +296,28 @@ describe.each(TRANSPORTS)('over %s', (name) => {
 
     beforeEach(() => bootLate())
 
-    function submit(ram: Ram, sector: number, length = 512): { data: number; cell: number } {
+    function submit(
+      ram: Ram,
+      sector: number,
+      length = 512,
+      type = IN,
+      ring = m.ring,
+      queue = 0,
+    ): { data: number; cell: number } {
       const data = ram.put(new Uint8Array(length).fill(0x55))
       const cell = status(ram)
-      m.ring.offer(m.ring.chain(header(ram, IN, sector), { address: data, length, w: true }, cell))
-      m.driver.kick(0)
+      ring.offer(ring.chain(header(ram, type, sector), { address: data, length, w: type === IN }, cell))
+      m.driver.kick(queue)
       m.device.poll(64)
       return { data, cell: cell.address }
+    }
+
+    /** Resets the device and starts its driver anew, on a fresh ring. */
+    function restart(...features: number[]): Ring {
+      m.driver.status = 0
+      const ring = new Ring(m.ram, 16)
+      m.driver.start([ring], 9, ...features)
+      return ring
     }
 
     test('done marks, and the next poll completes', () => {
@@ -407,26 +422,88 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       expect(m.ring.usedIndex).toBe(0)
     })
 
-    test('after a reset the data is dropped, and nothing new starts until the store let go', () => {
+    test('after a reset the data is dropped, and a write from before holds everything back until the store let go', () => {
       const { data, cell } = submit(m.ram, 3)
-      m.driver.status = 0
-      const [old] = store.waiting
+      submit(m.ram, 3, 512, OUT)
+      const ring = restart()
       expect(m.device.inFlight).toBe(1)
-      const before = m.ram.bytes.slice()
-      m.driver.start([m.ring], 9)
-      m.ram.bytes.set(before)
-      m.ring.index = 0
-      m.ram.set16(m.ring.avail + 2, 0)
-      submit(m.ram, 4)
-      expect(store.waiting).toHaveLength(1)
-      old.data.fill(0x77)
-      old.done(0)
+      submit(m.ram, 4, 512, IN, ring)
+      const [read, write] = store.waiting
+      read.data.fill(0x77)
+      read.done(0)
+      m.device.poll(64)
+      expect(store.waiting).toHaveLength(2)
+      write.done(0)
       m.device.poll(64)
       expect([m.ram.get(data, 1)[0], m.ram.get(cell, 1)[0]]).toEqual([0x55, 0xff])
-      expect(store.waiting).toHaveLength(2)
-      store.waiting[1].done(0)
+      expect(store.waiting).toHaveLength(3)
+      store.waiting[2].done(0)
       m.device.poll(64)
-      expect(m.ring.usedIndex).toBe(1)
+      expect([m.ring.usedIndex, ring.usedIndex]).toEqual([0, 1])
+    })
+
+    test.each([IN, FLUSH])(
+      'a request of type %i that its store never answers holds nothing back after a reset (§2.4)',
+      (type) => {
+        bootLate({ maxInFlight: 2, stagingBytes: 8192 })
+        for (let i = 0; i < 2; i++) submit(m.ram, i, type === IN ? 512 : 0, type)
+        const ring = restart()
+        expect(m.device.inFlight).toBe(0)
+        const cells = [OUT, IN].map((next) => submit(m.ram, 7, 512, next, ring).cell)
+        expect(store.waiting).toHaveLength(4)
+        for (const r of store.waiting.slice(2)) r.done(0)
+        m.device.poll(64)
+        expect(cells.map((cell) => m.ram.get(cell, 1)[0])).toEqual([0, 0])
+        // What comes late after all ends nobody else's request.
+        submit(m.ram, 8, 512, IN, ring)
+        for (const r of store.waiting.slice(0, 2)) r.done(0)
+        m.device.poll(64)
+        expect([ring.usedIndex, m.device.inFlight]).toEqual([2, 1])
+      },
+    )
+
+    test('nor does the flush after a write-through write: the write itself was answered', () => {
+      store = new LateStore()
+      m = blkMachineOver(transport, { store })
+      m.driver.start([m.ring])
+      submit(m.ram, 3, 512, OUT)
+      store.waiting[0].done(0)
+      m.device.poll(64)
+      expect([store.waiting.length, m.device.inFlight]).toEqual([2, 1])
+      const ring = restart()
+      submit(m.ram, 3, 512, OUT, ring)
+      expect([store.waiting.length, m.device.inFlight]).toEqual([3, 1])
+    })
+
+    test.each([{ maxInFlight: 2 }, { stagingBytes: 8192 }])(
+      'resets in a loop do not pile up requests at a store that never answers: %j',
+      (options) => {
+        bootLate(options)
+        for (let i = 0; i < 6; i++) {
+          const ring = restart()
+          for (let n = 0; n < 3; n++) submit(m.ram, n, 512, IN, ring)
+        }
+        expect(store.waiting).toHaveLength(4)
+        store.waiting[0].done(0)
+        store.waiting[1].done(0)
+        m.device.poll(64)
+        expect(store.waiting).toHaveLength(6)
+      },
+    )
+
+    test('what the store still holds of a queue that is being reset takes no slot from another queue (§2.6.1)', () => {
+      store = new LateStore()
+      m = blkMachineOver(transport, { store, queues: 2, maxInFlight: 2, stagingBytes: 8192 })
+      const second = new Ring(m.ram, 8)
+      m.driver.start([m.ring, second], 9, 40)
+      for (let i = 0; i < 2; i++) submit(m.ram, i)
+      m.driver.resetQueue(0)
+      const cells = [OUT, IN].map((type) => submit(m.ram, 7, 512, type, second, 1).cell)
+      expect([store.waiting.length, m.driver.queueReset(0)]).toEqual([4, true])
+      for (const r of store.waiting) r.done(0)
+      m.device.poll(64)
+      expect(cells.map((cell) => m.ram.get(cell, 1)[0])).toEqual([0, 0])
+      expect([m.driver.queueReset(0), m.device.inFlight, m.ring.usedIndex]).toEqual([false, 0, 0])
     })
 
     test('resetting the queue drops what is in flight as well', () => {

@@ -4,6 +4,7 @@ import { beforeEach, describe, expect, test } from 'vitest'
 import { type BlockRequest, BusWindows } from '../src/index.ts'
 import {
   type AnyBlkMachine,
+  type AnyNetMachine,
   blkMachineOver,
   DISK_BYTES,
   header,
@@ -15,6 +16,7 @@ import {
   type TransportName,
 } from './support/devices.ts'
 import { BASE, OFFSET, pattern, RAM_BYTES, Ram } from './support/guest.ts'
+import type { PciDriver } from './support/pci.ts'
 
 describe.each(TRANSPORTS)('stopQueue and enableQueue with a position: over %s', (transport: TransportName) => {
   let waiting: BlockRequest[]
@@ -112,6 +114,34 @@ describe.each(TRANSPORTS)('stopQueue and enableQueue with a position: over %s', 
     n.device.poll(0)
     n.device.poll(64)
     expect([resolves, n.device.live]).toEqual([0, true])
+  })
+
+  test('a device that is not live, or may not access memory, writes nothing for it', () => {
+    const stops: [string, (n: AnyNetMachine) => void][] = [
+      ['DEVICE_NEEDS_RESET', (n) => n.device.needsReset('test')],
+      ['FAILED', (n) => n.device.writeStatus(n.device.status | 0x80)],
+      ['a ring out of reach', (n) => (n.device.port as BusWindows).setWindows([])],
+    ]
+    if (transport === 'pci') stops.push(['no Bus Master Enable', (n) => ((n.driver as PciDriver).command = 2)])
+    for (const [name, stop] of stops) {
+      const ram = new Ram()
+      const window = { base: BASE, length: RAM_BYTES, region: ram.memory.regions[0], offset: OFFSET }
+      const n = netMachineOver(transport, { port: new BusWindows('p', [window]) }, 8, ram)
+      n.driver.start([n.rx, n.tx])
+      n.rx.offer(n.rx.chain({ address: ram.alloc(100), length: 100, w: true }))
+      n.driver.kick(0)
+      n.device.poll(64)
+      expect(n.device.receive(pattern(60))).toBe(true)
+      stop(n)
+      const before = ram.bytes.slice()
+      expect([name, n.device.stopQueue(n.device.queues[0])]).toEqual([name, null])
+      expect(ram.bytes).toEqual(before)
+      if (name !== 'no Bus Master Enable') continue
+      // It went on as it was.
+      ;(n.driver as PciDriver).command = 6
+      n.device.poll(64)
+      expect([n.rx.usedIndex, n.device.stopQueue(n.device.queues[0])]).toEqual([1, { next: 1, used: 1 }])
+    }
   })
 
   test('positions that cannot be', () => {

@@ -5,6 +5,7 @@ import {
   BlkDevice,
   type BusWindows,
   everything,
+  type FrameReceiver,
   IommuDevice,
   MemoryBlockStore,
   MmioRegisters,
@@ -12,8 +13,8 @@ import {
   PciFunction,
   type PciOptions,
 } from '../src/index.ts'
-import { DISK_BYTES, driverOf, MAC, RecordingLink, TRANSPORTS } from './support/devices.ts'
-import { Driver, type GuestDriver, Line, Ram, Ring } from './support/guest.ts'
+import { DISK_BYTES, driverOf, header, MAC, RecordingLink, status, TRANSPORTS } from './support/devices.ts'
+import { Driver, type GuestDriver, Line, pattern, Ram, Ring } from './support/guest.ts'
 import { capabilities, INTX_DISABLE, MASTER, MEMORY, PciDriver } from './support/pci.ts'
 
 const DOORBELL = 0xfee0_0000
@@ -477,6 +478,54 @@ describe('an inline doorbell does the work itself, and asks for a poll only wher
     const m = inline({ transmit: () => {}, full: false })
     m.send()
     expect([m.used(), m.calls()]).toEqual([1, 0])
+  })
+
+  // 60 bytes of frame are one chain each; 2 MiB of a disk are 33.
+  test.each([
+    ['frames that are sent', 2048, 1024],
+    ['frames that come in', 2048, 512],
+    ['requests of 2 MiB', 64, 32],
+  ])('%s: of %i, at most %i by one doorbell, and a poll is asked for', (what, count, most) => {
+    let calls = 0
+    const onWork = (): void => void calls++
+    const options = { name: 'd', onWork, queueSize: 2048 }
+    const ram = new Ram(4 << 20)
+    const port = everything(ram.memory)
+    const ring = new Ring(ram, 2048)
+    const other = new Ring(ram, 2048)
+    let frames = 0
+    const link = {
+      device: null as FrameReceiver | null,
+      attach: (device: FrameReceiver) => {
+        link.device = device
+      },
+      transmit: () => void frames++,
+      deliver: (budget: number): number => {
+        let n = 0
+        if (what === 'frames that come in') while (n < budget && link.device?.receive(pattern(60)) === true) n++
+        return n
+      },
+    }
+    const store = new MemoryBlockStore(new Uint8Array(2 << 20))
+    const device =
+      what === 'requests of 2 MiB'
+        ? new BlkDevice({ ...options, port, store })
+        : new NetDevice({ ...options, port, mac: MAC, link })
+    const driver = new Driver(new MmioRegisters(device, { notify: 'inline' }))
+    const queue = what === 'frames that are sent' ? 1 : 0
+    driver.start(device instanceof BlkDevice ? [ring] : queue === 0 ? [ring, other] : [other, ring])
+    while (device.poll(64) > 0);
+    const data = { address: ram.alloc(2 << 20), length: 2 << 20, w: true }
+    const chain =
+      device instanceof BlkDevice
+        ? [header(ram, 0), data, status(ram)]
+        : [{ address: ram.alloc(72), length: 72, w: queue === 0 }]
+    for (let i = 0; i < count; i++) ring.offer(ring.chain(...chain))
+    calls = 0
+    driver.kick(queue)
+    expect([ring.usedIndex > 0, ring.usedIndex <= most, calls]).toEqual([true, true, 1])
+    while (device.poll(64) > 0);
+    expect(ring.usedIndex).toBe(count)
   })
 
   test('a doorbell that rings within a poll of the device', () => {

@@ -1,8 +1,10 @@
 // Rings and indirect tables that lie on scattered pages: contiguous for the device (§2.7), and not in memory. So Linux
 // allocates them behind an IOMMU.
 import { beforeEach, describe, expect, test } from 'vitest'
-import { type BusWindow, BusWindows, LoopbackLink } from '../src/index.ts'
+import { type BlockRequest, type BusWindow, BusWindows, LoopbackLink } from '../src/index.ts'
 import {
+  type AnyBlkMachine,
+  type AnyNetMachine,
   blkMachineOver,
   header,
   netMachineOver,
@@ -12,7 +14,7 @@ import {
   TRANSPORTS,
   type TransportName,
 } from './support/devices.ts'
-import { BASE, OFFSET, pattern, Ram, type Ring } from './support/guest.ts'
+import { BASE, type Element, OFFSET, pattern, Ram, type Ring } from './support/guest.ts'
 
 const PAGE = 4096
 const BYTES = 4 << 20
@@ -141,6 +143,53 @@ describe.each(TRANSPORTS)('rings on scattered pages: over %s', (transport: Trans
     expect(link.frames.map(({ length }) => length)).toEqual([60, 61, 62, 63, 64, 65, 66, 67, 68, 69, 99])
     expect(m.tx.reap()).toHaveLength(11)
   })
+
+  // 590 KB in 145 pages are worth 11 chains, so that a poll of 64 copies them 6 times.
+  test.each(['frames of one descriptor', 'frames of two', 'requests'])(
+    'each copy of a large ring counts in the budget, though its driver adds %s one by one',
+    (what) => {
+      const size = 32768
+      const options = { port, queueSize: size }
+      const sent = frame(pattern(60))
+      const [front, back] = [
+        { ...sent, length: 40 },
+        { address: sent.address + 40, length: sent.length - 40 },
+      ]
+      let left = 40
+      let ring: Ring
+      let elements: Element[]
+      const again = (): void => {
+        if (left-- > 0) ring.offer(ring.chain(...elements))
+      }
+      const flush = (r: BlockRequest): void => {
+        r.done(0)
+        again()
+      }
+      let m: AnyNetMachine | AnyBlkMachine
+      if (what === 'requests') {
+        const store = { capacity: 512, read: flush, write: flush, flush }
+        const blk = blkMachineOver(transport, { ...options, store }, size, ram)
+        ring = blk.ring
+        elements = [header(ram, 4), status(ram)]
+        blk.driver.start([ring], 9, 29)
+        m = blk
+      } else {
+        const net = netMachineOver(transport, { ...options, link: { transmit: again } }, size, ram)
+        ring = net.tx
+        elements = what === 'frames of two' ? [front, back] : [sent]
+        net.driver.start([net.rx, ring], 29)
+        m = net
+      }
+      again()
+      m.driver.kick(what === 'requests' ? 0 : 1)
+      m.device.poll(0)
+      expect(m.device.poll(64)).toBeGreaterThanOrEqual(64)
+      expect(ring.usedIndex).toBeGreaterThan(0)
+      expect(ring.usedIndex).toBeLessThanOrEqual(6)
+      while (m.device.poll(64) > 0);
+      expect(ring.usedIndex).toBe(40)
+    },
+  )
 
   test('a page that is missing is a fault', () => {
     for (const area of ['desc', 'avail', 'used'] as const) {

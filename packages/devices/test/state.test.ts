@@ -1,8 +1,9 @@
-import { GuestMemory } from '@guestdma/memory'
+import { type BusPort, GuestMemory } from '@guestdma/memory'
 import { describe, expect, test } from 'vitest'
 import {
   BlkDevice,
   type BlockRequest,
+  BusWindows,
   type DeviceState,
   everything,
   LoopbackLink,
@@ -10,11 +11,31 @@ import {
   MmioRegisters,
   type MmioState,
   NetDevice,
+  type PciFunction,
+  type PciState,
   type VirtioDevice,
 } from '../src/index.ts'
-import { blkMachine, DISK_BYTES, header, MAC, netMachine, packet, RecordingLink, status } from './support/devices.ts'
-import { BASE, Driver, Line, OFFSET, pattern } from './support/guest.ts'
+import {
+  type AnyBlkMachine,
+  blkMachine,
+  blkMachineOver,
+  DISK_BYTES,
+  driverOf,
+  header,
+  MAC,
+  netMachine,
+  packet,
+  RecordingLink,
+  status,
+  TRANSPORTS,
+} from './support/devices.ts'
+import { BASE, Driver, type GuestDriver, Line, OFFSET, pattern } from './support/guest.ts'
 import { IommuMachine } from './support/iommu.ts'
+import { PciDriver } from './support/pci.ts'
+
+function transportOf(driver: GuestDriver): MmioRegisters | PciFunction {
+  return driver instanceof PciDriver ? driver.pci : ((driver as Driver).bus as MmioRegisters)
+}
 
 describe('save and restore', () => {
   test('a network device goes on in another one, mid-ring, over JSON', () => {
@@ -82,6 +103,31 @@ describe('save and restore', () => {
     device.poll(64)
     expect(m.ring.reap()).toHaveLength(2)
     expect(device.negotiated.has(9)).toBe(true)
+  })
+
+  test.each<[string, (device: BlkDevice) => void]>([
+    ['DEVICE_NEEDS_RESET', (device) => device.needsReset('test')],
+    ['FAILED', (device) => device.writeStatus(device.status | 0x80)],
+  ])('a device that %s stopped is saved once its store has answered', (_, stop) => {
+    const waiting: BlockRequest[] = []
+    const take = (r: BlockRequest): void => void waiting.push(r)
+    const m = blkMachine({ store: { capacity: DISK_BYTES, read: take, write: take, flush: take } })
+    m.driver.start([m.ring], 9)
+    for (let i = 0; i < 2; i++) {
+      m.ring.offer(m.ring.chain(header(m.ram, 0), { address: m.ram.alloc(512), length: 512, w: true }, status(m.ram)))
+    }
+    m.driver.kick(0)
+    m.device.poll(64)
+    // One before it stops, and not yet completed; the other after.
+    waiting[0].done(0)
+    stop(m.device)
+    expect(() => m.device.save()).toThrow(expect.objectContaining({ code: 'DEVICE_BUSY', details: { inFlight: 1 } }))
+    waiting[1].done(0)
+    m.device.poll(0)
+    expect([m.device.inFlight, m.ring.usedIndex]).toEqual([0, 0])
+    const other = blkMachine({}, 8, m.ram)
+    other.device.restore(m.device.save())
+    expect(other.device.status).toBe(m.device.status)
   })
 
   test('before DRIVER_OK, and after a fault', () => {
@@ -234,6 +280,95 @@ describe('save and restore', () => {
     })
   })
 
+  describe('whatever stands anywhere in a state is accepted, or refused with DEVICE_STATE and nothing changes', () => {
+    interface Part {
+      restore(state: never): void
+      save(): object
+    }
+    const junk = [
+      undefined,
+      null,
+      true,
+      -1,
+      0.5,
+      Number.NaN,
+      256,
+      65536,
+      2 ** 32,
+      1n,
+      Symbol('s'),
+      'x'.repeat(100),
+      [],
+      new Array(6),
+      {},
+      // `String(value)` throws.
+      { toString: 1 },
+      Object.create(null),
+      () => 1,
+    ]
+
+    /** Every copy of `value` in which something was replaced by something else. */
+    function* replaced(value: unknown): Generator<unknown> {
+      yield* junk
+      if (typeof value !== 'object' || value === null) return
+      for (const [key, inner] of Object.entries(value)) {
+        for (const other of replaced(inner)) {
+          const copy = Array.isArray(value) ? [...(value as unknown[])] : { ...value }
+          ;(copy as Record<string, unknown>)[key] = other
+          yield copy
+        }
+      }
+      if (!Array.isArray(value)) return
+      const holed = [...(value as unknown[])]
+      delete holed[0]
+      yield holed
+    }
+
+    test.each<[string, () => [part: Part, device: VirtioDevice]]>([
+      ...TRANSPORTS.map((transport): [string, () => [Part, VirtioDevice]] => [
+        `blk's registers over ${transport}`,
+        () => {
+          const m = blkMachineOver(transport)
+          m.driver.start([m.ring], 29)
+          return [transportOf(m.driver), m.device]
+        },
+      ]),
+      [
+        'blk',
+        () => {
+          const m = blkMachine()
+          m.driver.start([m.ring], 29)
+          return [m.device, m.device]
+        },
+      ],
+      [
+        'net',
+        () => {
+          const m = netMachine()
+          m.driver.start([m.rx, m.tx], 29)
+          return [m.device, m.device]
+        },
+      ],
+    ])('%s', (_, start) => {
+      const [part, device] = start()
+      const good = part.save()
+      let refused = 0
+      for (const state of replaced(good)) {
+        try {
+          part.restore(state as never)
+        } catch (error) {
+          refused++
+          expect(error).toMatchObject({ code: 'DEVICE_STATE' })
+          expect(part.save()).toEqual(good)
+          continue
+        }
+        device.poll(1)
+        part.restore(good as never)
+      }
+      expect(refused).toBeGreaterThan(100)
+    })
+  })
+
   test('a device that was restored is due for a poll', () => {
     const m = netMachine()
     m.driver.start([m.rx, m.tx])
@@ -247,6 +382,43 @@ describe('save and restore', () => {
     device.poll(64)
     expect(link.frames).toHaveLength(1)
   })
+
+  describe.each(TRANSPORTS)(
+    'what restore finds changed is told, although the transport is restored after it: over %s',
+    (transport) => {
+      function move(m: AnyBlkMachine, port: BusPort, disk: Uint8Array): { driver: GuestDriver; line: Line } {
+        const device = new BlkDevice({ name: 'blk1', port, store: new MemoryBlockStore(disk) })
+        const line = new Line()
+        const driver = driverOf(device, transport, line)
+        const saved = transportOf(m.driver).save()
+        device.restore(m.device.save())
+        transportOf(driver).restore(saved as MmioState & PciState)
+        // Nothing of it is lost with another move before the first poll.
+        const again = transportOf(driver).save()
+        transportOf(driver).restore(again as MmioState & PciState)
+        device.poll(64)
+        return { driver, line }
+      }
+
+      test('the capacity of the store', () => {
+        const m = blkMachineOver(transport)
+        m.driver.start([m.ring], 9)
+        m.device.poll(64)
+        const { generation } = m.driver
+        const { driver, line } = move(m, m.device.port, new Uint8Array(2 * DISK_BYTES))
+        expect([line.asserted, driver.acknowledge(), driver.config(0, 4)]).toEqual([true, 2, (2 * DISK_BYTES) / 512])
+        expect(driver.generation).not.toBe(generation)
+      })
+
+      test('a ring that is out of reach (DEVICE_NEEDS_RESET)', () => {
+        const m = blkMachineOver(transport)
+        m.driver.start([m.ring], 9)
+        m.device.poll(64)
+        const { driver, line } = move(m, new BusWindows('nothing', []), m.disk)
+        expect([line.asserted, driver.acknowledge(), driver.status & 0x40]).toEqual([true, 2, 0x40])
+      })
+    },
+  )
 
   test('a store that does not fit is found before anything changes', () => {
     const m = blkMachine()

@@ -350,7 +350,8 @@ export class DevicePlatform implements PlatformBuilder {
       ...(maxMappings === undefined ? {} : { maxMappings }),
       ...(pool === undefined ? {} : { accessPlatform: 'offered' as const }),
     })
-    // Requests are answered before the doorbell returns; other devices wait for their poll.
+    // Requests are answered before the doorbell returns, but for removals of very many mappings; other devices wait for
+    // their poll.
     const registers = new MmioRegisters(device, { notify: 'inline' })
     const host: IommuHost = { device, registers, ownPool: pool, next: 1 }
     common.iommus.set(key, host)

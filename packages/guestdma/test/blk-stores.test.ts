@@ -112,6 +112,24 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       expect(await made.run(next)).toEqual(new Uint8Array(512).fill(0xaa))
     })
 
+    it('a reset brings back a disk whose store lost a read, and the late answer after all reaches nobody', async () => {
+      const store = new HeldStore(pattern(64 * 512))
+      const made = await machine([{ type: 'blk', name: 'disk0', platform, mode, device: { store } }])
+      for (let round = 0; round < 3; round++) {
+        const lost = outcome(made.blk('disk0').readBytes(0, 512))
+        await settled()
+        made.pump()
+        await made.reset('disk0')
+        expect([lost(), store.held.length]).toEqual(['DRIVER_CLOSED', round + 1])
+      }
+      const next = made.blk('disk0').readBytes(7, 512)
+      await settled()
+      made.pump()
+      expect(store.held).toHaveLength(4)
+      for (let i = 0; i < 4; i++) store.release()
+      expect(await made.run(next)).toEqual(pattern(64 * 512).slice(7 * 512, 8 * 512))
+    })
+
     it('many in flight: 200 requests through a queue of 8 and a device that takes 3 at a time', async () => {
       const bytes = pattern(64 * 512)
       const store = new MemoryBlockStore(bytes)
