@@ -101,7 +101,7 @@ export interface IommuPlace {
    * Tells the owner of the machine's loop that a turn is due: from a timer, or from within a call. Without it, what is
    * overdue waits for a turn that somebody else asks for.
    */
-  notice?(): void
+  wake?(): void
   /** Runs when the machine ends, before its memory goes back. */
   onClose(close: () => Promise<void>): void
   /** Tells the machine's user of a fault. */

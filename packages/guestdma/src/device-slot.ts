@@ -98,12 +98,12 @@ export class DeviceSlot {
         )
       }
       const { onWork } = this.device
-      const { notice } = context.common
+      const { wake } = context.common
       this.device.onWork =
         onWork === null
-          ? notice
+          ? wake
           : () => {
-              notice()
+              wake()
               onWork()
             }
       this.device.faults.observer = (fault) => events.tell('fault', { device: name, fault })
@@ -226,7 +226,7 @@ export class DeviceSlot {
     child.registerInstance(SESSION, session)
     const { mode, queueSize, interrupts, requestDeadlineMs } = this.config
     const options = {
-      onWork: common.notice,
+      onWork: common.wake,
       observer: this.observer,
       ...(mode === undefined ? {} : { mode }),
       ...(queueSize === undefined ? {} : { queueSize }),

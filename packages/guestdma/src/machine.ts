@@ -153,7 +153,7 @@ export class Machine {
   }
 
   /** For the parts of the machine: there is something to pump. */
-  notice(): void {
+  wake(): void {
     if (this.due || this.closing !== null) return
     this.due = true
     if (!this.pumping) this.tellDue()
@@ -282,8 +282,8 @@ export async function createMachine(config: MachineConfig): Promise<Machine> {
   const slots = new Map<string, DeviceSlot>()
   let machine: Machine | null = null
   const common: PlatformShared = {
-    notice: () => {
-      if (machine !== null) machine.notice()
+    wake: () => {
+      if (machine !== null) machine.wake()
     },
     memory,
     ram,

@@ -62,7 +62,7 @@ export interface PlatformShared {
   /** Devices of the platform itself: IOMMUs. */
   readonly own: VirtioDevice[]
   /** There is something to pump. */
-  readonly notice: () => void
+  readonly wake: () => void
   readonly iommus: Map<FactKey<unknown>, IommuHost>
   /** Runs before any device's driver is brought up. */
   readonly prepare: (() => Promise<void>)[]
@@ -207,7 +207,7 @@ export class DevicePlatform implements PlatformBuilder {
       pump: () => void host.device.poll(Infinity),
       prepare: (start) => void common.prepare.push(start),
       onPump: (poll) => void common.pumps.push(poll),
-      notice: common.notice,
+      wake: common.wake,
       onClose: (close) => void common.closes.push(close),
       ...(common.deadlineMs === undefined ? {} : { deadlineMs: common.deadlineMs }),
       report: (fault) => common.report(fault),
@@ -355,7 +355,7 @@ export class DevicePlatform implements PlatformBuilder {
     const registers = new MmioRegisters(device, { notify: 'inline' })
     const host: IommuHost = { device, registers, ownPool: pool, next: 1 }
     common.iommus.set(key, host)
-    device.onWork = common.notice
+    device.onWork = common.wake
     common.own.push(device)
     return host
   }

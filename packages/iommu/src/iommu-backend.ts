@@ -91,7 +91,7 @@ export interface IommuBackendOptions {
    * the backend was disposed of, so that others have the room that it took. It only notes that. Without it nothing wakes
    * an owner who sleeps, and removals wait for the next batch.
    */
-  notice?(): void
+  wake?(): void
 }
 
 /** Counters of an IOMMU backend. */
@@ -148,7 +148,7 @@ export class IommuBackend implements DmaBackend {
   declare private readonly lazyEntries: number
   declare private readonly lazyMs: number
   declare private readonly now: (() => number) | undefined
-  declare private readonly notice: (() => void) | undefined
+  declare private readonly wake: (() => void) | undefined
   private readonly regions = new Map<DmaRegion, { guest: GuestAddress; length: number; iova: number; order: number }>()
 
   // Spans whose removal is queued and not yet known to be done.
@@ -236,7 +236,7 @@ export class IommuBackend implements DmaBackend {
     this.lazyEntries = mode === 'lazy' ? entries : 0
     this.lazyMs = mode === 'lazy' ? ms : 0
     this.now = options.now?.bind(options)
-    this.notice = options.notice?.bind(options)
+    this.wake = options.wake?.bind(options)
     if (this.lazyEntries > 0) this.clock[ASKED] = this.time()
     this.traits = {
       streaming: this.bounce ? 'mixed' : 'in-place',
@@ -496,7 +496,7 @@ export class IommuBackend implements DmaBackend {
     this.fresh = false
     // Those that began to wait in this batch are not overdue, and the clock need not be asked.
     if (this.pendingCount < this.lazyEntries && (fresh || !this.overdue())) {
-      if (this.timer === null && this.notice !== undefined) this.watchFor(this.lazyMs)
+      if (this.timer === null && this.wake !== undefined) this.watchFor(this.lazyMs)
       return OK
     }
     return this.wait()
@@ -536,7 +536,7 @@ export class IommuBackend implements DmaBackend {
     this.regions.clear()
     counters.unmaps = counters.maps
     this.slots?.dispose()
-    this.notice?.()
+    this.wake?.()
   }
 
   // Some buffers above the limit fit all the same: it depends on where they begin.
@@ -741,7 +741,7 @@ export class IommuBackend implements DmaBackend {
     const due = this.overdue()
     // Until the owner had a turn, and for removals that began after the timer did.
     this.watchFor(due ? this.lazyMs : this.clock[SINCE] + this.lazyMs - this.clock[ASKED])
-    if (due) this.notice?.()
+    if (due) this.wake?.()
   }
 
   private time(): number {

@@ -25,8 +25,8 @@ import { VirtioIommu, type VirtioIommuOptions } from './virtio-iommu.ts'
  * them is attached; each comes back with its own reset.
  */
 export class IommuUnit {
-  /** A turn is due: see `IommuPlace.notice`. */
-  declare readonly notice: (() => void) | undefined
+  /** A turn is due: see `IommuPlace.wake`. */
+  declare readonly wake: (() => void) | undefined
   declare private readonly options: () => VirtioIommuOptions
   private starting: Promise<VirtioIommu> | null = null
   private driver: VirtioIommu | null = null
@@ -36,9 +36,9 @@ export class IommuUnit {
   // Backends with deferred removals want a turn as well.
   private readonly turns = new Set<() => number>()
 
-  constructor(options: () => VirtioIommuOptions, notice?: () => void) {
+  constructor(options: () => VirtioIommuOptions, wake?: () => void) {
     this.options = options
-    this.notice = notice
+    this.wake = wake
   }
 
   /**
@@ -154,7 +154,7 @@ export function virtioIommuScheme(options: VirtioIommuSchemeOptions = {}): DmaSc
             subGranule,
             ...(options.lazy === undefined ? {} : { lazy: options.lazy }),
             ...(options.enforcedBy === undefined ? {} : { enforcedBy: options.enforcedBy }),
-            ...(unit.notice === undefined ? {} : { notice: unit.notice }),
+            ...(unit.wake === undefined ? {} : { wake: unit.wake }),
           }),
       )
       if (mode === 'lazy') {
@@ -189,7 +189,7 @@ export function virtioIommuScheme(options: VirtioIommuSchemeOptions = {}): DmaSc
 export function declareEndpoint(platform: PlatformBuilder, key: FactKey<IommuUnit>, place: IommuPlace): void {
   const { memory, ram } = platform
   const unit = platform.shared(key, () => {
-    const made = new IommuUnit(() => unitOptions(memory, ram, place), place.notice?.bind(place))
+    const made = new IommuUnit(() => unitOptions(memory, ram, place), place.wake?.bind(place))
     // The IOMMU's driver starts first: until then its unattached endpoints may be in bypass.
     place.prepare(async () => void (await made.start()))
     place.onPump(() => made.poll())

@@ -296,8 +296,8 @@ describe('an owner who sleeps is told when deferred removals are due', () => {
 
   function sleeper(lazy: { entries?: number; ms?: number } = {}, mode: 'strict' | 'lazy' = 'lazy'): Sleeper {
     let told = 0
-    const notice = (): void => void told++
-    return { ...rig({ mode, lazy, notice, now: () => performance.now() }), m: table(2), told: () => told }
+    const wake = (): void => void told++
+    return { ...rig({ mode, lazy, wake, now: () => performance.now() }), m: table(2), told: () => told }
   }
 
   /** Lends a page, takes it back, and sends the removal. */
