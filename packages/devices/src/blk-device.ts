@@ -205,7 +205,7 @@ export class BlkDevice extends VirtioDevice {
     walker.update()
     while (done < budget && this.live && this.taken < this.slots.length) {
       if (walker.take() === NO_CHAIN) {
-        if (walker.rearm()) continue
+        if (this.publishAndRearm(queue)) continue
         queue.marked = false
         break
       }

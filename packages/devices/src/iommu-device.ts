@@ -243,7 +243,7 @@ export class IommuDevice extends VirtioDevice implements IommuOwner {
       const left = budget - done
       const rows = walker.takeBatch(this.begun ? 1 : left < BATCH ? left : BATCH)
       if (rows === 0) {
-        if (!walker.rearm()) return done
+        if (!this.publishAndRearm(queue)) return done
         continue
       }
       for (let row = 0; row < rows; row++) {

@@ -248,11 +248,16 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
     if (transmit.marked && transmit.started && this.live && budget > 0) {
       done += this.transmit(transmit, Math.max(1, budget - done))
     }
-    // In this order: what a frame caused to be received is visible no later than that it was sent.
-    if (receive.started && this.checkQueue(receive)) this.publish(receive)
+    this.publishReceived()
     if (transmit.started && this.checkQueue(transmit)) this.publish(transmit)
     // Walking chains for a frame that is not there yet is work as well.
     return done === 0 && this.receiveWork >= RECEIVE_WORK ? 1 : done
+  }
+
+  // Before what was sent is published: what a frame caused to be received is visible no later than that it was sent.
+  private publishReceived(): void {
+    const receive = this.queues[NET_RECEIVE_QUEUE]
+    if (receive.started && this.checkQueue(receive)) this.publish(receive)
   }
 
   private deliver(budget: number): number {
@@ -287,8 +292,9 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
         done += sent === rows ? sent + extra : sent
         if (sent < rows) walker.untake(rows - sent)
         if (done >= budget || this.linkFull) break
-      } else if (plain === 0 && !walker.rearm()) {
-        return done
+      } else if (plain === 0) {
+        this.publishReceived()
+        if (queue.generation !== generation || !this.publishAndRearm(queue)) return done
       }
     }
     // Work is left over.

@@ -113,6 +113,8 @@ export class SplitRingWalker {
    * ring in pieces count with the first chain that is taken after them.
    */
   extra = 0
+  /** Of the last {@link flushAndRearm}: chains came in the meantime. */
+  more = false
   broken: QueueFaultReason | null = null
   /** With `broken`: the head of the chain at fault or -1, the offending number, and its bound. */
   brokenHead = -1
@@ -531,6 +533,35 @@ export class SplitRingWalker {
     if (device.meter !== null) device.meter.store(2, 1)
     if (device.onDeviceWrite !== null) device.onDeviceWrite(event.half * 2, 2)
     return this.accept(index) > 0 && index !== seen
+  }
+
+  /**
+   * {@link flush} and {@link rearm} with one barrier for both, for a device that has taken all there is. Returns what
+   * `flush` does; {@link more} holds what `rearm` returns.
+   */
+  flushAndRearm(): boolean {
+    const together = this.eventIndex && this.broken === null && this.used !== this.published && this.attached
+    if (!together) {
+      const wanted = this.flush()
+      this.more = this.rearm()
+      return wanted
+    }
+    const { available: seen, availableIndex, event } = this
+    const { region: device } = event
+    if (device.u16.length === 0) device.refresh()
+    device.storeAhead(event.half, seen)
+    if (device.meter !== null) device.meter.store(2, 1)
+    const wanted = this.flush()
+    this.more = false
+    // What listens to writes may have stopped the queue, or grown its memory.
+    if (device.onDeviceWrite !== null) device.onDeviceWrite(event.half * 2, 2)
+    if (!this.attached) return wanted
+    const { region: driver } = availableIndex
+    if (driver.u16.length === 0) driver.refresh()
+    // Behind the barrier of the used index.
+    const index = driver.loadShared(availableIndex.half)
+    this.more = this.accept(index) > 0 && index !== seen
+    return wanted
   }
 
   /** The indices as plain numbers; nothing may be outstanding except what only waits for `flush`. */

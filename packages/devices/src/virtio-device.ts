@@ -507,6 +507,15 @@ export abstract class VirtioDevice {
   }
 
   /**
+   * As {@link publish}, for a queue of which nothing is left to take: asks for a doorbell at the next chain as well, with
+   * one barrier for both. Returns whether chains came meanwhile.
+   */
+  protected publishAndRearm(queue: DeviceQueue): boolean {
+    if (queue.walker.flushAndRearm()) this.transport?.usedBuffers(queue.index)
+    return queue.walker.more
+  }
+
+  /**
    * Tells who listens what was written to a row. The last that is done for it: the queue may have been reset when this
    * returns.
    */

@@ -156,13 +156,11 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       // The driver adds one without a notification right after avail_event was written.
       let added = false
       const [region] = m.ram.memory.regions
-      region.storeThenLoad = (half, value, other, otherHalf) => {
+      region.storeAhead = (half, value) => {
         region.u16[half] = value
-        if (half * 2 === m.ram.at(m.tx.used) + 4 + 64 && !added) {
-          added = true
-          m.tx.offer(0)
-        }
-        return other.loadShared(otherHalf)
+        if (half * 2 !== m.ram.at(m.tx.used) + 4 + 64 || added) return
+        added = true
+        m.tx.offer(0)
       }
       m.tx.offer(0)
       m.driver.kick(1)

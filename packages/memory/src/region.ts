@@ -89,13 +89,21 @@ export class Region {
 
   /**
    * Stores the 16-bit word `half` of this region and then loads word `otherHalf` of `other`, with a full barrier between
-   * the two: the one way in which a ring's index or event field is stored (virtio 1.4 §2.7.7.2, §2.7.10.1, §2.7.13).
+   * the two: the way in which a ring's index or event field is stored (virtio 1.4 §2.7.7.2, §2.7.10.1, §2.7.13).
    * Both sides do so; if a load could overtake the store before it, each could read the old word of the other, and both
    * would sleep.
    */
   storeThenLoad(half: number, value: number, other: Region, otherHalf: number): number {
     Atomics.store(this.u16, half, value)
     return Atomics.load(other.u16, otherHalf)
+  }
+
+  /**
+   * Stores a ring's event field right before a {@link storeThenLoad} of the same side, whose barrier is behind both: one
+   * barrier for a side that publishes and goes to sleep.
+   */
+  storeAhead(half: number, value: number): void {
+    this.u16[half] = value
   }
 
   /** Loads a ring's index or event field: what the other side stored before it is visible afterwards. */

@@ -55,7 +55,7 @@ export interface HandshakeReport {
  * is an error, so that no other moment could make a difference.
  *
  * @throws Error where a side loads what the other has not published yet, or stores an index or an event field otherwise
- *   than by `Region.storeThenLoad`
+ *   than by `Region.storeThenLoad` and `Region.storeAhead`
  */
 export function exploreHandshake(options: HandshakeOptions): HandshakeReport {
   return new Explorer(options).explore()

@@ -63,8 +63,8 @@ export function deviceProgram(walker: SplitRingWalker, { direction, needs = 1 }:
       do {
         turns.pause?.()
         for (walker.update(); walker.take() !== NO_CHAIN; ) walker.push(walker.chains.head(0), 0, true)
-        publish(turns)
-      } while (walker.rearm())
+        if (walker.flushAndRearm()) turns.signal()
+      } while (walker.more)
     }
   }
   const receive = (turns: Turns): void => {

@@ -49,7 +49,7 @@ export class Side {
   private fresh: BufferedStore[] = []
   private event: SideEvent = { kind: 'end' }
 
-  /** `isShared`: does an index or an event field lie there, which only `storeThenLoad` may store? */
+  /** `isShared`: does an index or an event field lie there, which only `storeThenLoad` and `storeAhead` may store? */
   constructor(name: string, buffer: ArrayBuffer, isShared: (offset: number) => boolean) {
     this.raw = new Region(buffer, name)
     this.region = new Region(buffer, name)
@@ -68,6 +68,10 @@ export class Side {
       if (!this.tracing) return Region.prototype.storeThenLoad.call(raw, half, value, raw, otherHalf)
       this.next({ kind: 'store', offset: half * 2, bytes: 2, value })
       return other.loadShared(otherHalf)
+    }
+    region.storeAhead = (half, value) => {
+      if (this.tracing) this.buffer({ offset: half * 2, bytes: 2, value })
+      else raw.u16[half] = value
     }
     region.loadShared = (half) => region.u16[half]
   }
@@ -125,6 +129,10 @@ export class Side {
     if (this.isShared(store.offset)) {
       throw new Error(`${this.raw.name}: a plain store to ${store.offset}, where an index or an event field lies`)
     }
+    this.buffer(store)
+  }
+
+  private buffer(store: BufferedStore): void {
     if (this.stored++ >= this.known) this.fresh.push(store)
   }
 }
