@@ -278,24 +278,26 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
     queue.marked = false
     walker.update()
     for (;;) {
+      if (walker.ready === 0) {
+        this.publishReceived()
+        if (queue.generation !== generation || !this.publishAndRearm(queue)) return done
+      }
       const left = budget - done
       const plain = this.sendPlain(queue, left)
       if (plain < 0) return done
       if (plain > 0) done += plain + walker.extra
       if (done >= budget || this.linkFull) break
-      const rows = plain > 0 ? 0 : walker.takeBatch(left < TRANSMIT_BATCH ? left : TRANSMIT_BATCH)
-      if (rows > 0) {
-        const sent = this.send(queue, rows)
-        // Of the last chain of the batch.
-        const { extra } = walker
-        if (!this.giveBack(queue, generation, sent)) return done
-        done += sent === rows ? sent + extra : sent
-        if (sent < rows) walker.untake(rows - sent)
-        if (done >= budget || this.linkFull) break
-      } else if (plain === 0) {
-        this.publishReceived()
-        if (queue.generation !== generation || !this.publishAndRearm(queue)) return done
-      }
+      if (plain > 0) continue
+      const rows = walker.takeBatch(left < TRANSMIT_BATCH ? left : TRANSMIT_BATCH)
+      // The ring is broken, and whoever asked for this looks.
+      if (rows === 0) return done
+      const sent = this.send(queue, rows)
+      // Of the last chain of the batch.
+      const { extra } = walker
+      if (!this.giveBack(queue, generation, sent)) return done
+      done += sent === rows ? sent + extra : sent
+      if (sent < rows) walker.untake(rows - sent)
+      if (done >= budget || this.linkFull) break
     }
     // Work is left over.
     queue.marked = true

@@ -273,6 +273,11 @@ export class SplitRingWalker {
     this.copies += (pieces / STEPS + bytes / BYTES) | 0
   }
 
+  /** Chains that were seen and not taken yet. */
+  get ready(): number {
+    return (this.available - this.next) & 0xffff
+  }
+
   /** Loads the available index, once. Returns how many chains can be taken. */
   update(): number {
     if (this.broken !== null) return 0
