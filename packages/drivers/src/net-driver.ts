@@ -540,7 +540,7 @@ export class NetDriver extends VirtioDriver {
 
   private reapReceive(budget: number): number {
     const queue = this.receive
-    const n = queue.reap(budget)
+    const n = queue.hasUsed ? queue.reap(budget) : 0
     if (n > 0) {
       this.receiveArmed = false
       this.collect(n)

@@ -533,6 +533,12 @@ export class SplitVirtqueue implements Virtqueue {
     return OK
   }
 
+  get hasUsed(): boolean {
+    const { u16 } = this.used.region
+    // A view that growth detached says nothing.
+    return u16.length === 0 || u16[this.usedHalf + 1] !== this.usedPosition
+  }
+
   reap(budget: number): number {
     if (this.broken !== null) return 0
     if (this.retiredCount > 0) this.recycle()

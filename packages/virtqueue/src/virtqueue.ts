@@ -176,6 +176,12 @@ export interface Virtqueue {
   readonly undoneId: Uint16Array
 
   /**
+   * Whether there may be something to {@link reap}, by a plain look: a hint that no barrier backs, for who polls often.
+   * Whoever sleeps after it calls {@link arm} first.
+   */
+  readonly hasUsed: boolean
+
+  /**
    * Takes up to `budget` completed chains off the used side (a batch that an in-order device completed with one element
    * is taken whole), unmaps them, commits, and returns how many `completed` rows are valid. Their ids stay taken until
    * `recycle`.
