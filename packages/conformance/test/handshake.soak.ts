@@ -1,6 +1,6 @@
 import { Worker } from 'node:worker_threads'
 import { describe, expect, inject, test } from 'vitest'
-import type { LitmusOptions } from './support/litmus-side.ts'
+import { CONTROL, type LitmusOptions } from './support/litmus-side.ts'
 
 const { seed, milliseconds } = inject('soak')
 
@@ -11,9 +11,7 @@ const RUNS = [true, false].flatMap((eventIndex) =>
   (['transmit', 'receive'] as const).map((direction) => ({ eventIndex, direction })),
 )
 
-// Not imported, since the module runs a side where it is loaded as a worker.
-const WORDS = 16
-const [SLEEPS, STOP, CHAINS, LOST, FIRST_LOSS] = [6, 8, 13, 14, 15]
+const { sleeps: SLEEPS, stop: STOP, chains: CHAINS, lost: LOST, firstLoss: FIRST_LOSS, words: WORDS } = CONTROL
 
 describe('two threads that sleep and wake each other lose no chain', () => {
   test.each(RUNS)('$direction, event index $eventIndex', async ({ eventIndex, direction }) => {

@@ -103,7 +103,7 @@ export interface RingSetup {
  * A zero-length element is legal (§2.7 forbids none, and §2.7.4.1 forbids assumptions about framing): it counts towards
  * the chain's length, its address is not looked at, and it yields no segment.
  *
- * Use: `update`, then `take` and `push` until `NO_CHAIN`, then `flush`, then `rearm`.
+ * Use: `update`, then `take` and `push` until `NO_CHAIN`, then `flushAndRearm`, and again where there is {@link more}.
  */
 export class SplitRingWalker {
   declare readonly chains: ChainTable
