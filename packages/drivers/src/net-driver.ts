@@ -292,7 +292,8 @@ export class NetDriver extends VirtioDriver {
       )
     }
     this.transmitBuffers.release(buffer)
-    if (this.starved) this.wake()
+    // Within a poll it is a listener that gives it back, who was just told and knows of it.
+    if (this.starved && !this.polling) this.wake()
   }
 
   /** Where the frame of an acquired buffer begins: a byte offset in {@link bufferRegion}. */

@@ -47,7 +47,7 @@ export abstract class VirtioDriver {
   declare protected readonly timed: boolean
   private interrupted = false
   private announced = false
-  private polling = false
+  protected polling = false
   private idlePolls = 0
   private timer: ReturnType<typeof setTimeout> | null = null
   // With a deadline: the clock as it was last, and how long it has not moved, in polls.

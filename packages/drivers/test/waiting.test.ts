@@ -114,6 +114,23 @@ describe.each(TRANSPORTS)('waiting over %s', (transport) => {
     expect(rig.events).toEqual(['drain'])
   })
 
+  test('a `drain` listener that takes all buffers and gives one back keeps nobody busy', async () => {
+    const onWork = vi.fn()
+    const made: { net: NetDriver | null } = { net: null }
+    const drain = (): void => {
+      const held: number[] = []
+      for (let buffer = made.net?.acquire() ?? -1; buffer >= 0; buffer = made.net?.acquire() ?? -1) held.push(buffer)
+      for (const buffer of held) made.net?.release(buffer)
+    }
+    const rig = await makeNet({ queueSize: 4, onWork, observer: { drain } })
+    made.net = rig.net
+    exhaust(rig.net)
+    drain()
+    onWork.mockClear()
+    exhaust(rig.net)
+    expect([rig.events, onWork.mock.calls]).toEqual([['drain'], []])
+  })
+
   test('a sender that tries again at each `drain` while the backend has no room keeps nobody busy', async () => {
     const onWork = vi.fn()
     const made: { net: NetDriver | null } = { net: null }
