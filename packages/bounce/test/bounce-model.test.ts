@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { runBounce, type Step } from './bounce-model.ts'
+import { runBounce, type Step } from './support/bounce-model.ts'
 
 const step: fc.Arbitrary<Step> = fc.tuple(
   fc.nat({ max: 15 }),

@@ -10,13 +10,12 @@
  *
  * @packageDocumentation
  */
-export type { AccessFault, AccessFaultReason, AddressHalves } from './access-fault.ts'
-export type { BlkOptions } from './blk-config.ts'
-export { BlkDevice } from './blk-device.ts'
-export type { BlockRequest, BlockStatus, BlockStore } from './block-store.ts'
-export { type BusWindow, BusWindows, type EverythingOptions, everything, nothing, oneWindow } from './bus-windows.ts'
-export { ChainTable, MAX_SEGMENTS } from './chain-table.ts'
-export { type ConfigField, ConfigSpace } from './config-space.ts'
+
+export { BlkDevice } from './blk/blk-device.ts'
+export type { BlockRequest, BlockStatus, BlockStore } from './blk/block-store.ts'
+export type { BlkOptions } from './blk/config.ts'
+export { MemoryBlockStore } from './blk/memory-block-store.ts'
+export { type ConfigField, ConfigSpace } from './device/config-space.ts'
 export {
   AREA_DESC_HIGH,
   AREA_DESC_LOW,
@@ -25,9 +24,18 @@ export {
   AREA_DRIVER_HIGH,
   AREA_DRIVER_LOW,
   DeviceQueue,
-} from './device-queue.ts'
-export type { DeviceState, QueueState } from './device-state.ts'
-export { DeviceError } from './errors.ts'
+} from './device/device-queue.ts'
+export type { DeviceState, QueueState } from './device/device-state.ts'
+export { DEFAULT_FEATURES, type FeatureDependency, type FeatureOptions } from './device/negotiation.ts'
+export {
+  type DeviceKind,
+  type DeviceOptions,
+  type DeviceTransport,
+  type QueuePosition,
+  VirtioDevice,
+} from './device/virtio-device.ts'
+export type { AccessFault, AccessFaultReason, AddressHalves } from './faults/access-fault.ts'
+export { DeviceError } from './faults/errors.ts'
 export type {
   DeviceFault,
   FeatureFault,
@@ -39,37 +47,37 @@ export type {
   RequestFault,
   RequestFaultReason,
   ResetFault,
-} from './faults.ts'
-export type { FifoOptions } from './frame-fifo.ts'
-export type { PathCounters } from './frame-path.ts'
-export type { IommuCounters, IommuOptions, IommuRange } from './iommu-config.ts'
-export { IommuDevice } from './iommu-device.ts'
-export { type EndpointOptions, type IommuOwner, IommuPort, type ReservedRegion } from './iommu-port.ts'
-export { LearningSwitch, type PortCounters, type SwitchOptions, SwitchPort } from './learning-switch.ts'
-export { LoopbackLink } from './loopback-link.ts'
-export { MemoryBlockStore } from './memory-block-store.ts'
-export { type MmioOptions, MmioRegisters, type MmioState } from './mmio-registers.ts'
-export { DEFAULT_FEATURES, type FeatureDependency, type FeatureOptions } from './negotiation.ts'
-export type { NetCounters, NetOptions } from './net-config.ts'
-export { NetDevice } from './net-device.ts'
-export { type FrameReceiver, MAX_FRAME_BYTES, type NetLink } from './net-link.ts'
-export { PagePort } from './page-port.ts'
-export type { PciRange } from './pci-bar.ts'
+} from './faults/faults.ts'
+export type { IommuCounters, IommuOptions, IommuRange } from './iommu/config.ts'
+export { IommuDevice } from './iommu/iommu-device.ts'
+export { type EndpointOptions, type IommuOwner, IommuPort, type ReservedRegion } from './iommu/iommu-port.ts'
+export type { FifoOptions } from './links/frame-fifo.ts'
+export type { PathCounters } from './links/frame-path.ts'
+export { LearningSwitch, type PortCounters, type SwitchOptions, SwitchPort } from './links/learning-switch.ts'
+export { LoopbackLink } from './links/loopback-link.ts'
+export { type FrameReceiver, MAX_FRAME_BYTES, type NetLink } from './links/net-link.ts'
+export { Wire, WireEnd } from './links/wire.ts'
+export { type MmioOptions, MmioRegisters, type MmioState } from './mmio/mmio-registers.ts'
+export type { NetCounters, NetOptions } from './net/config.ts'
+export { NetDevice } from './net/net-device.ts'
+export type { PciRange } from './pci/bar.ts'
 export {
   type PciCapability,
   type VirtioCapabilityFields,
   virtioCapability,
   virtioCapability64,
-} from './pci-capabilities.ts'
-export { PciFunction } from './pci-function.ts'
-export type { PciOptions } from './pci-options.ts'
-export type { PciState } from './pci-state.ts'
-export { NO_CHAIN, type RingSetup, SplitRingWalker } from './split-ring-walker.ts'
+} from './pci/capabilities.ts'
+export type { PciOptions } from './pci/options.ts'
+export { PciFunction } from './pci/pci-function.ts'
+export type { PciState } from './pci/state.ts'
 export {
-  type DeviceKind,
-  type DeviceOptions,
-  type DeviceTransport,
-  type QueuePosition,
-  VirtioDevice,
-} from './virtio-device.ts'
-export { Wire, WireEnd } from './wire.ts'
+  type BusWindow,
+  BusWindows,
+  type EverythingOptions,
+  everything,
+  nothing,
+  oneWindow,
+} from './ports/bus-windows.ts'
+export { PagePort } from './ports/page-port.ts'
+export { ChainTable, MAX_SEGMENTS } from './ring/chain-table.ts'
+export { NO_CHAIN, type RingSetup, SplitRingWalker } from './ring/split-ring-walker.ts'

@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { MAPPING_CHUNK, MAPPING_CHUNK_MASK, MAPPING_NODE, MappingPool } from '../src/iommu-mapping-pool.ts'
-import { Mappings } from '../src/iommu-mappings.ts'
+import { MAPPING_CHUNK, MAPPING_CHUNK_MASK, MAPPING_NODE, MappingPool } from '../src/iommu/mapping-pool.ts'
+import { Mappings } from '../src/iommu/mappings.ts'
 
 type Mapping = [start: number, end: number, phys: number, flags: number]
 

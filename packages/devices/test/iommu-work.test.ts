@@ -1,7 +1,7 @@
 // What one poll does is bounded by work and not by requests: one guest's requests never make another's turn long.
 import { VIRTIO_F_RING_RESET } from '@guestdma/spec'
 import { describe, expect, test } from 'vitest'
-import type { MappingPool } from '../src/iommu-mapping-pool.ts'
+import type { MappingPool } from '../src/iommu/mapping-pool.ts'
 import { access, F_MAP_UNMAP, halves, INVAL, IommuMachine, MAP, OK, pack, RANGE, UNMAP } from './support/iommu.ts'
 
 const RAM = 0x8000_0000

@@ -7,7 +7,7 @@
  *
  * @packageDocumentation
  */
-export { BLK_FEATURES, type BlkCounters, BlkDriver, type BlkObserver, type BlkOptions } from './blk-driver.ts'
+export { BLK_FEATURES, type BlkCounters, BlkDriver, type BlkObserver, type BlkOptions } from './blk/blk-driver.ts'
 export {
   BLK_S_CORRUPT,
   BLK_S_SHORT,
@@ -16,9 +16,12 @@ export {
   type BlkQueueOptions,
   CompletedRequests,
   RequestBatch,
-} from './blk-queue.ts'
-export { DeviceBrokenError, DriverError, type DriverWarning, type WarningObserver } from './errors.ts'
-export { FrameBatch, NO_BUFFER, ReceivedFrames } from './frames.ts'
+} from './blk/blk-queue.ts'
+export { DeviceBrokenError, DriverError, type DriverWarning, type WarningObserver } from './driver/errors.ts'
+export { RamBuffers } from './driver/ram-buffers.ts'
+export { DeviceSession, QUEUE_FEATURES, type QueueRequest, type SessionOptions } from './driver/session.ts'
+export { VirtioDriver, type WaitingOptions } from './driver/virtio-driver.ts'
+export { FrameBatch, NO_BUFFER, ReceivedFrames } from './net/frames.ts'
 export {
   type BufferMode,
   NET_FEATURES,
@@ -26,7 +29,4 @@ export {
   NetDriver,
   type NetObserver,
   type NetOptions,
-} from './net-driver.ts'
-export { RamBuffers } from './ram-buffers.ts'
-export { DeviceSession, QUEUE_FEATURES, type QueueRequest, type SessionOptions } from './session.ts'
-export { VirtioDriver, type WaitingOptions } from './virtio-driver.ts'
+} from './net/net-driver.ts'

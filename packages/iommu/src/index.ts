@@ -13,12 +13,11 @@ export {
   REQUEST_GUEST,
   REQUEST_IOVA,
   REQUEST_LENGTH,
-} from './domain.ts'
-export { describeRequestStatus, IommuError } from './errors.ts'
-export { IommuBackend, type IommuBackendOptions, type IommuCounters } from './iommu-backend.ts'
-export { IovaAllocator } from './iova-allocator.ts'
-export { type PooledIommuOptions, pooledIommuScheme } from './pool-scheme.ts'
-export { parseProperties, type ReservedRange } from './probe.ts'
+} from './backend/domain.ts'
+export { IommuBackend, type IommuBackendOptions, type IommuCounters } from './backend/iommu-backend.ts'
+export { IovaAllocator } from './backend/iova-allocator.ts'
+export { type PooledIommuOptions, pooledIommuScheme } from './schemes/pooled.ts'
+export { type SharedPagesOptions, sharedPagesFact, sharedPagesScheme } from './schemes/shared-pages.ts'
 export {
   attach,
   declareEndpoint,
@@ -27,7 +26,8 @@ export {
   iommuEndpointFact,
   type VirtioIommuSchemeOptions,
   virtioIommuScheme,
-} from './scheme.ts'
-export { type SharedPagesOptions, sharedPagesFact, sharedPagesScheme } from './shared-pages.ts'
-export { VirtioIommuDomain } from './virtio-domain.ts'
-export { VirtioIommu, type VirtioIommuCounters, type VirtioIommuOptions } from './virtio-iommu.ts'
+} from './schemes/virtio-iommu.ts'
+export { describeRequestStatus, IommuError } from './virtio/errors.ts'
+export { parseProperties, type ReservedRange } from './virtio/probe.ts'
+export { VirtioIommuDomain } from './virtio/virtio-domain.ts'
+export { VirtioIommu, type VirtioIommuCounters, type VirtioIommuOptions } from './virtio/virtio-iommu.ts'

@@ -1,7 +1,19 @@
 import { DMA_EXHAUSTED, DMA_FAILED, DMA_OK, type DmaMappings } from '@guestdma/dma'
 import { describe, expect, test } from 'vitest'
 import { DOMAIN_READ } from '../src/index.ts'
-import { BASE, code, EDGES, GRANULES, LENDABLE, lend, MODES, type Request, type Rig, rig, table } from './support.ts'
+import {
+  BASE,
+  code,
+  EDGES,
+  GRANULES,
+  LENDABLE,
+  lend,
+  MODES,
+  type Request,
+  type Rig,
+  rig,
+  table,
+} from './support/support.ts'
 
 const COMBINATIONS = GRANULES.flatMap((granule) =>
   MODES.flatMap((mode) => EDGES.map((subGranule) => ({ granule, mode, subGranule }))),

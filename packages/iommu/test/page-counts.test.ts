@@ -1,7 +1,7 @@
 import { GuestMemory } from '@guestdma/memory'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { PageCounts } from '../src/page-counts.ts'
+import { PageCounts } from '../src/backend/page-counts.ts'
 
 const HIGH = 0x1_0000_0000
 const buffer = new ArrayBuffer(64 << 20)

@@ -2,8 +2,8 @@ import { DMA_OK, DmaMappings } from '@guestdma/dma'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { IommuBackend, IommuError, parseProperties } from '../src/index.ts'
-import { concat, properties } from './hand-iommu.ts'
-import { BASE, failure, started } from './iommu-rig.ts'
+import { concat, properties } from './support/hand-iommu.ts'
+import { BASE, failure, started } from './support/iommu-rig.ts'
 
 const parse = (...parts: readonly (Uint8Array | readonly number[])[]) => parseProperties('net0', concat(...parts))
 const one = properties([0x1000n, 0x1fffn])

@@ -8,9 +8,9 @@ import {
   sharedPagesScheme,
   virtioIommuScheme,
 } from '../src/index.ts'
-import { FakePlatform, offer, port } from './fake-platform.ts'
-import { S, T } from './hand-iommu.ts'
-import { BASE, BYTES, failure } from './iommu-rig.ts'
+import { FakePlatform, offer, port } from './support/fake-platform.ts'
+import { S, T } from './support/hand-iommu.ts'
+import { BASE, BYTES, failure } from './support/iommu-rig.ts'
 
 const why = (suitability: Suitability): string => `${suitability.fit}: ${suitability.why}`
 const accepted = (suitability: Suitability): readonly number[] | null =>

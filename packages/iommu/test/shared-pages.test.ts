@@ -2,8 +2,8 @@ import { DMA_OK, type DmaBackend, DmaMappings } from '@guestdma/dma'
 import { FeatureSet, VIRTIO_F_ACCESS_PLATFORM, VIRTIO_F_VERSION_1 } from '@guestdma/spec'
 import { describe, expect, test } from 'vitest'
 import { sharedPagesFact, sharedPagesScheme } from '../src/index.ts'
-import { FakePlatform, offer } from './fake-platform.ts'
-import { BASE, BYTES } from './iommu-rig.ts'
+import { FakePlatform, offer } from './support/fake-platform.ts'
+import { BASE, BYTES } from './support/iommu-rig.ts'
 
 async function installed(pageBytes = 4096) {
   const platform = new FakePlatform({ pageBytes })

@@ -1,8 +1,8 @@
 import { DMA_EXHAUSTED, DMA_FAILED, DMA_OK } from '@guestdma/dma'
 import { describe, expect, test } from 'vitest'
 import { describeRequestStatus, IommuBackend, VirtioIommu } from '../src/index.ts'
-import { type Answer, type HandRequest, S, T } from './hand-iommu.ts'
-import { attached, BASE, BYTES, DEADLINE, driverRig, failure, map, started, unmap } from './iommu-rig.ts'
+import { type Answer, type HandRequest, S, T } from './support/hand-iommu.ts'
+import { attached, BASE, BYTES, DEADLINE, driverRig, failure, map, started, unmap } from './support/iommu-rig.ts'
 
 const answers =
   (type: number, answer: Answer) =>

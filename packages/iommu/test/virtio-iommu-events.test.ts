@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { VirtioIommu } from '../src/index.ts'
-import { attached, driverRig, started } from './iommu-rig.ts'
+import { attached, driverRig, started } from './support/iommu-rig.ts'
 
 interface Report {
   readonly reason?: number

@@ -1,8 +1,8 @@
 import { DMA_FAILED, DMA_OK } from '@guestdma/dma'
 import { describe, expect, test } from 'vitest'
 import { type IommuError, IommuUnit, VirtioIommu } from '../src/index.ts'
-import { F, S } from './hand-iommu.ts'
-import { BASE, BYTES, type DriverRig, driverRig, failure, map, type RigOptions, unmap } from './iommu-rig.ts'
+import { F, S } from './support/hand-iommu.ts'
+import { BASE, BYTES, type DriverRig, driverRig, failure, map, type RigOptions, unmap } from './support/iommu-rig.ts'
 
 const PAGE = 0x1000
 

@@ -1,8 +1,8 @@
 import { DMA_EXHAUSTED, DMA_OK } from '@guestdma/dma'
 import { describe, expect, test } from 'vitest'
 import { DOMAIN_READ, DOMAIN_WRITE, VirtioIommu } from '../src/index.ts'
-import { ALL_FEATURES, F, type HandRequest, properties, S, T } from './hand-iommu.ts'
-import { attached, BASE, BYTES, driverRig, failure, fields, map, started, unmap } from './iommu-rig.ts'
+import { ALL_FEATURES, F, type HandRequest, properties, S, T } from './support/hand-iommu.ts'
+import { attached, BASE, BYTES, driverRig, failure, fields, map, started, unmap } from './support/iommu-rig.ts'
 
 const IOVA = 0x1234_5678_9000
 const GUEST = 0x1_2345_6000

@@ -16,11 +16,11 @@ export {
   guestAddress,
 } from './address.ts'
 export { attempt } from './attempt.ts'
+export { ACCESS_READ, ACCESS_WRITE, type BusPort, type InterruptSink, type RegisterBus } from './bus.ts'
 export { clear, copy } from './copy.ts'
 export { type ErrorRecord, GuestDmaError, hex, MemoryError } from './errors.ts'
 export { FAULTS_KEPT, FaultLog, observe } from './fault-log.ts'
 export { GuestMemory, type GuestMemoryOptions, type GuestRange, type LocatedRange } from './guest-memory.ts'
-export { ACCESS_READ, ACCESS_WRITE, type BusPort, type InterruptSink, type RegisterBus } from './machine.ts'
 export { Meter, type MeterSnapshot } from './meter.ts'
 export { type MemorySource, type MemoryWindow, Region, type WasmMemory } from './region.ts'
 export { SpanAllocator } from './span-allocator.ts'

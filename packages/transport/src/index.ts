@@ -6,8 +6,11 @@
  *
  * @packageDocumentation
  */
-export type { AddressSpan, Devicetree, DevicetreeNode } from './devicetree.ts'
-export { readDevicetree } from './devicetree-blob.ts'
+
+export { DeviceStuckError, TransportError, TransportLostError } from './contract/errors.ts'
+export type { ConfigReader, QueueAreas, VirtioTransport } from './contract/transport.ts'
+export { DEFAULT_DEADLINE_MS, Deadline, deadlineMsOf, type Wait, waitUntil } from './contract/wait.ts'
+export { readDevicetree } from './devicetree/blob.ts'
 export {
   type ExtendedInterrupt,
   type IommuEndpoint,
@@ -18,10 +21,10 @@ export {
   type VirtioMmioNode,
   virtioMmioNode,
   virtioMmioNodes,
-} from './devicetree-devices.ts'
-export { cpuBaseOf, spansOf } from './devicetree-reg.ts'
-export { DeviceStuckError, TransportError, TransportLostError } from './errors.ts'
-export { MmioTransport } from './mmio.ts'
+} from './devicetree/devices.ts'
+export type { AddressSpan, Devicetree, DevicetreeNode } from './devicetree/devicetree.ts'
+export { cpuBaseOf, spansOf } from './devicetree/reg.ts'
+export { MmioTransport } from './mmio/mmio-transport.ts'
 export {
   addStatus,
   giveUp,
@@ -30,11 +33,9 @@ export {
   negotiate,
   resetDevice,
   resetQueue,
-} from './negotiate.ts'
-export { type PciOptions, PciTransport } from './pci.ts'
-export { assignBars, type BarRequest, type PciAccess, type PciBar } from './pci-bars.ts'
-export type { IgnoredCapability } from './pci-capabilities.ts'
-export type { SharedMemoryRegion, SwiotlbRegion } from './pci-layout.ts'
-export type { MessageRoutes } from './pci-msix.ts'
-export type { ConfigReader, QueueAreas, VirtioTransport } from './transport.ts'
-export { DEFAULT_DEADLINE_MS, Deadline, deadlineMsOf, type Wait, waitUntil } from './wait.ts'
+} from './negotiation/negotiate.ts'
+export { assignBars, type BarRequest, type PciAccess, type PciBar } from './pci/bars.ts'
+export type { IgnoredCapability } from './pci/capabilities.ts'
+export type { SharedMemoryRegion, SwiotlbRegion } from './pci/layout.ts'
+export type { MessageRoutes } from './pci/msix.ts'
+export { type PciOptions, PciTransport } from './pci/pci-transport.ts'

@@ -1,0 +1,207 @@
+import { BIDIRECTIONAL, DMA_OK, DMA_UNMAPPABLE, DmaMappings, FROM_DEVICE, TO_DEVICE } from '@guestdma/dma'
+import { ADDRESS_LIMIT } from '@guestdma/memory'
+import { fillPattern, firstDifference, interestingLengths, pattern, type SchemeRig } from './rig.ts'
+import type { SchemeSuite } from './suite.ts'
+
+/** Bytes looked at on both sides of a lent buffer. */
+const GUARD = 64
+
+// A long mapping is tried at fewer addresses, to keep the suite short.
+const offsets = (length: number): readonly number[] => (length > 8192 ? [0, 5] : [0, 1, 2, 3, 4, 5, 6, 7])
+
+function eachBuffer(rig: SchemeRig, body: (at: number, length: number, where: string) => void): void {
+  for (const length of interestingLengths(rig.longest)) {
+    for (const offset of offsets(length)) body(4096 + offset, length, `${length} bytes at offset ${offset}`)
+  }
+}
+
+/** The data path: lend, take back, and nothing else. */
+export function describeMappings({ test, check }: SchemeSuite): void {
+  const guards = (rig: SchemeRig, at: number, length: number, expected: Uint8Array, where: string): void => {
+    const from = at - GUARD
+    check(
+      `${where}: first difference in the guest's bytes, from ${GUARD} before the buffer`,
+      firstDifference(rig.arena.subarray(from, at + length + GUARD), expected),
+      -1,
+    )
+  }
+
+  test('to the device: it sees exactly the lent bytes, at every address modulo 8', (rig) => {
+    const { limits } = rig.backend
+    fillPattern(rig.arena, 1)
+    eachBuffer(rig, (at, length, where) => {
+      const before = rig.arena.slice(at - GUARD, at + length + GUARD)
+      const m = rig.lend(at, length, TO_DEVICE)
+      check(
+        `${where}: first difference that the device sees`,
+        firstDifference(rig.deviceReads(m), before.subarray(GUARD, GUARD + length)),
+        -1,
+      )
+      check(`${where}: deviceLength is at least the length`, m.deviceLength[0] >= length, true)
+      check(`${where}: bytes beyond limits.overhead`, Math.max(0, m.deviceLength[0] - length - limits.overhead), 0)
+      check(`${where}: beyond maxDeviceAddress`, m.device[0] + m.deviceLength[0] - 1 > limits.maxDeviceAddress, false)
+      rig.takeBack(m, 0)
+      guards(rig, at, length, before, where)
+    })
+  })
+
+  test('from the device (ring/used): what it wrote arrives, up to `written`, and the rest is untouched', (rig) => {
+    const copied = rig.backend.traits.streaming === 'copied'
+    eachBuffer(rig, (at, length, where) => {
+      for (const written of new Set([0, 1, length >>> 1, length - 1, length])) {
+        fillPattern(rig.arena.subarray(at - GUARD, at + length + GUARD), 2)
+        const expected = rig.arena.slice(at - GUARD, at + length + GUARD)
+        const m = rig.lend(at, length, FROM_DEVICE)
+        // In place nothing but the port keeps bytes beyond `written` from the guest, so an honest device is tested
+        // there.
+        const bytes = pattern(copied ? length : written, 3)
+        check(`${where}: the port lets the device write`, rig.deviceWrites(m, bytes), true)
+        rig.takeBack(m, written)
+        expected.set(bytes.subarray(0, written), GUARD)
+        guards(rig, at, length, expected, `${where}, ${written} written`)
+      }
+    })
+  })
+
+  test('both directions: it sees the bytes, and what it wrote arrives', (rig) => {
+    eachBuffer(rig, (at, length, where) => {
+      fillPattern(rig.arena.subarray(at - GUARD, at + length + GUARD), 4)
+      const expected = rig.arena.slice(at - GUARD, at + length + GUARD)
+      const m = rig.lend(at, length, BIDIRECTIONAL)
+      check(
+        `${where}: first difference that the device sees`,
+        firstDifference(rig.deviceReads(m), expected.subarray(GUARD, GUARD + length)),
+        -1,
+      )
+      const written = (length + 1) >>> 1
+      check(`${where}: the port lets the device write`, rig.deviceWrites(m, pattern(written, 5)), true)
+      rig.takeBack(m, written)
+      expected.set(pattern(written, 5), GUARD)
+      guards(rig, at, length, expected, where)
+    })
+  })
+
+  test('no more than the buffer is delivered, whatever `written` says (ring/used: length clamped)', (rig) => {
+    fillPattern(rig.arena, 6)
+    const expected = rig.arena.slice(4096 - GUARD, 4096 + 100 + GUARD)
+    const m = rig.lend(4096, 100, FROM_DEVICE)
+    rig.deviceWrites(m, pattern(100, 7))
+    rig.takeBack(m, 0xffff_ffff)
+    expected.set(pattern(100, 7), GUARD)
+    guards(rig, 4096, 100, expected, 'a written length of 2^32 - 1')
+  })
+
+  test('an address that is not guest memory is Unmappable, and nothing is mapped', ({ backend, machine }) => {
+    const { base, end } = machine.memory.ranges[0]
+    const m = new DmaMappings(1)
+    const cases: ReadonlyArray<readonly [number, number]> = [
+      [0, 1],
+      [base - 1, 1],
+      [base - 1, 2],
+      [end - 1, 2],
+      [end, 1],
+      [end - 64, 65],
+      [base + 2 ** 32, 8],
+      [base + 2 ** 33, 8],
+      [ADDRESS_LIMIT - 8, 8],
+    ]
+    for (const [guest, length] of cases) {
+      const { maps, unmappable } = backend.counters
+      m.guest[0] = guest
+      m.length[0] = length
+      m.direction[0] = FROM_DEVICE
+      check(`map of ${length} bytes at ${guest}`, backend.map(m, 0), DMA_UNMAPPABLE)
+      check('maps and unmappable', [backend.counters.maps - maps, backend.counters.unmappable - unmappable], [0, 1])
+    }
+    check('the last byte of guest memory', lastByte(backend, m, end), DMA_OK)
+  })
+
+  test('commits say Ok, also when there is nothing to commit', (rig) => {
+    const { backend } = rig
+    const { commitMaps, commitUnmaps } = backend.counters
+    check('commitMaps of nothing', backend.commitMaps(), DMA_OK)
+    check('commitUnmaps of nothing', backend.commitUnmaps(), DMA_OK)
+    rig.takeBack(rig.lend(4096, 8, BIDIRECTIONAL), 0)
+    check(
+      'commits counted',
+      [backend.counters.commitMaps - commitMaps, backend.counters.commitUnmaps - commitUnmaps],
+      [2, 2],
+    )
+  })
+
+  test('counters add up', (rig) => {
+    const { backend } = rig
+    const start = { ...backend.counters }
+    const both = backend.limits.maxLiveMappings >= 2
+    const sent = rig.lend(4096, 100, TO_DEVICE)
+    if (!both) rig.takeBack(sent, 0)
+    const received = rig.lend(8192, 300, FROM_DEVICE)
+    check('live after two maps', live(rig) - (start.maps - start.unmaps), both ? 2 : 1)
+    if (both) rig.takeBack(sent, 0)
+    rig.takeBack(received, 77)
+    const now = backend.counters
+    check('live after two unmaps', live(rig) - (start.maps - start.unmaps), 0)
+    const { streaming } = backend.traits
+    const copied = streaming === 'copied'
+    const moved = [
+      now.bytesCopiedToDevice - start.bytesCopiedToDevice,
+      now.bytesCopiedFromDevice - start.bytesCopiedFromDevice,
+    ]
+    if (streaming === 'mixed') check('bytes copied and not lent', moved[0] > 100 || moved[1] > 77, false)
+    else if (backend.limits.overhead === 0)
+      check('bytes copied to and from the device', moved, copied ? [100, 77] : [0, 0])
+    else if (copied) check('all bytes copied were counted', moved[0] >= 100 && moved[1] >= 77, true)
+    check(
+      'failures counted',
+      [now.exhausted, now.tooLong, now.unmappable, now.corrupt],
+      [start.exhausted, start.tooLong, start.unmappable, start.corrupt],
+    )
+  })
+
+  test('counters: syncs count the bytes that they copy', (rig) => {
+    const { backend } = rig
+    const { syncGranule } = backend.limits
+    const m = rig.lend(4096, 4 * syncGranule, BIDIRECTIONAL)
+    const start = { ...backend.counters }
+    backend.syncForDevice(m, 0, syncGranule, syncGranule)
+    backend.syncForCpu(m, 0, 0, 2 * syncGranule)
+    const now = backend.counters
+    const least = backend.traits.streaming === 'copied' ? syncGranule : 0
+    check(
+      'every byte copied for the device was counted',
+      now.bytesCopiedToDevice - start.bytesCopiedToDevice >= least,
+      true,
+    )
+    check(
+      'every byte copied for the CPU was counted',
+      now.bytesCopiedFromDevice - start.bytesCopiedFromDevice >= 2 * least,
+      true,
+    )
+    rig.takeBack(m, 0)
+  })
+
+  test('counters: bytes that are cleared, so that nothing old arrives, are counted', (rig) => {
+    const { backend } = rig
+    const { streaming, payload, residue } = backend.traits
+    const start = { ...backend.counters }
+    // All that there is gets dirty first: memory that was never used may need no clearing.
+    const length = Math.min(1024, rig.longest)
+    const rounds = Math.min(4096, 2 * backend.limits.maxLiveMappings)
+    for (let i = 0; i < rounds; i++) rig.takeBack(rig.lend(4096, length, TO_DEVICE), 0)
+    for (let i = 0; i < 4; i++) rig.takeBack(rig.lend(4096, length, FROM_DEVICE), length)
+    const { bytesCleared } = backend.counters
+    const clears = streaming === 'copied' && payload === 'plain' && residue === 'none'
+    if (clears) check('bytes cleared were counted', bytesCleared - start.bytesCleared >= length, true)
+    if (streaming === 'in-place') check('bytes cleared', bytesCleared - start.bytesCleared, 0)
+  })
+}
+
+function live({ backend }: SchemeRig): number {
+  return backend.counters.maps - backend.counters.unmaps
+}
+
+function lastByte(backend: SchemeRig['backend'], m: DmaMappings, end: number): number {
+  m.guest[0] = end - 1
+  m.length[0] = 1
+  return backend.map(m, 0)
+}

@@ -1,0 +1,505 @@
+import { Region } from '@guestdma/memory'
+import {
+  BLK_CONFIG_CAPACITY,
+  BLK_CONFIG_WRITEBACK,
+  BLK_ID_BYTES,
+  BLK_REQUEST_HEADER_SIZE,
+  BLK_REQUEST_SECTOR,
+  BLK_REQUEST_TYPE,
+  BLK_S_IOERR,
+  BLK_S_OK,
+  BLK_S_UNSUPP,
+  BLK_T_FLUSH,
+  BLK_T_GET_ID,
+  BLK_T_IN,
+  BLK_T_OUT,
+  DEVICE_ID_BLOCK,
+  SECTOR_SIZE,
+  VIRTIO_BLK_F_CONFIG_WCE,
+  VIRTIO_BLK_F_FLUSH,
+  VIRTIO_BLK_F_RO,
+} from '@guestdma/spec'
+import type { DeviceQueue } from '../device/device-queue.ts'
+import { VirtioDevice } from '../device/virtio-device.ts'
+import { CHAIN_BYTES, CHAIN_STEPS, NO_CHAIN } from '../ring/split-ring-walker.ts'
+import type { BlockStatus, BlockStore } from './block-store.ts'
+import {
+  type BlkOptions,
+  blkConfig,
+  blkFeatures,
+  checkBlkOptions,
+  checkCapacity,
+  DEFAULT_QUEUE_SIZE,
+  idBytes,
+} from './config.ts'
+import { BlkSlot, BlkTicket, longestData, type SlotPhase, stagingSize } from './request-slot.ts'
+
+// Scratch: the request header, then GET_ID's answer, then the status byte.
+const SCRATCH_ID = BLK_REQUEST_HEADER_SIZE
+const SCRATCH_STATUS = SCRATCH_ID + BLK_ID_BYTES
+const SCRATCH_BYTES = 40
+// Completions of one poll at least, in chains, whatever its budget: they free what new requests need.
+const COMPLETED_PER_POLL = 64
+
+/**
+ * A block device: virtio 1.4 §5.2. IN, OUT, FLUSH and GET_ID; everything else is UNSUPP.
+ *
+ * Framing is arbitrary (§2.7.4): the first 16 device-readable bytes are the header and the rest is OUT data, the last
+ * device-writable byte is the status and what stands before it is IN data. A failed request fills its IN data with
+ * zeros, so that the used length can cover the status byte truthfully. A chain without a device-writable byte cannot be
+ * answered: it is not executed, and used with length 0.
+ *
+ * A store that ends its requests at once is served within the poll. One that takes its time is completed by a later
+ * poll: its data is then copied through the port under the permissions of that moment. What was given to a store cannot
+ * be taken back: a reset drops the answers, but a write may still reach the disk. A reset of a queue is complete only
+ * when the store has answered all that came from it (§2.6.1); other queues go on. A reset of the device is complete at
+ * once, since a store that never answers must not keep a driver from its memory, and there are drivers that do not wait;
+ * instead, the device takes nothing new until the store has answered the writes from before, so that a late one cannot
+ * overtake a new one. A store that never answers a write therefore holds the device back for good. Reads and flushes
+ * from before hold nothing back, and `maxInFlight` and `stagingBytes` do not count them; but while the store keeps more
+ * than as many again, of either, the device waits, so that resets in a loop do not pile up memory.
+ *
+ * @throws DeviceError `DEVICE_OPTION`, `STORE_CAPACITY`, and what `VirtioDevice` throws
+ */
+export class BlkDevice extends VirtioDevice {
+  declare readonly store: BlockStore
+  /** What the device did since it was made. */
+  declare readonly counters: { reads: number; writes: number; flushes: number; failed: number; unsupported: number }
+
+  declare private readonly slots: BlkSlot[]
+  private finishedSlots: BlkSlot[] = []
+  declare private readonly scratch: Region
+  declare private readonly initialWriteback: boolean
+  declare private readonly stagingLimit: number
+  declare private readonly longest: number
+  private starting: BlkSlot | null = null
+  declare private readonly endedAgain: (sector: number) => void
+  private taken = 0
+  // Requests that the store still holds after a reset or a halt, and the staging memory in them. Of those, what is waited
+  // for: by queue all that came from it, and after a reset of the device the writes from before.
+  private readonly orphans = new Set<BlkSlot>()
+  private orphanBytes = 0
+  private lateWrites = 0
+  declare private readonly orphansOf: Int32Array
+  declare private readonly ended: (slot: BlkSlot) => void
+  private stagingUsed = 0
+  private turn = 0
+  // By queue: bytes of staging memory that its next request waits for.
+  declare private readonly wanted: Float64Array
+  private writeThrough = false
+
+  constructor(options: BlkOptions) {
+    checkBlkOptions(options)
+    const queueSize = options.queueSize ?? DEFAULT_QUEUE_SIZE
+    super(options, {
+      deviceId: DEVICE_ID_BLOCK,
+      features: blkFeatures(options),
+      // §5.2.5.2 ties CONFIG_WCE to FLUSH for the offer only; a driver may accept it alone.
+      config: blkConfig(options),
+      queueSizes: new Array<number>(options.queues ?? 1).fill(queueSize),
+    })
+    this.store = options.store
+    this.counters = { reads: 0, writes: 0, flushes: 0, failed: 0, unsupported: 0 }
+    this.initialWriteback = options.writeback ?? true
+    this.stagingLimit = options.stagingBytes ?? 16 << 20
+    this.longest = longestData(this.stagingLimit)
+    this.wanted = new Float64Array(this.queues.length)
+    this.orphansOf = new Int32Array(this.queues.length)
+    this.scratch = new Region(new ArrayBuffer(SCRATCH_BYTES), 'block header')
+    this.scratch.u8.set(idBytes(options.id ?? options.name), SCRATCH_ID)
+    this.endedAgain = (sector) => {
+      const message = `the request for sector ${sector} was ended already; a store calls done once`
+      this.faults.record({ kind: 'host', device: this.name, reason: 'store.done', message })
+    }
+    this.ended = (slot) => this.finished(slot)
+    this.slots = Array.from({ length: options.maxInFlight ?? 64 }, () => new BlkSlot(this.ended))
+  }
+
+  override get inFlight(): number {
+    return this.taken + this.lateWrites + this.orphansOf.reduce((sum, count) => sum + count, 0)
+  }
+
+  /** Reads the store's capacity again and tells the driver if it changed (§5.2.6.2). Throws `STORE_CAPACITY`. */
+  capacityChanged(): void {
+    checkCapacity(this.name, this.store)
+    const sectors = this.store.capacity / SECTOR_SIZE
+    const { config } = this
+    const old = config.read(BLK_CONFIG_CAPACITY, 4) + 2 ** 32 * config.read(BLK_CONFIG_CAPACITY + 4, 4)
+    if (sectors !== old) this.changeConfig(() => config.write64(BLK_CONFIG_CAPACITY, sectors))
+  }
+
+  /** The driver chooses the cache mode: virtio 1.4 §5.2.5, §5.2.6.1. */
+  override writeConfig(offset: number, width: 1 | 2 | 4, value: number): boolean {
+    if (offset !== BLK_CONFIG_WRITEBACK || width !== 1 || !this.negotiated.has(VIRTIO_BLK_F_CONFIG_WCE)) return false
+    this.config.write(BLK_CONFIG_WRITEBACK, 1, value & 1)
+    return true
+  }
+
+  protected override onNegotiated(): void {
+    const wce = this.negotiated.has(VIRTIO_BLK_F_CONFIG_WCE)
+    const flush = this.negotiated.has(VIRTIO_BLK_F_FLUSH)
+    // §5.2.5.2: with CONFIG_WCE but without FLUSH the mode starts as write-through.
+    this.config.write(BLK_CONFIG_WRITEBACK, 1, wce && flush && this.initialWriteback ? 1 : 0)
+    // §5.2.6.2, case 1: a driver that negotiated neither may count on every completed write.
+    this.writeThrough = !wce && !flush
+  }
+
+  protected override checkRestore(): void {
+    checkCapacity(this.name, this.store)
+  }
+
+  protected override onRestored(): void {
+    this.capacityChanged()
+  }
+
+  protected override onHalt(): void {
+    this.wanted.fill(0)
+    this.disown(-1)
+  }
+
+  protected override onReset(): void {
+    this.orphansOf.fill(0)
+    this.lateWrites = 0
+    for (const orphan of this.orphans) {
+      orphan.queue = -1
+      if (orphan.phase === 'write') this.lateWrites++
+    }
+  }
+
+  protected override onQueueReset(queue: DeviceQueue): void {
+    this.wanted[queue.index] = 0
+    this.disown(queue.index)
+  }
+
+  protected override inFlightOf(queue: DeviceQueue): number {
+    return this.slots.filter(({ queue: of, state }) => of === queue.index && (state === 'pending' || state === 'done'))
+      .length
+  }
+
+  protected override executing(queue: DeviceQueue): boolean {
+    return this.orphansOf[queue.index] > 0
+  }
+
+  protected override work(budget: number): number {
+    let done = this.completeFinished(budget)
+    const { queues } = this
+    const count = queues.length
+    // Each poll begins with another queue, so that a full one does not stop the others.
+    this.turn = this.turn + 1 < count ? this.turn + 1 : 0
+    for (let i = 0; i < count; i++) {
+      const queue = queues[(this.turn + i) % count]
+      if (!queue.started || !this.live) continue
+      if (queue.marked && done < budget) done += this.serve(queue, budget - done)
+      if (this.checkQueue(queue)) this.publish(queue)
+    }
+    return done
+  }
+
+  private serve(queue: DeviceQueue, budget: number): number {
+    const { walker, generation } = queue
+    let done = 0
+    if (this.orphansOf[queue.index] > 0 || this.lateWrites > 0) return 0
+    if (this.orphans.size > this.slots.length || this.orphanBytes > this.stagingLimit) return 0
+    if (this.stagingUsed + this.wanted[queue.index] > this.stagingLimit) return 0
+    this.wanted[queue.index] = 0
+    walker.update()
+    while (done < budget && this.live && this.taken < this.slots.length) {
+      if (walker.take() === NO_CHAIN) {
+        if (this.publishAndRearm(queue)) continue
+        queue.marked = false
+        break
+      }
+      const { extra } = walker
+      if (!this.request(queue)) {
+        walker.untake(1)
+        // The walk counts, and is not made again before there is room.
+        done += extra
+        break
+      }
+      // The store may have run code that reset the queue.
+      if (queue.generation !== generation) break
+      done += 1 + extra
+    }
+    return done
+  }
+
+  // Executes the chain in row 0. False: there is no room for it now.
+  private request(queue: DeviceQueue): boolean {
+    const { walker } = queue
+    const { chains } = walker
+    const head = chains.head(0)
+    const writable = chains.writable(0)
+    const readable = chains.readable(0)
+    if (writable === 0) {
+      this.badRequest(queue, 'no-status', head, 0)
+      this.counters.failed++
+      walker.complete(head, chains.position(0), 0, true)
+      return true
+    }
+    if (readable < BLK_REQUEST_HEADER_SIZE) {
+      this.badRequest(queue, 'short-header', head, readable)
+      return this.answerNow(queue, BLK_S_IOERR)
+    }
+    chains.gather(0, 0, this.scratch, 0, BLK_REQUEST_HEADER_SIZE)
+    const header = this.scratch.u32
+    const type = header[BLK_REQUEST_TYPE / 4]
+    const sector = header[BLK_REQUEST_SECTOR / 4] + 2 ** 32 * header[BLK_REQUEST_SECTOR / 4 + 1]
+    switch (type) {
+      case BLK_T_IN:
+        return this.transfer(queue, 'read', sector, writable - 1)
+      case BLK_T_OUT:
+        if (this.offered.has(VIRTIO_BLK_F_RO)) return this.answerNow(queue, BLK_S_IOERR)
+        return this.transfer(queue, 'write', sector, readable - BLK_REQUEST_HEADER_SIZE)
+      case BLK_T_FLUSH:
+        if (!this.negotiated.has(VIRTIO_BLK_F_FLUSH)) return this.answerNow(queue, BLK_S_UNSUPP)
+        return this.start(queue, 'flush', 0, 0)
+      case BLK_T_GET_ID:
+        // §5.2.6.1: the length must be 20.
+        if (writable !== BLK_ID_BYTES + 1) return this.answerNow(queue, BLK_S_IOERR)
+        chains.scatter(0, 0, this.scratch, SCRATCH_ID, BLK_ID_BYTES)
+        this.putStatus(queue, BLK_S_OK, BLK_ID_BYTES, head, chains.position(0), null)
+        return true
+      default:
+        return this.answerNow(queue, BLK_S_UNSUPP)
+    }
+  }
+
+  private transfer(queue: DeviceQueue, phase: 'read' | 'write', sector: number, bytes: number): boolean {
+    const inside = sector * SECTOR_SIZE + bytes <= this.capacity
+    if (bytes % SECTOR_SIZE !== 0 || !inside) return this.answerNow(queue, BLK_S_IOERR)
+    // Nothing to do is no error: 0 is a multiple of 512.
+    if (bytes === 0) return this.answerNow(queue, BLK_S_OK)
+    if (bytes > this.longest) {
+      this.badRequest(queue, 'too-large', queue.walker.chains.head(0), bytes)
+      return this.answerNow(queue, BLK_S_IOERR)
+    }
+    return this.start(queue, phase, sector, bytes)
+  }
+
+  private get capacity(): number {
+    try {
+      return this.store.capacity
+    } catch (error) {
+      this.hostThrew('store.capacity', error)
+      return 0
+    }
+  }
+
+  private start(queue: DeviceQueue, phase: SlotPhase, sector: number, bytes: number): boolean {
+    const { chains } = queue.walker
+    const slot = this.freeSlot(bytes)
+    if (slot === null) {
+      this.wanted[queue.index] = stagingSize(bytes)
+      return false
+    }
+    const first = phase === 'read' ? chains.write(0) : chains.first(0)
+    // Data begins at the head of the first device-writable segment, or usually in the segment behind the header.
+    const behind = phase === 'read' ? 0 : chains.lengths[first] === BLK_REQUEST_HEADER_SIZE ? 1 : 0
+    slot.stage(bytes, chains.offset(first + behind) + (phase === 'write' && behind === 0 ? BLK_REQUEST_HEADER_SIZE : 0))
+    slot.reserved = bytes > 0 ? slot.held : 0
+    this.stagingUsed += slot.reserved
+    slot.sector = sector
+    slot.phase = phase
+    slot.queue = queue.index
+    slot.head = chains.head(0)
+    slot.position = chains.position(0)
+    slot.through = phase === 'write' && this.isWriteThrough()
+    slot.state = 'pending'
+    this.taken++
+    if (phase === 'write') chains.gather(0, BLK_REQUEST_HEADER_SIZE, slot.staging as Region, slot.stagingOffset, bytes)
+    this.run(slot, queue, true)
+    return true
+  }
+
+  // Asks the store, and again for the flush that a write-through write needs. `row`: the chain still stands in row 0 of
+  // the walker.
+  private run(slot: BlkSlot, queue: DeviceQueue, row: boolean): void {
+    const { port } = this
+    const epoch = port.epoch
+    if (row) this.remember(slot, queue)
+    for (;;) {
+      this.ask(slot)
+      // The store may have run code that moved memory: the ring comes first. A port learns of growth by `refresh` only.
+      port.refresh()
+      if (port.epoch !== epoch) this.checkPort()
+      // Still pending, or void since the device was reset or stopped meanwhile.
+      if (slot.state !== 'done') return
+      if (!this.needsFlush(slot)) break
+    }
+    this.answer(slot, queue, row && port.epoch === epoch)
+  }
+
+  private ask(slot: BlkSlot): void {
+    const { store } = this
+    const ticket = new BlkTicket(slot, this.endedAgain)
+    this.starting = slot
+    try {
+      if (slot.phase === 'read') store.read(ticket)
+      else if (slot.phase === 'write') store.write(ticket)
+      else store.flush(ticket)
+    } catch (error) {
+      // A store that throws fails its request.
+      if (ticket.open) ticket.done(BLK_S_IOERR)
+      this.hostThrew('store', error)
+    }
+    this.starting = null
+  }
+
+  // Turns a completed write into the flush that must follow it, if it must.
+  private needsFlush(slot: BlkSlot): boolean {
+    if (slot.phase !== 'write' || !slot.through || slot.status !== BLK_S_OK) return false
+    slot.phase = 'flush-after-write'
+    slot.state = 'pending'
+    return true
+  }
+
+  // Called by BlkSlot.done, at any time.
+  private finished(slot: BlkSlot): void {
+    if (slot.state === 'orphan') {
+      slot.state = 'free'
+      this.orphans.delete(slot)
+      this.orphanBytes -= slot.reserved
+      if (slot.queue >= 0) this.orphansOf[slot.queue]--
+      else if (slot.phase === 'write') this.lateWrites--
+      // What was held back meanwhile can begin now.
+      this.wake()
+      return
+    }
+    slot.state = 'done'
+    if (this.starting === slot) return
+    this.finishedSlots.push(slot)
+    this.wake()
+  }
+
+  private completeFinished(budget: number): number {
+    let done = 0
+    const limit = Math.max(budget, COMPLETED_PER_POLL)
+    // Only what is there now: a store may finish more while it is asked for a flush.
+    for (let left = this.finishedSlots.length; left > 0 && done < limit && this.live; left--) {
+      const slot = this.finishedSlots.shift()
+      if (slot === undefined) break
+      const queue = this.queues[slot.queue]
+      if (this.needsFlush(slot)) this.run(slot, queue, false)
+      else this.answer(slot, queue, false)
+      done += 1 + ((slot.spans / CHAIN_STEPS + slot.reserved / CHAIN_BYTES) | 0)
+    }
+    return done
+  }
+
+  private answer(slot: BlkSlot, queue: DeviceQueue, row: boolean): void {
+    const { walker } = queue
+    const { chains } = walker
+    const { status, head, position, phase, staging, stagingOffset } = slot
+    if (!row && !walker.reresolve(slot.addresses, slot.lengths, slot.spans, head, position)) {
+      // That stops the device, and frees the slot.
+      this.checkQueue(queue)
+      return
+    }
+    const dataBytes = chains.writable(0) - 1
+    if (status !== BLK_S_OK) this.counters.failed++
+    else if (phase === 'read') this.counters.reads++
+    else if (phase === 'flush') this.counters.flushes++
+    else this.counters.writes++
+    if (status === BLK_S_OK && phase === 'read') chains.scatter(0, 0, staging as Region, stagingOffset, dataBytes)
+    else this.zero(queue, dataBytes)
+    this.putStatus(queue, status, dataBytes, head, position, slot)
+  }
+
+  private answerNow(queue: DeviceQueue, status: BlockStatus): true {
+    const { chains } = queue.walker
+    if (status === BLK_S_UNSUPP) this.counters.unsupported++
+    else if (status !== BLK_S_OK) this.counters.failed++
+    const dataBytes = chains.writable(0) - 1
+    this.zero(queue, dataBytes)
+    this.putStatus(queue, status, dataBytes, chains.head(0), chains.position(0), null)
+    return true
+  }
+
+  // Data that a failed request did not deliver. Beyond the longest request there is no point in writing gigabytes: the
+  // used length is then 0.
+  private zero(queue: DeviceQueue, dataBytes: number): void {
+    if (dataBytes > 0 && dataBytes <= this.longest) queue.walker.chains.scatterZeros(0, 0, dataBytes)
+  }
+
+  // Ends the request in row 0, whose data was written. `slot`: its slot, if it has one.
+  private putStatus(
+    queue: DeviceQueue,
+    status: BlockStatus,
+    dataBytes: number,
+    head: number,
+    position: number,
+    slot: BlkSlot | null,
+  ): void {
+    const { walker } = queue
+    this.scratch.u8[SCRATCH_STATUS] = status
+    const listened = walker.chains.scatter(0, dataBytes, this.scratch, SCRATCH_STATUS, 1)
+    const written = dataBytes > this.longest ? 0 : dataBytes + 1
+    walker.complete(head, position, written, written > 0)
+    if (slot !== null) this.free(slot)
+    if (listened) this.reportWritten(queue, 0, written > 0 ? 0 : dataBytes, written > 0 ? written : 1)
+  }
+
+  private remember(slot: BlkSlot, queue: DeviceQueue): void {
+    const { chains } = queue.walker
+    slot.remember(chains, chains.write(0), chains.end(0))
+  }
+
+  private isWriteThrough(): boolean {
+    if (this.writeThrough) return true
+    return this.negotiated.has(VIRTIO_BLK_F_CONFIG_WCE) && this.config.read(BLK_CONFIG_WRITEBACK, 1) === 0
+  }
+
+  // A slot for `bytes` of staging within the limit; null while there is none. Buffers have sizes in powers of two: one
+  // of the right size is used again, and a larger one is not taken for a small request, which would starve others.
+  private freeSlot(bytes: number): BlkSlot | null {
+    const needed = bytes === 0 ? 0 : stagingSize(bytes)
+    if (this.stagingUsed + needed > this.stagingLimit) return null
+    let found: BlkSlot | null = null
+    for (const slot of this.slots) {
+      if (slot.state !== 'free') continue
+      if (needed === 0 || slot.held === needed) return slot
+      if (found === null || (found.held > 0 && slot.held === 0)) found = slot
+    }
+    if (found !== null) {
+      found.drop()
+      this.trim(needed)
+    }
+    return found
+  }
+
+  // Buffers that are kept for later may not take more than the limit either.
+  private trim(needed: number): void {
+    let kept = this.stagingUsed + needed
+    for (const slot of this.slots) {
+      if (slot.state !== 'free') continue
+      if (kept + slot.held > this.stagingLimit) slot.drop()
+      kept += slot.held
+    }
+  }
+
+  private free(slot: BlkSlot): void {
+    slot.state = 'free'
+    this.taken--
+    this.stagingUsed -= slot.reserved
+    slot.reserved = 0
+  }
+
+  // Requests of one queue (or all, -1) are void: what the store still holds becomes an orphan of its queue, and another
+  // slot takes its place.
+  private disown(queue: number): void {
+    this.slots.forEach((slot, i) => {
+      if (queue >= 0 && slot.queue !== queue) return
+      if (slot.state === 'done') this.free(slot)
+      if (slot.state !== 'pending') return
+      const { reserved } = slot
+      this.free(slot)
+      slot.state = 'orphan'
+      slot.reserved = reserved
+      this.orphans.add(slot)
+      this.orphanBytes += reserved
+      this.orphansOf[slot.queue]++
+      this.slots[i] = new BlkSlot(this.ended)
+    })
+    this.finishedSlots = this.finishedSlots.filter((slot) => slot.state === 'done')
+  }
+}

@@ -1,0 +1,105 @@
+import { DMA_FAILED, DMA_OK, type DmaStatus } from '@guestdma/dma'
+import type { IommuDomain } from '../backend/domain.ts'
+import { IommuError } from './errors.ts'
+import type { ReservedRange } from './probe.ts'
+import type { VirtioIommu } from './virtio-iommu.ts'
+
+/** One endpoint's address space in a virtio-iommu. */
+export class VirtioIommuDomain implements IommuDomain {
+  declare readonly name: string
+  declare readonly granule: number
+  declare readonly leastLength: number
+  readonly identity = false
+  declare readonly inputStart: number
+  declare readonly inputEnd: number
+  declare readonly reserved: readonly ReservedRange[]
+  readonly request: Float64Array = new Float64Array(3)
+  declare readonly id: number
+  declare readonly endpoint: number
+  /** The driver's: its place among the domains. */
+  declare readonly index: number
+  /** The driver's: the worst status since the last commit. */
+  failed: DmaStatus = DMA_OK
+  /** The driver's: what the endpoint can reach is not known any more. */
+  broken = false
+
+  /** The driver's: a reset of the IOMMU took everything away. */
+  detached = false
+  /** Given up by its backend. The driver keeps what it could not detach. */
+  disposed = false
+
+  declare private readonly iommu: VirtioIommu
+  private readonly releases: (() => void)[] = []
+  private count: () => number = () => 0
+
+  constructor(
+    iommu: VirtioIommu,
+    index: number,
+    id: number,
+    endpoint: number,
+    name: string,
+    reserved: readonly ReservedRange[],
+  ) {
+    this.iommu = iommu
+    this.index = index
+    this.id = id
+    this.endpoint = endpoint
+    this.name = name
+    this.granule = iommu.granule
+    // virt_end must be strictly greater than virt_start: virtio 1.4 §5.13.6.5.
+    this.leastLength = Math.max(2, iommu.granule)
+    this.inputStart = iommu.inputStart
+    this.inputEnd = iommu.inputEnd
+    this.reserved = reserved
+  }
+
+  get exclusive(): boolean {
+    return this.iommu.lendsAlone(this)
+  }
+
+  lentBy(count: () => number): void {
+    this.count = count
+  }
+
+  /** The driver's: mappings that may be given back. Rings, a pool and what nobody can remove any more are none. */
+  get lent(): number {
+    return this.broken || this.disposed ? 0 : this.count()
+  }
+
+  map(access: number): void {
+    this.iommu.queue(this, access)
+  }
+
+  unmap(): void {
+    this.iommu.queue(this, 0)
+  }
+
+  commit(): DmaStatus {
+    this.iommu.settle()
+    const { failed } = this
+    this.failed = DMA_OK
+    return this.broken ? DMA_FAILED : failed
+  }
+
+  /**
+   * Detaches the endpoint: all of its mappings go at once. Throws `IOMMU_STUCK` where the device does not confirm it;
+   * they go when the IOMMU is reset or the endpoint is attached again.
+   */
+  dispose(): void {
+    if (this.disposed) return
+    this.disposed = true
+    if (!this.iommu.release(this))
+      throw new IommuError('IOMMU_STUCK', this.name, 'the IOMMU did not confirm that the endpoint was detached', {
+        endpoint: this.endpoint,
+      })
+  }
+
+  whenGone(release: () => void): void {
+    this.releases.push(release)
+  }
+
+  /** The driver's: the endpoint cannot reach anything of this domain any more. */
+  wentAway(): void {
+    for (const release of this.releases.splice(0)) release()
+  }
+}
