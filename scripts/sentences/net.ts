@@ -18,7 +18,7 @@ export const net: Chapter = {
       sentences: {
         steering: ['MUST', 'The rules of several queue pairs, receive steering and hashes.', 'queuePairs', 3],
         'mtu-range': ['MUST', 'The device shows an mtu from 68 to 65535.'],
-        'mtu-recommended': ['SHOULD', 'The device shows an mtu of at least 1280.'],
+        'mtu-recommended': ['SHOULD', 'The device shows an mtu of at least 1280.', 'ownersChoice'],
         'mtu-fixed': ['MUST NOT', 'The device does not change the mtu once it was shown.'],
         'mtu-receive': ['MUST NOT', 'With MTU agreed the device passes no packet on to the driver that is larger.'],
         'mtu-transmit': ['MUST', 'The device forwards packets up to the mtu without fragmenting them.'],
@@ -34,7 +34,7 @@ export const net: Chapter = {
         unwritten: ['MUST NOT', 'The driver writes no field of the configuration.'],
         mac: ['SHOULD', 'The driver negotiates MAC where it is offered.'],
         'mac-address': ['MUST', "With MAC the driver's address is mac."],
-        'mac-made': ['SHOULD', 'Without MAC the driver uses a locally administered address.'],
+        'mac-made': ['SHOULD', 'Without MAC the driver uses a locally administered address.', 'madeAddress'],
         status: ['SHOULD', 'Without STATUS the driver takes the link to be up, else status says so.'],
         mtu: ['SHOULD', 'The driver negotiates MTU where it is offered.'],
         'mtu-buffers': ['MUST', 'With MTU the receive buffers hold a packet of that size.'],

@@ -19,6 +19,10 @@ export const reasons = {
   noExports: { kind: 'not applicable', why: 'No device type here exports objects.' },
   noSharedMemory: { kind: 'not applicable', why: 'No device type here has shared memory regions of its own.' },
   addInCard: { kind: 'not applicable', why: 'No device model is an add-in card.' },
+  ownersChoice: {
+    kind: 'not applicable',
+    why: 'Who makes a device model chooses its mtu, from 68 on; without one MTU is not offered.',
+  },
   packedRing: { kind: 'not built', why: 'There is no packed ring.', readme: ['Virtqueue', 'packed ring'] },
   queueReset: {
     kind: 'not built',
@@ -65,6 +69,11 @@ export const reasons = {
     readme: ['virtio-net', 'speed and duplex'],
   },
   standby: { kind: 'not built', why: 'The driver does not accept STANDBY.', readme: ['virtio-net', 'STANDBY'] },
+  madeAddress: {
+    kind: 'not built',
+    why: 'The driver makes no address up; its user has to.',
+    readme: ['virtio-net', 'an address where the device has none'],
+  },
   mergeable: {
     kind: 'not built',
     why: 'The driver does not accept MRG_RXBUF.',

@@ -61,6 +61,12 @@ export class Negotiation {
       const message = 'RING_PACKED (34) cannot be offered: these devices walk split rings only'
       throw new DeviceError('DEVICE_FEATURE', device, message, { offer })
     }
+    const [unmet] = this.unmet(this.offered)
+    if (unmet) {
+      const [bit, ...anyOf] = unmet
+      const message = `feature ${bit} cannot be offered without feature ${anyOf.join(' or ')}, which it needs; offer that as well`
+      throw new DeviceError('DEVICE_FEATURE', device, message, { bit, needs: anyOf, offered: this.offered.bits() })
+    }
     const missing = this.required.without(this.offered)
     if (!missing.equals(FeatureSet.empty)) {
       const message = `required bits ${missing} are not offered; offer them as well`
@@ -84,9 +90,11 @@ export class Negotiation {
     if (this.offered.has(VIRTIO_F_VERSION_1) && !accepted.has(VIRTIO_F_VERSION_1))
       return fault('version-1', [VIRTIO_F_VERSION_1])
     if (!this.required.isSubsetOf(accepted)) return fault('required', this.required.without(accepted).bits())
-    const broken = this.dependencies.filter(
-      ([bit, ...anyOf]) => accepted.has(bit) && !anyOf.some((need) => accepted.has(need)),
-    )
-    return broken.length > 0 ? fault('dependency', [...new Set(broken.map(([bit]) => bit))]) : null
+    const unmet = this.unmet(accepted)
+    return unmet.length > 0 ? fault('dependency', [...new Set(unmet.map(([bit]) => bit))]) : null
+  }
+
+  private unmet(features: FeatureSet): readonly FeatureDependency[] {
+    return this.dependencies.filter(([bit, ...anyOf]) => features.has(bit) && !anyOf.some((need) => features.has(need)))
   }
 }
