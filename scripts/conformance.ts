@@ -1,4 +1,4 @@
-import { readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { sentenceProblems } from './lib/sentence-check.ts'
@@ -33,7 +33,8 @@ if (values.help) {
     }))
     console.log(JSON.stringify(rows, null, 2))
   } else if (values.check) {
-    if (readFileSync(page, 'utf8') !== text) problems.push('docs/conformance.md is out of date: run pnpm conformance')
+    if (!existsSync(page) || readFileSync(page, 'utf8') !== text)
+      problems.push('docs/conformance.md is out of date: run pnpm conformance')
   } else {
     writeFileSync(page, text)
   }

@@ -42,6 +42,7 @@ export function sentencePage(
     '## Without a test',
     'What is not built is named by the README under "Not supported". Once that changes, these sentences need tests.',
     ...Object.entries(reasons).map(([name, cause]) => reasonText(name, cause, sentences.flat())),
+    links(tests),
   ].join('\n\n')}\n`
 }
 
@@ -73,9 +74,12 @@ function testsOf(key: string, tests: readonly SentenceTest[]): string {
   const own = tests.filter((test) => test.keys.includes(key) && !test.skipped)
   const files = new Map<string, string[]>()
   for (const { file, title } of own) files.set(file, [...(files.get(file) ?? []), title])
-  return [...files]
-    .map(([file, titles]) => `[${fileName(file)}](../${file}): ${titles.map(cell).join('; ')}`)
-    .join('<br>')
+  return [...files].map(([file, titles]) => `[${fileName(file)}]: ${titles.map(cell).join('; ')}`).join('<br>')
+}
+
+function links(tests: readonly SentenceTest[]): string {
+  const files = [...new Set(tests.map(({ file }) => file))]
+  return files.map((file) => `[${fileName(file)}]: ../${file}`).join('\n')
 }
 
 /** `packages/devices/test/init.test.ts` is `devices/init`. */

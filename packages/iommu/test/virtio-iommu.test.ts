@@ -96,6 +96,8 @@ describe('initialization (virtio 1.4 §3.1.1, §5.13.5)', () => {
     const { iommu, domain } = await attached(ranges)
     expect([iommu.inputStart, iommu.inputEnd, domain.id]).toEqual([0x1000, 0xffff_ffff, 7])
     expect([domain.inputStart, domain.inputEnd, domain.granule]).toEqual([0x1000, 0xffff_ffff, 4096])
+    expect([iommu.attach(9, 'net1').id, iommu.attach(10, 'net2').id]).toEqual([8, 9])
+    expect(await failure(async () => iommu.attach(11, 'net3'))).toBe('IOMMU_DOMAINS')
     const other = await attached({ ...ranges, features: [F.MAP_UNMAP] })
     expect([other.iommu.inputStart, other.iommu.inputEnd, other.domain.id]).toEqual([0, 2 ** 48 - 1, 0])
   })
