@@ -1,3 +1,5 @@
+import { controlSections } from './net-control.ts'
+import { filterSections } from './net-filters.ts'
 import type { Chapter } from './sentence.ts'
 
 export const net: Chapter = {
@@ -8,7 +10,7 @@ export const net: Chapter = {
       title: 'Feature bits',
       side: 'both',
       sentences: {
-        ipsec: ['SHOULD', 'The rules of IPsec.', 'ipsec'],
+        'out-net-header': ['SHOULD', 'A device that offers IPSEC offers OUT_NET_HEADER too.', 'ipsec'],
       },
     },
     {
@@ -16,14 +18,19 @@ export const net: Chapter = {
       title: 'Device Requirements: Device configuration layout',
       side: 'device',
       sentences: {
-        steering: ['MUST', 'The rules of several queue pairs, receive steering and hashes.', 'queuePairs', 3],
+        'queue-pairs': ['MUST', 'With MQ the device shows from 1 to 0x8000 queue pairs.', 'queuePairs'],
         'mtu-range': ['MUST', 'The device shows an mtu from 68 to 65535.'],
         'mtu-recommended': ['SHOULD', 'The device shows an mtu of at least 1280.', 'ownersChoice'],
         'mtu-fixed': ['MUST NOT', 'The device does not change the mtu once it was shown.'],
         'mtu-receive': ['MUST NOT', 'With MTU agreed the device passes no packet on to the driver that is larger.'],
         'mtu-transmit': ['MUST', 'The device forwards packets up to the mtu without fragmenting them.'],
-        speed: ['MUST, SHOULD NOT', 'The rules of speed and duplex.', 'speed', 3],
-        control: ['SHOULD NOT', 'The rules of commands of the control queue.', 'controlQueue', 2],
+        'rss-key': ['MUST', 'With RSS or HASH_REPORT rss_max_key_size is at least 40.', 'queuePairs'],
+        'rss-table': ['MUST', 'With RSS the indirection table may have at least 128 entries.', 'queuePairs'],
+        speed: ['MUST', 'speed is in Mbit/s, or unknown.', 'speed'],
+        duplex: ['MUST', 'duplex is half, full or unknown.', 'speed'],
+        'speed-fixed': ['SHOULD NOT', 'speed and duplex do not change while the link is up.', 'speed'],
+        'hash-report': ['SHOULD NOT', 'HASH_REPORT is offered only with CTRL_VQ.', 'controlQueue'],
+        'rx-extra': ['SHOULD NOT', 'CTRL_RX_EXTRA is offered only with CTRL_VQ.', 'controlQueue'],
       },
     },
     {
@@ -40,8 +47,10 @@ export const net: Chapter = {
         'mtu-buffers': ['MUST', 'With MTU the receive buffers hold a packet of that size.'],
         'mtu-transmit': ['MUST NOT', 'With MTU the driver sends no packet that is larger.'],
         standby: ['SHOULD', 'The driver negotiates STANDBY where it is offered.', 'standby'],
-        speed: ['MUST, SHOULD', 'The rules of speed and duplex.', 'speed', 2],
-        control: ['SHOULD NOT', 'The rules of commands of the control queue.', 'controlQueue', 2],
+        'speed-unknown': ['MUST', 'The driver takes other values of speed and duplex as unknown.', 'speed'],
+        'speed-again': ['SHOULD', 'The driver reads speed and duplex again after a configuration change.', 'speed'],
+        'hash-report': ['SHOULD NOT', 'The driver negotiates HASH_REPORT only with CTRL_VQ.', 'controlQueue'],
+        'rx-extra': ['SHOULD NOT', 'The driver negotiates CTRL_RX_EXTRA only with CTRL_VQ.', 'controlQueue'],
       },
     },
     {
@@ -65,7 +74,7 @@ export const net: Chapter = {
       title: 'Packet Transmission',
       side: 'both',
       sentences: {
-        offloads: ['MUST', 'The rules of checksum and segmentation offloads.', 'offloads'],
+        'outer-offset': ['MUST', 'outer_nh_offset is used only with OUT_NET_HEADER.', 'offloads'],
       },
     },
     {
@@ -80,19 +89,64 @@ export const net: Chapter = {
         'no-tso6': ['MUST NOT', 'Without HOST_TSO6 no TCPv6 segmentation is asked for.'],
         'no-ufo': ['MUST NOT', 'Without HOST_UFO no UDP fragmentation is asked for.'],
         'no-uso': ['MUST NOT', 'Without HOST_USO no UDP segmentation is asked for.'],
-        offloads: [
-          'MUST, MUST NOT, SHOULD, SHOULD NOT',
-          'The rules of checksum and segmentation offloads.',
+        ecn: [
+          'MUST, SHOULD NOT',
+          'The driver sends packets with ECN for segmentation only with HOST_ECN, and says so.',
           'offloads',
-          18,
         ],
         'no-tunnel-gso': ['MUST NOT', 'Without HOST_UDP_TUNNEL_GSO no segmentation in a UDP tunnel is asked for.'],
+        'tunnel-family': [
+          'MUST',
+          'For segmentation in a tunnel the bit names the family of the inner header.',
+          'offloads',
+        ],
+        'tunnel-csum-gso': [
+          'MUST, MUST NOT',
+          'Outer checksums of segments in a tunnel need both features and their bits.',
+          'offloads',
+        ],
         'no-tunnel-csum': ['MUST, MUST NOT', "Without a tunnel's checksum offload its flag is not set."],
+        'tunnel-not-udp': ['MUST NOT', 'Tunnel bits do not come with the old UDP type.', 'offloads'],
+        'one-tunnel': ['MUST NOT', 'The two tunnel bits do not come together.', 'offloads'],
+        'tunnel-csum-with-tunnel': ['MUST NOT', "The tunnel's checksum bit comes only with a tunnel bit.", 'offloads'],
+        'csum-validated': [
+          'MUST',
+          'With NEEDS_CSUM the driver has validated the checksums before csum_offset.',
+          'offloads',
+        ],
+        'csum-pseudo-header': [
+          'MUST',
+          'With NEEDS_CSUM the checksum field holds that of the pseudo header.',
+          'offloads',
+        ],
+        'csum-fields': ['MUST', 'With NEEDS_CSUM csum_start and csum_offset say where the checksum goes.', 'offloads'],
         'gso-none': ['MUST', 'Without segmentation features gso_type is NONE.'],
+        'gso-csum': ['MUST', 'A segmentation type comes with NEEDS_CSUM and the wanted segment size.', 'offloads'],
+        'hdr-len-exact': ['MUST', 'With GUEST_HDRLEN hdr_len is the length of the headers.', 'offloads'],
+        'hdr-len-least': ['SHOULD', 'Otherwise hdr_len is not below the length of the headers.', 'offloads'],
+        'tunnel-offsets': [
+          'MUST',
+          'With tunnel segmentation the driver sets the offsets of outer and inner headers.',
+          'offloads',
+        ],
+        'tunnel-csum-header': [
+          'MUST',
+          "With the tunnel's checksum bit the outer checksum is that of the pseudo header.",
+          'offloads',
+        ],
+        'tunnel-no-csum': [
+          'MUST NOT',
+          'Without that feature the outer header needs no validation of its checksum.',
+          'offloads',
+        ],
+        'tunnel-csum-value': ['MUST', 'Its checksum is then 0 or valid.', 'offloads'],
         'no-tunnel-bits': ['MUST NOT', 'Tunnel bits are set only if they were agreed.'],
         'no-tunnel-csum-bit': ['MUST NOT', "The tunnel's checksum bit is set only if it was agreed."],
+        'guest-hdrlen': ['SHOULD', 'The driver accepts GUEST_HDRLEN if it can tell the exact length.', 'offloads'],
         'receive-flags': ['MUST NOT', 'DATA_VALID and RSC_INFO are not set in a transmitted header.'],
-        ipsec: ['MUST', 'The rules of IPsec.', 'ipsec', 2],
+        'tunnel-data-valid': ['MUST NOT', 'DATA_VALID does not come with a tunnel bit.', 'offloads'],
+        'ipsec-object': ['MUST', 'With IPsec the driver creates an outbound object first.', 'ipsec'],
+        'ipsec-id': ['MUST', 'With IPsec resource_id names an outbound object.', 'ipsec'],
       },
     },
     {
@@ -108,7 +162,11 @@ export const net: Chapter = {
         'tunnel-offsets': ['MUST NOT', "Without tunnel bits the device does not use the tunnel's offsets."],
         'tunnel-flags': ['MUST NOT', 'The device accepts no packet with tunnel bits and the wrong flags.'],
         checksum: ['MUST NOT', 'The device does not rely on a checksum being right.'],
-        ipsec: ['MUST NOT', 'The rules of IPsec.', 'ipsec'],
+        'ipsec-fields': [
+          'MUST NOT',
+          "Without the security flag the device does not use the resource's fields.",
+          'ipsec',
+        ],
       },
     },
     {
@@ -116,11 +174,11 @@ export const net: Chapter = {
       title: 'Driver Requirements: Setting Up Receive Buffers',
       side: 'driver',
       sentences: {
-        offloads: ['SHOULD', 'The rules of checksum and segmentation offloads.', 'offloads'],
+        'gso-buffers': ['SHOULD', 'With segmentation receive buffers hold 64 KiB and headers.', 'offloads'],
         'buffer-size': ['SHOULD', 'Receive buffers have at least 1526 bytes where nothing larger can arrive.'],
-        mergeable: ['MUST', 'With MRG_RXBUF each receive buffer holds at least the header.', 'mergeable'],
+        mergeable: ['MUST', 'With MRG_RXBUF each buffer holds at least the header.', 'mergeable'],
         header: ['MUST', "The driver takes the header's size from the features."],
-        steering: ['SHOULD', 'The rules of several queue pairs, receive steering and hashes.', 'queuePairs'],
+        'all-pairs': ['SHOULD', 'With MQ each receive queue in use has buffers.', 'queuePairs'],
       },
     },
     {
@@ -148,15 +206,53 @@ export const net: Chapter = {
         'no-udp-l4': ['MUST NOT', 'gso_type is not UDP_L4 unless that was agreed.'],
         'no-tunnel': ['MUST NOT', 'Tunnel bits are not set unless they were agreed.'],
         'no-tunnel-csum': ['MUST NOT', "The tunnel's checksum bit is not set unless that was agreed."],
-        offloads: [
-          'MUST, MUST NOT, SHOULD, SHOULD NOT',
-          'The rules of checksum and segmentation offloads.',
+        ecn: [
+          'MUST, SHOULD NOT',
+          'The device passes packets with ECN for segmentation on only with GUEST_ECN, and says so.',
           'offloads',
-          14,
+        ],
+        'outer-offset': ['MUST', 'The device sets outer_nh_offset only with OUT_NET_HEADER.', 'offloads'],
+        'csum-validated': [
+          'MUST',
+          'With NEEDS_CSUM the device has validated the checksums before csum_offset.',
+          'offloads',
+        ],
+        'csum-pseudo-header': [
+          'MUST',
+          'With NEEDS_CSUM the checksum field holds that of the pseudo header.',
+          'offloads',
+        ],
+        'csum-fields': ['MUST', 'With NEEDS_CSUM csum_start and csum_offset say where the checksum goes.', 'offloads'],
+        'tunnel-gso': [
+          'MUST, MUST NOT',
+          'Segments in a tunnel are passed on only with the feature, and with a tunnel bit.',
+          'offloads',
+        ],
+        'tunnel-gso-csum': [
+          'MUST NOT',
+          'Segments with outer checksums are passed on only with the feature.',
+          'offloads',
         ],
         'gso-none': ['MUST', 'Without segmentation features gso_type is NONE.'],
+        'gso-csum': ['MUST', 'A segmentation type comes with NEEDS_CSUM and the segment size.', 'offloads'],
+        'rsc-info': ['MUST', 'With RSC_EXT it comes with RSC_INFO and the counts of coalesced segments.', 'offloads'],
         'no-rsc': ['MUST', 'RSC_INFO is not set unless that was agreed.'],
-        ipsec: ['MUST', 'The rules of IPsec.', 'ipsec', 7],
+        'hdr-len': ['SHOULD', 'hdr_len is not below the length of the headers.', 'offloads'],
+        'data-valid': ['MUST', 'DATA_VALID is set only where the checksum was validated.', 'offloads'],
+        'tunnel-data-valid': ['MUST NOT', 'DATA_VALID does not come with a tunnel bit.', 'offloads'],
+        'tunnel-csum-header': [
+          'MUST',
+          "With the tunnel's checksum bit the outer checksum is that of the pseudo header.",
+          'offloads',
+        ],
+        'tunnel-csum-value': ['MUST', 'Without that bit the outer checksum is 0 or validated.', 'offloads'],
+        ipsec: ['MUST', 'The security flag is set on packets that went through IPsec.', 'ipsec'],
+        'ipsec-not': ['MUST', 'It is clear on all others.', 'ipsec'],
+        'ipsec-always': ['MUST', 'It does not depend on the flags of errors and expiry.', 'ipsec'],
+        'ipsec-error': ['MUST', 'The error flag is set where IPsec failed.', 'ipsec'],
+        'ipsec-no-error': ['MUST', 'It is clear otherwise.', 'ipsec'],
+        'ipsec-error-always': ['MUST', 'It does not depend on the flag of expiry.', 'ipsec'],
+        'ipsec-expiry': ['MUST', 'The expiry flag is set when the soft limit of a lifetime was reached.', 'ipsec'],
       },
     },
     {
@@ -179,7 +275,9 @@ export const net: Chapter = {
       title: 'Hash calculation for incoming packets',
       side: 'both',
       sentences: {
-        steering: ['MUST', 'The rules of several queue pairs, receive steering and hashes.', 'queuePairs', 3],
+        command: ['MUST', 'A device with HASH_REPORT has a command that sets the hashes.', 'queuePairs'],
+        'rss-command': ['MUST', 'With RSS that is RSS_CONFIG.', 'queuePairs'],
+        'hash-command': ['MUST', 'Otherwise it is HASH_CONFIG.', 'queuePairs'],
       },
     },
     {
@@ -187,7 +285,9 @@ export const net: Chapter = {
       title: 'Device Requirements: Inner Header Hash',
       side: 'device',
       sentences: {
-        steering: ['MUST, SHOULD', 'The rules of several queue pairs, receive steering and hashes.', 'queuePairs', 3],
+        outer: ['MUST', 'A packet of no enabled tunnel type is hashed by its outer header.', 'queuePairs'],
+        unsupported: ['SHOULD', 'Tunnel types that are not supported are answered with an error.', 'queuePairs'],
+        disabled: ['MUST', 'With no type enabled, or after a reset, inner hashes are off.', 'queuePairs'],
       },
     },
     {
@@ -195,258 +295,12 @@ export const net: Chapter = {
       title: 'Driver Requirements: Inner Header Hash',
       side: 'driver',
       sentences: {
-        steering: ['MUST, MUST NOT', 'The rules of several queue pairs, receive steering and hashes.', 'queuePairs', 3],
+        agreed: ['MUST', 'The driver sends the command only with HASH_TUNNEL.', 'queuePairs'],
+        supported: ['MUST NOT', 'The driver enables only types that are supported.', 'queuePairs'],
+        unknown: ['MUST', 'The driver ignores types that it does not know.', 'queuePairs'],
       },
     },
-    {
-      number: '5.1.9.5.1.1',
-      title: 'Device Requirements: Packet Receive Filtering',
-      side: 'device',
-      sentences: {
-        filtering: ['MUST, SHOULD, SHOULD NOT', 'The rules of receive filtering.', 'controlQueue', 13],
-      },
-    },
-    {
-      number: '5.1.9.5.1.2',
-      title: 'Driver Requirements: Packet Receive Filtering',
-      side: 'driver',
-      sentences: {
-        filtering: ['MUST NOT', 'The rules of receive filtering.', 'controlQueue', 2],
-      },
-    },
-    {
-      number: '5.1.9.5.2.1',
-      title: 'Device Requirements: Setting MAC Address Filtering',
-      side: 'device',
-      sentences: {
-        'mac-filtering': ['MUST, SHOULD', 'The rules of MAC address filtering.', 'controlQueue', 4],
-      },
-    },
-    {
-      number: '5.1.9.5.2.2',
-      title: 'Driver Requirements: Setting MAC Address Filtering',
-      side: 'driver',
-      sentences: {
-        'mac-filtering': ['MUST, MUST NOT, SHOULD', 'The rules of MAC address filtering.', 'controlQueue', 3],
-      },
-    },
-    {
-      number: '5.1.9.5.2.3',
-      title: 'Legacy Interface: Setting MAC Address Filtering',
-      side: 'both',
-      sentences: {
-        'legacy-interface': ['MUST', 'The rules of the legacy interface.', 'legacy'],
-      },
-    },
-    {
-      number: '5.1.9.5.3.1',
-      title: 'Device Requirements: VLAN Filtering',
-      side: 'device',
-      sentences: {
-        'all-tags': ['MUST', 'Without CTRL_VLAN the device accepts all tagged packets.'],
-        'vlan-filtering': [
-          'MUST, SHOULD',
-          'With CTRL_VLAN the device accepts the tags of its table and drops others.',
-          'controlQueue',
-        ],
-      },
-    },
-    {
-      number: '5.1.9.5.3.2',
-      title: 'Legacy Interface: VLAN Filtering',
-      side: 'both',
-      sentences: {
-        'legacy-interface': ['MUST', 'The rules of the legacy interface.', 'legacy'],
-      },
-    },
-    {
-      number: '5.1.9.5.4.1',
-      title: 'Driver Requirements: Gratuitous Packet Sending',
-      side: 'driver',
-      sentences: {
-        announcements: ['MUST, SHOULD', 'The rules of gratuitous packets.', 'controlQueue', 2],
-      },
-    },
-    {
-      number: '5.1.9.5.4.2',
-      title: 'Device Requirements: Gratuitous Packet Sending',
-      side: 'device',
-      sentences: {
-        announcements: ['MUST', 'The rules of gratuitous packets.', 'controlQueue'],
-      },
-    },
-    {
-      number: '5.1.9.5.6',
-      title: 'Automatic receive steering in multiqueue mode',
-      side: 'both',
-      sentences: {
-        steering: ['MUST, SHOULD', 'The rules of several queue pairs, receive steering and hashes.', 'queuePairs', 2],
-      },
-    },
-    {
-      number: '5.1.9.5.6.1',
-      title: 'Driver Requirements: Automatic receive steering in multiqueue mode',
-      side: 'driver',
-      sentences: {
-        steering: ['MUST, MUST NOT', 'The rules of several queue pairs, receive steering and hashes.', 'queuePairs', 4],
-      },
-    },
-    {
-      number: '5.1.9.5.6.2',
-      title: 'Device Requirements: Automatic receive steering in multiqueue mode',
-      side: 'device',
-      sentences: {
-        steering: [
-          'MUST, MUST NOT, SHOULD',
-          'The rules of several queue pairs, receive steering and hashes.',
-          'queuePairs',
-          4,
-        ],
-      },
-    },
-    {
-      number: '5.1.9.5.6.3',
-      title: 'Legacy Interface: Automatic receive steering in multiqueue mode',
-      side: 'both',
-      sentences: {
-        'legacy-interface': ['MUST', 'The rules of the legacy interface.', 'legacy'],
-      },
-    },
-    {
-      number: '5.1.9.5.6.4',
-      title: 'Hash calculation',
-      side: 'both',
-      sentences: {
-        steering: ['MUST', 'The rules of several queue pairs, receive steering and hashes.', 'queuePairs', 2],
-      },
-    },
-    {
-      number: '5.1.9.5.7.2',
-      title: 'Driver Requirements: Setting RSS parameters',
-      side: 'driver',
-      sentences: {
-        steering: ['MUST, MUST NOT', 'The rules of several queue pairs, receive steering and hashes.', 'queuePairs', 5],
-      },
-    },
-    {
-      number: '5.1.9.5.7.3',
-      title: 'Device Requirements: RSS processing',
-      side: 'device',
-      sentences: {
-        steering: ['MUST', 'The rules of several queue pairs, receive steering and hashes.', 'queuePairs', 2],
-      },
-    },
-    {
-      number: '5.1.9.5.8.3',
-      title: 'Device Requirements: RSS Context',
-      side: 'device',
-      sentences: {
-        steering: ['MUST', 'The rules of several queue pairs, receive steering and hashes.', 'queuePairs', 2],
-      },
-    },
-    {
-      number: '5.1.9.5.8.4',
-      title: 'Driver Requirements: RSS Context',
-      side: 'driver',
-      sentences: {
-        steering: ['MUST, MUST NOT', 'The rules of several queue pairs, receive steering and hashes.', 'queuePairs', 3],
-      },
-    },
-    {
-      number: '5.1.9.5.9.2',
-      title: 'Driver Requirements: Setting Offloads State',
-      side: 'driver',
-      sentences: {
-        offloads: ['MUST NOT', 'The rules of checksum and segmentation offloads.', 'offloads'],
-      },
-    },
-    {
-      number: '5.1.9.5.9.3',
-      title: 'Legacy Interface: Setting Offloads State',
-      side: 'both',
-      sentences: {
-        'legacy-interface': ['MUST', 'The rules of the legacy interface.', 'legacy'],
-      },
-    },
-    {
-      number: '5.1.9.5.10.5',
-      title: 'Driver Requirements: Notifications Coalescing',
-      side: 'driver',
-      sentences: {
-        coalescing: ['MUST', 'The rules of notification coalescing.', 'controlQueue', 4],
-      },
-    },
-    {
-      number: '5.1.9.5.10.6',
-      title: 'Device Requirements: Notifications Coalescing',
-      side: 'device',
-      sentences: {
-        coalescing: ['MUST, SHOULD, SHOULD NOT', 'The rules of notification coalescing.', 'controlQueue', 8],
-      },
-    },
-    {
-      number: '5.1.9.5.11.12',
-      title: 'Device Requirements: Device Statistics',
-      side: 'device',
-      sentences: {
-        statistics: ['MUST', 'The rules of device statistics.', 'controlQueue', 7],
-      },
-    },
-    {
-      number: '5.1.9.5.11.13',
-      title: 'Driver Requirements: Device Statistics',
-      side: 'driver',
-      sentences: {
-        statistics: ['MUST', 'The rules of device statistics.', 'controlQueue', 3],
-      },
-    },
-    {
-      number: '5.1.9.6.4',
-      title: 'Device Requirements: Flow filter',
-      side: 'device',
-      sentences: {
-        'flow-filter': ['MUST, SHOULD', 'The rules of the flow filter.', 'flowFilter', 20],
-      },
-    },
-    {
-      number: '5.1.9.6.5',
-      title: 'Driver Requirements: Flow filter',
-      side: 'driver',
-      sentences: {
-        'flow-filter': ['MUST, SHOULD, SHOULD NOT', 'The rules of the flow filter.', 'flowFilter', 12],
-      },
-    },
-    {
-      number: '5.1.9.7.1',
-      title: 'Packet processing order',
-      side: 'both',
-      sentences: {
-        ipsec: ['SHOULD', 'The rules of IPsec.', 'ipsec'],
-      },
-    },
-    {
-      number: '5.1.9.7.4',
-      title: 'Device Requirements: IPsec Operation',
-      side: 'device',
-      sentences: {
-        ipsec: ['MUST, SHOULD', 'The rules of IPsec.', 'ipsec', 9],
-      },
-    },
-    {
-      number: '5.1.9.7.5',
-      title: 'Driver Requirements: IPsec Operation',
-      side: 'driver',
-      sentences: {
-        ipsec: ['MUST, SHOULD NOT', 'The rules of IPsec.', 'ipsec', 7],
-      },
-    },
-    {
-      number: '5.1.9.8',
-      title: 'Legacy Interface: Framing Requirements',
-      side: 'both',
-      sentences: {
-        'legacy-interface': ['MUST', 'The rules of the legacy interface.', 'legacy', 3],
-      },
-    },
+    ...controlSections,
+    ...filterSections,
   ],
 }
