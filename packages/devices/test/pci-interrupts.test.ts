@@ -209,6 +209,19 @@ describe('MSI-X (PCI 3.0 §6.8.2, virtio 1.4 §4.1.5.3, §4.1.5.4)', () => {
     expect([messages, pending(), m.tx.usedIndex]).toEqual([[], 0, 1])
   })
 
+  test('a queue that is unmapped while its message is masked sends none (§4.1.5.3.1)', {
+    tags: ['4.1.5.3.1/no-vector'],
+  }, () => {
+    m.pci.config.write(control, 2, 0xc000)
+    send()
+    expect(pending()).toBe(2)
+    m.driver.set('queueSelect', 1)
+    m.driver.set('queueVector', NO_VECTOR)
+    m.pci.config.write(control, 2, 0x8000)
+    m.device.poll(64)
+    expect([messages, pending()]).toEqual([[], 0])
+  })
+
   test('a masked vector is pending, and its message is sent once with the poll after the unmask', () => {
     m.pci.bar(1)!.write(16 + 12, 4, 1)
     send()
