@@ -22,8 +22,8 @@ const { values } = parseArgs({
 if (values.help) {
   console.log(usage)
 } else {
-  const tests = await collectSentenceTests()
-  const problems = sentenceProblems(sentences, reasons, tests, readFileSync(join(repository, 'README.md'), 'utf8'))
+  const { tests, problems } = await collectSentenceTests()
+  problems.push(...sentenceProblems(sentences, reasons, tests, readFileSync(join(repository, 'README.md'), 'utf8')))
   const text = sentencePage(chapters, reasons, tests)
   if (values.json) {
     const rows = sentences.map((sentence) => ({

@@ -16,7 +16,7 @@ export interface SentenceTest {
  * The unit tests that have tags, in the order of files and lines, each once however many cases it has. Nothing is run.
  * Files are parsed; only those whose tests come from a suite elsewhere are imported.
  */
-export async function collectSentenceTests(): Promise<SentenceTest[]> {
+export async function collectSentenceTests(): Promise<{ tests: SentenceTest[]; problems: string[] }> {
   const options = { root: repository, watch: false, project: ['unit'], reporters: [] }
   const parser = await createVitest('test', options)
   const importer = await createVitest('test', options)
@@ -26,16 +26,20 @@ export async function collectSentenceTests(): Promise<SentenceTest[]> {
     const specifications = await importer.getRelevantTestSpecifications(suites)
     const { testModules } = await importer.collectTests(specifications)
     const modules = [...parsed.filter((module) => module.children.size > 0), ...testModules]
-    return modules.flatMap(taggedTests).sort((a, b) => (a.file < b.file ? -1 : a.file > b.file ? 1 : 0))
+    const tests = modules.flatMap(taggedTests).sort((a, b) => (a.file < b.file ? -1 : a.file > b.file ? 1 : 0))
+    return { tests, problems: modules.flatMap(loadingProblems) }
   } finally {
     await parser.close()
     await importer.close()
   }
 }
 
+// Of an unknown tag vitest lists all that are known, in lines of their own.
+function loadingProblems(module: TestModule): string[] {
+  return module.errors().map(({ message }) => `${relative(repository, module.moduleId)}: ${message.split('\n')[0]}`)
+}
+
 function taggedTests(module: TestModule): SentenceTest[] {
-  const [error] = module.errors()
-  if (error) throw new Error(`${module.moduleId}: ${error.message}`)
   const file = relative(repository, module.moduleId)
   return [...module.children.allTests()]
     .filter((test) => test.tags.length > 0)

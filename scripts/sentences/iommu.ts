@@ -80,7 +80,7 @@ export const iommu: Chapter = {
       title: 'Driver Requirements: ATTACH request',
       side: 'driver',
       sentences: {
-        reserved: ['SHOULD', 'reserved is 0.'],
+        reserved: ['SHOULD', 'The driver sets reserved to 0.'],
         together: ['SHOULD', 'Endpoints that cannot be isolated are attached to one domain.', 'sharedDomains'],
         'bypass-domain': ['SHOULD', 'The driver sets the BYPASS flag for an existing bypass domain.', 'bypassDomains'],
         'no-bypass': ['SHOULD NOT', 'The driver does not set the BYPASS flag for another existing domain.'],
@@ -97,8 +97,8 @@ export const iommu: Chapter = {
         unsupported: ['MUST', 'An endpoint that cannot join the domain is UNSUPP.'],
         bypass: ['SHOULD', 'A BYPASS flag that does not fit the domain is INVAL.'],
         're-attach': ['SHOULD', 'An endpoint that is attached elsewhere is detached first.'],
-        'as-detach': ['SHOULD', 'That works like DETACH followed by ATTACH.'],
-        'or-unsupported': ['MUST', 'A device that cannot do so answers UNSUPP.'],
+        'as-detach': ['SHOULD', 'To attach an attached endpoint is like DETACH and then ATTACH.'],
+        'or-unsupported': ['MUST', 'A device that cannot attach an attached endpoint answers UNSUPP.'],
         compatible: ['SHOULD', 'A compatible endpoint joins the domain.'],
         incompatible: ['SHOULD', 'An incompatible endpoint is UNSUPP.'],
         attached: ['MUST', 'A request that is not rejected has attached the endpoint.'],
@@ -109,7 +109,7 @@ export const iommu: Chapter = {
       title: 'Driver Requirements: DETACH request',
       side: 'driver',
       sentences: {
-        reserved: ['SHOULD', 'reserved is 0.'],
+        reserved: ['SHOULD', 'The driver sets reserved to 0.'],
       },
     },
     {
@@ -129,7 +129,7 @@ export const iommu: Chapter = {
       sentences: {
         flags: ['SHOULD', 'Undefined flags are 0.'],
         bypass: ['SHOULD NOT', 'The driver sends no MAP to a bypass domain.', 'bypassDomains'],
-        range: ['MUST', 'virt_end is not below virt_start.'],
+        range: ['MUST', 'virt_end lies above virt_start.'],
         mmio: ['SHOULD', 'The driver sets the MMIO flag for device registers.', 'mmioMappings'],
         'one-type': ['SHOULD', 'A range has one type of memory.', 'mmioMappings'],
         read: ['MUST', 'The driver sets READ for what the device reads.'],
@@ -154,7 +154,7 @@ export const iommu: Chapter = {
       title: 'Driver Requirements: UNMAP request',
       side: 'driver',
       sentences: {
-        reserved: ['SHOULD', 'reserved is 0.'],
+        reserved: ['SHOULD', 'The driver sets reserved to 0.'],
         contiguous: ['SHOULD', 'One UNMAP covers contiguous mappings.'],
         begins: ['MUST', "The range begins at a mapping's begin or outside any mapping."],
         ends: ['MUST', "The range ends at a mapping's end or outside any mapping."],
@@ -178,7 +178,7 @@ export const iommu: Chapter = {
       side: 'driver',
       sentences: {
         size: ['MUST', 'properties has probe_size bytes.'],
-        reserved: ['SHOULD', 'reserved is 0.'],
+        reserved: ['SHOULD', 'The driver sets reserved to 0.'],
         unknown: ['SHOULD', 'The driver ignores a property of an unknown type.'],
         length: ['SHOULD NOT', "The driver takes a property's length from its length field, not from its type."],
         'reserved-bits': ['MUST', 'The driver ignores a property whose reserved bits are not 0.'],
@@ -197,7 +197,7 @@ export const iommu: Chapter = {
         'property-length': ['MUST', "A property's length does not count its head."],
         adjacent: ['MUST', 'Each property lies right behind the one before.'],
         'no-room': ['SHOULD NOT', 'Where properties do not fit, none is written.'],
-        'too-small': ['SHOULD', 'The device then answers INVAL.'],
+        'too-small': ['SHOULD', 'The device answers INVAL where properties do not fit.'],
         'rest-zero': ['SHOULD', 'What follows the last property is 0.'],
       },
     },
@@ -216,7 +216,7 @@ export const iommu: Chapter = {
       title: 'Device Requirements: Property RESV_MEM',
       side: 'device',
       sentences: {
-        reserved: ['SHOULD', 'reserved is 0.'],
+        reserved: ['SHOULD', 'The device sets reserved to 0.'],
         'one-msi': ['SHOULD NOT', 'An endpoint has at most one MSI region.'],
         disjoint: ['SHOULD NOT', 'Regions do not overlap.'],
         'map-rejected': ['SHOULD', 'A MAP over a RESERVED region is rejected.'],

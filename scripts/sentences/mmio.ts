@@ -61,7 +61,7 @@ export const mmio: Chapter = {
       sentences: {
         'read-status': ['MUST', 'After an interrupt the driver reads InterruptStatus.'],
         'all-queues': ['SHOULD', 'The driver takes the used buffer bit to concern every queue.'],
-        acknowledge: ['MUST', 'The driver acknowledges the interrupt.'],
+        acknowledge: ['MUST', 'The driver acknowledges the interrupt in InterruptACK.'],
       },
     },
   ],

@@ -18,16 +18,16 @@ export const controlSections: readonly Section[] = [
         'With multicast suppressed the device passes no multicast packet on.',
         'controlQueue',
       ],
-      'no-multicast-first': ['SHOULD', 'That counts even if all-multicast mode is on.', 'controlQueue'],
-      'no-multicast-broadcast': ['SHOULD NOT', 'Broadcast packets are not suppressed by it.', 'controlQueue'],
+      'no-multicast-first': ['SHOULD', 'Multicast stays suppressed even if all-multicast mode is on.', 'controlQueue'],
+      'no-multicast-broadcast': ['SHOULD NOT', 'Broadcast packets are not suppressed with multicast.', 'controlQueue'],
       'no-unicast': ['SHOULD NOT', 'With unicast suppressed the device passes no unicast packet on.', 'controlQueue'],
-      'no-unicast-first': ['SHOULD', 'That counts even if all-unicast mode is on.', 'controlQueue'],
+      'no-unicast-first': ['SHOULD', 'Unicast stays suppressed even if all-unicast mode is on.', 'controlQueue'],
       'no-broadcast': [
         'SHOULD NOT',
         'With broadcast suppressed the device passes no broadcast packet on.',
         'controlQueue',
       ],
-      'no-broadcast-first': ['SHOULD', 'That counts even if all-multicast mode is on.', 'controlQueue'],
+      'no-broadcast-first': ['SHOULD', 'Broadcast stays suppressed even if all-multicast mode is on.', 'controlQueue'],
     },
   },
   {
@@ -126,8 +126,16 @@ export const controlSections: readonly Section[] = [
     sentences: {
       'configured-first': ['MUST', 'The driver configures queues before it enables them.', 'queuePairs'],
       count: ['MUST NOT', 'The driver asks for 1 to max_virtqueue_pairs pairs.', 'queuePairs'],
-      'first-pair': ['MUST', 'Before that it sends on the first pair only.', 'queuePairs'],
-      'no-more': ['MUST NOT', 'After that it sends on no queue beyond the count.', 'queuePairs'],
+      'first-pair': [
+        'MUST',
+        'Before it sets the number of pairs, the driver sends on the first pair only.',
+        'queuePairs',
+      ],
+      'no-more': [
+        'MUST NOT',
+        'After it set the number of pairs, the driver sends on no queue beyond it.',
+        'queuePairs',
+      ],
     },
   },
   {
@@ -136,7 +144,11 @@ export const controlSections: readonly Section[] = [
     side: 'device',
     sentences: {
       'first-pair': ['MUST', 'After a reset the device receives on the first pair only.', 'queuePairs'],
-      'no-more': ['MUST NOT', 'After the command it receives on no queue beyond the count.', 'queuePairs'],
+      'no-more': [
+        'MUST NOT',
+        'After the number of pairs was set, the device receives on no queue beyond it.',
+        'queuePairs',
+      ],
       'other-queue': ['SHOULD', 'While a receive queue is being reset the device takes another one.', 'queuePairs'],
       'no-queue': ['MUST', 'While all are being reset the device drops the packet.', 'queuePairs'],
     },
@@ -155,7 +167,7 @@ export const controlSections: readonly Section[] = [
     side: 'both',
     sentences: {
       command: ['MUST', 'With HASH_REPORT and steering the device has a command for hashes.', 'queuePairs'],
-      reserved: ['MUST', 'reserved is 0.', 'queuePairs'],
+      reserved: ['MUST', 'The both sets reserved to 0.', 'queuePairs'],
     },
   },
   {

@@ -20,7 +20,7 @@ export const filterSections: readonly Section[] = [
       stop: ['MUST', 'A rule that applies ends all further steering.', 'flowFilter'],
       'highest-group': ['MUST', 'Rules of the group with the highest priority come first.', 'flowFilter'],
       'other-groups': ['MUST', 'Once a rule applied, the other groups are ignored.', 'flowFilter'],
-      'next-group': ['MUST', 'If none applied, the next group follows.', 'flowFilter'],
+      'next-group': ['MUST', 'If no rule of a group applied, the next group follows.', 'flowFilter'],
       'highest-rule': ['MUST', 'Rules of a group apply from the highest priority on.', 'flowFilter'],
       action: ['MUST', 'The device takes the action of the rule that matches.', 'flowFilter'],
       order: ['MUST', 'Packets are processed in the given order.', 'flowFilter'],

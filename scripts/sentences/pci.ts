@@ -257,7 +257,7 @@ export const pci: Chapter = {
       sentences: {
         'legacy-interface': ['MUST', 'The rules of the legacy interface.', 'legacy', 3],
         'look-for-capabilities': ['MUST', "A driver looks for the virtio capabilities to tell a device's layout."],
-        'none-is-legacy': ['MUST', 'A driver fails gracefully on a device without them.'],
+        'none-is-legacy': ['MUST', 'A driver fails gracefully on a device without virtio capabilities.'],
       },
     },
     {
@@ -266,7 +266,7 @@ export const pci: Chapter = {
       side: 'device',
       sentences: {
         vectors: ['SHOULD', 'A device with MSI-X has 2 to 0x800 vectors.'],
-        'table-size': ['MUST', 'The MSI-X table size says how many.'],
+        'table-size': ['MUST', 'The MSI-X table size says how many vectors there are.'],
         'enough-vectors': ['SHOULD', 'The device has enough vectors for its events.'],
         'any-vector': ['MUST', 'The device accepts any vector for any event.'],
         unmapping: ['MUST', 'The device allows any event to be unmapped.'],
