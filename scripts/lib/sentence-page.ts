@@ -67,7 +67,7 @@ function sectionText(section: Section, tests: readonly SentenceTest[]): string {
   const named = /^(Driver|Device) Requirements/.test(section.title)
   const heading = `### ${section.number} ${section.title}${named ? '' : ` (${section.side === 'both' ? 'driver and device' : section.side})`}`
   const rows = tested.map(({ key, level, asks }) => row([shortName(key), level, asks, testsOf(key, tests)]))
-  return `${heading}\n\n${[table('', '', '', 'tests'), ...rows].join('\n')}`
+  return `${heading}\n\n${[table('name', 'level', 'asks', 'tests'), ...rows].join('\n')}`
 }
 
 function testsOf(key: string, tests: readonly SentenceTest[]): string {
@@ -92,11 +92,20 @@ function fileName(file: string): string {
 
 function reasonText(name: string, { kind, why, readme }: Cause, sentences: readonly Sentence[]): string {
   const own = sentences.filter(({ reason }) => reason === name)
-  const place = readme ? ` (README, ${readme[0]}: ${readme[1]})` : ''
-  const lines = own.map(({ key, level, asks, count }) => {
+  const place = readme ? ` The README says so under ${readme[0]}: ${readme[1]}.` : ''
+  const number = total(own) === '1' ? 'One sentence.' : `${total(own)} sentences.`
+  return `### ${capital(kind)}: ${why}\n\n${number}${place}\n\n${linesOf(own).join('\n')}`
+}
+
+/** A line for each entry; one line for all of them where they ask the same. */
+function linesOf(own: readonly Sentence[]): string[] {
+  const [first] = own
+  if (own.length > 1 && own.every(({ asks }) => asks === first!.asks)) {
+    return [`${first!.asks} ${own.map(({ key, count }) => `\`${key}\` (${count})`).join(', ')}`]
+  }
+  return own.map(({ key, level, asks, count }) => {
     return `- \`${key}\`${count > 1 ? `, ${count} sentences` : ''}, ${level}: ${asks}`
   })
-  return `### ${capital(kind)}: ${why}\n\n${total(own)} of the sentences${place}.\n\n${lines.join('\n')}`
 }
 
 function shortName(key: string): string {

@@ -16,8 +16,8 @@ export type FeatureDependency = readonly [bit: number, ...anyOf: number[]]
 /** How a device's offer differs from the default. */
 export interface FeatureOptions {
   /**
-   * Bits to offer beside the default ones. A test may offer what no honest device would; only RING_PACKED (34) is
-   * refused, as a driver would take it up.
+   * Bits to offer beside the default ones. A test may offer what no honest device would. Refused are RING_PACKED (34),
+   * as a driver would take it up, and a feature without one that it needs (virtio 1.4 §2.2.2).
    */
   readonly offer?: readonly number[]
   /**
