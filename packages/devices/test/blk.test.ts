@@ -538,7 +538,7 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       ],
     }, () => {
       bootLate({}, 40)
-      submit(m.ram, 3)
+      submit(m.ram, 3, 512, OUT)
       m.driver.resetQueue(0)
       expect(m.driver.queueReset(0)).toBe(true)
       m.driver.status = 0
