@@ -1,11 +1,14 @@
 import { playwright } from '@vitest/browser-playwright'
 import { defineConfig } from 'vitest/config'
+import { sentences } from './scripts/sentences/index.ts'
 
 const soakMilliseconds = Number(process.env.SOAK_S ?? 60) * 1000
 
 export default defineConfig({
   test: {
     maxWorkers: '100%',
+    // A test's tags are the sentences of virtio 1.4 that it checks; a tag that is none fails the run.
+    tags: sentences.map(({ key, level, asks }) => ({ name: key, description: `${level}: ${asks}` })),
     coverage: { provider: 'v8', include: ['packages/*/src/**/*.ts'] },
     projects: [
       {

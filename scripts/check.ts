@@ -2,7 +2,7 @@ import { parseArgs } from 'node:util'
 import { pnpm, runSteps } from './lib/run.ts'
 import { lintTarballs, packAll, temporaryDirectory } from './lib/tarballs.ts'
 
-const usage = `Every static check: import arrows, types, lint and format, publint on freshly built and packed tarballs.
+const usage = `Every static check: import arrows, types, lint and format, the page of normative sentences, publint on freshly built and packed tarballs.
 
   pnpm check`
 
@@ -14,6 +14,7 @@ if (values.help) {
     ['arrows', () => pnpm(['--silent', 'arrows'])],
     ['types', () => pnpm(['--silent', 'typecheck'])],
     ['lint', () => pnpm(['--silent', 'lint'])],
+    ['conformance', () => pnpm(['--silent', 'conformance', '--check'])],
     ['publint', async () => lintTarballs(await packAll(temporaryDirectory()))],
   ])
 }

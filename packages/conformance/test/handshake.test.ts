@@ -39,12 +39,12 @@ const name = ({ direction, size, chains, batch, needs = 1, eventIndex, start }: 
 describe('in no order of loads and stores do both sides sleep while work is left (virtio 1.4 §2.7.7, §2.7.10, §2.7.13.4)', () => {
   test.each(HISTORIES.map((options) => [name(options), options] as const))(
     '%s',
+    { tags: ['2.7.13.4.1/barrier', '6.1/order-platform-barriers'], timeout: PATIENCE },
     (_, options) => {
       const { states, lost } = exploreHandshake(options)
       expect(lost).toBeNull()
       expect(states).toBeGreaterThan(50)
     },
-    PATIENCE,
   )
 })
 

@@ -50,7 +50,7 @@ describe.each(TRANSPORTS)('over %s', (name) => {
   })
 
   describe('blk requests (virtio 1.4 §5.2.6)', () => {
-    test('IN: data, status, and a used length that covers both', () => {
+    test('IN: data, status, and a used length that covers both', { tags: ['2.7.8.2/length-written'] }, () => {
       const { status, used, data } = request(IN, 5, 1536)
       expect([status, used]).toEqual([0, 1537])
       expect(data).toEqual(m.disk.slice(5 * 512, 8 * 512))
@@ -82,6 +82,7 @@ describe.each(TRANSPORTS)('over %s', (name) => {
 
     test.each([2, 5, 11, 13, 14, 15, 16, 24, 0xffff_ffff])(
       'unknown type %i is UNSUPP, and leaves no data of anyone',
+      { tags: ['5.2.6.2/unknown-flags', '5.2.6.2/discard-unmap', '5.2.6.2/zone-commands'] },
       (type) => {
         const { status, used, data } = request(type, 0, 512)
         expect([status, used]).toEqual([2, 513])
@@ -89,7 +90,9 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       },
     )
 
-    test('read-only: writes are IOERR and write nothing, whatever was negotiated', () => {
+    test('read-only: writes are IOERR and write nothing, whatever was negotiated', {
+      tags: ['5.2.6.2/read-only'],
+    }, () => {
       boot({ readOnly: true })
       const before = m.disk.slice()
       expect(m.driver.offered(5)).toBe(true)
@@ -120,7 +123,7 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       expect(request(OUT, 0, 0).status).toBe(0)
     })
 
-    test('sectors that hold 2^32 and more', () => {
+    test('sectors that hold 2^32 and more', { tags: ['2.7.4.1/any-framing'] }, () => {
       let asked = -1
       const store: BlockStore = {
         capacity: 2 ** 50,
@@ -206,7 +209,7 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       expect(m.device.live).toBe(true)
     })
 
-    test('readable buffers are read, writable ones written, and no others', () => {
+    test('readable buffers are read, writable ones written, and no others', { tags: ['2.7.5.1/directions'] }, () => {
       const data = m.ram.put(pattern(512))
       const before = m.ram.bytes.slice()
       const cell = status(m.ram)
@@ -248,17 +251,33 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       return [...log]
     }
 
-    test('negotiated FLUSH: writes wait for FLUSH; neither FLUSH nor CONFIG_WCE: each write is stable', () => {
+    test('negotiated FLUSH: writes wait for FLUSH; neither FLUSH nor CONFIG_WCE: each write is stable', {
+      tags: ['5.2.6.2/stable'],
+    }, () => {
       expect(writes({}, [9])).toEqual(['write'])
       expect(writes({}, [])).toEqual(['write', 'flush'])
       expect(request(FLUSH, 0, 0).status).toBe(2)
     })
 
-    test('CONFIG_WCE: the mode decides, and begins as write-through without FLUSH', () => {
+    test('CONFIG_WCE: the mode decides, and begins as write-through without FLUSH', {
+      tags: ['5.2.6.2/stable'],
+    }, () => {
       expect(writes({ writeback: true }, [9, 11])).toEqual(['write'])
       expect(writes({ writeback: false }, [9, 11])).toEqual(['write', 'flush'])
       expect(writes({ writeback: true }, [11])).toEqual(['write', 'flush'])
       expect(writes({ writeback: true }, [9, 11], () => m.driver.setConfig(0x20, 1, 0))).toEqual(['write', 'flush'])
+    })
+
+    test('CONFIG_WCE: writeback shows 0 without FLUSH (§5.2.5.2)', { tags: ['5.2.5.2/writeback-off'] }, () => {
+      boot({ writeback: true }, 9, 11)
+      expect(m.driver.config(0x20, 1)).toBe(1)
+      m.driver.negotiate(32, 11)
+      expect(m.driver.config(0x20, 1)).toBe(0)
+    })
+
+    test('unused bytes of the configuration are 0 (§5.2.5.2)', { tags: ['5.2.5.2/unused'] }, () => {
+      boot({ writeback: true, queues: 2, blockSize: 4096, sizeMax: 0xffff_ffff, segMax: 0xffff_ffff })
+      expect([0x21, 0x39, 0x3a, 0x3b].map((at) => m.driver.config(at, 1))).toEqual([0, 0, 0, 0])
     })
 
     test('a flush that fails fails the write', () => {
@@ -422,7 +441,9 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       expect(m.ring.usedIndex).toBe(0)
     })
 
-    test('after a reset the data is dropped, and a write from before holds everything back until the store let go', () => {
+    test('after a reset the data is dropped, and a write from before holds everything back until the store let go', {
+      tags: ['2.4.1/quiet-after-reset'],
+    }, () => {
       const { data, cell } = submit(m.ram, 3)
       submit(m.ram, 3, 512, OUT)
       const ring = restart()
@@ -491,7 +512,9 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       },
     )
 
-    test('what the store still holds of a queue that is being reset takes no slot from another queue (§2.6.1)', () => {
+    test('what the store still holds of a queue that is being reset takes no slot from another queue (§2.6.1)', {
+      tags: ['2.6.1.1.1/stopped', '4.2.2.1/queue-reset-pending', '4.1.4.3.1/queue-reset-pending'],
+    }, () => {
       store = new LateStore()
       m = blkMachineOver(transport, { store, queues: 2, maxInFlight: 2, stagingBytes: 8192 })
       const second = new Ring(m.ram, 8)
@@ -506,7 +529,31 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       expect([m.driver.queueReset(0), m.device.inFlight, m.ring.usedIndex]).toEqual([false, 0, 0])
     })
 
-    test('resetting the queue drops what is in flight as well', () => {
+    test('a reset of the device, or the end of the reset and enabling it, ends what a queue shows of its reset (§2.6.1)', {
+      tags: [
+        '4.2.2.1/queue-reset-at-reset',
+        '4.2.2.1/queue-reset-at-enable',
+        '4.1.4.3.1/queue-reset-at-reset',
+        '4.1.4.3.1/queue-reset-at-enable',
+      ],
+    }, () => {
+      bootLate({}, 40)
+      submit(m.ram, 3, 512, OUT)
+      m.driver.resetQueue(0)
+      expect(m.driver.queueReset(0)).toBe(true)
+      m.driver.status = 0
+      m.driver.negotiate(32, 40)
+      expect([m.driver.queueReset(0), m.driver.queueReady(0)]).toEqual([false, false])
+      bootLate({}, 40)
+      submit(m.ram, 3)
+      m.driver.resetQueue(0)
+      store.waiting[0].done(0)
+      m.device.poll(64)
+      m.driver.queue(0, new Ring(m.ram, 8))
+      expect([m.driver.queueReset(0), m.driver.queueReady(0)]).toEqual([false, true])
+    })
+
+    test('resetting the queue drops what is in flight as well', { tags: ['2.6.1.1.1/stopped'] }, () => {
       bootLate({}, 40)
       const { cell } = submit(m.ram, 3)
       m.driver.resetQueue(0)
@@ -628,7 +675,7 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       expect(blkMachineOver(transport, { withhold: [2] }).driver.offered(2)).toBe(false)
     })
 
-    test('a store that grew tells the driver', () => {
+    test('a store that grew tells the driver', { tags: ['5.2.6.2/capacity'] }, () => {
       const store = { capacity: 512, read: () => {}, write: () => {}, flush: () => {} }
       boot({ store })
       m.device.capacityChanged()

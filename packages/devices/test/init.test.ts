@@ -45,7 +45,16 @@ describe.each(TRANSPORTS)('over %s', (name) => {
   })
 
   describe('init/features (virtio 1.4 §2.2)', () => {
-    test('what is offered by default', () => {
+    test('what is offered by default', {
+      tags: [
+        '2.2.2/only-supported',
+        '6.2/version-1',
+        '5.2.5.2/flush',
+        '5.2.5.2/not-zoned',
+        '6.2/sr-iov',
+        '5.2.6.2/no-lifetime',
+      ],
+    }, () => {
       expect(netMachineOver(transport).device.offered.bits()).toEqual([
         VIRTIO_NET_F_MAC,
         VIRTIO_NET_F_MRG_RXBUF,
@@ -71,7 +80,7 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       expect([word(1), word(2), word(3), word(4), word(0xffff_ffff)]).toEqual([1 | (1 << 8), 1 << 6, 0, 0, 0])
     })
 
-    test('a subset is accepted, and only it counts', () => {
+    test('a subset is accepted, and only it counts', { tags: ['2.2.2/valid-subsets'] }, () => {
       const m = netMachineOver(transport)
       expect(m.driver.negotiate(V1, VIRTIO_NET_F_MAC)).toBe(true)
       expect(m.device.negotiated.bits()).toEqual([VIRTIO_NET_F_MAC, V1])
@@ -120,6 +129,22 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       expect(m.device.faults.last()).toMatchObject([
         { kind: 'register', reason: 'order', value: 1 << VIRTIO_NET_F_MAC },
       ])
+    })
+
+    test('the same features are accepted again after a reset (§2.2.2)', { tags: ['2.2.2/same-after-reset'] }, () => {
+      const m = netMachineOver(transport)
+      for (let round = 0; round < 3; round++) {
+        expect(m.driver.negotiate(V1, VIRTIO_NET_F_MAC, VIRTIO_NET_F_STATUS)).toBe(true)
+        expect(m.device.negotiated.bits()).toEqual([VIRTIO_NET_F_MAC, VIRTIO_NET_F_STATUS, V1])
+        m.driver.status = 0
+      }
+    })
+
+    test('a feature is offered only together with what it needs (§2.2.2)', { tags: ['2.2.2/needs-offered'] }, () => {
+      const refused = expect.objectContaining({ code: 'DEVICE_FEATURE', part: 'net0' })
+      expect(() => netMachineOver(transport, { offer: [VIRTIO_NET_F_HOST_TSO4] })).toThrow(refused)
+      expect(() => netMachineOver(transport, { offer: [VIRTIO_NET_F_CSUM, VIRTIO_NET_F_HOST_ECN] })).toThrow(refused)
+      expect(() => netMachineOver(transport, { offer: [VIRTIO_NET_F_CSUM, VIRTIO_NET_F_HOST_TSO4] })).not.toThrow()
     })
 
     test('a network device without an address does not offer MAC: its driver chooses one (§5.1.5)', () => {
@@ -176,7 +201,9 @@ describe.each(TRANSPORTS)('over %s', (name) => {
   })
 
   describe('init/order (§2.1, §3.1)', () => {
-    test('status bits stay set, and only a reset clears them', () => {
+    test('status bits stay set, and only a reset clears them', {
+      tags: ['2.4.1/status-zero', '3.4.2/early-suspend-ignored'],
+    }, () => {
       const m = netMachineOver(transport)
       m.driver.status = 1
       m.driver.status = 2
@@ -200,7 +227,9 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       expect(m.driver.status).toBe(11)
     })
 
-    test('nothing is touched before DRIVER_OK, after FAILED, or after a reset', () => {
+    test('nothing is touched before DRIVER_OK, after FAILED, or after a reset', {
+      tags: ['2.1.2/idle-before-driver-ok', '2.4.1/quiet-after-reset'],
+    }, () => {
       const link = new RecordingLink()
       const m = netMachineOver(transport, { link })
       m.driver.negotiate(V1)
@@ -231,7 +260,9 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       expect(m.device.faults.last()).toMatchObject([{ reason: 'order', value: 1 }])
     })
 
-    test('a device that needs a reset stops and notifies', () => {
+    test('a device that needs a reset stops and notifies', {
+      tags: ['2.1.2/needs-reset', '2.1.2/needs-reset-notification'],
+    }, () => {
       const m = netMachineOver(transport, { link: new RecordingLink() })
       m.driver.start([m.rx, m.tx])
       m.device.needsReset('the cable burns')
@@ -268,7 +299,16 @@ describe.each(TRANSPORTS)('over %s', (name) => {
   })
 
   describe('queue reset (§2.6.1)', () => {
-    test('stops the queue at once, clears its registers, and it can be set up again', () => {
+    test('stops the queue at once, clears its registers, and it can be set up again', {
+      tags: [
+        '2.6.1.1.1/defaults',
+        '2.6.1.2.1/new-configuration',
+        '4.2.2.1/queue-reset-at-enable',
+        '4.2.2.1/queue-reset',
+        '4.2.2.1/queue-reset-done',
+        '2.6.1.1.1/stopped',
+      ],
+    }, () => {
       const link = new RecordingLink()
       const m = netMachineOver(transport, { link })
       m.driver.start([m.rx, m.tx], VIRTIO_F_RING_RESET)
@@ -303,7 +343,7 @@ test('the device says what it is', () => {
   expect(blkMachine().driver.r(8)).toBe(2)
 })
 
-test('QueueReady 0 stops a queue too (§4.2.2.1)', () => {
+test('QueueReady 0 stops a queue too (§4.2.2.1)', { tags: ['4.2.2.1/ready-first'] }, () => {
   const m = netMachine({ link: new RecordingLink() })
   m.driver.start([m.rx, m.tx])
   m.tx.offer(m.tx.chain(packet(m.ram, pattern(64))))

@@ -53,7 +53,9 @@ describe('translation (virtio 1.4 §5.13.6.5)', () => {
     expect(at(8 * length, 1, R)).toBe(null)
   })
 
-  test('permissions: write-only mappings cannot be read, read-only ones not written, and none is none', () => {
+  test('permissions: write-only mappings cannot be read, read-only ones not written, and none is none', {
+    tags: ['5.13.6.5.2/write'],
+  }, () => {
     const { m, at, port } = attached()
     expect(m.map(1, 0x1000, 0x1fff, RAM, READ)).toBe(OK)
     expect(m.map(1, 0x2000, 0x2fff, RAM, WRITE)).toBe(OK)
@@ -94,7 +96,9 @@ describe('translation (virtio 1.4 §5.13.6.5)', () => {
 })
 
 describe('unattached endpoints and bypass (§5.13.6)', () => {
-  test('bypass off: blocked before, while and after a driver runs, with reason DOMAIN', () => {
+  test('bypass off: blocked before, while and after a driver runs, with reason DOMAIN', {
+    tags: ['5.13.6.2/unattached'],
+  }, () => {
     const m = new IommuMachine({ bypass: 'off' })
     const port = m.endpoint(8)
     expect(access(port, m.ram, RAM, 4, R)).toBe(null)
@@ -127,7 +131,9 @@ describe('unattached endpoints and bypass (§5.13.6)', () => {
     expect(access(port, m.ram, RAM + 16, 64, W)).toEqual([64, RAM + 16])
   })
 
-  test('attached: bypass of the configuration does not matter; detached, it does', () => {
+  test('attached: bypass of the configuration does not matter; detached, it does', {
+    tags: ['5.13.6.4.2/revoked'],
+  }, () => {
     const { m, at } = attached({ bypass: 'on' })
     expect(at(RAM, 4, R)).toBe(null)
     m.registers.write(0x124, 1, 0)
@@ -155,7 +161,7 @@ describe('unattached endpoints and bypass (§5.13.6)', () => {
     expect((port.downstream as BusWindows).faults.last()).toMatchObject([{ reason: 'unmapped' }, { reason: 'range' }])
   })
 
-  test('reserved regions are reached in no mode (§5.13.6.8.1.2)', () => {
+  test('reserved regions are reached in no mode (§5.13.6.8.1.2)', { tags: ['5.13.6.8.1.2/no-effect'] }, () => {
     const { m, at, port } = attached(
       { bypass: 'on' },
       {
@@ -418,7 +424,9 @@ describe('messages (§5.13.6.8.1)', () => {
 })
 
 describe('fault reporting (§5.13.6.9)', () => {
-  test('all fields of struct virtio_iommu_fault, addresses of 64 bits among them', () => {
+  test('all fields of struct virtio_iommu_fault, addresses of 64 bits among them', {
+    tags: ['5.13.6.9.2/reserved', '5.13.6.9.2/flags', '5.13.6.9.2/endpoint'],
+  }, () => {
     const { m, at, port } = attached({ inputRange: { start: 0, end: 2 ** 53 - 1 } })
     const loner = m.endpoint(0xffff_fffe)
     expect(m.map(1, 0x1000, 0x1fff, RAM, READ)).toBe(OK)
@@ -460,7 +468,9 @@ describe('fault reporting (§5.13.6.9)', () => {
     expect(m.faults()).toMatchObject([{ address: 999n }])
   })
 
-  test('a buffer that is too small is used with length 0, and the record does not span buffers', () => {
+  test('a buffer that is too small is used with length 0, and the record does not span buffers', {
+    tags: ['5.13.6.9.2/one-buffer'],
+  }, () => {
     const { m, at } = attached()
     m.buffer(23, 8, 16, 24)
     at(0x42, 1, R)

@@ -40,7 +40,9 @@ function attached(options: ConstructorParameters<typeof IommuMachine>[0] = {}): 
 }
 
 describe('features and configuration (virtio 1.4 §5.13.3, §5.13.4)', () => {
-  test('what is offered follows from the options, and BYPASS (3) never', () => {
+  test('what is offered follows from the options, and BYPASS (3) never', {
+    tags: ['5.13.3.2/map-unmap', '5.13.3.2/no-bypass', '5.13.3.2/one-bypass'],
+  }, () => {
     const bits = (options: ConstructorParameters<typeof IommuMachine>[0]): number[] =>
       new IommuMachine(options).device.offered.bits().filter((bit) => bit < 24)
     expect(bits({})).toEqual([F_INPUT_RANGE, F_MAP_UNMAP, F_PROBE, F_BYPASS_CONFIG])
@@ -55,7 +57,7 @@ describe('features and configuration (virtio 1.4 §5.13.3, §5.13.4)', () => {
     ])
   })
 
-  test('the fields, 64-bit ones as two of 32 bits', () => {
+  test('the fields, 64-bit ones as two of 32 bits', { tags: ['5.13.4.2/page-size-mask'] }, () => {
     const m = new IommuMachine({
       granule: 65536,
       inputRange: { start: 0x1_0000, end: 2 ** 53 - 1 },
@@ -70,7 +72,7 @@ describe('features and configuration (virtio 1.4 §5.13.3, §5.13.4)', () => {
     expect(m.device.faults.count).toBe(0)
   })
 
-  test('DEVICE_OPTION for what cannot be', () => {
+  test('DEVICE_OPTION for what cannot be', { tags: ['5.13.6.8.1.2/one-msi', '5.13.6.8.1.2/disjoint'] }, () => {
     const code = (make: () => unknown): string => {
       try {
         make()
@@ -119,28 +121,34 @@ describe('framing (§2.7.4, §5.13.6)', () => {
   const map = (page: number): Uint8Array =>
     pack(MAP, [1, ...halves(page * 4096), ...halves(page * 4096 + 4095), ...halves(0x8000_0000), BOTH])
 
-  test('an unknown type is not written, and used with length 0 (§5.13.6.2)', () => {
+  test('an unknown type is not written, and used with length 0 (§5.13.6.2)', {
+    tags: ['5.13.6.2/unknown-type'],
+  }, () => {
     const m = attached()
     for (const type of [0, 6, 7, 255]) expect(m.request(pack(type, [1, 8, 0, 0]))).toBe(NOT_WRITTEN)
     expect(m.device.counters.unanswered).toBe(4)
     expect(m.device.faults.count).toBe(0)
   })
 
-  test('PROBE without the offer, MAP and UNMAP without negotiation: likewise (§5.13.6.7.2, §5.13.6.5)', () => {
+  test('PROBE without the offer, MAP and UNMAP without negotiation: likewise (§5.13.6.7.2, §5.13.6.5)', {
+    tags: ['5.13.6.7.2/not-offered'],
+  }, () => {
     const m = new IommuMachine({ probe: false }).start([F_INPUT_RANGE])
     m.endpoint(8)
     expect(m.attach(1, 8)).toBe(OK)
     expect([m.probe(8), m.map(1, 0, 4095, 0), m.unmap(1, 0, 4095)]).toEqual([NOT_WRITTEN, NOT_WRITTEN, NOT_WRITTEN])
   })
 
-  test('reserved bytes of the head are ignored (§5.13.6.2)', () => {
+  test('reserved bytes of the head are ignored (§5.13.6.2)', { tags: ['5.13.6.2/reserved'] }, () => {
     const m = attached()
     const bytes = map(1)
     bytes.set([0xff, 1, 2], 1)
     expect(m.request(bytes)).toBe(OK)
   })
 
-  test('any split into descriptors, odd addresses, empty elements, chained and indirect', () => {
+  test('any split into descriptors, odd addresses, empty elements, chained and indirect', {
+    tags: ['2.7.4.1/any-framing', '5.13.6.2/reserved'],
+  }, () => {
     const m = attached().start([F_MAP_UNMAP, VIRTIO_F_INDIRECT_DESC])
     expect(m.attach(1, 8)).toBe(OK)
     const bytes = map(7)
@@ -173,7 +181,9 @@ describe('framing (§2.7.4, §5.13.6)', () => {
     }
   })
 
-  test('a longer request than necessary: what is beyond is ignored, the tail ends the writable part', () => {
+  test('a longer request than necessary: what is beyond is ignored, the tail ends the writable part', {
+    tags: ['2.7.8.2/length-written'],
+  }, () => {
     const m = attached()
     expect(m.request(Uint8Array.of(...map(3), 1, 2, 3, 4, 5))).toBe(OK)
     expect(m.request(map(4), 13)).toBe(OK)
@@ -270,12 +280,14 @@ describe('framing (§2.7.4, §5.13.6)', () => {
 })
 
 describe('ATTACH (§5.13.6.3)', () => {
-  test('reserved not zero: INVAL', () => {
+  test('reserved not zero: INVAL', { tags: ['5.13.6.3.2/reserved'] }, () => {
     expect(attached().attach(1, 8, 0, 1)).toBe(INVAL)
     expect(attached().attach(1, 8, 0, 0xff00_0000)).toBe(INVAL)
   })
 
-  test('an unknown flag: INVAL; BYPASS is one unless BYPASS_CONFIG was negotiated', () => {
+  test('an unknown flag: INVAL; BYPASS is one unless BYPASS_CONFIG was negotiated', {
+    tags: ['5.13.6.3.2/flags'],
+  }, () => {
     const m = attached()
     for (const flags of [2, 3, 0x8000_0000]) expect(m.attach(2, 8, flags)).toBe(INVAL)
     expect(m.attach(2, 8, 1)).toBe(OK)
@@ -285,7 +297,7 @@ describe('ATTACH (§5.13.6.3)', () => {
     expect(absent.attach(2, 8, 1)).toBe(INVAL)
   })
 
-  test('no such endpoint: NOENT', () => {
+  test('no such endpoint: NOENT', { tags: ['5.13.6.3.2/no-endpoint'] }, () => {
     expect(attached().attach(1, 9)).toBe(NOENT)
     expect(attached().attach(1, 0x8000_0008)).toBe(NOENT)
   })
@@ -298,7 +310,7 @@ describe('ATTACH (§5.13.6.3)', () => {
     expect(attached().attach(0xffff_ffff, 8)).toBe(OK)
   })
 
-  test('a bypass flag that does not fit the domain: INVAL', () => {
+  test('a bypass flag that does not fit the domain: INVAL', { tags: ['5.13.6.3.2/bypass'] }, () => {
     const m = attached()
     m.endpoint(9)
     expect(m.attach(1, 9, 1)).toBe(INVAL)
@@ -309,7 +321,9 @@ describe('ATTACH (§5.13.6.3)', () => {
     expect(m.attach(2, 8, 0)).toBe(INVAL)
   })
 
-  test('several endpoints share a domain; each is in one domain at a time', () => {
+  test('several endpoints share a domain; each is in one domain at a time', {
+    tags: ['5.13.6.3.2/compatible', '5.13.6.3.2/attached'],
+  }, () => {
     const m = attached()
     const other = m.endpoint(9)
     expect(m.attach(1, 9)).toBe(OK)
@@ -320,7 +334,9 @@ describe('ATTACH (§5.13.6.3)', () => {
     expect(m.detach(1, 9)).toBe(INVAL)
   })
 
-  test('attached elsewhere: as DETACH and then ATTACH, so the old domain may cease to exist', () => {
+  test('attached elsewhere: as DETACH and then ATTACH, so the old domain may cease to exist', {
+    tags: ['5.13.6.3.2/re-attach', '5.13.6.3.2/as-detach'],
+  }, () => {
     const m = attached()
     expect(m.map(1, 0x1000, 0x1fff, 0x8000_2000)).toBe(OK)
     expect(m.attach(2, 8)).toBe(OK)
@@ -338,7 +354,9 @@ describe('ATTACH (§5.13.6.3)', () => {
     expect(m.map(1, 0x1000, 0x1fff, 0x8000_2000)).toBe(INVAL)
   })
 
-  test('a reserved region over a mapping of the domain: UNSUPP, and the endpoint stays where it was', () => {
+  test('a reserved region over a mapping of the domain: UNSUPP, and the endpoint stays where it was', {
+    tags: ['5.13.6.3.2/unsupported', '5.13.6.3.2/or-unsupported', '5.13.6.3.2/incompatible'],
+  }, () => {
     const m = attached()
     m.endpoint(9, { reserved: [{ start: 0x2000, end: 0x2fff, kind: 'msi' }] })
     expect(m.attach(2, 9)).toBe(OK)
@@ -364,7 +382,9 @@ describe('ATTACH (§5.13.6.3)', () => {
 })
 
 describe('DETACH (§5.13.6.4)', () => {
-  test('reserved is ignored; no endpoint: NOENT; not in that domain: INVAL', () => {
+  test('reserved is ignored; no endpoint: NOENT; not in that domain: INVAL', {
+    tags: ['5.13.6.4.2/reserved', '5.13.6.4.2/no-endpoint'],
+  }, () => {
     const m = attached()
     m.endpoint(9)
     expect(m.detach(1, 7)).toBe(NOENT)
@@ -374,7 +394,7 @@ describe('DETACH (§5.13.6.4)', () => {
     expect(m.detach(1, 8)).toBe(INVAL)
   })
 
-  test('a domain ends with its last endpoint, and its mappings with it', () => {
+  test('a domain ends with its last endpoint, and its mappings with it', { tags: ['5.13.6.4.2/revoked'] }, () => {
     const m = attached()
     m.endpoint(9)
     expect(m.attach(1, 9)).toBe(OK)
@@ -388,7 +408,7 @@ describe('DETACH (§5.13.6.4)', () => {
 })
 
 describe('MAP (§5.13.6.5)', () => {
-  test('misaligned start, end + 1 or physical start: RANGE', () => {
+  test('misaligned start, end + 1 or physical start: RANGE', { tags: ['5.13.6.5.2/alignment'] }, () => {
     const m = attached()
     expect(m.map(1, 0x1001, 0x1fff, 0x8000_0000)).toBe(RANGE)
     expect(m.map(1, 0x1000, 0x1ffe, 0x8000_0000)).toBe(RANGE)
@@ -450,7 +470,7 @@ describe('MAP (§5.13.6.5)', () => {
     expect(m.map(1, 0, 0xfff, 2 ** 53 - 4096)).toBe(OK)
   })
 
-  test('a mapping exists in the range: INVAL, and nothing changes', () => {
+  test('a mapping exists in the range: INVAL, and nothing changes', { tags: ['5.13.6.5.2/overlap'] }, () => {
     const m = attached()
     expect(m.map(1, 0x3000, 0x5fff, 0x8000_0000)).toBe(OK)
     for (const [start, end] of [
@@ -467,7 +487,7 @@ describe('MAP (§5.13.6.5)', () => {
     expect(m.device.counters).toMatchObject({ mappings: 3, map: 8, rejected: 5 })
   })
 
-  test('an unknown flag: INVAL before all else; MMIO is one unless negotiated', () => {
+  test('an unknown flag: INVAL before all else; MMIO is one unless negotiated', { tags: ['5.13.6.5.2/flags'] }, () => {
     const m = attached({ mmio: true })
     for (const flags of [8, 0x8000_0003]) expect(m.map(1, 0, 0xfff, 0, flags)).toBe(INVAL)
     expect(m.map(7, 1, 2, 3, 8)).toBe(INVAL)
@@ -478,7 +498,9 @@ describe('MAP (§5.13.6.5)', () => {
     expect(attached().map(1, 0, 0xfff, 0, 4)).toBe(INVAL)
   })
 
-  test('no such domain: NOENT; a bypass domain: INVAL', () => {
+  test('no such domain: NOENT; a bypass domain: INVAL', {
+    tags: ['5.13.6.5.2/no-domain', '5.13.6.5.2/bypass', '5.13.6.6.2/no-domain', '5.13.6.6.2/bypass'],
+  }, () => {
     const m = attached()
     expect(m.map(2, 0, 0xfff, 0)).toBe(NOENT)
     expect(m.attach(2, 8, 1)).toBe(OK)
@@ -486,7 +508,9 @@ describe('MAP (§5.13.6.5)', () => {
     expect(m.unmap(2, 0, 0xfff)).toBe(INVAL)
   })
 
-  test('over RESV_MEM of any endpoint in the domain: INVAL (§5.13.6.8.1.2)', () => {
+  test('over RESV_MEM of any endpoint in the domain: INVAL (§5.13.6.8.1.2)', {
+    tags: ['5.13.6.8.1.2/map-rejected'],
+  }, () => {
     const m = attached()
     m.endpoint(9, {
       reserved: [
@@ -527,7 +551,7 @@ describe('UNMAP (§5.13.6.6)', () => {
     expect([m.unmap(1, 0, 4), left(m)]).toEqual([OK, 0])
   })
 
-  test('example 2: one mapping', () => {
+  test('example 2: one mapping', { tags: ['5.13.6.2/ok'] }, () => {
     const m = blank()
     expect([m.map(1, 0, 9, 0), m.unmap(1, 0, 9), left(m)]).toEqual([OK, OK, 0])
   })
@@ -537,7 +561,7 @@ describe('UNMAP (§5.13.6.6)', () => {
     expect([m.map(1, 0, 4, 0), m.map(1, 5, 9, 0), m.unmap(1, 0, 9), left(m)]).toEqual([OK, OK, OK, 0])
   })
 
-  test('example 4: a part of a mapping is RANGE, and nothing is removed', () => {
+  test('example 4: a part of a mapping is RANGE, and nothing is removed', { tags: ['5.13.6.6.2/split'] }, () => {
     const m = blank()
     expect([m.map(1, 0, 9, 0), m.unmap(1, 0, 4), left(m)]).toEqual([OK, RANGE, 1])
     expect([m.unmap(1, 5, 9), m.unmap(1, 3, 3), m.unmap(1, 1, 20), left(m)]).toEqual([RANGE, RANGE, RANGE, 1])
@@ -554,12 +578,14 @@ describe('UNMAP (§5.13.6.6)', () => {
     expect([m.map(1, 0, 4, 0), m.unmap(1, 0, 9), left(m)]).toEqual([OK, OK, 0])
   })
 
-  test('example 7: a gap in the range', () => {
+  test('example 7: a gap in the range', { tags: ['5.13.6.6.2/holes'] }, () => {
     const m = blank()
     expect([m.map(1, 0, 4, 0), m.map(1, 10, 14, 0), m.unmap(1, 0, 14), left(m)]).toEqual([OK, OK, OK, 0])
   })
 
-  test('a mapping at the far end would be split: nothing is removed, the whole ones neither', () => {
+  test('a mapping at the far end would be split: nothing is removed, the whole ones neither', {
+    tags: ['5.13.6.6.2/split'],
+  }, () => {
     const m = blank()
     expect([m.map(1, 0, 4, 0), m.map(1, 10, 14, 0), m.unmap(1, 0, 12), left(m)]).toEqual([OK, OK, RANGE, 2])
   })
@@ -604,7 +630,16 @@ describe('PROBE (§5.13.6.7, §5.13.6.8)', () => {
     { start: 0x1_0000_0000, end: 2 ** 53 - 1, kind: 'reserved' },
   ] as const
 
-  test('RESV_MEM properties, then zeros up to probe_size, then the tail', () => {
+  test('RESV_MEM properties, then zeros up to probe_size, then the tail', {
+    tags: [
+      '5.13.6.7.2/reserved',
+      '5.13.6.7.2/property-reserved',
+      '5.13.6.7.2/property-length',
+      '5.13.6.7.2/adjacent',
+      '5.13.6.7.2/rest-zero',
+      '5.13.6.8.1.2/reserved',
+    ],
+  }, () => {
     const m = attached({ probeSize: 64 })
     m.endpoint(9, { reserved: regions })
     expect(m.probe(9, 64)).toBe(OK)
@@ -626,7 +661,9 @@ describe('PROBE (§5.13.6.7, §5.13.6.8)', () => {
     ).toBe(true)
   })
 
-  test('no such endpoint: NOENT; less room than probe_size: INVAL and no property', () => {
+  test('no such endpoint: NOENT; less room than probe_size: INVAL and no property', {
+    tags: ['5.13.6.7.2/no-endpoint', '5.13.6.7.2/no-room', '5.13.6.7.2/too-small'],
+  }, () => {
     const m = attached()
     m.endpoint(9, { reserved: regions })
     expect(m.probe(77)).toBe(NOENT)
@@ -653,7 +690,9 @@ describe('reset (§5.13.5, §5.13.4.2)', () => {
     expect(m.device.counters.domains).toBe(1)
   })
 
-  test('bypass outlives a device reset and not a system reset; only 0 and 1 are taken, if negotiated', () => {
+  test('bypass outlives a device reset and not a system reset; only 0 and 1 are taken, if negotiated', {
+    tags: ['5.13.4.2/bypass-reset', '5.13.4.2/bypass-values'],
+  }, () => {
     const m = new IommuMachine().start()
     const bypass = (): number => m.registers.read(0x124, 1)
     m.registers.write(0x124, 1, 1)

@@ -17,7 +17,7 @@ const fault = (reason: RegisterFaultReason, offset: number, size: number, value:
 })
 
 describe('mmio registers (virtio 1.4 §4.2.2)', () => {
-  test('what a driver looks at first', () => {
+  test('what a driver looks at first', { tags: ['4.2.2.1/magic', '4.2.2.1/version'] }, () => {
     const m = netMachine()
     expect([0, 4, 8, 0xc].map((at) => m.driver.r(at))).toEqual([0x7472_6976, 2, 1, 0x616d_6467])
     const other = netMachine()
@@ -171,7 +171,9 @@ describe('configuration space (§2.5, §4.2.2)', () => {
     expect(m.registers.read(0x100, 1)).toBe(MAC[0])
   })
 
-  test('a field of 64 bits as two of 32; a writable field after negotiation only', () => {
+  test('a field of 64 bits as two of 32; a writable field after negotiation only', {
+    tags: ['2.5.2/readable-early'],
+  }, () => {
     const m = blkMachine({ writeback: true, blockSize: 4096, sizeMax: 65536, segMax: 14, queues: 2 })
     expect([m.driver.r(0x100), m.driver.r(0x104), m.driver.r(0x108), m.driver.r(0x10c)]).toEqual([64, 0, 65536, 14])
     expect([m.driver.r(0x114), m.registers.read(0x122, 2), m.registers.read(0x121, 1)]).toEqual([4096, 2, 0])
@@ -186,7 +188,7 @@ describe('configuration space (§2.5, §4.2.2)', () => {
     expect(m.device.faults.last().at(-1)).toMatchObject({ reason: 'feature' })
   })
 
-  test('the generation changes with the contents', () => {
+  test('the generation changes with the contents', { tags: ['4.2.2.1/generation'] }, () => {
     const m = netMachine()
     m.driver.start([m.rx, m.tx])
     const before = m.driver.r(0xfc)
@@ -214,7 +216,9 @@ describe('configuration space (§2.5, §4.2.2)', () => {
 })
 
 describe('interrupts (§4.2.2.1, §4.2.3.4)', () => {
-  test('InterruptStatus at once, the line from poll only, down on the last acknowledgement', () => {
+  test('InterruptStatus at once, the line from poll only, down on the last acknowledgement', {
+    tags: ['4.2.2.1/interrupt-status', '4.2.2.1/interrupt-bits'],
+  }, () => {
     const m = netMachine({ link: new RecordingLink() })
     m.driver.start([m.rx, m.tx])
     m.device.setLink(false)
@@ -233,7 +237,7 @@ describe('interrupts (§4.2.2.1, §4.2.3.4)', () => {
     expect(m.line.rises).toBe(1)
   })
 
-  test('a reset clears what is pending', () => {
+  test('a reset clears what is pending', { tags: ['4.2.2.1/reset'] }, () => {
     const m = netMachine({ link: new RecordingLink() })
     m.driver.start([m.rx, m.tx])
     m.tx.offer(m.tx.chain(packet(m.ram, pattern(64))))

@@ -82,7 +82,7 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       expect(m.device.live).toBe(true)
     })
 
-    test('a VLAN tag is not part of the MTU, nor are two (802.1Q, 802.1ad)', () => {
+    test('a VLAN tag is not part of the MTU, nor are two (802.1Q, 802.1ad)', { tags: ['5.1.9.5.3.1/all-tags'] }, () => {
       const tagged = (length: number, ...types: number[]): Uint8Array<ArrayBuffer> => {
         const frame = pattern(length)
         types.forEach((type, i) => {
@@ -108,7 +108,9 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       expect(m.device.counters).toMatchObject({ received: 4, receiveOversize: 4 })
     })
 
-    test('offloads that were not negotiated: dropped and counted; flags it does not know are ignored', () => {
+    test('offloads that were not negotiated: dropped and counted; flags it does not know are ignored', {
+      tags: ['5.1.9.2.2/unknown-flags', '5.1.9.2.2/both-tunnels', '5.1.9.2.2/tunnel-flags'],
+    }, () => {
       const set = (at: number, value: number) => (header: number) => {
         m.ram.bytes[m.ram.at(header) + at] = value
       }
@@ -122,6 +124,38 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       transmit(pattern(64), set(4, 0xff))
       expect(link.frames).toHaveLength(2)
     })
+
+    test('fields of offloads that were not negotiated are not used, and the checksum is not looked at (§5.1.9.2.2)', {
+      tags: [
+        '5.1.9.2.2/csum-fields',
+        '5.1.9.2.2/outer-offset',
+        '5.1.9.2.2/hdr-len',
+        '5.1.9.2.2/tunnel-offsets',
+        '5.1.9.2.2/checksum',
+      ],
+    }, () => {
+      // UDP over IPv4 with wrong checksums of both.
+      const frame = pattern(64)
+      frame.set([8, 0, 0x45, 0, 0, 50, 0, 0, 0, 0, 64, 17, 0xba, 0xd0], 12)
+      transmit(frame, (header) => m.ram.bytes.fill(0xff, m.ram.at(header) + 2, m.ram.at(header) + 12))
+      transmit(frame)
+      expect(link.frames).toEqual([frame, frame])
+      expect(m.device.counters.transmitMalformed).toBe(0)
+    })
+
+    test.each([
+      ['both tunnel bits', 0, 0x60 | 1],
+      ['a tunnel bit and no checksum', 0, 0x20 | 1],
+      ['a tunnel bit with DATA_VALID', 1 | 2, 0x40 | 4],
+    ])(
+      'a packet with %s is not accepted (§5.1.9.2.2)',
+      { tags: ['5.1.9.2.2/both-tunnels', '5.1.9.2.2/tunnel-flags'] },
+      (_, flags, gsoType) => {
+        transmit(pattern(64), (header) => m.ram.bytes.set([flags, gsoType], m.ram.at(header)))
+        expect(link.frames).toEqual([])
+        expect(m.device.counters.transmitMalformed).toBe(1)
+      },
+    )
 
     test('a header that is cut in pieces is looked at all the same', () => {
       const { address } = packet(m.ram, pattern(64))
@@ -242,6 +276,20 @@ describe.each(TRANSPORTS)('over %s', (name) => {
   describe('receive (§5.1.6.3, §5.1.6.4)', () => {
     test.each([[], [VIRTIO_NET_F_MRG_RXBUF]])(
       'one buffer: header with num_buffers 1, frame, used length',
+      {
+        tags: [
+          '5.1.9.4.1/one',
+          '5.1.9.4.1/no-guest-csum',
+          '5.1.9.4.1/no-tcp4',
+          '5.1.9.4.1/no-udp',
+          '5.1.9.4.1/no-tcp6',
+          '5.1.9.4.1/no-udp-l4',
+          '5.1.9.4.1/no-tunnel',
+          '5.1.9.4.1/no-tunnel-csum',
+          '5.1.9.4.1/gso-none',
+          '5.1.9.4.1/no-rsc',
+        ],
+      },
       (...features) => {
         boot({}, ...features)
         const [at] = post(1526)
@@ -268,7 +316,9 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       }
     })
 
-    test('merged: all buffers but the last are filled, num_buffers counts them', () => {
+    test('merged: all buffers but the last are filled, num_buffers counts them', {
+      tags: ['5.1.9.3.2/num-buffers', '5.1.9.4.1/several', '5.1.9.4.1/filled', '5.1.9.4.1/together'],
+    }, () => {
       boot({}, VIRTIO_NET_F_MRG_RXBUF)
       const at = post(100, 12, 100, 500)
       const frame = pattern(300)
@@ -298,7 +348,9 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       expect(m.rx.reap()).toHaveLength(2)
     })
 
-    test('a buffer that is too small without MRG_RXBUF: the frame is dropped, the buffer stays', () => {
+    test('a buffer that is too small without MRG_RXBUF: the frame is dropped, the buffer stays', {
+      tags: ['5.1.9.3.2/one-buffer'],
+    }, () => {
       post(100)
       expect(m.device.receive(pattern(300))).toBe(true)
       expect(m.device.counters).toMatchObject({ received: 0, receiveTooSmall: 1 })
@@ -350,7 +402,7 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       expect(m.rx.usedIndex).toBe(0)
     })
 
-    test('onDeviceWrite: once for each span', () => {
+    test('onDeviceWrite: once for each span', { tags: ['2.7.8.2/length-first'] }, () => {
       const [at] = post(1526)
       m.ram.writes.length = 0
       m.device.receive(pattern(64))
@@ -373,7 +425,7 @@ describe.each(TRANSPORTS)('over %s', (name) => {
   })
 
   describe('MTU and STATUS (§5.1.4)', () => {
-    test('the negotiated MTU bounds both directions', () => {
+    test('the negotiated MTU bounds both directions', { tags: ['5.1.4.1/mtu-receive', '5.1.4.1/mtu-transmit'] }, () => {
       for (const [features, longest] of [
         [[VIRTIO_NET_F_MTU], 9014],
         [[], 1514],
@@ -389,6 +441,17 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       boot({ mtu: 68 }, VIRTIO_NET_F_MTU)
       transmit(pattern(83))
       expect(m.device.counters.transmitOversize).toBe(1)
+    })
+
+    test('the MTU that is shown does not change (§5.1.4.1)', { tags: ['5.1.4.1/mtu-fixed'] }, () => {
+      boot({ mtu: 1400 }, VIRTIO_NET_F_MTU)
+      const shown = [m.driver.config(10, 2)]
+      m.driver.setConfig(10, 2, 9000)
+      m.device.setLink(false)
+      shown.push(m.driver.config(10, 2))
+      m.driver.status = 0
+      shown.push(m.driver.config(10, 2))
+      expect(shown).toEqual([1400, 1400, 1400])
     })
 
     test('pulling the cable: status, interrupt, and frames dropped and counted', () => {
@@ -419,7 +482,7 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       { mtu: 67 },
       { mtu: 65536 },
       { mtu: 100.5 },
-    ])('refused: %j', (options) => {
+    ])('refused: %j', { tags: ['5.1.4.1/mtu-range'] }, (options) => {
       expect(() => netMachineOver(transport, options)).toThrow(
         expect.objectContaining({ code: 'DEVICE_OPTION', part: 'net0' }),
       )

@@ -19,7 +19,17 @@ const fault = (
 ): unknown => ({ kind: 'register', device: 'net0', reason, space, offset, size, value })
 
 describe('virtio structure capabilities (virtio 1.4 §4.1.4)', () => {
-  test('one of each type, each inside its BAR, with its whole length in cap_len', () => {
+  test('one of each type, each inside its BAR, with its whole length in cap_len', {
+    tags: [
+      '4.1.4.2/cap-len',
+      '4.1.4.3.1/exists',
+      '4.1.4.4.1/exists',
+      '4.1.4.5.1/exists',
+      '4.1.4.6/exists',
+      '4.1.4.9.1/exists',
+      '4.1.4.2/preference',
+    ],
+  }, () => {
     const m = pciMachine()
     const found = capabilities(m.pci)
     expect(found.filter(({ id }) => id === 9).map(({ type }) => type)).toEqual([1, 2, 3, 4, 5])
@@ -34,7 +44,9 @@ describe('virtio structure capabilities (virtio 1.4 §4.1.4)', () => {
     }
   })
 
-  test('offsets: common and device configuration at multiples of 4, notification too; ISR status is a byte', () => {
+  test('offsets: common and device configuration at multiples of 4, notification too; ISR status is a byte', {
+    tags: ['4.1.4.3.1/offset', '4.1.4.4.1/offset', '4.1.4.4.1/data-offset', '4.1.4.6.1/offset'],
+  }, () => {
     const { driver } = pciMachine()
     for (const type of [COMMON_CFG, NOTIFY_CFG, DEVICE_CFG]) expect(driver.structure(type).offset % 4).toBe(0)
     expect(driver.structure(COMMON_CFG).length).toBe(64)
@@ -42,18 +54,39 @@ describe('virtio structure capabilities (virtio 1.4 §4.1.4)', () => {
     expect(driver.structure(DEVICE_CFG).length).toBeGreaterThanOrEqual(12)
   })
 
-  test.each([0, 2, 4, 8, 4096])('notification: length >= queue_notify_off * %i + 4 (§4.1.4.4.1)', (multiplier) => {
-    const m = pciMachine({ notifyMultiplier: multiplier })
-    const { at, length, offset, bar } = m.driver.structure(NOTIFY_CFG)
-    expect(m.pci.config.read(at + 16, 4)).toBe(multiplier)
-    for (const queue of [0, 1]) {
-      m.driver.set('queueSelect', queue)
-      expect(length).toBeGreaterThanOrEqual(m.driver.get('notifyOff') * multiplier + 4)
-    }
-    expect(offset + length).toBeLessThanOrEqual(m.pci.range(bar)?.size ?? 0)
+  test.each([0, 2, 4, 8, 4096])(
+    'notification: length >= queue_notify_off * %i + 4 (§4.1.4.4.1)',
+    {
+      tags: [
+        '4.1.4.4.1/length',
+        '4.1.4.4.1/length-by-queue',
+        '4.1.4.4.1/data-length',
+        '4.1.4.4.1/data-length-by-queue',
+      ],
+    },
+    (multiplier) => {
+      const m = pciMachine({ notifyMultiplier: multiplier })
+      const { at, length, offset, bar } = m.driver.structure(NOTIFY_CFG)
+      expect(m.pci.config.read(at + 16, 4)).toBe(multiplier)
+      for (const queue of [0, 1]) {
+        m.driver.set('queueSelect', queue)
+        expect(length).toBeGreaterThanOrEqual(m.driver.get('notifyOff') * multiplier + 4)
+      }
+      expect(offset + length).toBeLessThanOrEqual(m.pci.range(bar)?.size ?? 0)
+    },
+  )
+
+  test('MSI-X: a vector for each queue and one for the configuration unless told otherwise (§4.1.5.1.2.1)', {
+    tags: ['4.1.5.1.2.1/enough-vectors', '4.1.5.1.2.1/vectors'],
+  }, () => {
+    const m = pciMachine()
+    const at = capabilities(m.pci).find(({ id }) => id === 0x11)?.at ?? 0
+    expect(m.pci.config.read(at + 2, 2) + 1).toBe(m.device.queues.length + 1)
   })
 
-  test('MSI-X: the table size is one less than the vectors; table and pending bits are in a memory BAR', () => {
+  test('MSI-X: the table size is one less than the vectors; table and pending bits are in a memory BAR', {
+    tags: ['4.1.5.1.2.1/table-size'],
+  }, () => {
     const m = pciMachine({ msixVectors: 300 })
     const at = capabilities(m.pci).find(({ id }) => id === 0x11)?.at ?? 0
     const { config } = m.pci
@@ -179,7 +212,7 @@ function window(m: PciMachine): {
 }
 
 describe('configuration access capability (virtio 1.4 §4.1.4.9)', () => {
-  test('reads and writes the structures without Memory Space', () => {
+  test('reads and writes the structures without Memory Space', { tags: ['4.1.4.9.1/write', '4.1.4.9.1/read'] }, () => {
     const link = new RecordingLink()
     const m = pciMachine({}, { link })
     m.driver.start([m.rx, m.tx])

@@ -86,7 +86,9 @@ describe('common configuration (virtio 1.4 §4.1.4.3)', () => {
     expect(m.driver.get(field)).toBe(before)
   })
 
-  test('device_feature shows 32 bits for any device_feature_select, 0 where there are none', () => {
+  test('device_feature shows 32 bits for any device_feature_select, 0 where there are none', {
+    tags: ['4.1.4.3.1/device-feature'],
+  }, () => {
     const m = pciMachine({}, { offer: [70, 127] })
     const words = [0, 1, 2, 3, 4, 0xffff_ffff].map((word) => m.driver.deviceFeatures(word))
     expect(words).toEqual([m.device.offered.word(0), 1 | (1 << 8), 1 << 6, 0x8000_0000, 0, 0])
@@ -94,7 +96,7 @@ describe('common configuration (virtio 1.4 §4.1.4.3)', () => {
     expect([m.driver.get('deviceFeatureSelect'), m.device.faults.count]).toEqual([0xffff_ffff, 0])
   })
 
-  test('driver_feature shows what the driver wrote', () => {
+  test('driver_feature shows what the driver wrote', { tags: ['4.1.4.3.1/driver-feature'] }, () => {
     const m = pciMachine()
     m.driver.driverFeatures(0, 0x8000_0020)
     m.driver.driverFeatures(1, 1)
@@ -111,7 +113,7 @@ describe('common configuration (virtio 1.4 §4.1.4.3)', () => {
     expect(word(0)).toBe(1 << 5)
   })
 
-  test('num_queues; a queue that is not there has size 0 and takes nothing', () => {
+  test('num_queues; a queue that is not there has size 0 and takes nothing', { tags: ['4.1.4.3.1/no-queue'] }, () => {
     const m = pciMachine()
     m.driver.negotiate(32, VIRTIO_F_RING_RESET)
     expect(m.driver.get('numQueues')).toBe(2)
@@ -130,7 +132,7 @@ describe('common configuration (virtio 1.4 §4.1.4.3)', () => {
     }
   })
 
-  test('device_status: 0 resets at once, and reads 0', () => {
+  test('device_status: 0 resets at once, and reads 0', { tags: ['2.4.1/status-zero', '4.1.4.3.1/reset'] }, () => {
     const m = pciMachine()
     m.driver.start([m.rx, m.tx])
     expect(m.driver.status).toBe(15)
@@ -147,7 +149,7 @@ describe('common configuration (virtio 1.4 §4.1.4.3)', () => {
     expectFault(m, 'status-bits', 'status', 2)
   })
 
-  test('queue_size: the maximum at first, then powers of two up to it', () => {
+  test('queue_size: the maximum at first, then powers of two up to it', { tags: ['4.1.4.3.1/queue-size'] }, () => {
     const m = pciMachine({}, { queueSize: 64 })
     m.driver.negotiate(32)
     m.driver.set('queueSelect', 1)
@@ -179,7 +181,9 @@ describe('common configuration (virtio 1.4 §4.1.4.3)', () => {
     expect(m.device.status & STATUS_DEVICE_NEEDS_RESET).not.toBe(0)
   })
 
-  test('queue_enable: 1 enables after FEATURES_OK; 0 and anything else do nothing (§4.1.4.3.2)', () => {
+  test('queue_enable: 1 enables after FEATURES_OK; 0 and anything else do nothing (§4.1.4.3.2)', {
+    tags: ['4.1.4.3.1/enable-at-reset'],
+  }, () => {
     const m = pciMachine()
     m.driver.status = 3
     m.driver.set('queueEnable', 1)
@@ -213,7 +217,14 @@ describe('common configuration (virtio 1.4 §4.1.4.3)', () => {
     expect(m.driver.get('queueVector')).toBe(1)
   })
 
-  test('queue_reset exists with RING_RESET only, and gives the queue back as after a reset (§2.6.1)', () => {
+  test('queue_reset exists with RING_RESET only, and gives the queue back as after a reset (§2.6.1)', {
+    tags: [
+      '2.6.1.2.1/new-configuration',
+      '4.1.4.3.1/queue-reset-at-enable',
+      '4.1.4.3.1/queue-reset',
+      '4.1.4.3.1/queue-reset-done',
+    ],
+  }, () => {
     const without = pciMachine()
     without.driver.start([without.rx, without.tx])
     expect(without.driver.get('queueReset')).toBe(0)
@@ -260,7 +271,15 @@ describe('common configuration (virtio 1.4 §4.1.4.3)', () => {
 })
 
 describe('MSI-X vector configuration (§4.1.5.1.2)', () => {
-  test('a vector of the table is kept; any other reads back as NO_VECTOR; reset unmaps', () => {
+  test('a vector of the table is kept; any other reads back as NO_VECTOR; reset unmaps', {
+    tags: [
+      '4.1.5.1.2.1/any-vector',
+      '4.1.5.1.2.1/unmapping',
+      '4.1.5.1.2.1/read-back',
+      '4.1.5.1.2.1/reset',
+      '4.1.5.1.2.1/mapping-works',
+    ],
+  }, () => {
     const m = pciMachine({ msixVectors: 3 })
     expect(m.driver.get('configVector')).toBe(NO_VECTOR)
     for (const field of ['configVector', 'queueVector'] as const) {
@@ -286,7 +305,7 @@ describe('MSI-X vector configuration (§4.1.5.1.2)', () => {
     expect([m.driver.get('configVector'), m.driver.get('queueVector')]).toEqual([NO_VECTOR, NO_VECTOR])
   })
 
-  test('without MSI-X every mapping fails', () => {
+  test('without MSI-X every mapping fails', { tags: ['4.1.5.1.2.1/failure'] }, () => {
     const m = pciMachine({ msixVectors: 0 })
     m.driver.set('configVector', 0)
     expect(m.driver.get('configVector')).toBe(NO_VECTOR)
@@ -313,7 +332,7 @@ describe('device-specific configuration (§4.1.4.6, §2.5)', () => {
     expect(m.driver.config(0, 1)).toBe(MAC[0])
   })
 
-  test('a 64-bit field as two of 32; a writable field after negotiation only', () => {
+  test('a 64-bit field as two of 32; a writable field after negotiation only', { tags: ['4.1.3.2/halves'] }, () => {
     const ram = new Ram()
     const device = new BlkDevice({
       name: 'blk0',
@@ -333,7 +352,9 @@ describe('device-specific configuration (§4.1.4.6, §2.5)', () => {
     expect(device.faults.last().at(-1)).toMatchObject({ reason: 'feature' })
   })
 
-  test('config_generation differs after a changed value was read, and not before (§4.1.4.3.1)', () => {
+  test('config_generation differs after a changed value was read, and not before (§4.1.4.3.1)', {
+    tags: ['4.1.4.3.1/generation'],
+  }, () => {
     const m = pciMachine()
     m.driver.start([m.rx, m.tx])
     m.driver.config(6, 2)

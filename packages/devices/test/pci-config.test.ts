@@ -34,7 +34,9 @@ const whole = (region: Region): { region: Region; offset: number; length: number
 })
 
 describe('discovery (virtio 1.4 §4.1.2)', () => {
-  test('vendor 0x1af4, device 0x1040 + type, revision at least 1, subsystem ID at least 0x40, header type 0', () => {
+  test('vendor 0x1af4, device 0x1040 + type, revision at least 1, subsystem ID at least 0x40, header type 0', {
+    tags: ['4.1.2.1/vendor', '4.1.2.1/device-id', '4.1.2.1/device-id-range', '4.1.2.1/revision', '4.1.2.1/subsystem'],
+  }, () => {
     const { config } = pciMachine().pci
     expect([config.read(0, 2), config.read(2, 2)]).toEqual([0x1af4, 0x1041])
     expect(config.read(8, 1)).toBeGreaterThanOrEqual(1)
@@ -127,7 +129,7 @@ describe('base address registers (PCI 3.0 §6.2.5.1)', () => {
       ...options,
     })
 
-  test('sizing by all ones: powers of two of at least 4096, 32 bits wide or 64', () => {
+  test('sizing by all ones: powers of two of at least 4096, 32 bits wide or 64', { tags: ['4.1.1/pci'] }, () => {
     const m = pci()
     const { config } = m.pci
     expect([0, 1, 2, 3, 4, 5].map((i) => config.read(0x10 + 4 * i, 4))).toEqual([0, 0, 0xc, 0, 0xc, 0])
@@ -289,7 +291,9 @@ describe('memory behind a BAR', () => {
     expect(new Uint8Array(wasm.buffer)[8]).toBe(0xff)
   })
 
-  test('shared memory regions: 64-bit capabilities with unique ids, inside their BAR (§4.1.4.7)', () => {
+  test('shared memory regions: 64-bit capabilities with unique ids, inside their BAR (§4.1.4.7)', {
+    tags: ['4.1.4.7.1/in-bar', '4.1.4.7.1/unique'],
+  }, () => {
     const [a, b] = [memory(0x1800, 'a'), memory(0x2000, 'b')]
     const m = pciMachine({
       sharedMemory: [
@@ -339,13 +343,15 @@ describe('options that cannot be', () => {
     ['sharedMemory', { sharedMemory: [1, 1].map((id) => ({ id, window: whole(region) })) }],
     ['notifyPort', { notifyPort: true, sharedMemory: [{ id: 1, window: whole(region) }] }],
     ['capabilities', { sharedMemory: [1, 2, 3, 4, 5].map((id) => ({ id, window: whole(region) })) }],
-  ])('%s', (option, options) => {
+  ])('%s', { tags: ['4.1.4.4.1/multiplier', '4.1.4.7.1/unique'] }, (option, options) => {
     expect(() => pciMachine(options)).toThrow(
       expect.objectContaining({ code: 'DEVICE_OPTION', part: 'net0', message: expect.stringContaining(option) }),
     )
   })
 
-  test('a multiplier of 2 only where NOTIFICATION_DATA is not offered (§4.1.4.4.1)', () => {
+  test('a multiplier of 2 only where NOTIFICATION_DATA is not offered (§4.1.4.4.1)', {
+    tags: ['4.1.4.4.1/data-multiplier'],
+  }, () => {
     expect(pciMachine({ notifyMultiplier: 2 }).driver.structure(2).length).toBeGreaterThanOrEqual(4)
     expect(() => pciMachine({ notifyMultiplier: 2 }, { offer: [38] })).toThrow(
       expect.objectContaining({ code: 'DEVICE_OPTION' }),

@@ -31,7 +31,9 @@ const interruptStatus = (): boolean => (m.pci.config.read(6, 2) & 8) !== 0
 describe('ISR status and INTx (virtio 1.4 §4.1.4.5)', () => {
   beforeEach(() => boot())
 
-  test('a cause shows at once, the line rises from poll only, and one read clears both', () => {
+  test('a cause shows at once, the line rises from poll only, and one read clears both', {
+    tags: ['4.1.4.5.1/queue-bit', '4.1.4.5.1/interrupt-status', '4.1.4.5.1/read-clears'],
+  }, () => {
     m.device.setLink(false)
     expect([interruptStatus(), m.line.asserted]).toEqual([true, false])
     send()
@@ -179,7 +181,9 @@ describe('MSI-X (PCI 3.0 §6.8.2, virtio 1.4 §4.1.5.3, §4.1.5.4)', () => {
     expect([m.line.rises, interruptStatus()]).toEqual([0, false])
   })
 
-  test('ISR status: not used for queues, set for the configuration (§4.1.4.5.1)', () => {
+  test('ISR status: not used for queues, set for the configuration (§4.1.4.5.1)', {
+    tags: ['4.1.4.5.1/config-bit'],
+  }, () => {
     send()
     expect(m.driver.read(3, 0, 1)).toBe(0)
     m.device.setLink(false)
@@ -194,13 +198,28 @@ describe('MSI-X (PCI 3.0 §6.8.2, virtio 1.4 §4.1.5.3, §4.1.5.4)', () => {
     expect(messages).toEqual([[DOORBELL + 4, 0x41]])
   })
 
-  test('NO_VECTOR: no message, neither for the queue nor for the configuration', () => {
+  test('NO_VECTOR: no message, neither for the queue nor for the configuration', {
+    tags: ['4.1.5.3.1/no-vector', '4.1.5.4.1/no-vector'],
+  }, () => {
     m.driver.set('configVector', NO_VECTOR)
     m.driver.set('queueVector', NO_VECTOR)
     m.device.setLink(false)
     m.device.setLink(true)
     send()
     expect([messages, pending(), m.tx.usedIndex]).toEqual([[], 0, 1])
+  })
+
+  test('a queue that is unmapped while its message is masked sends none (§4.1.5.3.1)', {
+    tags: ['4.1.5.3.1/no-vector'],
+  }, () => {
+    m.pci.config.write(control, 2, 0xc000)
+    send()
+    expect(pending()).toBe(2)
+    m.driver.set('queueSelect', 1)
+    m.driver.set('queueVector', NO_VECTOR)
+    m.pci.config.write(control, 2, 0x8000)
+    m.device.poll(64)
+    expect([messages, pending()]).toEqual([[], 0])
   })
 
   test('a masked vector is pending, and its message is sent once with the poll after the unmask', () => {
@@ -323,7 +342,7 @@ describe('MSI-X (PCI 3.0 §6.8.2, virtio 1.4 §4.1.5.3, §4.1.5.4)', () => {
     expect(table.read(40, 4)).toBe(0xffff_ffff)
   })
 
-  test('the last of 2048 vectors', () => {
+  test('the last of 2048 vectors', { tags: ['4.1.5.1.2.1/vectors'] }, () => {
     const many = pciMachine({ msixVectors: 2048 })
     m = many
     control = (capabilities(m.pci).find(({ id }) => id === 0x11)?.at ?? 0) + 2
@@ -349,7 +368,7 @@ describe('MSI-X (PCI 3.0 §6.8.2, virtio 1.4 §4.1.5.3, §4.1.5.4)', () => {
     expect(messages).toEqual([])
   })
 
-  test('a queue that was reset does not notify any more (§2.6.1.1)', () => {
+  test('a queue that was reset does not notify any more (§2.6.1.1)', { tags: ['2.6.1.1.1/stopped'] }, () => {
     bootMsix([VIRTIO_F_RING_RESET])
     m.pci.config.write(control, 2, 0xc000)
     send()

@@ -192,7 +192,7 @@ describe('over PCI: a write that lets an interrupt out asks for a poll, and rais
 })
 
 describe('MSI-X: an event that was unmapped sends no message (virtio 1.4 §4.1.5.3, §4.1.5.4)', () => {
-  test('not even one that a mask held back before', () => {
+  test('not even one that a mask held back before', { tags: ['4.1.5.4.1/no-vector'] }, () => {
     const { device, driver, pci, messages, mask, useMessages } = overPci()
     useMessages()
     device.setLink(false)
@@ -204,7 +204,7 @@ describe('MSI-X: an event that was unmapped sends no message (virtio 1.4 §4.1.5
     expect(messages).toEqual([])
   })
 
-  test('a vector that does not exist unmaps as well', () => {
+  test('a vector that does not exist unmaps as well', { tags: ['4.1.5.1.2.1/failure'] }, () => {
     const { device, driver, messages, mask, useMessages } = overPci()
     useMessages()
     device.setLink(false)
@@ -329,7 +329,7 @@ describe('windows of a PCI function', () => {
 describe.each(TRANSPORTS)(
   'config/generation over %s: it changes with every field (virtio 1.4 §2.5.1, §4.1.4.3.1)',
   (transport) => {
-    test("with the driver's own choice of writeback", () => {
+    test("with the driver's own choice of writeback", { tags: ['4.2.2.1/generation', '4.1.4.3.1/generation'] }, () => {
       const ram = new Ram()
       const device = new BlkDevice({
         name: 'blk0',
@@ -352,7 +352,7 @@ describe.each(TRANSPORTS)(
       expect(seen()).toEqual([1 - value, next])
     })
 
-    test("with the driver's own choice of bypass", () => {
+    test("with the driver's own choice of bypass", { tags: ['4.2.2.1/generation', '4.1.4.3.1/generation'] }, () => {
       const ram = new Ram()
       const device = new IommuDevice({ name: 'iommu0', port: everything(ram.memory) })
       const driver = driverOf(device, transport, new Line())

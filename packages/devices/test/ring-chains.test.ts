@@ -60,7 +60,7 @@ describe.each(TRANSPORTS)('over %s', (name) => {
   describe('ring/chains (virtio 1.4 §2.7.5): what is legal', () => {
     const frame = pattern(100)
 
-    test('a header and a frame, framed in any way (§2.7.4)', () => {
+    test('a header and a frame, framed in any way (§2.7.4)', { tags: ['2.7.4.1/any-framing'] }, () => {
       const whole = packet(m.ram, frame)
       const cuts = [[112], [12, 100], [5, 107], [1, 11, 100], [12, 1, 99], [20, 92], [3, 3, 3, 3, 50, 50]]
       for (const lengths of cuts) {
@@ -97,7 +97,9 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       expect(m.device.faults.last()).toEqual([])
     })
 
-    test('zero or more direct elements followed by one indirect table; its WRITE flag is ignored', () => {
+    test('zero or more direct elements followed by one indirect table; its WRITE flag is ignored', {
+      tags: ['2.7.5.3.2/write-ignored', '2.7.5.3.2/direct-then-table'],
+    }, () => {
       const { address } = packet(m.ram, frame)
       const [h, a, b] = [
         { address, length: 12 },
@@ -311,7 +313,9 @@ describe.each(TRANSPORTS)('over %s', (name) => {
   })
 
   describe('ring/immutability and ring/used (§2.7.5.1, §2.7.8.2)', () => {
-    test('a device that was only given readable buffers writes nothing but the used ring', () => {
+    test('a device that was only given readable buffers writes nothing but the used ring', {
+      tags: ['2.7.5.1/directions', '2.7.5.1/table-unwritten'],
+    }, () => {
       boot()
       m.tx.offer(m.tx.chain(packet(m.ram, pattern(64))), m.tx.chain(packet(m.ram, pattern(200, 3))))
       const before = m.ram.bytes.slice()

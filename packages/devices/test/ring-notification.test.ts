@@ -45,7 +45,9 @@ describe.each(TRANSPORTS)('over %s', (name) => {
   })
 
   describe('ring/notification by flags (§2.7.7)', () => {
-    test('flags 0: notify; flags 1: do not; used_event is ignored', () => {
+    test('flags 0: notify; flags 1: do not; used_event is ignored', {
+      tags: ['2.7.7.2/used-event-ignored', '2.7.7.2/suppressed', '2.7.7.2/wanted'],
+    }, () => {
       const m = boot()
       m.tx.usedEvent = 5
       expect(send(m, 1)).toBe(true)
@@ -55,7 +57,7 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       expect(send(m, 3)).toBe(true)
     })
 
-    test("the used ring's flags stay 0, and avail_event is not touched", () => {
+    test("the used ring's flags stay 0, and avail_event is not touched", { tags: ['2.7.10.2/flags'] }, () => {
       const m = boot()
       m.ram.set16(m.tx.used + 4 + 64, 0xabcd)
       send(m, 3)
@@ -73,7 +75,17 @@ describe.each(TRANSPORTS)('over %s', (name) => {
   })
 
   describe('ring/notification by event index (§2.7.7.2, §2.7.10)', () => {
-    test('notify exactly when the used index passes used_event; the flags are ignored', () => {
+    test("the used ring's flags stay 0 (§2.7.10.2)", { tags: ['2.7.10.2/flags-zero'] }, () => {
+      const m = boot(VIRTIO_F_EVENT_IDX)
+      for (const frames of [1, 3, 5]) {
+        send(m, frames)
+        expect(m.ram.u16(m.tx.used)).toBe(0)
+      }
+    })
+
+    test('notify exactly when the used index passes used_event; the flags are ignored', {
+      tags: ['2.7.7.2/flags-ignored'],
+    }, () => {
       const m = boot(VIRTIO_F_EVENT_IDX)
       m.tx.flags = 1
       m.tx.usedEvent = 0
@@ -87,7 +99,9 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       expect(send(m, 5)).toBe(false)
     })
 
-    test('against the plain formulation, through the 16-bit wrap', () => {
+    test('against the plain formulation, through the 16-bit wrap', {
+      tags: ['2.7.7.2/used-event', '2.7.7.2/other-elements'],
+    }, () => {
       const steps = fc.record({ frames: fc.integer({ min: 1, max: 8 }), ahead: fc.integer({ min: -9, max: 9 }) })
       fc.assert(
         fc.property(fc.array(steps, { minLength: 1, maxLength: 12 }), fc.integer({ min: 0, max: 40 }), (all, back) => {
@@ -170,7 +184,9 @@ describe.each(TRANSPORTS)('over %s', (name) => {
   })
 
   describe('ring/notification: doorbells', () => {
-    test('a doorbell only marks; spurious ones are harmless; none before DRIVER_OK', () => {
+    test('a doorbell only marks; spurious ones are harmless; none before DRIVER_OK', {
+      tags: ['2.7.10.2/spurious'],
+    }, () => {
       const link = new RecordingLink()
       const m = netMachineOver(transport, { link })
       m.driver.negotiate(32)
@@ -244,7 +260,9 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       return { ...m, store }
     }
 
-    test('completions of an asynchronous store are held until all earlier ones came', () => {
+    test('completions of an asynchronous store are held until all earlier ones came', {
+      tags: ['6.2/in-order'],
+    }, () => {
       const m = late(VIRTIO_F_IN_ORDER)
       const [a, b, c, d] = m.store.waiting
       d.done(0)

@@ -54,7 +54,9 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
   const { makeRig, makeBlk } = rigsOver(transport)
 
   describe('init/order: what the block driver does around DRIVER_OK (virtio 1.4 §3.1.1)', () => {
-    it('makes the queue ready, then sets DRIVER_OK once, and notifies nobody before', async () => {
+    it('makes the queue ready, then sets DRIVER_OK once, and notifies nobody before', {
+      tags: ['3.1.1/no-early-doorbell'],
+    }, async () => {
       const rig = await makeBlk()
       const read = rig.disk.read(0, rig.ram.allocate(512), 512)
       await run(rig, new Uint8Array(512))
@@ -69,7 +71,9 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       expect(events).toEqual(['ready', 'DRIVER_OK', 'notify'])
     })
 
-    it('reads only those configuration fields whose feature was negotiated, as 32-bit words', async () => {
+    it('reads only those configuration fields whose feature was negotiated, as 32-bit words', {
+      tags: ['5.2.5.1/writeback-early', '2.5.1/optional-fields'],
+    }, async () => {
       const fields = async (...features: number[]): Promise<string[]> => {
         const { device } = await makeBlk({ features, sizeMax: 4096, blockSize: 4096 })
         return device.log
@@ -82,7 +86,9 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       )
     })
 
-    it('accepts neither MQ nor CONFIG_WCE nor anything else that it does not implement', async () => {
+    it('accepts neither MQ nor CONFIG_WCE nor anything else that it does not implement', {
+      tags: ['5.2.5.1/zoned'],
+    }, async () => {
       const { session } = await makeBlk({
         features: [VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_FLUSH, 13, 14, 17],
       })
@@ -160,7 +166,9 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       })
     })
 
-    it('blk/capacity: follows the capacity after a configuration change (§5.2.6.2, SHOULD)', async () => {
+    it('blk/capacity: follows the capacity after a configuration change (§5.2.6.2, SHOULD)', {
+      tags: ['5.2.6.1/capacity'],
+    }, async () => {
       const rig = await makeBlk({ sectors: 8 })
       new DataView(rig.device.config.buffer).setUint32(0, 16, true)
       rig.device.generation++
@@ -191,7 +199,9 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       })
     })
 
-    it('submits nothing beyond a smaller capacity that was asked for before (§5.2.6.1, MUST)', async () => {
+    it('submits nothing beyond a smaller capacity that was asked for before (§5.2.6.1, MUST)', {
+      tags: ['5.2.6.1/in-capacity'],
+    }, async () => {
       const rig = await makeBlk({ sectors: 64, queueMax: 4 })
       const address = rig.ram.allocate(8 * 512)
       const states = Array.from({ length: 8 }, (_, i) =>
@@ -361,7 +371,9 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       expect(rig.disk.poll(4)).toBe(2)
     })
 
-    it('cuts a large request by the device’s size_max and by its own bounds', async () => {
+    it('cuts a large request by the device’s size_max and by its own bounds', {
+      tags: ['5.2.6.1/sectors'],
+    }, async () => {
       const rig = await makeBlk({ mode, features: [VIRTIO_BLK_F_SIZE_MAX], sizeMax: 1500 })
       expect(rig.disk.maxRequest).toBe(1024)
       const disk = pattern(10 * 512, 2)
@@ -495,12 +507,14 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       expect(rig.memory.read(guestAddress(address + 512), 512).every((byte) => byte === 0xee)).toBe(true)
     })
 
-    it('tells the device’s ID, of up to 20 characters, with or without NUL', async () => {
+    it('tells the device’s ID, of up to 20 characters, with or without NUL', { tags: ['5.2.6.1/id'] }, async () => {
       const rig = await makeBlk({ mode })
       for (const id of ['', 'disk', 'x'.repeat(20)]) {
         const promise = rig.disk.id()
         await settled()
-        answer(rig.device, requests(rig.device)[0], { data: new TextEncoder().encode(id.padEnd(20, '\0')) })
+        const [request] = requests(rig.device)
+        expect(request.room - 1).toBe(20)
+        answer(rig.device, request, { data: new TextEncoder().encode(id.padEnd(20, '\0')) })
         rig.disk.poll(8)
         expect(await promise).toBe(id)
       }
@@ -512,7 +526,9 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       expect(none()).toBe('BLK_UNSUPPORTED')
     })
 
-    it('flushes only where FLUSH was agreed', async () => {
+    it('flushes only where FLUSH was agreed', {
+      tags: ['5.2.6.1/flush-sector', '5.2.5.1/flush', '5.2.5.1/write-back', '5.2.6.1/flush-no-data'],
+    }, async () => {
       const without = await makeBlk({ mode })
       await without.disk.flush()
       expect(without.device.notified).toEqual([])
@@ -520,6 +536,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       const state = outcome(rig.disk.flush())
       await settled()
       const [request] = requests(rig.device)
+      expect([request.sector, request.data.length]).toEqual([0, 0])
       expect(request.chain.segments.map(({ length, writable }) => [length, writable])).toEqual([
         [16, false],
         [1, true],
@@ -626,7 +643,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       expect(await read).toEqual(new Uint8Array(4096))
     })
 
-    it('blk/read-only: refuses writes itself', async () => {
+    it('blk/read-only: refuses writes itself', { tags: ['5.2.6.1/read-only'] }, async () => {
       const rig = await makeBlk({ mode, features: [VIRTIO_BLK_F_RO] })
       expect(rig.disk.readOnly).toBe(true)
       await expect(rig.disk.write(0, rig.ram.allocate(512), 512)).rejects.toMatchObject({ code: 'BLK_READ_ONLY' })

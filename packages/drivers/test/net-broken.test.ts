@@ -108,7 +108,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       expect(rig.net.poll(8)).toBe(0)
     })
 
-    it('delivers nothing more after it, whatever lies in the rings', async () => {
+    it('delivers nothing more after it, whatever lies in the rings', { tags: ['2.1.1/needs-reset'] }, async () => {
       const rig = await makeNet()
       deliver(rig.device, pattern(60))
       rig.device.fail()
@@ -269,7 +269,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
   })
 
   describe.each(MODES)('reset/revokes in %s mode: a net driver that is closed', (mode) => {
-    it('resets the device first, then gives every byte back', async () => {
+    it('resets the device first, then gives every byte back', { tags: ['3.3.1/stop-first'] }, async () => {
       const rig = await makeNet({ mode, queueSize: 8 })
       rig.net.sendCopy(pattern(60))
       expect(rig.ram.live).toBeGreaterThan(0)

@@ -36,7 +36,9 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
   const { makeRig, makeNet } = rigsOver(transport)
 
   describe('init/order: what the net driver does around DRIVER_OK (virtio 1.4 §3.1.1)', () => {
-    it('makes both queues ready, then sets DRIVER_OK once, and notifies nobody before', async () => {
+    it('makes both queues ready, then sets DRIVER_OK once, and notifies nobody before', {
+      tags: ['3.1.1/order', '3.1.1/no-early-doorbell'],
+    }, async () => {
       const { device } = await makeNet()
       const events = device.log
         .filter(({ kind }) => kind === 'w')
@@ -48,7 +50,9 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       expect(events).toEqual(['ready', 'ready', 'DRIVER_OK', 'notify'])
     })
 
-    it('reads configuration after FEATURES_OK only, in the width of its fields, and never writes it', async () => {
+    it('reads configuration after FEATURES_OK only, in the width of its fields, and never writes it', {
+      tags: ['3.1.1/no-early-config-write', '5.1.4.2/unwritten'],
+    }, async () => {
       const { device } = await makeNet({ features: [VIRTIO_NET_F_MAC, VIRTIO_NET_F_STATUS, VIRTIO_NET_F_MTU] })
       const config = device.log.filter(({ offset }) => offset >= MMIO_CONFIG)
       expect(config.every(({ kind }) => kind === 'r')).toBe(true)
@@ -68,7 +72,9 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       expect(device.log.findIndex(({ offset }) => offset >= MMIO_CONFIG)).toBeGreaterThan(featuresOk)
     })
 
-    it('reads no field whose feature was not negotiated (§2.5.1)', async () => {
+    it('reads no field whose feature was not negotiated (§2.5.1)', {
+      tags: ['5.1.4.2/status', '2.5.1/optional-fields'],
+    }, async () => {
       const { device, net } = await makeNet({ features: [] })
       expect(device.log.filter(({ offset }) => offset >= MMIO_CONFIG)).toEqual([])
       expect(net.mac).toBeNull()
@@ -84,7 +90,9 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
   })
 
   describe('net/config (virtio 1.4 §5.1.4)', () => {
-    it('takes MAC, status and MTU from the device', async () => {
+    it('takes MAC, status and MTU from the device', {
+      tags: ['5.1.4.2/status', '5.1.4.2/mac-address', '5.1.4.2/mtu', '5.1.4.2/mac'],
+    }, async () => {
       const features = [VIRTIO_NET_F_MAC, VIRTIO_NET_F_STATUS, VIRTIO_NET_F_MTU]
       const { net } = await makeNet({ features, mtu: 1400, linkStatus: 0 })
       expect([...(net.mac ?? [])]).toEqual(MAC)
@@ -129,6 +137,18 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       })
     })
 
+    it.each([68, 1400])(
+      'sends no frame above an MTU of %d (§5.1.4.2)',
+      { tags: ['5.1.4.2/mtu-transmit'] },
+      async (mtu) => {
+        const rig = await makeNet({ features: [VIRTIO_NET_F_MTU], mtu })
+        const refused = expect.objectContaining({ code: 'NET_FRAME_LENGTH' })
+        expect(() => rig.net.sendCopy(pattern(mtu + 15))).toThrow(refused)
+        expect(rig.device.take(1)).toEqual([])
+        expect(rig.net.sendCopy(pattern(mtu + 14))).toBe(true)
+      },
+    )
+
     it.each([68, 9000, 65535])('works with an MTU of %d', async (mtu) => {
       const rig = await makeNet({ features: [VIRTIO_NET_F_MTU], mtu, queueSize: 16 })
       const frame = pattern(mtu + 14)
@@ -141,6 +161,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
 
     it.each([68, 1500, 9000])(
       'posts receive buffers for the largest frame under an MTU of %d, and never less than 1526 bytes (§5.1.6.3.1)',
+      { tags: ['5.1.4.2/mtu-buffers', '5.1.9.3.1/buffer-size'] },
       async (mtu) => {
         const { device } = await makeNet({ features: [VIRTIO_NET_F_MTU], mtu, queueSize: 8 })
         const posted = device.take(0)
@@ -249,7 +270,24 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
   })
 
   describe.each(MODES)('net/send in %s mode', (mode) => {
-    it('puts a zero header of 12 bytes before a copied frame', async () => {
+    it('puts a zero header of 12 bytes before a copied frame', {
+      tags: [
+        '5.1.9.2.1/header',
+        '5.1.9.2.1/num-buffers',
+        '5.1.9.2.1/no-csum',
+        '5.1.9.2.1/no-tso4',
+        '5.1.9.2.1/no-tso6',
+        '5.1.9.2.1/no-ufo',
+        '5.1.9.2.1/no-uso',
+        '5.1.9.2.1/no-tunnel-gso',
+        '5.1.9.2.1/no-tunnel-csum',
+        '5.1.9.2.1/gso-none',
+        '5.1.9.2.1/no-tunnel-bits',
+        '5.1.9.2.1/no-tunnel-csum-bit',
+        '5.1.9.2.1/receive-flags',
+        '5.1.9.3.1/header',
+      ],
+    }, async () => {
       const rig = await makeNet({ mode })
       const frame = pattern(61)
       expect(rig.net.sendCopy(frame, 7)).toBe(true)
@@ -704,20 +742,28 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       ['gso_type TCPV4', 0, 1],
       ['gso_type UDP', 0, 3],
       ['gso_type ECN alone', 0, 0x80],
-    ])('net/header: drops a frame that asks for an offload nobody agreed on (%s)', async (_what, flags, gso) => {
-      const rig = await makeNet({ mode, queueSize: 4 })
-      const header = new Uint8Array(12)
-      header[0] = flags
-      header[1] = gso
-      deliver(rig.device, pattern(60), { header })
-      deliver(rig.device, pattern(61))
-      rig.net.poll(8)
-      expect(rig.frames).toEqual([pattern(61)])
-      expect(rig.net.counters.malformed).toBe(1)
-    })
+      ['both tunnel bits', 0, 0x60 | 1],
+      ['a tunnel bit', 0, 0x20 | 1],
+      ['a tunnel bit with DATA_VALID', 2, 0x40 | 4],
+    ])(
+      'net/header: drops a frame that asks for an offload nobody agreed on (%s)',
+      { tags: ['5.1.9.4.2/both-tunnels', '5.1.9.4.2/tunnel-flags'] },
+      async (_what, flags, gso) => {
+        const rig = await makeNet({ mode, queueSize: 4 })
+        const header = new Uint8Array(12)
+        header[0] = flags
+        header[1] = gso
+        deliver(rig.device, pattern(60), { header })
+        deliver(rig.device, pattern(61))
+        rig.net.poll(8)
+        expect(rig.frames).toEqual([pattern(61)])
+        expect(rig.net.counters.malformed).toBe(1)
+      },
+    )
 
     it.each([0x10, 0x20, 0x40, 0x80])(
       'net/header: unknown flag bits (%d) are ignored (§5.1.6.4.2, MUST)',
+      { tags: ['5.1.9.4.2/unknown-flags'] },
       async (flags) => {
         const rig = await makeNet({ mode, queueSize: 4 })
         const header = new Uint8Array(12)
@@ -728,7 +774,16 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       },
     )
 
-    it('net/header: ignores num_buffers and the offload fields where nothing was agreed', async () => {
+    it('net/header: ignores num_buffers and the offload fields where nothing was agreed', {
+      tags: [
+        '5.1.9.4.2/csum-fields',
+        '5.1.9.4.2/hdr-len',
+        '2.7.8.3/length-believed',
+        '5.1.9.4.2/outer-offset',
+        '5.1.9.4.2/checksum',
+        '5.1.9.4.2/tunnel-offsets',
+      ],
+    }, async () => {
       const rig = await makeNet({ mode, queueSize: 4 })
       deliver(rig.device, pattern(60), { header: Uint8Array.from([0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]) })
       rig.net.poll(8)
@@ -837,7 +892,23 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       expect(rig.device.interrupts & 2).toBe(0)
     })
 
-    it('does not look at the status where STATUS was not negotiated', async () => {
+    it('handles one interrupt for both queues and for the configuration (§4.1.5.4.2)', {
+      tags: ['4.1.5.4.2/shared-interrupt', '4.2.3.4.1/read-status', '4.2.3.4.1/all-queues'],
+    }, async () => {
+      const rig = await make()
+      rig.net.sendCopy(pattern(61), 7)
+      const [chain] = rig.device.take(1)
+      rig.device.use(1, chain.head, 0)
+      deliver(rig.device, pattern(60))
+      rig.device.config[6] = 0
+      rig.device.generation++
+      rig.device.interrupts |= 3
+      rig.net.interrupt()
+      rig.net.poll(8)
+      expect([rig.sent, rig.frames, rig.events, rig.device.interrupts]).toEqual([[7], [pattern(60)], ['down'], 0])
+    })
+
+    it('does not look at the status where STATUS was not negotiated', { tags: ['5.1.4.2/status'] }, async () => {
       const rig = await makeNet({ features: [VIRTIO_NET_F_MAC] })
       rig.device.log.length = 0
       set(rig, 0)
@@ -846,7 +917,9 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       expect(rig.device.log.filter(({ offset }) => offset >= MMIO_CONFIG)).toEqual([])
     })
 
-    it('ring/notification: a spurious interrupt does no harm', async () => {
+    it('ring/notification: a spurious interrupt does no harm', {
+      tags: ['2.7.7.1/spurious'],
+    }, async () => {
       const rig = await make()
       for (let i = 0; i < 10; i++) {
         rig.net.interrupt()

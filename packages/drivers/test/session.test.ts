@@ -19,7 +19,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
   const { makeBlk, makeNet, makeRig } = rigsOver(transport)
 
   describe('session/status: bits are added to what the device says (virtio 1.4 §2.1.1)', () => {
-    it('start and giveUp do not clear DEVICE_NEEDS_RESET', async () => {
+    it('start and giveUp do not clear DEVICE_NEEDS_RESET', { tags: ['2.1.1/no-clearing'] }, async () => {
       const { device, session } = await makeNet({ queueSize: 8 })
       expect(device.status).toBe(LIVE)
       device.status = (LIVE & ~STATUS_DRIVER_OK) | STATUS_DEVICE_NEEDS_RESET
@@ -31,12 +31,16 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
   })
 
   describe('config/optional: a field is read only with its feature (virtio 1.4 §2.5.2)', () => {
-    it('a net device without MAC, MTU and STATUS needs no configuration at all', async () => {
+    it('a net device without MAC, MTU and STATUS needs no configuration at all', {
+      tags: ['2.5.1/optional-fields', '2.5.1/no-size-limit', '2.5.1/large-enough'],
+    }, async () => {
       const { device, net } = await makeNet({ queueSize: 8, features: [], config: new Uint8Array(0) })
       expect([device.status, net.mac, net.mtu]).toEqual([LIVE, null, 1500])
     })
 
-    it('a block device without optional features has a capacity and nothing else', async () => {
+    it('a block device without optional features has a capacity and nothing else', {
+      tags: ['2.5.1/no-size-limit', '2.5.1/large-enough'],
+    }, async () => {
       const config = new Uint8Array(8)
       config[0] = 64
       const { device, disk } = await makeBlk({ queueSize: 8, features: [], config })

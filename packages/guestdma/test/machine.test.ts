@@ -151,6 +151,13 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       expect(made.slot('net0').negotiated.features.has(VIRTIO_F_ACCESS_PLATFORM)).toBe(true)
     })
 
+    it('a device whose access is limited offers ACCESS_PLATFORM, and the driver accepts it (§6.1, §6.2)', {
+      tags: ['6.2/access-platform', '6.1/access-platform'],
+    }, async () => {
+      const { made } = await chosen([net('net0', { platform: 'shared-pool' })])
+      expect(made.slot('net0').negotiated.features.has(VIRTIO_F_ACCESS_PLATFORM)).toBe(true)
+    })
+
     it('reports the ladder where a device insists on what no scheme accepts', async () => {
       const device = { mac: MAC, offer: [VIRTIO_F_SWIOTLB], requires: FeatureSet.of(VIRTIO_F_SWIOTLB) }
       await expect(machine([net('net0', { device })])).rejects.toMatchObject({

@@ -153,7 +153,9 @@ describe('the table of choices, over the full cross product of its inputs', () =
     }
   })
 
-  test('direct, listed by the caller: A ∧ I only with the endpoint in bypass; a bus offset only with A', () => {
+  test('direct, listed by the caller: A ∧ I only with the endpoint in bypass; a bus offset only with A', {
+    tags: ['6.1/access-platform', '6.1/physical'],
+  }, () => {
     for (const inputs of INPUTS) {
       const { a, i, m, busOffset } = inputs
       const { ladder } = select(offerOf(inputs, ['direct']), PROVIDERS, 'direct')

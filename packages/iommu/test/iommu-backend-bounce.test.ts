@@ -217,7 +217,7 @@ describe.each(GRANULES)('bounce, granule %d', (granule) => {
 })
 
 describe('one byte, where the least mapping is two', () => {
-  test('the device gets a copy and a zero, and not the neighbour', () => {
+  test('the device gets a copy and a zero, and not the neighbour', { tags: ['5.13.6.5.1/range'] }, () => {
     const r = rig({ space: { granule: 1 } })
     r.bytes.fill(SECRET, 0, 64)
     r.bytes[10] = BUFFER

@@ -126,7 +126,7 @@ describe.each(COMBINATIONS)('granule $granule, $mode, $subGranule', ({ granule, 
     expect(r.domain.violations).toEqual([])
   })
 
-  test('removals of neighbours merge into one request', () => {
+  test('removals of neighbours merge into one request', { tags: ['5.13.6.6.1/contiguous'] }, () => {
     const r = rig({ space, mode, subGranule, lazy: { entries: 8 } })
     const m = table(8)
     for (let row = 0; row < 8; row++) lend(r, m, row, 2 * granule * row, granule > 1 ? granule : 2, 3)
@@ -179,7 +179,9 @@ describe('lengths and addresses', () => {
     expect(lend(r, m, 0, 0, 0x1_0001)).toBe(DMA_TOO_LONG)
   })
 
-  test('device addresses stay in the input range and out of reserved ranges', () => {
+  test('device addresses stay in the input range and out of reserved ranges', {
+    tags: ['5.13.6.8.1.1/unmapped', '5.13.6.1/input-range'],
+  }, () => {
     const reserved = [{ start: 0x12_0000, end: 0x13_0fff }]
     const r = rig({ space: { inputStart: 0x11_f000, inputEnd: 0x14_ffff, reserved } })
     const m = table(100)

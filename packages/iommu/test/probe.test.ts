@@ -29,18 +29,24 @@ describe('properties of a PROBE (virtio 1.4 §5.13.6.6 to §5.13.6.8)', () => {
     ])
   })
 
-  test('subtypes that are not known count as reserved; reserved bytes are ignored', () => {
+  test('subtypes that are not known count as reserved; reserved bytes are ignored', {
+    tags: ['5.13.6.8.1.1/reserved', '5.13.6.8.1.1/subtype'],
+  }, () => {
     const other = properties([0x1000n, 0x1fffn, 2])
     other.fill(0xff, 5, 8)
     expect(parse(other)).toEqual([{ start: 0x1000, end: 0x1fff, kind: 'reserved' }])
   })
 
-  test('types that are not known are passed over by their length', () => {
+  test('types that are not known are passed over by their length', {
+    tags: ['5.13.6.7.1/unknown', '5.13.6.7.1/goes-on'],
+  }, () => {
     expect(parse(head(2, 0), head(0xfff, 3), [1, 1, 1], one)).toHaveLength(1)
     expect(parse(one, head(7, 100), new Uint8Array(100), two)).toHaveLength(2)
   })
 
-  test('a property whose reserved bits are not zero is ignored, and what follows is read', () => {
+  test('a property whose reserved bits are not zero is ignored, and what follows is read', {
+    tags: ['5.13.6.7.1/reserved-bits'],
+  }, () => {
     const marked = Uint8Array.from(one)
     marked[1] |= 0x10
     expect(parse(marked, two)).toEqual([{ start: 0x8000, end: 0x8fff, kind: 'msi' }])
@@ -55,7 +61,7 @@ describe('properties of a PROBE (virtio 1.4 §5.13.6.6 to §5.13.6.8)', () => {
     expect(parse(new Uint8Array(512))).toEqual([])
   })
 
-  test("the length is the property's own and not deduced from its type", () => {
+  test("the length is the property's own and not deduced from its type", { tags: ['5.13.6.7.1/length'] }, () => {
     const longer = concat(head(1, 28), one.subarray(4), new Uint8Array(8).fill(9))
     expect(parse(longer, two)).toHaveLength(2)
   })
@@ -96,7 +102,7 @@ describe('properties of a PROBE (virtio 1.4 §5.13.6.6 to §5.13.6.8)', () => {
 })
 
 describe('what a PROBE says', () => {
-  test('is honoured by every address that is handed out later', async () => {
+  test('is honoured by every address that is handed out later', { tags: ['5.13.6.8.1.1/unmapped'] }, async () => {
     const rig = await started({ input: [0x1000n, 0xf_ffffn] })
     rig.device.properties = () => properties([0x3000n, 0x3fffn], [0x8000n, 0xffffn, 1], [0x1_1000n, 0x1_10ffn, 77])
     const domain = rig.iommu.attach(8, 'net0')

@@ -47,7 +47,9 @@ describe('fault reports (virtio 1.4 §5.13.6.9)', () => {
     expect(faults.map(({ address }) => address)).toEqual([undefined, { high: 0, low: 0x1234 }])
   })
 
-  test('reasons that are not known are unknown; undefined flags and reserved1 are ignored', async () => {
+  test('reasons that are not known are unknown; undefined flags and reserved1 are ignored', {
+    tags: ['5.13.6.9.1/reserved-ignored', '5.13.6.9.1/flags', '5.13.6.9.1/reason'],
+  }, async () => {
     const { device, iommu, faults } = await attached()
     device.report(report({ reason: 3 }))
     device.report(report({ reason: 255, flags: 0xffff_ffff, reserved1: 0xffff_ffff }))
@@ -56,7 +58,7 @@ describe('fault reports (virtio 1.4 §5.13.6.9)', () => {
     expect(iommu.counters.malformed).toBe(0)
   })
 
-  test('a report whose reserved bytes are not zero is ignored', async () => {
+  test('a report whose reserved bytes are not zero is ignored', { tags: ['5.13.6.9.1/report-reserved'] }, async () => {
     const { device, iommu, faults } = await attached()
     for (const reserved of [1, 0x100, 0x80_0000]) device.report(report({ reserved }))
     device.report(report())

@@ -12,7 +12,9 @@ const last = (requests: readonly HandRequest[]): HandRequest => requests[request
 const without = (bit: number): number[] => ALL_FEATURES.filter((feature) => feature !== bit)
 
 describe('initialization (virtio 1.4 §3.1.1, §5.13.5)', () => {
-  test('is in order: features, bypass off, queues, DRIVER_OK, and nothing attached before that', async () => {
+  test('is in order: features, bypass off, queues, DRIVER_OK, and nothing attached before that', {
+    tags: ['3.1.1/no-early-config-write'],
+  }, async () => {
     const { device } = await started({ bypass: 1 })
     const at = (offset: number, value: number): number =>
       device.writes.findIndex(([where, what]) => where === offset && what === value)
@@ -22,7 +24,9 @@ describe('initialization (virtio 1.4 §3.1.1, §5.13.5)', () => {
     expect([device.requests.length, device.config.getUint8(36)]).toEqual([0, 0])
   })
 
-  test('accepts what §5.13.3.1 names, and no bypass of unattached endpoints', async () => {
+  test('accepts what §5.13.3.1 names, and no bypass of unattached endpoints', {
+    tags: ['5.13.3.1/accepted', '5.13.5.1/map-unmap', '5.13.6.5.1/mmio-agreed'],
+  }, async () => {
     const { device } = await started({
       features: [F.INPUT_RANGE, F.DOMAIN_RANGE, F.MAP_UNMAP, F.BYPASS, F.PROBE, F.MMIO, F.BYPASS_CONFIG],
     })
@@ -39,7 +43,9 @@ describe('initialization (virtio 1.4 §3.1.1, §5.13.5)', () => {
     }
   })
 
-  test('writes no field of the configuration but `bypass`, and that only where BYPASS_CONFIG was agreed', async () => {
+  test('writes no field of the configuration but `bypass`, and that only where BYPASS_CONFIG was agreed', {
+    tags: ['5.13.4.1/only-bypass', '5.13.4.1/bypass-values'],
+  }, async () => {
     const configured = (writes: readonly [number, number][]) => writes.filter(([offset]) => offset >= 0x100)
     const { device } = await attached()
     expect(configured(device.writes)).toEqual([[BYPASS, 0]])
@@ -47,7 +53,9 @@ describe('initialization (virtio 1.4 §3.1.1, §5.13.5)', () => {
     expect(configured(other.device.writes)).toEqual([])
   })
 
-  test('a device that stays in bypass is refused, and so is one without MAP_UNMAP', async () => {
+  test('a device that stays in bypass is refused, and so is one without MAP_UNMAP', {
+    tags: ['2.2.1/missing-feature', '3.1.1/failed'],
+  }, async () => {
     const rig = driverRig()
     rig.device.stubborn = true
     expect(await failure(() => VirtioIommu.start(rig.options))).toBe('IOMMU_BYPASS')
@@ -58,7 +66,7 @@ describe('initialization (virtio 1.4 §3.1.1, §5.13.5)', () => {
     expect(await failure(() => started({ deviceId: 1 }))).toBe('IOMMU_MODE')
   })
 
-  test('bits 1 to 7 of `bypass` are ignored', async () => {
+  test('bits 1 to 7 of `bypass` are ignored', { tags: ['5.13.4.1/bypass-bits'] }, async () => {
     const rig = driverRig({ bypass: 0xfe })
     rig.device.stubborn = true
     expect(await failure(() => VirtioIommu.start(rig.options))).toBe('nothing was thrown')
@@ -81,11 +89,15 @@ describe('initialization (virtio 1.4 §3.1.1, §5.13.5)', () => {
       expect(await granule(mask)).toBe('IOMMU_GRANULE')
   })
 
-  test('ranges are what the device says where the feature was agreed, and else the defaults', async () => {
+  test('ranges are what the device says where the feature was agreed, and else the defaults', {
+    tags: ['5.13.6.1/domain-range'],
+  }, async () => {
     const ranges = { input: [0x1000n, 0xffff_ffffn], domains: [7, 9] } as const
     const { iommu, domain } = await attached(ranges)
     expect([iommu.inputStart, iommu.inputEnd, domain.id]).toEqual([0x1000, 0xffff_ffff, 7])
     expect([domain.inputStart, domain.inputEnd, domain.granule]).toEqual([0x1000, 0xffff_ffff, 4096])
+    expect([iommu.attach(9, 'net1').id, iommu.attach(10, 'net2').id]).toEqual([8, 9])
+    expect(await failure(async () => iommu.attach(11, 'net3'))).toBe('IOMMU_DOMAINS')
     const other = await attached({ ...ranges, features: [F.MAP_UNMAP] })
     expect([other.iommu.inputStart, other.iommu.inputEnd, other.domain.id]).toEqual([0, 2 ** 48 - 1, 0])
   })
@@ -137,7 +149,7 @@ describe('initialization (virtio 1.4 §3.1.1, §5.13.5)', () => {
 })
 
 describe('requests are laid out as in virtio 1.4 §5.13.6', () => {
-  test('ATTACH: 20 bytes and the tail', async () => {
+  test('ATTACH: 20 bytes and the tail', { tags: ['5.13.6.3.1/reserved', '5.13.6.3.1/no-bypass'] }, async () => {
     const { device, iommu } = await attached({ domains: [5, 100] })
     const request = last(device.requests)
     expect([...request.bytes]).toEqual([T.ATTACH, 0, 0, 0, 5, 0, 0, 0, 8, 0, 0, 0, ...new Uint8Array(8)])
@@ -146,7 +158,7 @@ describe('requests are laid out as in virtio 1.4 §5.13.6', () => {
     expect(fields(last(device.requests), [4, 4], [8, 4], [12, 4])).toEqual([6, 0xdead_beef, 0])
   })
 
-  test('DETACH: 20 bytes and the tail', async () => {
+  test('DETACH: 20 bytes and the tail', { tags: ['5.13.6.4.1/reserved'] }, async () => {
     const { device, domain } = await attached({ domains: [5, 100] })
     domain.dispose()
     const request = last(device.requests)
@@ -155,7 +167,9 @@ describe('requests are laid out as in virtio 1.4 §5.13.6', () => {
     expect(device.attached.size).toBe(0)
   })
 
-  test('MAP: 36 bytes and the tail, the end included, addresses above 2^32 whole', async () => {
+  test('MAP: 36 bytes and the tail, the end included, addresses above 2^32 whole', {
+    tags: ['5.13.6.1/reserved', '5.13.6.5.1/flags', '5.13.6.5.1/read', '5.13.6.5.1/range'],
+  }, async () => {
     const { device, domain } = await attached()
     for (const [access, flags] of [
       [DOMAIN_READ, 1],
@@ -179,7 +193,9 @@ describe('requests are laid out as in virtio 1.4 §5.13.6', () => {
     }
   })
 
-  test('UNMAP: 28 bytes and the tail, reserved bytes zero also where a MAP used the same cell', async () => {
+  test('UNMAP: 28 bytes and the tail, reserved bytes zero also where a MAP used the same cell', {
+    tags: ['5.13.6.6.1/reserved'],
+  }, async () => {
     const { device, domain } = await attached()
     map(domain, IOVA, GUEST, 0x1000)
     domain.commit()
@@ -197,7 +213,9 @@ describe('requests are laid out as in virtio 1.4 §5.13.6', () => {
     expect(device.mapped.get(domain.id)).toEqual([])
   })
 
-  test('PROBE: 72 bytes, probe_size bytes for the properties and the tail, before ATTACH', async () => {
+  test('PROBE: 72 bytes, probe_size bytes for the properties and the tail, before ATTACH', {
+    tags: ['5.13.5.1/probe-first', '5.13.6.7.1/size', '5.13.6.7.1/reserved'],
+  }, async () => {
     const { device } = await attached({ probeSize: 100 })
     const [probe, attach] = device.requests
     expect([...probe.bytes]).toEqual([T.PROBE, 0, 0, 0, 8, 0, 0, 0, ...new Uint8Array(64)])
@@ -246,7 +264,7 @@ describe('requests are laid out as in virtio 1.4 §5.13.6', () => {
     expect([iommu.poll(), faults.map((fault) => fault.device)]).toEqual([1, ['blk0']])
   })
 
-  test('the highest addresses keep their last byte', async () => {
+  test('the highest addresses keep their last byte', { tags: ['5.13.6.5.1/range'] }, async () => {
     const { device, domain } = await attached({ pageSizeMask: 1n, input: [0n, 2n ** 64n - 1n] })
     map(domain, 2 ** 53 - 16, 2 ** 53 - 16, 15)
     domain.commit()

@@ -33,38 +33,50 @@ function probed(options: RegistersOptions = {}): { registers: Registers; transpo
 }
 
 describe('mmio/probe (virtio 1.4 §4.2.2.2, §4.2.3.1)', () => {
-  it('reads magic, version and device ID in this order and nothing else', () => {
+  it('reads magic, version and device ID in this order and nothing else', { tags: ['4.2.3.1.1/magic-first'] }, () => {
     const registers = new Registers({ deviceId: 2 })
     expect(MmioTransport.probe(registers, 'dev0')?.deviceId).toBe(2)
     expect(registers.short()).toEqual(['r000', 'r004', 'r008'])
   })
 
-  it('ignores a device with device ID 0 without an error and touches no other register', () => {
+  it('ignores a device with device ID 0 without an error and touches no other register', {
+    tags: ['4.2.2.2/no-device', '4.2.3.1.1/device-id'],
+  }, () => {
     const registers = new Registers({ deviceId: 0 })
     expect(MmioTransport.probe(registers, 'dev0')).toBeNull()
     expect(registers.short()).toEqual(['r000', 'r004', 'r008'])
   })
 
-  it.each([0, 0xffff_ffff, 0x7472_6977, -1])('refuses magic %d before it reads anything else', (magic) => {
-    const registers = new Registers({ magic })
-    expect(() => MmioTransport.probe(registers, 'dev0')).toThrow(expect.objectContaining({ code: 'TRANSPORT_MAGIC' }))
-    expect(registers.short()).toEqual(['r000'])
-  })
+  it.each([0, 0xffff_ffff, 0x7472_6977, -1])(
+    'refuses magic %d before it reads anything else',
+    { tags: ['4.2.2.2/magic'] },
+    (magic) => {
+      const registers = new Registers({ magic })
+      expect(() => MmioTransport.probe(registers, 'dev0')).toThrow(expect.objectContaining({ code: 'TRANSPORT_MAGIC' }))
+      expect(registers.short()).toEqual(['r000'])
+    },
+  )
 
   it('accepts a magic value that a bus hands over as a signed number', () => {
     const registers = new Registers({ magic: 0x7472_6976 | 0 })
     expect(MmioTransport.probe(registers, 'dev0')).not.toBeNull()
   })
 
-  it.each([0, 1, 3, 0xffff_ffff])('refuses version %d and does not ask for the device ID', (version) => {
-    const registers = new Registers({ version })
-    expect(() => MmioTransport.probe(registers, 'dev0')).toThrow(expect.objectContaining({ code: 'TRANSPORT_VERSION' }))
-    expect(registers.short()).toEqual(['r000', 'r004'])
-  })
+  it.each([0, 1, 3, 0xffff_ffff])(
+    'refuses version %d and does not ask for the device ID',
+    { tags: ['4.2.2.2/version'] },
+    (version) => {
+      const registers = new Registers({ version })
+      expect(() => MmioTransport.probe(registers, 'dev0')).toThrow(
+        expect.objectContaining({ code: 'TRANSPORT_VERSION' }),
+      )
+      expect(registers.short()).toEqual(['r000', 'r004'])
+    },
+  )
 })
 
 describe('mmio/access: registers in their order and width (virtio 1.4 §4.2.2.2)', () => {
-  it('selects before each read of DeviceFeatures and shows all 128 bits', () => {
+  it('selects before each read of DeviceFeatures and shows all 128 bits', { tags: ['4.2.2.2/device-features'] }, () => {
     const offered = FeatureSet.of(0, 31, 32, 63, 64, 127)
     const { registers, transport } = probed({ offered: () => offered })
     expect(transport.readFeatures().bits()).toEqual(offered.bits())
@@ -73,7 +85,9 @@ describe('mmio/access: registers in their order and width (virtio 1.4 §4.2.2.2)
     expect(registers.writes(MMIO_DEVICE_FEATURES_SEL)).toEqual([0, 1, 2, 3])
   })
 
-  it('selects before each write of DriverFeatures and writes unsigned words', () => {
+  it('selects before each write of DriverFeatures and writes unsigned words', {
+    tags: ['4.2.2.2/driver-features'],
+  }, () => {
     const features = FeatureSet.of(31, 32, 95, 127)
     const { registers, transport } = probed()
     transport.writeFeatures(features)
@@ -127,7 +141,9 @@ describe('mmio/access: registers in their order and width (virtio 1.4 §4.2.2.2)
     expect(halves).toEqual([[0x8000_0010], [0x1f_ffff], [0xffff_fffe], [0], [0], [1]])
   })
 
-  it('accesses every control register as one aligned 32-bit word, and configuration in the width of the field', () => {
+  it('accesses every control register as one aligned 32-bit word, and configuration in the width of the field', {
+    tags: ['4.2.2.2/words', '4.2.2.2/config-width'],
+  }, () => {
     const { registers, transport } = probed({ interrupts: 3, queueReset: () => 0 })
     transport.readFeatures()
     transport.writeFeatures(FeatureSet.of(32))
@@ -150,7 +166,9 @@ describe('mmio/access: registers in their order and width (virtio 1.4 §4.2.2.2)
     ])
   })
 
-  it('never reads a write-only register and never writes a read-only one', () => {
+  it('never reads a write-only register and never writes a read-only one', {
+    tags: ['4.2.2.2/registers', '4.2.3.1.1/shared-memory'],
+  }, () => {
     const { registers, transport } = probed({ interrupts: 3 })
     transport.readFeatures()
     transport.writeFeatures(FeatureSet.of(32))
@@ -169,7 +187,7 @@ describe('mmio/access: registers in their order and width (virtio 1.4 §4.2.2.2)
 })
 
 describe('ring/geometry: queues that the device does not grant', () => {
-  it('never writes a size above QueueSizeMax', () => {
+  it('never writes a size above QueueSizeMax', { tags: ['4.2.2.2/queue-size'] }, () => {
     const { registers, transport } = probed({ queueMax: () => 64 })
     expect(() => transport.enableQueue(0, 128, AREAS)).toThrow(
       expect.objectContaining({ code: 'TRANSPORT_QUEUE_SIZE' }),
@@ -192,7 +210,7 @@ describe('ring/geometry: queues that the device does not grant', () => {
     expect(transport.maxQueueSize(0)).toBe(0x8000_0000)
   })
 
-  it('leaves a queue alone that is in use already', () => {
+  it('leaves a queue alone that is in use already', { tags: ['4.2.2.2/ready'] }, () => {
     const { registers, transport } = probed({ queueReady: 1 })
     expect(() => transport.enableQueue(2, 8, AREAS)).toThrow(expect.objectContaining({ code: 'TRANSPORT_QUEUE_BUSY' }))
     expect(registers.log.filter((a) => a.kind === 'w').map((a) => a.offset)).toEqual([0x30])
@@ -227,7 +245,9 @@ describe('ring/notification: what QueueNotify is given (virtio 1.4 §2.9, §4.2.
 })
 
 describe('mmio/interrupts (virtio 1.4 §4.2.2.2)', () => {
-  it('ignores undefined bits and never acknowledges them', () => {
+  it('ignores undefined bits and never acknowledges them', {
+    tags: ['4.2.2.2/undefined-bits', '4.2.2.2/acknowledge', '4.2.3.4.1/read-status', '4.2.3.4.1/acknowledge'],
+  }, () => {
     const { registers, transport } = probed({ interrupts: 0xffff_fffe })
     expect(transport.takeInterrupts()).toBe(2)
     expect(registers.writes(MMIO_INTERRUPT_ACK)).toEqual([2])
@@ -241,7 +261,9 @@ describe('mmio/interrupts (virtio 1.4 §4.2.2.2)', () => {
 })
 
 describe('config/generation (virtio 1.4 §2.5.1)', () => {
-  it('reads again until the generation stands still, and returns what that attempt read', () => {
+  it('reads again until the generation stands still, and returns what that attempt read', {
+    tags: ['2.5.1/generations'],
+  }, () => {
     // Changes during the first and the second attempt.
     const generations = [0, 1, 1, 2, 2, 2]
     const { registers, transport } = probed({ generation: (reads) => generations[reads] })
@@ -270,7 +292,9 @@ describe('config/generation (virtio 1.4 §2.5.1)', () => {
 })
 
 describe('reset/queue (virtio 1.4 §2.6.1, §4.2.2.2)', () => {
-  it('is not complete before QueueReset reads back 0', async () => {
+  it('is not complete before QueueReset reads back 0', {
+    tags: ['2.6.1.1.2/verified', '4.2.2.2/queue-reset'],
+  }, async () => {
     let pumps = 0
     const { registers, transport } = probed({ queueReset: (reads) => (reads < 3 ? 1 : 0) })
     await resetQueue(transport, 1, { pump: () => pumps++ })

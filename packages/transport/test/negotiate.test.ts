@@ -130,7 +130,16 @@ describe.each(['mmio', 'pci'] as const)('over %s', (kind) => {
   const run = (options: RunOptions = {}): Promise<Run> => runOver(kind, options)
 
   describe('init/order (virtio 1.4 §3.1.1)', () => {
-    it('resets, waits for 0, ACKNOWLEDGE, DRIVER, reads and writes features, FEATURES_OK, reads status', async () => {
+    it('resets, waits for 0, ACKNOWLEDGE, DRIVER, reads and writes features, FEATURES_OK, reads status', {
+      tags: [
+        '2.1.1/failed-then-reset',
+        '3.4.1/suspend-if-agreed',
+        '2.1.1/steps',
+        '3.1.1/order',
+        '3.1.1/features-final',
+        '4.2.3.1.1/general-procedure',
+      ],
+    }, async () => {
       const { registers, result } = await run()
       expect(result.scheme).toBe('only')
       expect(registers.writes(MMIO_STATUS)).toEqual([0, STATUS_ACKNOWLEDGE, UP_TO_DRIVER, UP_TO_FEATURES])
@@ -172,7 +181,9 @@ describe.each(['mmio', 'pci'] as const)('over %s', (kind) => {
       expect(seen).toEqual(['w070=b', 'r070'])
     })
 
-    it('waits for a slow reset by letting the platform run, and goes on only once Status reads 0', async () => {
+    it('waits for a slow reset by letting the platform run, and goes on only once Status reads 0', {
+      tags: ['2.4.2/wait-for-zero'],
+    }, async () => {
       let pumps = 0
       const { registers, result } = await run({
         resetting: (reads) => (reads < 5 ? 0x8f : 0),
@@ -191,7 +202,7 @@ describe.each(['mmio', 'pci'] as const)('over %s', (kind) => {
   })
 
   describe('init/status: bits are added to what the device says (virtio 1.4 §2.1.1)', () => {
-    it('does not clear DEVICE_NEEDS_RESET that the device set meanwhile', async () => {
+    it('does not clear DEVICE_NEEDS_RESET that the device set meanwhile', { tags: ['2.1.1/no-clearing'] }, async () => {
       const { registers } = await run({
         offered: () => FeatureSet.of(VIRTIO_F_VERSION_1),
         accepts: () => true,
@@ -233,20 +244,26 @@ describe.each(['mmio', 'pci'] as const)('over %s', (kind) => {
   })
 
   describe('init/features: only offered and understood bits, with their dependencies (virtio 1.4 §2.2.1)', () => {
-    it('accepts the intersection of what is offered and what is understood', async () => {
+    it('accepts the intersection of what is offered and what is understood', {
+      tags: ['2.2.1/offered-and-met'],
+    }, async () => {
       const { registers, result } = await run({ offered: offers(1, 5, 6, 64, 70), understood: [5, 6, 7, 70] })
       expect(result.features.bits()).toEqual([5, 6, 32, 70])
       expect(registers.written.bits()).toEqual([5, 6, 32, 70])
     })
 
-    it('does not fail because of bits that it does not know, and accepts none of them', async () => {
+    it('does not fail because of bits that it does not know, and accepts none of them', {
+      tags: ['2.2.1/unknown-ignored', '2.2.1/unknown-no-failure'],
+    }, async () => {
       const all = FeatureSet.of(...Array.from({ length: 128 }, (_, i) => i))
       const { result } = await run({ offered: () => all, understood: [5] })
       expect(result.features.bits()).toEqual([5, VIRTIO_F_VERSION_1, VIRTIO_F_ACCESS_PLATFORM, VIRTIO_F_ORDER_PLATFORM])
       expect(result.features.has(VIRTIO_F_RING_PACKED)).toBe(false)
     })
 
-    it('writes nothing that is not offered, even if the driver understands it', async () => {
+    it('writes nothing that is not offered, even if the driver understands it', {
+      tags: ['2.2.1/offered-and-met'],
+    }, async () => {
       const { registers } = await run({
         offered: offers(),
         understood: [0, 5, VIRTIO_F_EVENT_IDX, 33, 36, 38, 40, 64, 127],
@@ -254,7 +271,9 @@ describe.each(['mmio', 'pci'] as const)('over %s', (kind) => {
       expect(registers.writes(MMIO_DRIVER_FEATURES)).toEqual([1, 0])
     })
 
-    it('accepts ACCESS_PLATFORM and ORDER_PLATFORM wherever they are offered (§6.1)', async () => {
+    it('accepts ACCESS_PLATFORM and ORDER_PLATFORM wherever they are offered (§6.1)', {
+      tags: ['6.1/version-1', '6.1/order-platform', '6.1/access-platform'],
+    }, async () => {
       const { result } = await run({ offered: offers(VIRTIO_F_ACCESS_PLATFORM, VIRTIO_F_ORDER_PLATFORM) })
       expect(result.features.bits()).toEqual([32, 33, 36])
     })
@@ -269,7 +288,9 @@ describe.each(['mmio', 'pci'] as const)('over %s', (kind) => {
       expect(wanted.result.features.bits()).toEqual([27, 32])
     })
 
-    it('drops a bit whose need is not offered, and what needs that bit in turn', async () => {
+    it('drops a bit whose need is not offered, and what needs that bit in turn', {
+      tags: ['2.2.1/offered-and-met'],
+    }, async () => {
       const chain = [
         [7, 1],
         [9, 7],
@@ -304,7 +325,7 @@ describe.each(['mmio', 'pci'] as const)('over %s', (kind) => {
   })
 
   describe('init/version-1: a device without VERSION_1 is refused', () => {
-    it('says so, writes no feature and gives up', async () => {
+    it('says so, writes no feature and gives up', { tags: ['2.2.1/missing-feature'] }, async () => {
       const { registers, error } = await run({ offered: () => FeatureSet.of(5, 27, 28) })
       expect(error).toMatchObject({ code: 'TRANSPORT_LEGACY', details: { offered: [5, 27, 28] } })
       expect(registers.writes(MMIO_DRIVER_FEATURES)).toEqual([])
@@ -369,7 +390,7 @@ describe.each(['mmio', 'pci'] as const)('over %s', (kind) => {
       ])
     })
 
-    it('reports the whole ladder and sets FAILED once none is left', async () => {
+    it('reports the whole ladder and sets FAILED once none is left', { tags: ['3.1.1/failed'] }, async () => {
       const { registers, error } = await run({
         accepts: () => false,
         providers: () => [
@@ -387,7 +408,9 @@ describe.each(['mmio', 'pci'] as const)('over %s', (kind) => {
       expect(registers.writes(MMIO_STATUS).at(-1)).toBe(UP_TO_DRIVER | STATUS_FAILED)
     })
 
-    it('refuses before any feature is written where nothing fits', async () => {
+    it('refuses before any feature is written where nothing fits', {
+      tags: ['3.1.1/end-of-initialisation'],
+    }, async () => {
       const { registers, error } = await run({
         providers: () => [provider('none', { assess: () => ({ fit: 'unusable', why: 'no memory' }) })],
       })
@@ -409,7 +432,7 @@ describe.each(['mmio', 'pci'] as const)('over %s', (kind) => {
       expect(result.scheme).toBe('required')
     })
 
-    it('never clears a status bit except by a reset (§2.1.1)', async () => {
+    it('never clears a status bit except by a reset (§2.1.1)', { tags: ['2.1.1/no-clearing'] }, async () => {
       const { registers } = await run({ accepts: () => false, providers: two })
       let before = 0
       for (const status of registers.writes(MMIO_STATUS)) {
@@ -486,7 +509,7 @@ describe.each(['mmio', 'pci'] as const)('over %s', (kind) => {
       expect(registers.writes(MMIO_STATUS)).toEqual([0, 1, 3, 11, 0, 1, 3, 0, 1, 3, 11])
     })
 
-    it('accepts on each rung only what is offered on that rung', async () => {
+    it('accepts on each rung only what is offered on that rung', { tags: ['2.2.1/validated'] }, async () => {
       const offered = [FeatureSet.of(32, 5, 6, 33), FeatureSet.of(32, 6, 7, 33)]
       const chosen: number[][] = []
       const { result } = await run({

@@ -42,7 +42,7 @@ describe('pci/discovery (virtio 1.4 §4.1.2)', () => {
     ['a device ID below the range', { device: 0x0fff }],
     ['virtio device ID 0', { device: 0x1040 }],
     ['a transitional device without a type', { device: 0x1000, subsystem: 0 }],
-  ])('sees no device in %s, and writes nothing', (_, options) => {
+  ])('sees no device in %s, and writes nothing', { tags: ['4.1.2.2/modern-ids'] }, (_, options) => {
     const fake = new PciFunction(options)
     expect(PciTransport.probe(fake, 'x')).toBeNull()
     expect(fake.log.filter(({ kind }) => kind === 'w')).toEqual([])
@@ -54,8 +54,18 @@ describe('pci/discovery (virtio 1.4 §4.1.2)', () => {
     [0x107f, 0, 0x3f, false],
     [0x1000, 1, 1, true],
     [0x103f, 7, 7, true],
-  ])('reads device %i with subsystem ID %i as type %i', (device, subsystem, deviceId, transitional) => {
-    expect(probe({ device, subsystem })).toMatchObject({ deviceId, transitional, kind: 'pci', name: 'net0' })
+  ])(
+    'reads device %i with subsystem ID %i as type %i',
+    { tags: ['4.1.2.2/modern-ids', '4.1.2.2/transitional-ids'] },
+    (device, subsystem, deviceId, transitional) => {
+      expect(probe({ device, subsystem })).toMatchObject({ deviceId, transitional, kind: 'pci', name: 'net0' })
+    },
+  )
+
+  it.each([0, 1, 2, 0x7f, 0xff])('accepts revision %i (§4.1.2.2)', { tags: ['4.1.2.2/any-revision'] }, (revision) => {
+    const fake = new PciFunction()
+    fake.space[8] = revision
+    expect(probeFunction(fake).deviceId).toBe(1)
   })
 
   it('does not touch the BARs of a header that is not that of a device', () => {
@@ -73,7 +83,9 @@ describe('pci/discovery (virtio 1.4 §4.1.2)', () => {
 })
 
 describe('pci/capabilities: the list (PCI 3.0 §6.7, virtio 1.4 §4.1.4)', () => {
-  it('takes a device without any virtio capability for a legacy one and fails (§4.1.5.1.1)', () => {
+  it('takes a device without any virtio capability for a legacy one and fails (§4.1.5.1.1)', {
+    tags: ['4.1.5.1.1.1/look-for-capabilities', '4.1.5.1.1.1/none-is-legacy'],
+  }, () => {
     expect(() => probe(caps())).toThrow(code('TRANSPORT_LEGACY'))
     expect(() => probe(caps({ id: 0x11, type: 0 }, { id: 1, type: 1 }))).toThrow(code('TRANSPORT_LEGACY'))
   })
@@ -140,7 +152,7 @@ describe('pci/capabilities: the list (PCI 3.0 §6.7, virtio 1.4 §4.1.4)', () =>
     )
   })
 
-  it('never writes into a capability (§4.1.4.1)', () => {
+  it('never writes into a capability (§4.1.4.1)', { tags: ['4.1.4.1/capabilities-unwritten'] }, () => {
     const fake = new PciFunction({ caps: [...PLAIN, WINDOW] })
     probeFunction(fake)
     expect(fake.log.filter(({ kind, offset }) => kind === 'w' && offset >= 0x40)).toEqual([])
@@ -154,18 +166,24 @@ describe('pci/capabilities: the list (PCI 3.0 §6.7, virtio 1.4 §4.1.4)', () =>
 })
 
 describe('pci/capabilities: one capability (virtio 1.4 §4.1.4.1)', () => {
-  it.each([0, 6, 7, 10, 0xff])('ignores reserved type %i', (type) => {
+  it.each([0, 6, 7, 10, 0xff])('ignores reserved type %i', { tags: ['4.1.4.1/reserved-type'] }, (type) => {
     expect(probe(caps({ type, bar: 4, length: 64 }, ...PLAIN)).ignored).toEqual([
       { offset: 0x40, type, why: `type ${type} is reserved` },
     ])
   })
 
-  it.each([6, 7, 0xff])('ignores reserved BAR %i and takes the next instance', (bar) => {
-    expect(why(probe(caps({ ...COMMON, bar }, ...PLAIN)))).toEqual([`BAR ${bar} is reserved`])
-    expect(() => probe(caps({ ...COMMON, bar }, NOTIFY, ISR))).toThrow(code('TRANSPORT_PCI_CAPABILITY'))
-  })
+  it.each([6, 7, 0xff])(
+    'ignores reserved BAR %i and takes the next instance',
+    { tags: ['4.1.4.1/reserved-bar'] },
+    (bar) => {
+      expect(why(probe(caps({ ...COMMON, bar }, ...PLAIN)))).toEqual([`BAR ${bar} is reserved`])
+      expect(() => probe(caps({ ...COMMON, bar }, NOTIFY, ISR))).toThrow(code('TRANSPORT_PCI_CAPABILITY'))
+    },
+  )
 
-  it('passes over vendor data without a word: it has other fields (§4.1.4.8)', () => {
+  it('passes over vendor data without a word: it has other fields (§4.1.4.8)', {
+    tags: ['4.1.4.8.2/debugging', '4.1.4.8.2/vendor-id'],
+  }, () => {
     expect(probe(caps({ type: 9, bar: 0xff, bytes: 8 }, ...PLAIN)).ignored).toEqual([])
   })
 
@@ -179,11 +197,13 @@ describe('pci/capabilities: one capability (virtio 1.4 §4.1.4.1)', () => {
     expect(why(probe(caps(cap, ...PLAIN)))).toEqual([expect.stringContaining('too short')])
   })
 
-  it('accepts a cap_len that is larger than specified, even absurdly', () => {
+  it('accepts a cap_len that is larger than specified, even absurdly', { tags: ['4.1.4.1/cap-len'] }, () => {
     expect(probe({ caps: PLAIN.map((cap) => ({ ...cap, bytes: 0xff })) }).ignored).toEqual([])
   })
 
-  it('accepts an unexpectedly large length, up to the end of the BAR', () => {
+  it('accepts an unexpectedly large length, up to the end of the BAR', {
+    tags: ['2.5.1/no-size-limit', '4.1.4.1/large-length'],
+  }, () => {
     expect(probe(caps({ ...COMMON, length: 0x4000 }, NOTIFY, ISR)).ignored).toEqual([])
     expect(why(probe(caps({ ...COMMON, length: 0x4001 }, ...PLAIN)))).toEqual([
       '0x0 + 0x4001 lies outside the 0x4000 bytes of BAR 4',
@@ -247,7 +267,7 @@ describe('pci/capabilities: one capability (virtio 1.4 §4.1.4.1)', () => {
 describe('pci/capabilities: first usable instance (virtio 1.4 §4.1.4, §4.1.4.1)', () => {
   const second = { ...COMMON, offset: 0x100 }
 
-  it('is the first in the list', () => {
+  it('is the first in the list', { tags: ['4.1.4.1/first-instance'] }, () => {
     const fake = new PciFunction(caps(second, COMMON, NOTIFY, ISR))
     expect(commonAt(fake, probeFunction(fake))).toBe(0x100)
   })
@@ -292,7 +312,7 @@ describe('pci/window: BARs that are not mapped, through configuration space (vir
     ])
   })
 
-  it('is never given an offset that is not a multiple of the length in place', () => {
+  it('is never given an offset that is not a multiple of the length in place', { tags: ['4.1.4.9.2/aligned'] }, () => {
     const fake = new PciFunction({ bars, caps: [WINDOW, COMMON, NOTIFY, { ...ISR, offset: 0x1003 }, DEVICE] })
     const transport = probeFunction(fake)
     transport.readFeatures()

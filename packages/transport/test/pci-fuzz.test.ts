@@ -254,7 +254,9 @@ describe('pci/hostile: a function that answers anything', () => {
     expect(transports).toBeLessThan(RUNS)
   })
 
-  it('is accessed only inside the windows that its capabilities name', () => {
+  it('is accessed only inside the windows that its capabilities name', {
+    tags: ['4.1.4.1/map-needed', '4.1.4.9.2/inside'],
+  }, () => {
     let transports = 0
     let accesses = 0
     let windowed = 0

@@ -48,7 +48,9 @@ describe('pci/access: registers in their order and width (virtio 1.4 §4.1.3.1, 
     ])
   })
 
-  it('sets a queue up with queue_enable last, and 64-bit fields as two 32-bit halves', () => {
+  it('sets a queue up with queue_enable last, and 64-bit fields as two 32-bit halves', {
+    tags: ['4.1.4.3.2/enable-last'],
+  }, () => {
     const { fake, transport } = probed()
     transport.enableQueue(1, 64, { descriptor: at(0x1f_ffff_8000_0010), driver: at(0xffff_fffe), device: at(2 ** 32) })
     expect(fake.short(BAR)).toEqual([
@@ -69,7 +71,9 @@ describe('pci/access: registers in their order and width (virtio 1.4 §4.1.3.1, 
     ])
   })
 
-  it('accesses 8-bit fields as 8 bits, and configuration in the width of the field', () => {
+  it('accesses 8-bit fields as 8 bits, and configuration in the width of the field', {
+    tags: ['4.1.3.1/config-width'],
+  }, () => {
     const { fake, transport } = probed()
     transport.writeStatus(1)
     transport.readStatus()
@@ -94,7 +98,9 @@ describe('pci/access: registers in their order and width (virtio 1.4 §4.1.3.1, 
     ])
   })
 
-  it('never writes a read-only field, and never 0 to queue_enable (§4.1.4.3.2)', async () => {
+  it('never writes a read-only field, and never 0 to queue_enable (§4.1.4.3.2)', {
+    tags: ['4.1.4.3.2/read-only', '4.1.4.3.2/enable-only'],
+  }, async () => {
     const { fake, transport } = probed({ msix: 4 })
     transport.useMessages(ROUTES)
     transport.readFeatures()
@@ -153,12 +159,16 @@ describe('pci/queues (virtio 1.4 §4.1.4.3, §4.1.5.1.3)', () => {
     expect(probed().transport.maxQueueSize(2)).toBe(0)
   })
 
-  it.each([512, 0, 3, 48, -8, 1.5, Number.NaN])('never writes a size of %d', (size) => {
-    const { fake, transport } = probed()
-    expect(() => transport.enableQueue(0, size, AREAS)).toThrow(code('TRANSPORT_QUEUE_SIZE'))
-    expect(fake.writes(BAR, 0x18)).toEqual([])
-    expect(fake.writes(BAR, 0x1c)).toEqual([])
-  })
+  it.each([512, 0, 3, 48, -8, 1.5, Number.NaN])(
+    'never writes a size of %d',
+    { tags: ['4.1.4.3.2/queue-size'] },
+    (size) => {
+      const { fake, transport } = probed()
+      expect(() => transport.enableQueue(0, size, AREAS)).toThrow(code('TRANSPORT_QUEUE_SIZE'))
+      expect(fake.writes(BAR, 0x18)).toEqual([])
+      expect(fake.writes(BAR, 0x1c)).toEqual([])
+    },
+  )
 
   it('does not enable a queue whose size the device did not take', () => {
     const { fake, transport } = probed()
@@ -177,7 +187,9 @@ describe('pci/queues (virtio 1.4 §4.1.4.3, §4.1.5.1.3)', () => {
 })
 
 describe('pci/notification (virtio 1.4 §4.1.4.4, §4.1.5.2)', () => {
-  it('is a 16-bit write of the index at queue_notify_off × multiplier', () => {
+  it('is a 16-bit write of the index at queue_notify_off × multiplier', {
+    tags: ['4.1.5.2.1/width', '4.1.5.2.1/index'],
+  }, () => {
     const { fake, transport } = probed({ queues: 8 })
     fake.queues[5].notifyOff = 7
     transport.writeFeatures(MODERN)
@@ -187,7 +199,9 @@ describe('pci/notification (virtio 1.4 §4.1.4.4, §4.1.5.2)', () => {
     expect(fake.short(BAR)).toEqual(['w301c/2=5'])
   })
 
-  it('is a 32-bit write of index and position with NOTIFICATION_DATA, unsigned', () => {
+  it('is a 32-bit write of index and position with NOTIFICATION_DATA, unsigned', {
+    tags: ['4.1.5.2.1/data-width', '4.1.5.2.1/data-index'],
+  }, () => {
     const { fake, transport } = probed()
     transport.writeFeatures(FeatureSet.of(VIRTIO_F_VERSION_1, VIRTIO_F_NOTIFICATION_DATA))
     transport.enableQueue(1, 8, AREAS)
@@ -248,7 +262,7 @@ describe('pci/notification (virtio 1.4 §4.1.4.4, §4.1.5.2)', () => {
 })
 
 describe('pci/reset', () => {
-  it('of the device waits for device_status to read 0 (§4.1.4.3.2)', async () => {
+  it('of the device waits for device_status to read 0 (§4.1.4.3.2)', { tags: ['4.1.4.3.2/reset'] }, async () => {
     const { fake, transport } = probed()
     let reads = 0
     script(fake, 0x14, (status) => (++reads < 4 ? 4 : status))
@@ -257,7 +271,9 @@ describe('pci/reset', () => {
     expect(fake.resets).toBe(1)
   })
 
-  it('of a queue is complete when queue_reset and queue_enable read 0 (§4.1.4.3.1)', async () => {
+  it('of a queue is complete when queue_reset and queue_enable read 0 (§4.1.4.3.1)', {
+    tags: ['4.1.4.3.2/queue-reset'],
+  }, async () => {
     const { fake, transport } = probed()
     transport.enableQueue(1, 8, AREAS)
     const order: number[] = []
@@ -272,7 +288,9 @@ describe('pci/reset', () => {
     await expect(stuck).rejects.toBeInstanceOf(DeviceStuckError)
   })
 
-  it('of a queue lets it be enabled again, with another size', async () => {
+  it('of a queue lets it be enabled again, with another size', {
+    tags: ['2.6.1.2.2/whole-configuration'],
+  }, async () => {
     const { fake, transport } = probed()
     transport.enableQueue(0, 8, AREAS)
     await resetQueue(transport, 0, { pump: () => {} })
@@ -284,7 +302,7 @@ describe('pci/reset', () => {
 })
 
 describe('pci/config: generation (virtio 1.4 §2.5.1, §4.1.4.3)', () => {
-  it('reads again until the generation stands still', () => {
+  it('reads again until the generation stands still', { tags: ['2.5.1/generations'] }, () => {
     const { fake, transport } = probed()
     const generations = [0, 1, 255, 0, 7, 7]
     let reads = 0
@@ -329,7 +347,7 @@ describe('pci/interrupts: INTx (virtio 1.4 §4.1.4.5)', () => {
 })
 
 describe('pci/messages: MSI-X (virtio 1.4 §4.1.5.1.2)', () => {
-  it.each([0, 1])('stays with INTx where there are %d vectors', (msix) => {
+  it.each([0, 1])('stays with INTx where there are %d vectors', { tags: ['4.1.5.1.2.2/any-table'] }, (msix) => {
     const { fake, transport } = probed({ msix })
     expect(transport.useMessages(ROUTES)).toBe(false)
     expect(fake.log).toEqual([])
@@ -349,7 +367,9 @@ describe('pci/messages: MSI-X (virtio 1.4 §4.1.5.1.2)', () => {
     }
   })
 
-  it('programs as many vectors as it uses, masks the others and preserves reserved bits', () => {
+  it('programs as many vectors as it uses, masks the others and preserves reserved bits', {
+    tags: ['4.1.5.1.2.2/any-table', '4.1.5.1.2.2/in-table'],
+  }, () => {
     const { fake, transport } = probed({ msix: 5 })
     expect(transport.useMessages(ROUTES)).toBe(true)
     expect([...fake.table.subarray(0, 20)]).toEqual([
@@ -387,7 +407,7 @@ describe('pci/messages: MSI-X (virtio 1.4 §4.1.5.1.2)', () => {
     expect(fake.configVector).toBe(0)
   })
 
-  it('maps a queue before it is enabled and reads the mapping back', () => {
+  it('maps a queue before it is enabled and reads the mapping back', { tags: ['4.1.5.1.2.2/verified'] }, () => {
     const { fake, transport } = probed({ msix: 3 })
     transport.useMessages(ROUTES)
     fake.log.length = 0
@@ -403,7 +423,7 @@ describe('pci/messages: MSI-X (virtio 1.4 §4.1.5.1.2)', () => {
     expect(fake.queues[1]).toMatchObject({ vector: 1, enable: 1 })
   })
 
-  it('does not enable a queue that cannot be mapped at all', () => {
+  it('does not enable a queue that cannot be mapped at all', { tags: ['4.1.5.1.2.2/verified'] }, () => {
     const { fake, transport } = probed({ msix: 3 })
     transport.useMessages(ROUTES)
     fake.vectors = 1
@@ -447,7 +467,9 @@ describe('pci/messages: MSI-X (virtio 1.4 §4.1.5.1.2)', () => {
     expect(fake.status).toBe(0x8f)
   })
 
-  it('says what messages said since the last time, without a read of the ISR status (§4.1.4.5.2)', () => {
+  it('says what messages said since the last time, without a read of the ISR status (§4.1.4.5.2)', {
+    tags: ['4.1.4.5.2/not-with-msix'],
+  }, () => {
     const { fake, transport } = probed({ msix: 3 })
     transport.useMessages(ROUTES)
     fake.log.length = 0

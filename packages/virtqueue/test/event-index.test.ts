@@ -11,7 +11,9 @@ function placed(event: number, now: number, old: number): boolean {
 describe('ring/notification: the event-index test', () => {
   const edges = [0, 1, 2, 3, 100, 0x7fff, 0x8000, 0x8001, 0xfffd, 0xfffe, 0xffff]
 
-  test('says whether an entry was placed at the event, for all pairs of edges and batches', () => {
+  test('says whether an entry was placed at the event, for all pairs of edges and batches', {
+    tags: ['2.7.10.1/avail-event', '2.7.10.1/other-entries'],
+  }, () => {
     for (const old of edges) {
       for (const batch of [0, 1, 2, 3, 5, 256, 0x7fff, 0x8000]) {
         for (const event of edges.flatMap((edge) => [

@@ -114,7 +114,7 @@ describe('recycle', () => {
 })
 
 describe('areas', () => {
-  test('are aligned, apart, and as long as virtio 1.4 §2.7 says (ring/geometry)', () => {
+  test('are aligned, apart, and as long as virtio 1.4 §2.7 says (ring/geometry)', { tags: ['2.7.1/alignment'] }, () => {
     for (const size of [1, 2, 256, 2048]) {
       const memory = new GuestMemory([{ base: 0x10_0000, length: 1 << 20, memory: new ArrayBuffer(1 << 20) }])
       const backend = new DirectBackend({ memory, ram: new SpanAllocator(guestAddress(0x10_0002), (1 << 20) - 2) })
@@ -135,6 +135,81 @@ describe('areas', () => {
       for (let i = 1; i < 3; i++) expect(spans[i - 1][0] + spans[i - 1][1]).toBeLessThanOrEqual(spans[i][0])
       // 4 bytes more than the areas have, so that the used ring begins at 4 modulo 8.
       expect(backend.counters.allocatedBytes).toBe(28 * size - 2 * size + 12 + 4)
+    }
+  })
+})
+
+describe('ring/memory: what the driver writes, and where', () => {
+  const words = (ram: WebAssembly.Memory, at: number, count: number): number[] =>
+    Array.from({ length: count }, (_, i) => new DataView(ram.buffer).getUint16(at + 2 * i, true))
+
+  test('entries of exposed buffers stay as they are while others come and go (§3.3.1)', {
+    tags: ['3.3.1/entries-stay'],
+  }, () => {
+    const ram = new WebAssembly.Memory({ initial: 1 })
+    const { queue } = queueOver(ram)
+    const exposed = add(queue, 40_000)
+    queue.publish()
+    const entry = (): number[] => [
+      ...words(ram, queue.areas.descriptor + 16 * exposed, 8),
+      ...words(ram, queue.areas.driver + 4, 1),
+    ]
+    const before = entry()
+    const used = new DataView(ram.buffer, queue.areas.device)
+    for (let n = 0; n < 7; n++) {
+      const id = add(queue, 41_000 + 100 * n)
+      queue.publish()
+      expect(entry()).toEqual(before)
+      used.setUint32(4 + 8 * n, id, true)
+      used.setUint16(2, n + 1, true)
+      expect(queue.reap(8)).toBe(1)
+      queue.recycle()
+      expect(entry()).toEqual(before)
+    }
+  })
+
+  test("the used ring's flags begin as 0, whatever lay there (§2.7.10.1)", { tags: ['2.7.10.1/flags-start'] }, () => {
+    const ram = new WebAssembly.Memory({ initial: 1 })
+    new Uint8Array(ram.buffer).fill(0xff)
+    const { queue } = queueOver(ram)
+    expect(words(ram, queue.areas.device, 2)).toEqual([0, 0])
+  })
+
+  test('the flags of the available ring are 0 or 1, and 0 with EVENT_IDX (§2.7.7.1)', {
+    tags: ['2.7.7.1/flags', '2.7.7.1/flags-zero'],
+  }, () => {
+    for (const [features, disarmed] of [
+      [FeatureSet.empty, 1],
+      [FeatureSet.of(VIRTIO_F_EVENT_IDX), 0],
+    ] as const) {
+      const ram = new WebAssembly.Memory({ initial: 1 })
+      const { queue } = queueOver(ram, features)
+      const flags = (): number => words(ram, queue.areas.driver, 1)[0]!
+      for (let n = 0; n < 3; n++) {
+        queue.arm()
+        expect(flags()).toBe(0)
+        queue.disarm()
+        expect(flags()).toBe(disarmed)
+        add(queue, 40_000)
+        queue.publish()
+        expect(flags()).toBe(disarmed)
+      }
+    }
+  })
+
+  test('without EVENT_IDX the flags alone decide on doorbells, and avail_event is ignored (§2.7.10.1)', {
+    tags: ['2.7.10.1/avail-event-ignored', '2.7.10.1/suppressed', '2.7.10.1/doorbell-by-flags'],
+  }, () => {
+    const ram = new WebAssembly.Memory({ initial: 1 })
+    const { queue, bells } = queueOver(ram)
+    const device = new DataView(ram.buffer, queue.areas.device)
+    for (const [n, event] of [0, 1, 2, 77, 0xffff].entries()) {
+      device.setUint16(4 + 8 * 8, event, true)
+      device.setUint16(0, n % 2, true)
+      bells.length = 0
+      add(queue, 40_000)
+      queue.publish()
+      expect(bells.length).toBe(n % 2 === 0 ? 1 : 0)
     }
   })
 })

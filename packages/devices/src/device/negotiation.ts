@@ -16,8 +16,8 @@ export type FeatureDependency = readonly [bit: number, ...anyOf: number[]]
 /** How a device's offer differs from the default. */
 export interface FeatureOptions {
   /**
-   * Bits to offer beside the default ones. A test may offer what no honest device would; only RING_PACKED (34) is
-   * refused, as a driver would take it up.
+   * Bits to offer beside the default ones. A test may offer what no honest device would. Refused are RING_PACKED (34),
+   * as a driver would take it up, and a feature without one that it needs (virtio 1.4 §2.2.2).
    */
   readonly offer?: readonly number[]
   /**
@@ -61,6 +61,12 @@ export class Negotiation {
       const message = 'RING_PACKED (34) cannot be offered: these devices walk split rings only'
       throw new DeviceError('DEVICE_FEATURE', device, message, { offer })
     }
+    const [unmet] = this.unmet(this.offered)
+    if (unmet) {
+      const [bit, ...anyOf] = unmet
+      const message = `feature ${bit} cannot be offered without feature ${anyOf.join(' or ')}, which it needs; offer that as well`
+      throw new DeviceError('DEVICE_FEATURE', device, message, { bit, needs: anyOf, offered: this.offered.bits() })
+    }
     const missing = this.required.without(this.offered)
     if (!missing.equals(FeatureSet.empty)) {
       const message = `required bits ${missing} are not offered; offer them as well`
@@ -84,9 +90,11 @@ export class Negotiation {
     if (this.offered.has(VIRTIO_F_VERSION_1) && !accepted.has(VIRTIO_F_VERSION_1))
       return fault('version-1', [VIRTIO_F_VERSION_1])
     if (!this.required.isSubsetOf(accepted)) return fault('required', this.required.without(accepted).bits())
-    const broken = this.dependencies.filter(
-      ([bit, ...anyOf]) => accepted.has(bit) && !anyOf.some((need) => accepted.has(need)),
-    )
-    return broken.length > 0 ? fault('dependency', [...new Set(broken.map(([bit]) => bit))]) : null
+    const unmet = this.unmet(accepted)
+    return unmet.length > 0 ? fault('dependency', [...new Set(unmet.map(([bit]) => bit))]) : null
+  }
+
+  private unmet(features: FeatureSet): readonly FeatureDependency[] {
+    return this.dependencies.filter(([bit, ...anyOf]) => features.has(bit) && !anyOf.some((need) => features.has(need)))
   }
 }
