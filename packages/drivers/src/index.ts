@@ -7,7 +7,13 @@
  *
  * @packageDocumentation
  */
-export { BLK_FEATURES, type BlkCounters, BlkDriver, type BlkObserver, type BlkOptions } from './blk/blk-driver.ts'
+export {
+  BLK_FEATURES,
+  BlkDriver,
+  type BlkDriverCounters,
+  type BlkDriverOptions,
+  type BlkObserver,
+} from './blk/blk-driver.ts'
 export {
   BLK_S_CORRUPT,
   BLK_S_SHORT,
@@ -25,8 +31,8 @@ export { FrameBatch, NO_BUFFER, ReceivedFrames } from './net/frames.ts'
 export {
   type BufferMode,
   NET_FEATURES,
-  type NetCounters,
   NetDriver,
+  type NetDriverCounters,
+  type NetDriverOptions,
   type NetObserver,
-  type NetOptions,
 } from './net/net-driver.ts'

@@ -21,8 +21,8 @@ import { type Negotiated, negotiate, type VirtioTransport, type Wait } from '@gu
 import type { DependencyContainer } from 'tsyringe'
 import type { DeviceConfig } from './config.ts'
 import { type Connection, connect } from './connection.ts'
+import type { DeviceCounters } from './counters.ts'
 import type { MachineEvents } from './events.ts'
-import type { DeviceCounters } from './machine.ts'
 import { DevicePlatform, type PlatformShared } from './platform.ts'
 import {
   AGREED_FEATURES,

@@ -9,25 +9,11 @@ import { BarSpace } from './bar-space.ts'
 import { checkConfig } from './check-config.ts'
 import type { DeviceConfig, MachineConfig } from './config.ts'
 import { instancePerContainerCachingFactory, container as root } from './container.ts'
+import type { MachineCounters } from './counters.ts'
 import { DeviceSlot } from './device-slot.ts'
 import { MachineEvents } from './events.ts'
 import type { PlatformShared } from './platform.ts'
 import { BLK_DRIVER, BLK_OPTIONS, GUEST_MEMORY, GUEST_RAM, NET_DRIVER, NET_OPTIONS, SESSION } from './tokens.ts'
-
-/** One device's figures, as plain data. */
-export interface DeviceCounters {
-  readonly scheme: string
-  readonly driver: Readonly<Record<string, number>>
-  readonly backend: Readonly<Record<string, number>>
-  readonly queues: Readonly<Record<string, Readonly<Record<string, number>>>>
-  /** Faults of the device's port and of its driver's requests, so far. */
-  readonly faults: number
-}
-
-/** A whole machine's figures, as plain data. */
-export interface MachineCounters {
-  readonly devices: Readonly<Record<string, DeviceCounters>>
-}
 
 // Two devices that answer each other for ever would otherwise keep pump() busy for ever.
 const MAX_ROUNDS = 1024

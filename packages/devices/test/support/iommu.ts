@@ -3,7 +3,7 @@ import {
   type EndpointOptions,
   everything,
   IommuDevice,
-  type IommuOptions,
+  type IommuDeviceOptions,
   type IommuPort,
   MmioRegisters,
 } from '../../src/index.ts'
@@ -62,7 +62,7 @@ export class IommuMachine {
   private readonly reads: number
   private readonly writes: number
 
-  constructor(options: Partial<IommuOptions> = {}, size = 16, ram: Ram = new Ram()) {
+  constructor(options: Partial<IommuDeviceOptions> = {}, size = 16, ram: Ram = new Ram()) {
     this.ram = ram
     this.device = new IommuDevice({ name: 'iommu0', port: everything(ram.memory), ...options })
     this.registers = new MmioRegisters(this.device, { interrupts: this.line })

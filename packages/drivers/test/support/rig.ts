@@ -10,12 +10,12 @@ import {
 import {
   BLK_FEATURES,
   BlkDriver,
-  type BlkOptions,
+  type BlkDriverOptions,
   DeviceSession,
   type DriverWarning,
   NET_FEATURES,
   NetDriver,
-  type NetOptions,
+  type NetDriverOptions,
   type WaitingOptions,
 } from '@guestdma/drivers'
 import { GuestMemory, guestAddress, SpanAllocator } from '@guestdma/memory'
@@ -180,7 +180,7 @@ export interface NetRig extends Rig {
   readonly warnings: DriverWarning[]
 }
 
-export type NetRigOptions = RigOptions & NetOptions & { mtu?: number; linkStatus?: number; mac?: number[] }
+export type NetRigOptions = RigOptions & NetDriverOptions & { mtu?: number; linkStatus?: number; mac?: number[] }
 
 /** A net driver over a device made by hand. `link` and `mtu` fill in its configuration space. */
 async function makeNet(options: NetRigOptions = {}): Promise<NetRig> {
@@ -259,7 +259,7 @@ export interface BlkRig extends Rig {
   readonly warnings: DriverWarning[]
 }
 
-export type BlkRigOptions = RigOptions & BlkOptions & { sectors?: number; sizeMax?: number; blockSize?: number }
+export type BlkRigOptions = RigOptions & BlkDriverOptions & { sectors?: number; sizeMax?: number; blockSize?: number }
 
 async function makeBlk(options: BlkRigOptions = {}): Promise<BlkRig> {
   const config = new Uint8Array(64)
