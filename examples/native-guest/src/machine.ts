@@ -21,7 +21,7 @@ const CPU_SLICE = 1000
 const DEVICE_BUDGET = 64
 const MOST_TURNS = 100_000
 
-export const MAC: readonly number[] = [0x52, 0x54, 0x00, 0xca, 0xfe, 0x01]
+const MAC: readonly number[] = [0x52, 0x54, 0x00, 0xca, 0xfe, 0x01]
 
 /** What happened on the bus, for the reader of the log. */
 export interface Counters {

@@ -13,7 +13,7 @@ export const ATTACH = 1
 export const DETACH = 2
 export const MAP = 3
 export const UNMAP = 4
-export const PROBE = 5
+const PROBE = 5
 
 export const OK = 0
 export const UNSUPP = 2
