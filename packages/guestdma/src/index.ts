@@ -14,6 +14,7 @@ export { pooledIommuScheme, sharedPagesScheme, virtioIommuScheme } from '@guestd
 export { GuestMemory, guestAddress } from '@guestdma/memory'
 export type { BlkConfig, DeviceConfig, MachineConfig, NetConfig } from './config.ts'
 export type { DeviceSlot } from './device-slot.ts'
+export { MACHINE_CODES, MachineError } from './errors.ts'
 export { type MachineEventMap, MachineEvents, type SchemeChosen } from './events.ts'
 export { createMachine, type DeviceCounters, Machine, type MachineCounters } from './machine.ts'
 export {
