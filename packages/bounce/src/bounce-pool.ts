@@ -46,7 +46,7 @@ export interface BounceUser {
  * mapping in any case where there is room. Shares move at once when users come and go. Who holds more than its share by
  * then posts nothing until enough came back; meanwhile all together may hold three quarters of the pool.
  *
- * @throws DmaError `BOUNCE_POOL_SIZE`, `BOUNCE_POOL_ALIGN`, `BOUNCE_RESERVE`
+ * @throws BounceError `BOUNCE_POOL_SIZE`, `BOUNCE_POOL_ALIGN`, `BOUNCE_RESERVE`
  */
 export class BouncePool {
   declare readonly name: string

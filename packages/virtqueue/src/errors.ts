@@ -38,8 +38,8 @@ export const VIRTQUEUE_CODES = {
     advice: 'Make another queue after the device was reset.',
   },
   VIRTQUEUE_PREPARE: {
-    meaning: 'A chain cannot be prepared in this queue or with these arguments.',
-    advice: 'Read the reason in the message; prepared chains need their own slot and a fixed shape.',
+    meaning: 'A chain cannot be prepared, or a chain is published as prepared that is not.',
+    advice: 'Read the reason in the message; prepare chains of allocated memory only, and not with IN_ORDER.',
   },
   VIRTQUEUE_SEGMENT: {
     meaning: 'A segment of a chain is empty, or a chain has no segment.',

@@ -40,7 +40,7 @@ export const DEVICE_CODES = {
     advice: 'Align the address and the length to the page size.',
   },
   STORE_CAPACITY: {
-    meaning: 'A block store is not a whole number of sectors of 512 bytes.',
+    meaning: 'A block store is empty, or is not a whole number of sectors of 512 bytes.',
     advice: 'Pad the file or the buffer.',
   },
   STORE_FILE: {

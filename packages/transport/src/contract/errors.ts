@@ -141,7 +141,7 @@ export const TRANSPORT_CODES = {
     advice: 'Check the address of the register file.',
   },
   TRANSPORT_MSIX_VECTOR: {
-    meaning: 'An MSI-X vector is outside the table, or the device has no resources for it.',
+    meaning: 'The device could not map its interrupts to an MSI-X message.',
     advice: 'Use fewer vectors, or one for all queues.',
   },
   TRANSPORT_PCI_BAR: {
@@ -169,7 +169,7 @@ export const TRANSPORT_CODES = {
     advice: 'Reset the device or the queue first.',
   },
   TRANSPORT_QUEUE_SIZE: {
-    meaning: 'A queue has a size that the device does not allow.',
+    meaning: 'A queue has a size that the device does not allow, or that is no power of two.',
     advice: 'Take at most the maximum that the device names.',
   },
   TRANSPORT_VERSION: {
