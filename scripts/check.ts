@@ -2,7 +2,8 @@ import { parseArgs } from 'node:util'
 import { pnpm, runSteps } from './lib/run.ts'
 import { lintTarballs, packAll, temporaryDirectory } from './lib/tarballs.ts'
 
-const usage = `Every static check: types, lint and format, what nothing uses, the page of normative sentences, publint on freshly built and packed tarballs.
+const usage = `Every static check: types, lint and format, what nothing uses, the pages of errors and of normative sentences,
+publint on freshly built and packed tarballs.
 
   pnpm check`
 
@@ -12,6 +13,7 @@ if (values.help) {
 } else {
   await runSteps('check', [
     ['types', () => pnpm(['--silent', 'typecheck'])],
+    ['errors', () => pnpm(['--silent', 'errors', '--check'])],
     ['lint', () => pnpm(['--silent', 'lint'])],
     ['unused', () => pnpm(['--silent', 'unused'])],
     ['conformance', () => pnpm(['--silent', 'conformance', '--check'])],

@@ -26,7 +26,7 @@ export {
   VirtioDevice,
 } from './device/virtio-device.ts'
 export type { AccessFault, AccessFaultReason, AddressHalves } from './faults/access-fault.ts'
-export { DeviceError } from './faults/errors.ts'
+export { DEVICE_CODES, DeviceError } from './faults/errors.ts'
 export type {
   DeviceFault,
   FeatureFault,

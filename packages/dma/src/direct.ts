@@ -96,10 +96,16 @@ export class DirectBackend implements DmaBackend {
       window = this.memory.window(guest, length)
     } catch (cause) {
       if (guest !== undefined) this.ram.release(guest)
-      throw new DmaError('DMA_ALLOC', this.name, `no guest RAM for ${length} bytes: ${(cause as Error).message}`, {
-        length,
-        align,
-      })
+      throw new DmaError(
+        'DMA_ALLOC',
+        this.name,
+        `no guest RAM for ${length} bytes: ${(cause as Error).message}`,
+        {
+          length,
+          align,
+        },
+        { cause },
+      )
     }
     const { region, offset } = window
     region.refresh()

@@ -19,6 +19,7 @@ export { BUFFER_ACQUIRED, BUFFER_ALIGN, BUFFER_FREE, BUFFER_LENT, Buffers, buffe
 export { DirectBackend, directScheme } from './direct.ts'
 export {
   type CandidateReport,
+  DMA_CODES,
   DmaConflictError,
   DmaError,
   DowngradeRefusedError,

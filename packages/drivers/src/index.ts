@@ -23,7 +23,13 @@ export {
   CompletedRequests,
   RequestBatch,
 } from './blk/blk-queue.ts'
-export { DeviceBrokenError, DriverError, type DriverWarning, type WarningObserver } from './driver/errors.ts'
+export {
+  DeviceBrokenError,
+  DRIVER_CODES,
+  DriverError,
+  type DriverWarning,
+  type WarningObserver,
+} from './driver/errors.ts'
 export { RamBuffers } from './driver/ram-buffers.ts'
 export { DeviceSession, QUEUE_FEATURES, type QueueRequest, type SessionOptions } from './driver/session.ts'
 export { VirtioDriver, type WaitingOptions } from './driver/virtio-driver.ts'

@@ -1,16 +1,17 @@
-import { GuestDmaError, GuestMemory } from '@guestdma/memory'
+import { GuestMemory } from '@guestdma/memory'
 import { MAX_QUEUE_SIZE } from '@guestdma/spec'
 import type { DeviceConfig, MachineConfig } from './config.ts'
+import { MachineError } from './errors.ts'
 
 /**
  * The one place where a machine's configuration is checked, before anything is made of it: types do not reach callers in
  * JavaScript. What only a part can judge, the part checks.
  *
- * @throws GuestDmaError `MACHINE_CONFIG`; `details.field` says which, and `details.value` what it holds
+ * @throws MachineError `MACHINE_CONFIG`; `details.field` says which, and `details.value` what it holds
  */
 export function checkConfig(config: MachineConfig): void {
   if (!isObject(config))
-    throw new GuestDmaError('MACHINE_CONFIG', 'machine', 'the configuration must be an object, { memory, devices }')
+    throw new MachineError('MACHINE_CONFIG', 'machine', 'the configuration must be an object, { memory, devices }')
   const machine = fieldsOf('machine', config)
   const { memory, ram, schemes, devices, transport, deadlineMs, onWork, events } = machine.fields
   if (!(memory instanceof GuestMemory) && !isList(memory, isObject))
@@ -33,7 +34,7 @@ export function checkConfig(config: MachineConfig): void {
   for (const device of config.devices) {
     if (typeof device.name !== 'string' || device.name === '')
       machine.refuse('devices', 'an array of devices, each with a name')
-    if (names.has(device.name)) throw new GuestDmaError('MACHINE_DEVICE', device.name, 'two devices have this name')
+    if (names.has(device.name)) throw new MachineError('MACHINE_DEVICE', device.name, 'two devices have this name')
     names.add(device.name)
     checkDevice(device)
   }
@@ -89,7 +90,7 @@ function fieldsOf(part: string, of: object): Checked {
   const fields = of as Fields
   const refuse = (field: string, right: string): never => {
     const value = fields[field]
-    throw new GuestDmaError('MACHINE_CONFIG', part, `${field} must be ${right}, not ${describe(value)}`, {
+    throw new MachineError('MACHINE_CONFIG', part, `${field} must be ${right}, not ${describe(value)}`, {
       field,
       value: describe(value),
     })

@@ -15,6 +15,7 @@ export { GuestMemory, guestAddress } from '@guestdma/memory'
 export type { BlkConfig, DeviceConfig, MachineConfig, NetConfig } from './config.ts'
 export type { DeviceCounters, MachineCounters } from './counters.ts'
 export type { DeviceSlot } from './device-slot.ts'
+export { MACHINE_CODES, MachineError } from './errors.ts'
 export { type MachineEventMap, MachineEvents, type SchemeChosen } from './events.ts'
 export { createMachine, Machine } from './machine.ts'
 export {

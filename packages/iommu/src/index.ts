@@ -27,7 +27,7 @@ export {
   type VirtioIommuSchemeOptions,
   virtioIommuScheme,
 } from './schemes/virtio-iommu.ts'
-export { describeRequestStatus, IommuError } from './virtio/errors.ts'
+export { describeRequestStatus, IOMMU_CODES, IommuError } from './virtio/errors.ts'
 export { parseProperties, type ReservedRange } from './virtio/probe.ts'
 export { VirtioIommuDomain } from './virtio/virtio-domain.ts'
 export { VirtioIommu, type VirtioIommuCounters, type VirtioIommuOptions } from './virtio/virtio-iommu.ts'

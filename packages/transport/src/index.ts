@@ -7,7 +7,7 @@
  * @packageDocumentation
  */
 
-export { DeviceStuckError, TransportError, TransportLostError } from './contract/errors.ts'
+export { DeviceStuckError, TRANSPORT_CODES, TransportError, TransportLostError } from './contract/errors.ts'
 export type { ConfigReader, QueueAreas, VirtioTransport } from './contract/transport.ts'
 export { DEFAULT_DEADLINE_MS, Deadline, deadlineMsOf, type Wait, waitUntil } from './contract/wait.ts'
 export { readDevicetree } from './devicetree/blob.ts'

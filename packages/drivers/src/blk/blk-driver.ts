@@ -365,10 +365,16 @@ export class BlkDriver extends VirtioDriver {
         this.session.memory.window(guestAddress(address), length)
       } catch (error) {
         return Promise.reject(
-          new DriverError('BLK_DMA', this.name, `the data cannot be lent to the device: ${(error as Error).message}`, {
-            address,
-            length,
-          }),
+          new DriverError(
+            'BLK_DMA',
+            this.name,
+            `the data cannot be lent to the device: ${(error as Error).message}`,
+            {
+              address,
+              length,
+            },
+            { cause: error },
+          ),
         )
       }
     }
@@ -412,8 +418,9 @@ export class BlkDriver extends VirtioDriver {
       if (taken === planned) continue
       const status = this.queue.submitStatus
       if (status === QUEUE_FULL || status === DMA_EXHAUSTED) break
-      if (this.queue.queue.broken !== null) {
-        this.break(this.queue.queue.broken.message, this.queue.queue.broken.details)
+      const cause = this.queue.queue.broken
+      if (cause !== null) {
+        this.break(cause.message, cause.details, { cause })
         break
       }
       const transfer = this.batchOwner[taken]

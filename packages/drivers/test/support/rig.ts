@@ -82,7 +82,7 @@ class NarrowBackend extends DirectBackend {
   override dispose(): void {
     if (this.refusals > 0) {
       this.refusals--
-      throw new DmaError('DMA_FAILED', this.name, 'told not to revoke')
+      throw new DmaError('DMA_FREE', this.name, 'told not to revoke')
     }
     super.dispose()
   }

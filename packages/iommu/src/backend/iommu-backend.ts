@@ -274,10 +274,16 @@ export class IommuBackend implements DmaBackend {
     try {
       guest = this.ram.allocate(whole, Math.max(align, granule))
     } catch (cause) {
-      throw new DmaError('DMA_ALLOC', this.name, `no guest RAM for ${whole} bytes: ${(cause as Error).message}`, {
-        length,
-        align,
-      })
+      throw new DmaError(
+        'DMA_ALLOC',
+        this.name,
+        `no guest RAM for ${whole} bytes: ${(cause as Error).message}`,
+        {
+          length,
+          align,
+        },
+        { cause },
+      )
     }
     const { region, offset } = this.memory.window(guest, whole)
     region.refresh()

@@ -187,9 +187,11 @@ function memoryRegionsOf(tree: Devicetree, device: DevicetreeNode): readonly Dev
   return Array.from(phandles, (phandle) => tree.referred(device, 'memory-region', phandle))
 }
 
+type PoolFlaw = 'ALIGNMENT' | 'DYNAMIC' | 'EMPTY' | 'OVERLAP' | 'PLACE' | 'USE'
+
 function checkedPool(tree: Devicetree, region: DevicetreeNode): RestrictedDmaPool {
   const { path } = region
-  const refuse = (why: string, message: string, details: Readonly<Record<string, unknown>> = {}): TransportError =>
+  const refuse = (why: PoolFlaw, message: string, details: Readonly<Record<string, unknown>> = {}): TransportError =>
     new TransportError(`TRANSPORT_FDT_POOL_${why}`, path, message, { node: path, ...details })
 
   const parent = tree.node('/reserved-memory')
