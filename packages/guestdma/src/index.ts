@@ -16,6 +16,7 @@ export type { BlkConfig, DeviceConfig, MachineConfig, NetConfig } from './config
 export type { DeviceSlot } from './device-slot.ts'
 export { type MachineEventMap, MachineEvents, type SchemeChosen } from './events.ts'
 export { createMachine, type DeviceCounters, Machine, type MachineCounters } from './machine.ts'
+export { SCHEMES, type SchemeSizes } from './schemes.ts'
 export {
   AGREED_FEATURES,
   BLK_DRIVER,
