@@ -21,7 +21,7 @@ export interface Capture {
 /** How much of a capture is repeated. */
 const SAMPLE_FRAMES = 2048
 const SAMPLE_BYTES = 2 << 20
-const CHUNK_BYTES = 256 << 10
+const CHUNK_BYTES = 64 << 10
 const HEADER_BYTES = 24
 
 /** Reads the header of a capture file and nothing else. Throws what `readHeader` throws. */

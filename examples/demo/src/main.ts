@@ -164,7 +164,7 @@ async function peekImage(path: string, name: string): Promise<number> {
 async function hashFile(path: string, onBytes: (bytes: number) => void): Promise<string> {
   const hash = createHash('sha256')
   let length = 0
-  for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 })) {
+  for await (const chunk of createReadStream(path, { highWaterMark: 256 << 10 })) {
     hash.update(chunk)
     length += chunk.length
     onBytes(length)

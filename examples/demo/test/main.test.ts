@@ -33,7 +33,7 @@ describe('demo: the whole of it', () => {
   beforeAll(async () => {
     dir = await mkdtemp(join(tmpdir(), 'guestdma-demo-test-'))
     ran = await demo('--json', join(dir, 'results.json'), '--out', join(dir, 'frames'))
-    // Three seconds; a loaded machine may be slow.
+    // A loaded machine may be slow.
   }, 30_000)
   afterAll(() => rm(dir, { recursive: true }))
 
