@@ -1,7 +1,7 @@
 import { closeSync, openSync, renameSync, rmSync, writeSync } from 'node:fs'
-import { type CaptureHeader, type Frame, frameBytes, headerBytes } from './pcap.ts'
+import { type CaptureHeader, type Frame, headerBytes, MAX_RECORD_BYTES, putFrame, RECORD_HEADER_BYTES } from './pcap.ts'
 
-const BUFFERED_BYTES = 256 << 10
+const NOTHING_SENT: Frame = { seconds: 0, fraction: 0, originalLength: 0, data: new Uint8Array() }
 
 /** Compares frames with those that were sent, in order, and writes them to a capture file if there is to be one. */
 export class Arrivals {
@@ -14,8 +14,9 @@ export class Arrivals {
   private file: number | undefined
   private sent: Frame[] = []
   private taken = 0
-  private buffered: Uint8Array[] = []
-  private bufferedBytes = 0
+  // Room for the longest record, so that it is written in few pieces.
+  private readonly buffer = new Uint8Array(2 * (RECORD_HEADER_BYTES + MAX_RECORD_BYTES))
+  private buffered = 0
 
   /** Creates `path` with a name that says it is partial, until {@link finish}. */
   constructor(header: CaptureHeader, path: string | undefined) {
@@ -33,17 +34,18 @@ export class Arrivals {
     this.taken = 0
   }
 
-  arrived(data: Uint8Array<ArrayBuffer>): void {
-    const frame = this.sent[this.taken] ?? { seconds: 0, fraction: 0, originalLength: 0, data: new Uint8Array() }
+  /** The bytes are read before this returns. */
+  arrived(data: Uint8Array): void {
+    const frame = this.sent[this.taken] ?? NOTHING_SENT
     this.taken++
     this.frames++
     this.bytes += data.length
     if (Buffer.compare(data, frame.data) !== 0) this.identical = false
     if (this.file === undefined) return
-    const record = frameBytes(this.header, { ...frame, data })
-    this.buffered.push(record)
-    this.bufferedBytes += record.length
-    if (this.bufferedBytes > BUFFERED_BYTES) this.flush()
+    const length = RECORD_HEADER_BYTES + data.length
+    if (this.buffered + length > this.buffer.length) this.flush()
+    putFrame(this.header, { ...frame, data }, this.buffer, this.buffered)
+    this.buffered += length
   }
 
   /** All has arrived that will: the file gets its name. */
@@ -64,9 +66,8 @@ export class Arrivals {
   }
 
   private flush(): void {
-    if (this.file !== undefined) writeSync(this.file, Buffer.concat(this.buffered))
-    this.buffered = []
-    this.bufferedBytes = 0
+    if (this.file !== undefined) writeSync(this.file, this.buffer, 0, this.buffered)
+    this.buffered = 0
   }
 }
 

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import { createReadStream, mkdirSync } from 'node:fs'
+import { mkdirSync } from 'node:fs'
 import { open } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import {
@@ -164,9 +164,13 @@ async function peekImage(path: string, name: string): Promise<number> {
 async function hashFile(path: string, onBytes: (bytes: number) => void): Promise<string> {
   const hash = createHash('sha256')
   let length = 0
-  for await (const chunk of createReadStream(path, { highWaterMark: 256 << 10 })) {
-    hash.update(chunk)
-    length += chunk.length
+  const buffer = Buffer.alloc(256 << 10)
+  await using file = await open(path)
+  for (;;) {
+    const { bytesRead } = await file.read(buffer, 0, buffer.length, length)
+    if (bytesRead === 0) break
+    hash.update(buffer.subarray(0, bytesRead))
+    length += bytesRead
     onBytes(length)
   }
   return hash.digest('hex')

@@ -9,7 +9,7 @@ export interface Frame {
   readonly fraction: number
   /** Bytes that the frame had on the wire, by the capture's own account: never more than `data.length`. */
   readonly originalLength: number
-  readonly data: Uint8Array<ArrayBuffer>
+  readonly data: Uint8Array
 }
 
 /** The header of a pcap file, as it was read, so that an unchanged capture is written with the same bytes. */
@@ -33,7 +33,7 @@ export type Chunks = AsyncIterable<Uint8Array> | Iterable<Uint8Array>
 export const MAX_RECORD_BYTES = 262_144
 
 const FILE_HEADER_BYTES = 24
-const RECORD_HEADER_BYTES = 16
+export const RECORD_HEADER_BYTES = 16
 const MAGIC_MICROSECONDS = 0xa1b2_c3d4
 const MAGIC_NANOSECONDS = 0xa1b2_3c4d
 // By the first four bytes read big-endian, so that a little-endian file shows its magic number reversed.
@@ -93,7 +93,7 @@ export function readHeader(bytes: Uint8Array, name: string): CaptureHeader {
  * Reads the frames of a pcap file piece by piece. No more of it is in memory than one piece and the longest frame.
  *
  * @param chunks the whole file, from its header on
- * @returns the frames that end in each piece, as copies
+ * @returns the frames that end in each piece: views of its memory, or of a copy of it
  * @throws DemoInputError and nothing else of its own, whatever the bytes: what {@link readHeader} throws,
  * `PCAP_TRUNCATED_RECORD`, `PCAP_RECORD_LENGTH`, `PCAP_FRAME_CUT_SHORT`, `PCAP_EMPTY_FRAME`
  */
@@ -104,7 +104,8 @@ export async function* readFrames(chunks: Chunks, name: string): AsyncGenerator<
   let number = 0
   let header: CaptureHeader | undefined
   for await (const chunk of chunks) {
-    bytes = bytes.length === 0 ? chunk : Buffer.concat([bytes, chunk])
+    const joined = bytes.length === 0 ? chunk : Buffer.concat([bytes, chunk])
+    bytes = new Uint8Array(joined.buffer, joined.byteOffset, joined.length)
     if (header === undefined) {
       if (bytes.length < FILE_HEADER_BYTES) continue
       header = readHeader(bytes, name)
@@ -126,7 +127,7 @@ export async function* readFrames(chunks: Chunks, name: string): AsyncGenerator<
   else if (bytes.length > 0) throw truncated(bytes, offset, header, number + 1, name)
 }
 
-/** The header of a pcap file, to be followed by {@link frameBytes}. */
+/** The header of a pcap file, to be followed by records of {@link putFrame}. */
 export function headerBytes(header: CaptureHeader): Uint8Array<ArrayBuffer> {
   const little = header.byteOrder === 'little'
   const bytes = new Uint8Array(FILE_HEADER_BYTES)
@@ -141,17 +142,15 @@ export function headerBytes(header: CaptureHeader): Uint8Array<ArrayBuffer> {
   return bytes
 }
 
-/** One record: what {@link readFrames} read comes out byte for byte. */
-export function frameBytes({ byteOrder }: CaptureHeader, frame: Frame): Uint8Array<ArrayBuffer> {
+/** Writes one record at `target[at]`, header and frame: what {@link readFrames} read comes out byte for byte. */
+export function putFrame({ byteOrder }: CaptureHeader, frame: Frame, target: Uint8Array, at: number): void {
   const little = byteOrder === 'little'
-  const bytes = new Uint8Array(RECORD_HEADER_BYTES + frame.data.length)
-  const view = new DataView(bytes.buffer)
+  const view = new DataView(target.buffer, target.byteOffset + at, RECORD_HEADER_BYTES)
   view.setUint32(0, frame.seconds, little)
   view.setUint32(4, frame.fraction, little)
   view.setUint32(8, frame.data.length, little)
   view.setUint32(12, frame.originalLength, little)
-  bytes.set(frame.data, RECORD_HEADER_BYTES)
-  return bytes
+  target.set(frame.data, at + RECORD_HEADER_BYTES)
 }
 
 function unknownMagic(magic: number, name: string): DemoInputError {
@@ -200,7 +199,7 @@ function firstFrame(
     seconds: view.getUint32(0, little),
     fraction: view.getUint32(4, little),
     originalLength,
-    data: new Uint8Array(bytes.subarray(RECORD_HEADER_BYTES, end)),
+    data: bytes.subarray(RECORD_HEADER_BYTES, end),
   }
 }
 

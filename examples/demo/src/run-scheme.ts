@@ -95,7 +95,11 @@ export async function runScheme(id: string, scheme: DemoScheme, input: RunInput)
         device: { mac: [2, 0, 0, 0, 0, 2], mtu, link: wire.b },
         observer: {
           frames: (batch) => {
-            for (let i = 0; keep && i < batch.count; i++) arrivals.arrived(batch.copy(i))
+            batch.region.refresh()
+            for (let i = 0; keep && i < batch.count; i++) {
+              const begin = batch.offset[i]
+              arrivals.arrived(batch.region.u8.subarray(begin, begin + batch.length[i]))
+            }
           },
         },
       },

@@ -5,8 +5,9 @@ import {
   type CaptureHeader,
   type Chunks,
   type Frame,
-  frameBytes,
   headerBytes,
+  putFrame,
+  RECORD_HEADER_BYTES,
   readFrames,
   readHeader,
 } from '../src/pcap.ts'
@@ -42,5 +43,10 @@ export async function readPcap(file: Uint8Array | Uint8Array[], name: string): P
 }
 
 export function writePcap({ header, frames }: WholeCapture): Uint8Array<ArrayBuffer> {
-  return new Uint8Array(Buffer.concat([headerBytes(header), ...frames.map((frame) => frameBytes(header, frame))]))
+  const records = frames.map((frame) => {
+    const record = new Uint8Array(RECORD_HEADER_BYTES + frame.data.length)
+    putFrame(header, frame, record, 0)
+    return record
+  })
+  return new Uint8Array(Buffer.concat([headerBytes(header), ...records]))
 }
