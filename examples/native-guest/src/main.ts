@@ -1,12 +1,12 @@
 // An emulator author's program: device models from guestdma in a machine whose guest brings its own drivers. Run it with
-//   node examples/native-guest/src/main.ts
+//   npx -y pnpm@12.21.0 exec node examples/native-guest/src/main.ts
 import { parseArgs } from 'node:util'
 import { guestAddress } from '@guestdma/memory'
 import { assembleFirmware, FRAME_BYTES, WRITTEN_SECTOR } from './firmware.ts'
 import { Machine } from './machine.ts'
 import { RECEIVE_BUFFER, SECTOR_OUT, TRANSMIT_BUFFER } from './memory-map.ts'
 
-const HELP = `Usage: node examples/native-guest/src/main.ts [--json] [--help]
+const HELP = `Usage: npx -y pnpm@12.21.0 exec node examples/native-guest/src/main.ts [--json] [--help]
 
 Runs a small emulated machine: RAM, an interrupt controller, a virtio-blk and a virtio-net device
 over virtio-mmio, and a CPU whose firmware drives both with loads and stores alone. Then it checks
