@@ -1,12 +1,12 @@
 // A machine inside an event loop that sleeps: it is pumped when something is due, and at no other time. Run it with
-//   node examples/event-loop/src/main.ts
+//   npx -y pnpm@12.21.0 exec node examples/event-loop/src/main.ts
 import { parseArgs } from 'node:util'
 import type { ReceivedFrames } from '@guestdma/drivers'
 import { GuestDmaError } from '@guestdma/memory'
 import { createMachine, type Machine, MachineEvents, Wire } from 'guestdma'
 import { LateStore } from './late-store.ts'
 
-const HELP = `Usage: node examples/event-loop/src/main.ts [--transport mmio|pci] [--json] [--help]
+const HELP = `Usage: npx -y pnpm@12.21.0 exec node examples/event-loop/src/main.ts [options]
 
 Two network devices on a wire and a disk whose store answers late, in one machine. Nothing polls: the
 machine says that it is due, and is pumped once for it. In the middle a network device and the disk
@@ -195,4 +195,9 @@ async function persistently<T>(request: () => Promise<T>): Promise<T> {
   }
 }
 
-await main()
+try {
+  await main()
+} catch (error) {
+  process.stderr.write(`event-loop: ${(error as Error).message}\n`)
+  process.exitCode = 1
+}

@@ -1,6 +1,6 @@
 // A scheme author's program: registers the scheme of fixed-slots.ts beside the built-in ones, works with it, and tests
 // it. Run it with
-//   node examples/first-scheme/src/main.ts
+//   npx -y pnpm@12.21.0 exec node examples/first-scheme/src/main.ts
 import { parseArgs } from 'node:util'
 import { describeDmaScheme, readBus, writeBus } from '@guestdma/conformance'
 import type { AccessFault } from '@guestdma/devices'
@@ -19,7 +19,7 @@ import {
 import { fixedSlotsScheme, SLOT_BYTES } from './fixed-slots.ts'
 import { runSuite, type SuiteResult } from './run-suite.ts'
 
-const HELP = `Usage: node examples/first-scheme/src/main.ts [--json] [--help]
+const HELP = `Usage: npx -y pnpm@12.21.0 exec node examples/first-scheme/src/main.ts [--json] [--help]
 
 Puts a DMA scheme of one file to work beside the built-in ones: network frames between a device on
 the new scheme and one on 'direct', a disk, and a device that reaches outside its window. Then it

@@ -29,20 +29,29 @@ export interface CpuBus {
   store(address: number, size: 1 | 2 | 4, value: number): void
 }
 
+export interface CpuState {
+  readonly state: 'running' | 'waiting' | 'halted'
+  readonly pc: number
+  readonly registers: readonly number[]
+  readonly returns: readonly number[]
+}
+
 const WIDTHS = { b: 1, h: 2, w: 4 } as const
 
 export class Cpu {
   state: 'running' | 'waiting' | 'halted' = 'running'
   exitCode = -1
   executed = 0
+  private readonly start: number
   private pc: number
   private readonly registers = new Uint32Array(16)
-  private readonly returns: number[] = []
+  private returns: number[] = []
   private readonly bus: CpuBus
   private readonly interruptPending: () => boolean
 
   constructor(bus: CpuBus, start: number, interruptPending: () => boolean) {
     this.bus = bus
+    this.start = start
     this.pc = start
     this.interruptPending = interruptPending
   }
@@ -57,6 +66,23 @@ export class Cpu {
     }
     this.executed += done
     return done
+  }
+
+  save(): CpuState {
+    const { state, pc, registers, returns } = this
+    return { state, pc, registers: [...registers], returns: [...returns] }
+  }
+
+  restore({ state, pc, registers, returns }: CpuState): void {
+    this.state = state
+    this.pc = pc
+    this.registers.set(registers)
+    this.returns = [...returns]
+  }
+
+  reset(): void {
+    this.restore({ state: 'running', pc: this.start, registers: Array(16).fill(0), returns: [] })
+    this.exitCode = -1
   }
 
   private step(): void {

@@ -2,8 +2,6 @@
 import type { InterruptSink, RegisterBus } from '@guestdma/memory'
 
 export class InterruptController implements RegisterBus {
-  /** How often any line rose. */
-  rises = 0
   private word = 0
 
   get pending(): boolean {
@@ -13,7 +11,6 @@ export class InterruptController implements RegisterBus {
   line(number: number): InterruptSink {
     return {
       level: (asserted) => {
-        if (asserted) this.rises++
         this.word = asserted ? this.word | (1 << number) : this.word & ~(1 << number)
       },
     }

@@ -1,130 +1,182 @@
-import { GuestMemory } from '@guestdma/memory'
-import { MAX_QUEUE_SIZE } from '@guestdma/spec'
-import type { DeviceConfig, MachineConfig } from './config.ts'
+import { type DmaScheme, listedIds, UnknownSchemeError } from '@guestdma/dma'
+import { GuestMemory, type GuestRange } from '@guestdma/memory'
+import { FEATURE_BITS, MAX_QUEUE_SIZE } from '@guestdma/spec'
+import type { BlkConfig, DeviceConfig, MachineConfig, NetConfig } from './config.ts'
 import { MachineError } from './errors.ts'
+import {
+  checkFields,
+  type Fields,
+  has,
+  isFunction,
+  isInteger,
+  isList,
+  isObject,
+  isString,
+  may,
+  mayBeBoolean,
+  mayBeFunction,
+  mayBeInteger,
+  mayBeOneOf,
+  must,
+  type Rules,
+  refuse,
+} from './rules.ts'
 
 /**
  * The one place where a machine's configuration is checked, before anything is made of it: types do not reach callers in
- * JavaScript. What only a part can judge, the part checks.
+ * JavaScript. What only a part can judge, such as whether ranges overlap, the part checks.
  *
- * @throws MachineError `MACHINE_CONFIG`; `details.field` says which, and `details.value` what it holds
+ * @throws MachineError `MACHINE_CONFIG`; `details.path` says which, such as `devices[1].device.mac`, and `details.value`
+ *   what it holds. `MACHINE_DEVICE` where two devices have one name
  */
 export function checkConfig(config: MachineConfig): void {
-  if (!isObject(config))
-    throw new MachineError('MACHINE_CONFIG', 'machine', 'the configuration must be an object, { memory, devices }')
-  const machine = fieldsOf('machine', config)
-  const { memory, ram, schemes, devices, transport, deadlineMs, onWork, events } = machine.fields
-  if (!(memory instanceof GuestMemory) && !isList(memory, isObject))
-    machine.refuse('memory', 'a GuestMemory or an array of its ranges, { base, length, memory }')
-  if (Array.isArray(memory) && memory.some(({ base, length }: Fields) => !isNumber(base) || !isNumber(length)))
-    machine.refuse('memory', 'an array of ranges whose base and length are numbers')
-  if (ram !== undefined && !(isObject(ram) && isNumber(ram.base) && isNumber(ram.length)))
-    machine.refuse('ram', 'a part of guest memory, { base, length }')
-  if (schemes !== undefined && !isList(schemes, isScheme))
-    machine.refuse('schemes', 'an array of schemes, such as [sharedPoolScheme()]')
-  if (transport !== undefined) machine.oneOf('transport', TRANSPORTS)
-  if (deadlineMs !== undefined && !(isNumber(deadlineMs) && deadlineMs >= 0 && deadlineMs < Infinity))
-    machine.refuse('deadlineMs', 'a number of milliseconds, at least 0')
-  if (events !== undefined && !(isObject(events) && typeof events.tell === 'function'))
-    machine.refuse('events', 'a MachineEvents')
-  if (onWork !== undefined && typeof onWork !== 'function')
-    machine.refuse('onWork', 'a function that sees to it that pump() is called')
-  if (!isList(devices, isObject)) machine.refuse('devices', 'an array of devices, { type, name, device }')
-  const names = new Set<string>()
-  for (const device of config.devices) {
-    if (typeof device.name !== 'string' || device.name === '')
-      machine.refuse('devices', 'an array of devices, each with a name')
-    if (names.has(device.name)) throw new MachineError('MACHINE_DEVICE', device.name, 'two devices have this name')
-    names.add(device.name)
-    checkDevice(device)
-  }
-}
-
-const TRANSPORTS = ['mmio', 'pci']
-
-function checkDevice(config: DeviceConfig): void {
-  const { fields, refuse, oneOf } = fieldsOf(config.name, config)
-  oneOf('type', ['net', 'blk'])
-  if (fields.transport !== undefined) oneOf('transport', TRANSPORTS)
-  if (fields.mode !== undefined) oneOf('mode', ['map', 'pool'])
-  const { platform, dma, queueSize, requestDeadlineMs, make, device } = fields
-  if (platform !== undefined && typeof platform !== 'string') refuse('platform', "a scheme's id")
-  if (dma !== undefined && typeof dma !== 'string' && !isList(dma, (id) => typeof id === 'string'))
-    refuse('dma', "'auto', a scheme's id or an array of ids")
-  const entries = queueSize as number
-  if (queueSize !== undefined && !(Number.isInteger(entries) && entries >= 1 && entries <= MAX_QUEUE_SIZE))
-    refuse('queueSize', `an integer from 1 to ${MAX_QUEUE_SIZE}`)
-  if (requestDeadlineMs !== undefined && !(isNumber(requestDeadlineMs) && requestDeadlineMs > 0))
-    refuse('requestDeadlineMs', 'a positive number of milliseconds')
-  if (make !== undefined) {
-    if (typeof make !== 'function') refuse('make', "a function that makes the device's model over a port")
-    return
-  }
-  if (!isObject(device))
-    refuse('device', `the options of the model, such as { ${config.type === 'net' ? 'mac' : 'store'} }`)
-  const model = fieldsOf(config.name, device as Fields)
-  const { mac, store, offer, withhold, requires, id } = model.fields
-  for (const [name, bits] of Object.entries({ offer, withhold }))
-    if (bits !== undefined && !isList(bits, isNumber)) model.refuse(name, 'an array of feature bits')
-  if (requires !== undefined && !(isObject(requires) && typeof requires.has === 'function'))
-    model.refuse('requires', 'a FeatureSet')
-  if (id !== undefined && typeof id !== 'string') model.refuse('id', 'a string')
-  if (model.fields.onWork !== undefined && typeof model.fields.onWork !== 'function')
-    model.refuse('onWork', 'a function')
-  if (config.type === 'net') {
-    if (mac !== undefined && !isList(mac, isNumber) && !(mac instanceof Uint8Array))
-      model.refuse('mac', '6 bytes, such as [0x52, 0x54, 0, 0, 0, 1]')
-  } else if (!isObject(store) || ['read', 'write', 'flush'].some((name) => typeof store[name] !== 'function'))
-    model.refuse('store', 'a BlockStore, such as new MemoryBlockStore(bytes)')
-}
-
-type Fields = Readonly<Record<string, unknown>>
-
-interface Checked {
-  readonly fields: Fields
-  refuse(field: string, right: string): never
-  oneOf(field: string, values: readonly string[]): void
-}
-
-function fieldsOf(part: string, of: object): Checked {
-  const fields = of as Fields
-  const refuse = (field: string, right: string): never => {
-    const value = fields[field]
-    throw new MachineError('MACHINE_CONFIG', part, `${field} must be ${right}, not ${describe(value)}`, {
-      field,
-      value: describe(value),
+  const machine = { part: 'machine', path: '' }
+  if (!isObject(config)) refuse({ ...machine, path: 'the configuration' }, '', 'an object, { memory, devices }', config)
+  checkFields(machine, config, MACHINE)
+  const { memory, devices } = config
+  if (!(memory instanceof GuestMemory))
+    memory.forEach((range, i) => {
+      checkFields({ ...machine, path: `memory[${i}]` }, range as object as Fields, RANGE)
     })
+  const names = new Set<string>()
+  devices.forEach((device, i) => {
+    checkDevice(`devices[${i}]`, device as object as Fields)
+    const { name } = device
+    if (names.has(name)) throw new MachineError('MACHINE_DEVICE', name, 'two devices have this name', { name })
+    names.add(name)
+  })
+}
+
+/** Throws `DMA_UNKNOWN_SCHEME` where a device names a scheme that the machine does not have. */
+export function checkSchemeIds(devices: readonly DeviceConfig[], schemes: readonly DmaScheme[]): void {
+  const known = schemes.map(({ id }) => id)
+  for (const { name, platform, dma } of devices) {
+    for (const id of [...(platform === undefined ? [] : [platform]), ...listedIds(dma ?? 'auto')])
+      if (!known.includes(id)) throw new UnknownSchemeError(name, id, known)
   }
-  const oneOf = (field: string, values: readonly string[]): void => {
-    if (!values.includes(fields[field] as string)) refuse(field, values.map((value) => `'${value}'`).join(' or '))
-  }
-  return { fields, refuse, oneOf }
 }
 
-function describe(value: unknown): string {
-  if (typeof value === 'string') return `'${value}'`
-  if (Array.isArray(value)) return value.length === 0 ? 'an empty array' : `an array of ${typeof value[0]}`
-  return typeof value === 'object' && value !== null
-    ? 'an object'
-    : typeof value === 'function'
-      ? 'a function'
-      : `${value}`
+function checkDevice(path: string, fields: Fields): void {
+  const { name, type, make, device } = fields
+  if (!isString(name) || name === '') refuse({ part: 'machine', path }, 'name', 'a name for the device', name)
+  const at = { part: name, path }
+  if (type !== 'net' && type !== 'blk') refuse(at, 'type', "'net' or 'blk'", type)
+  const [rules, model, example] =
+    type === 'net' ? ([NET, NET_MODEL, 'mac'] as const) : ([BLK, BLK_MODEL, 'store'] as const)
+  checkFields<object>(at, fields, rules, { key: 'device', rules: model })
+  // Options of a model that is not one of ours are its maker's.
+  if (make !== undefined) return
+  if (!isObject(device)) refuse(at, 'device', `the options of the model, such as { ${example} }`, device)
+  checkFields<object>({ ...at, path: `${path}.device` }, device, model)
 }
 
-function isObject(value: unknown): value is Fields {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
+const MACHINE: Rules<MachineConfig> = {
+  memory: must(
+    'a GuestMemory or an array of ranges, [{ base, length, memory }]',
+    (value) => value instanceof GuestMemory || (isList(value, isObject) && (value as unknown[]).length > 0),
+  ),
+  ram: may(
+    'a part of guest memory, { base, length }, as numbers',
+    (value) => isObject(value) && isInteger(0)(value.base) && isInteger(1)(value.length),
+  ),
+  schemes: may(
+    'an array of schemes, such as [sharedPoolScheme()], not of their ids',
+    (value) => isList(value, isScheme) && (value as unknown[]).length > 0,
+  ),
+  devices: must('an array of devices, [{ type, name, device }]', (value) => isList(value, isObject)),
+  transport: mayBeOneOf('mmio', 'pci'),
+  events: may('a MachineEvents', (value) => has(value, 'on', 'tell')),
+  mayBlock: mayBeBoolean(),
+  onWork: mayBeFunction('a function that sees to it that pump() is called'),
+  deadlineMs: may(
+    'a number of milliseconds, at least 0',
+    (value) => typeof value === 'number' && value >= 0 && value < Infinity,
+  ),
 }
 
-function isNumber(value: unknown): value is number {
-  return typeof value === 'number'
+const RANGE: Rules<GuestRange> = {
+  base: must('a guest address, an integer of at least 0', isInteger(0)),
+  length: must('a number of bytes, at least 1', isInteger(1)),
+  memory: must(
+    'an ArrayBuffer, a SharedArrayBuffer or a WebAssembly.Memory',
+    (value) => isObject(value) && !ArrayBuffer.isView(value),
+  ),
+  offset: mayBeInteger(0),
 }
 
-function isList(value: unknown, of: (item: unknown) => boolean): boolean {
-  return Array.isArray(value) && value.every(of)
+const queueSize = mayBeInteger(1, MAX_QUEUE_SIZE)
+
+const BLK: Rules<BlkConfig> = {
+  type: must("'net' or 'blk'", isString),
+  name: must('a name for the device', isString),
+  platform: may("a scheme's id", isString),
+  dma: may(
+    "'auto', a scheme's id or an array of ids",
+    (value) => isString(value) || (isList(value, isString) && (value as unknown[]).length > 0),
+  ),
+  transport: mayBeOneOf('mmio', 'pci'),
+  mode: mayBeOneOf('map', 'pool'),
+  queueSize,
+  interrupts: mayBeBoolean(),
+  requestDeadlineMs: may(
+    'a positive number of milliseconds',
+    (value) => typeof value === 'number' && value > 0 && value < Infinity,
+  ),
+  make: mayBeFunction("a function that makes the device's model over a port"),
+  device: may('the options of the model', isObject),
+}
+
+const NET: Rules<NetConfig> = {
+  ...BLK,
+  observer: may(
+    'an object with the functions frames and sent, or one of them',
+    (value) => isObject(value) && [value.frames, value.sent].every((call) => call === undefined || isFunction(call)),
+  ),
+}
+
+const featureBits = may(`an array of feature bits, integers from 0 to ${FEATURE_BITS - 1}`, (value) =>
+  isList(value, isInteger(0, FEATURE_BITS - 1)),
+)
+
+/** What the models of all types have in common. */
+const MODEL = {
+  offer: featureBits,
+  withhold: featureBits,
+  requires: may('a FeatureSet, such as FeatureSet.of(33)', (value) => has(value, 'has', 'or')),
+  accessPlatform: mayBeOneOf('offered', 'required'),
+  inOrderBatches: mayBeBoolean(),
+  observer: mayBeFunction('a function that is told of faults'),
+  onWork: mayBeFunction('a function that sees to it that the device is polled'),
+  queueSize,
+}
+
+const NET_MODEL: Rules<NetConfig['device']> = {
+  ...MODEL,
+  mac: may(
+    'an array of 6 bytes, such as [0x52, 0x54, 0, 1, 2, 3]',
+    (value) =>
+      (value instanceof Uint8Array || isList(value, isInteger(0, 255))) && (value as ArrayLike<unknown>).length === 6,
+  ),
+  mtu: mayBeInteger(1, 0xffff),
+  link: may('a NetLink, such as new LoopbackLink()', (value) => has(value, 'transmit')),
+  status: mayBeBoolean(),
+  mergeable: mayBeBoolean(),
+}
+
+const BLK_MODEL: Rules<BlkConfig['device']> = {
+  ...MODEL,
+  store: must('a BlockStore, such as new MemoryBlockStore(bytes)', (value) => has(value, 'read', 'write', 'flush')),
+  id: may('a string', isString),
+  readOnly: mayBeBoolean(),
+  blockSize: mayBeInteger(1),
+  sizeMax: mayBeInteger(1),
+  segMax: mayBeInteger(1),
+  writeback: mayBeBoolean(),
+  queues: mayBeInteger(1),
+  maxInFlight: mayBeInteger(1),
+  stagingBytes: mayBeInteger(1),
 }
 
 function isScheme(value: unknown): boolean {
-  return (
-    isObject(value) && typeof value.id === 'string' && isObject(value.provider) && typeof value.install === 'function'
-  )
+  return has(value, 'install') && isString((value as Fields).id) && isObject((value as Fields).provider)
 }

@@ -255,7 +255,7 @@ export class DeviceSlot {
     const { choice, scheme } = this.context
     const listed = [...listedIds(choice)]
     if (!(error instanceof NoUsableBackendError) || listed.length === 0 || listed.includes(scheme.id)) return error
-    const advice = `; the device stands on the platform of '${scheme.id}', and its 'platform' can be that of '${listed[0]}'`
+    const advice = `; the device stands on the platform of '${scheme.id}'; with the option platform: '${listed[0]}' it stands on the other`
     return new NoUsableBackendError(this.name, error.details.candidates as CandidateReport[], advice, {
       cause: error.cause,
     })

@@ -10,7 +10,7 @@ export const MACHINE_CODES = {
   },
   MACHINE_CONFIG: {
     meaning: 'A field of the configuration has the wrong type or value.',
-    advice: 'Take what the message says is right; details.field names the field.',
+    advice: 'Take what the message says is right; details.path says where.',
   },
   MACHINE_DEVICE: {
     meaning: 'A device is missing, is of another type, or cannot be had with this configuration.',

@@ -1,13 +1,13 @@
 import { onDeviceScheme, sharedPoolScheme } from '@guestdma/bounce'
 import { BlkDevice, NetDevice } from '@guestdma/devices'
-import { directScheme, UnknownSchemeError } from '@guestdma/dma'
+import { directScheme } from '@guestdma/dma'
 import { BlkDriver, NetDriver } from '@guestdma/drivers'
 import { virtioIommuScheme } from '@guestdma/iommu'
 import { attempt, GuestMemory, guestAddress, observe, SpanAllocator } from '@guestdma/memory'
 import type { DependencyContainer } from 'tsyringe'
 import { BarSpace } from './bar-space.ts'
-import { checkConfig } from './check-config.ts'
-import type { DeviceConfig, MachineConfig } from './config.ts'
+import { checkConfig, checkSchemeIds } from './check-config.ts'
+import type { MachineConfig } from './config.ts'
 import { instancePerContainerCachingFactory, container as root } from './container.ts'
 import type { MachineCounters } from './counters.ts'
 import { DeviceSlot } from './device-slot.ts'
@@ -38,7 +38,7 @@ export class Machine {
   // `onWork` may be called: whoever made the machine has it.
   private handedOut = false
   // There is something to pump, and whoever sleeps in `run` until then.
-  private due = false
+  private isDue = false
   private sleepers: (() => void)[] = []
 
   constructor(
@@ -102,7 +102,7 @@ export class Machine {
   /**
    * Runs devices and drivers until none of them has anything to do. Returns how much was done. Callbacks fire in here
    * and nowhere else. Afterwards the caller may sleep until `MachineConfig.onWork` is called. Two devices that answer
-   * each other without end are left after 1,024 rounds, and `onWork` is called at once.
+   * each other without end are left after 1,024 rounds; then {@link due} is true, and `onWork` is called at once.
    */
   pump(budget: number = BUDGET): number {
     if (this.pumping) return 0
@@ -111,13 +111,22 @@ export class Machine {
       return this.rounds(budget)
     } finally {
       this.pumping = false
-      if (this.due) this.tellDue()
+      if (this.isDue) this.tellDue()
     }
   }
 
   /**
+   * Is there something to pump? After {@link pump} it is true where devices and drivers were left with work. A loop
+   * without `onWork` pumps again.
+   */
+  get due(): boolean {
+    return this.isDue
+  }
+
+  /**
    * Pumps until a promise settles: for stores that answer later, and for scripts. Resolves or rejects as the promise
-   * does. Between two pumps it sleeps until something is due.
+   * does. Between two pumps it sleeps until something is due. For a promise that never settles it sleeps without end:
+   * `requestDeadlineMs` of a device bounds how long a request to it may take.
    */
   async run<T>(promise: Promise<T>): Promise<T> {
     let settled = false
@@ -129,7 +138,7 @@ export class Machine {
     while (!settled) {
       this.pump()
       // A microtask lets what was completed settle.
-      if (this.due) await Promise.resolve()
+      if (this.isDue) await Promise.resolve()
       else await Promise.race([settling, new Promise<void>((resolve) => this.sleepers.push(resolve))])
       // Whatever is always due must not keep stores, timers and sockets from their turn.
       if (performance.now() - turned < TURN_MS) continue
@@ -141,15 +150,15 @@ export class Machine {
 
   /** For the parts of the machine: there is something to pump. */
   wake(): void {
-    if (this.due || this.closing !== null) return
-    this.due = true
+    if (this.isDue || this.closing !== null) return
+    this.isDue = true
     if (!this.pumping) this.tellDue()
   }
 
   /** For `createMachine`: whoever made the machine has it now, and is told of what became due before. */
   handOut(): void {
     this.handedOut = true
-    if (this.due) this.tellDue()
+    if (this.isDue) this.tellDue()
   }
 
   private tellDue(): void {
@@ -164,15 +173,15 @@ export class Machine {
     let total = 0
     for (let round = 0; round < MAX_ROUNDS; round++) {
       let work = 0
-      this.due = false
+      this.isDue = false
       for (const { device } of this.slots.values()) work += device.poll(budget)
       for (const device of own) work += device.poll(budget)
       for (const pump of pumps) work += guarded(pump)
       for (const slot of this.slots.values()) if (slot.running) work += slot.driver.poll(budget)
       total += work
-      if (work === 0 && !this.due) return total
+      if (work === 0 && !this.isDue) return total
     }
-    this.due = true
+    this.isDue = true
     return total
   }
 
@@ -242,20 +251,21 @@ export class Machine {
  * the DMA backend that was chosen at negotiation.
  *
  * @throws NoUsableBackendError, DowngradeRefusedError, DmaConflictError, UnknownSchemeError; MachineError
- *   `MACHINE_CONFIG` (before anything is made), `MACHINE_DEVICE`; MemoryError; what devices and drivers throw. All devices
+ *   `MACHINE_CONFIG` (before anything is made; `details.path` says what), `MACHINE_DEVICE`; MemoryError; what devices and drivers throw. All devices
  *   that were up are closed again.
  */
 export async function createMachine(config: MachineConfig): Promise<Machine> {
   checkConfig(config)
+  const pool = sharedPoolScheme()
+  const schemes = config.schemes ?? [onDeviceScheme(), virtioIommuScheme(), pool, directScheme()]
+  const [usual] = config.schemes ?? [pool]
+  checkSchemeIds(config.devices, schemes)
   const memory = config.memory instanceof GuestMemory ? config.memory : new GuestMemory(config.memory)
   const largest = memory.ranges.reduce((a, b) => (b.length > a.length ? b : a))
   const { base, length } = config.ram ?? { base: guestAddress(largest.base), length: largest.length }
   memory.window(base, length)
   const ram = new SpanAllocator(base, length)
   const events = config.events ?? new MachineEvents()
-  const pool = sharedPoolScheme()
-  const schemes = config.schemes ?? [onDeviceScheme(), virtioIommuScheme(), pool, directScheme()]
-  const [usual] = config.schemes ?? [pool]
   const container = root.createChildContainer()
   container.registerInstance(GUEST_MEMORY, memory)
   container.registerInstance(GUEST_RAM, ram)
@@ -295,22 +305,13 @@ export async function createMachine(config: MachineConfig): Promise<Machine> {
     },
     ...(config.deadlineMs === undefined ? {} : { deadlineMs: config.deadlineMs }),
   }
-  const pick = ({ name, platform }: DeviceConfig) => {
-    const scheme = platform === undefined ? usual : schemes.find(({ id }) => id === platform)
-    if (scheme !== undefined) return scheme
-    throw new UnknownSchemeError(
-      name,
-      platform ?? '',
-      schemes.map(({ id }) => id),
-    )
-  }
   try {
     for (const device of config.devices) {
       const context = {
         container,
         events,
         common,
-        scheme: pick(device),
+        scheme: schemes.find(({ id }) => id === device.platform) ?? usual,
         providers: schemes.map(({ provider }) => provider),
         choice: device.dma ?? 'auto',
         transport: device.transport ?? config.transport ?? 'mmio',

@@ -7,7 +7,15 @@ import { type BusPort, GuestMemory, guestAddress, SpanAllocator } from '@guestdm
 import { FeatureSet, NET_FEATURE_DEPENDENCIES, VIRTIO_F_EVENT_IDX } from '@guestdma/spec'
 import { MmioTransport, negotiate } from '@guestdma/transport'
 import { describe, expect, test, vi } from 'vitest'
-import { createMachine, type Machine, MachineEvents, MemoryBlockStore, virtioIommuScheme, Wire } from '../src/index.ts'
+import {
+  createMachine,
+  type DeviceConfig,
+  type Machine,
+  MachineEvents,
+  MemoryBlockStore,
+  virtioIommuScheme,
+  Wire,
+} from '../src/index.ts'
 
 const BASE = 0x8000_0000
 const RAM_BYTES = 4 << 20
@@ -304,6 +312,56 @@ describe('a machine and what is plugged into it', () => {
     await machine.close()
     vi.restoreAllMocks()
     expect(surfaced).toEqual(['a port of somebody else'])
+  })
+
+  test('devices that answer each other without end are left after a bound: due says so, and onWork is called', async () => {
+    const built: { machine: Machine | null; echo: boolean; told: number } = { machine: null, echo: true, told: 0 }
+    const wire = new Wire()
+    const echo = (name: string, link: Wire['a']): DeviceConfig => ({
+      type: 'net',
+      name,
+      device: { link },
+      observer: {
+        frames: (batch) => {
+          for (let i = 0; i < batch.count; i++) if (built.echo) built.machine?.net(name).sendCopy(batch.copy(i))
+        },
+      },
+    })
+    const machine = await createMachine({
+      memory: RANGES(),
+      onWork: () => built.told++,
+      devices: [echo('left', wire.a), echo('right', wire.b)],
+    })
+    built.machine = machine
+    machine.pump()
+    expect(machine.due).toBe(false)
+    await new Promise((resolve) => setTimeout(resolve, 0))
+    machine.net('left').sendCopy(new Uint8Array(60))
+    built.told = 0
+    const work = machine.pump()
+    expect(work).toBeGreaterThan(0)
+    expect([machine.due, built.told]).toEqual([true, 1])
+    built.echo = false
+    machine.pump()
+    expect([machine.due, machine.pump()]).toEqual([false, 0])
+    await machine.close()
+  })
+
+  test('run ends for a store that never answers, where the device has a deadline', async () => {
+    const never = { capacity: 4096, read: () => {}, write: () => {}, flush: () => {} }
+    const events = new MachineEvents()
+    const broken: string[] = []
+    events.on('needsReset', ({ device }) => broken.push(device))
+    const machine = await createMachine({
+      events,
+      memory: RANGES(),
+      devices: [{ type: 'blk', name: 'disk0', device: { store: never }, requestDeadlineMs: 5 }],
+    })
+    await expect(machine.run(machine.blk('disk0').readBytes(0, 512))).rejects.toMatchObject({
+      code: 'DRIVER_DEVICE_BROKEN',
+    })
+    expect(broken).toEqual(['disk0'])
+    await machine.close().catch(() => {})
   })
 
   test('each call of close() ends as the first one does', async () => {
