@@ -1,8 +1,7 @@
 import { BIDIRECTIONAL, type DmaDirection, DmaMappings, type DmaRegion, FROM_DEVICE, TO_DEVICE } from '@guestdma/dma'
 import { reaches, readBus, writeBus } from '../doubles/bus-access.ts'
 import { codeThrownBy } from '../runner/test-functions.ts'
-import { fillPattern, firstDifference, pattern, type SchemeRig } from './rig.ts'
-import type { SchemeSuite } from './suite.ts'
+import { fillPattern, firstDifference, pattern, type SchemeRig, type SchemeSuite } from './rig.ts'
 
 const DIRECTIONS: readonly DmaDirection[] = [TO_DEVICE, FROM_DEVICE, BIDIRECTIONAL]
 

@@ -1,6 +1,5 @@
 import { BIDIRECTIONAL, DMA_OK, FROM_DEVICE, TO_DEVICE } from '@guestdma/dma'
-import { fillPattern, firstDifference, pattern } from './rig.ts'
-import type { SchemeSuite } from './suite.ts'
+import { fillPattern, firstDifference, pattern, type SchemeSuite } from './rig.ts'
 
 const AT = 4099
 const LENGTH = 300

@@ -9,8 +9,7 @@ import {
   TO_DEVICE,
 } from '@guestdma/dma'
 import { codeThrownBy } from '../runner/test-functions.ts'
-import type { SchemeRig } from './rig.ts'
-import type { SchemeSuite } from './suite.ts'
+import type { SchemeRig, SchemeSuite } from './rig.ts'
 
 /** More live mappings than this are not tried: a backend that holds them all is taken to have no limit. */
 const BOUND = 2304

@@ -1,7 +1,6 @@
 import { BIDIRECTIONAL, DMA_OK, DMA_UNMAPPABLE, DmaMappings, FROM_DEVICE, TO_DEVICE } from '@guestdma/dma'
 import { ADDRESS_LIMIT } from '@guestdma/memory'
-import { fillPattern, firstDifference, interestingLengths, pattern, type SchemeRig } from './rig.ts'
-import type { SchemeSuite } from './suite.ts'
+import { fillPattern, firstDifference, interestingLengths, pattern, type SchemeRig, type SchemeSuite } from './rig.ts'
 
 /** Bytes looked at on both sides of a lent buffer. */
 const GUARD = 64

@@ -1,7 +1,6 @@
 import { BIDIRECTIONAL, DMA_OK, FROM_DEVICE, TO_DEVICE } from '@guestdma/dma'
 import { writeBus } from '../doubles/bus-access.ts'
-import { fillPattern, firstDifference, pattern, type SchemeRig } from './rig.ts'
-import type { SchemeSuite } from './suite.ts'
+import { fillPattern, firstDifference, pattern, type SchemeRig, type SchemeSuite } from './rig.ts'
 
 const AT = 4096
 
