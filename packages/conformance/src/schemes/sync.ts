@@ -12,7 +12,7 @@ export function describeSync({ test, check }: SchemeSuite): void {
     return { unit, length: 4 * unit }
   }
 
-  test('syncForCpu shows what the device wrote in the range, and changes nothing else', (rig) => {
+  test('syncForCpu shows what the device wrote in the range, and changes nothing else [sync-cpu]', (rig) => {
     const { unit, length } = units(rig)
     fillPattern(rig.arena, 1)
     const before = rig.arena.slice()
@@ -62,7 +62,7 @@ export function describeSync({ test, check }: SchemeSuite): void {
     check('first byte that did not arrive', firstDifference(rig.arena.subarray(AT, AT + length), expected), -1)
   })
 
-  test('syncForDevice shows the device what the CPU wrote in the range', (rig) => {
+  test('syncForDevice shows the device what the CPU wrote in the range [sync-device]', (rig) => {
     const { unit, length } = units(rig)
     fillPattern(rig.arena, 8)
     const before = rig.arena.slice(AT, AT + length)
