@@ -2,18 +2,24 @@ import { parseArgs } from 'node:util'
 import { pnpm, runSteps } from './lib/run.ts'
 import { lintTarballs, packAll, temporaryDirectory } from './lib/tarballs.ts'
 
-const usage = `Every static check: import arrows, types, lint and format, publint on freshly built and packed tarballs.
+const usage = `Every static check: import arrows, types, lint and format, figures in texts, publint on freshly built and packed tarballs.
 
-  pnpm check`
+  pnpm check
+  pnpm check --json    one JSON object instead of a line of text`
 
-const { values } = parseArgs({ options: { help: { type: 'boolean', short: 'h' } } })
+const { values } = parseArgs({ options: { json: { type: 'boolean' }, help: { type: 'boolean', short: 'h' } } })
 if (values.help) {
   console.log(usage)
 } else {
-  await runSteps('check', [
-    ['arrows', () => pnpm(['--silent', 'arrows'])],
-    ['types', () => pnpm(['--silent', 'typecheck'])],
-    ['lint', () => pnpm(['--silent', 'lint'])],
-    ['publint', async () => lintTarballs(await packAll(temporaryDirectory()))],
-  ])
+  await runSteps(
+    'check',
+    [
+      ['arrows', () => pnpm(['--silent', 'arrows'])],
+      ['types', () => pnpm(['--silent', 'typecheck'])],
+      ['lint', () => pnpm(['--silent', 'lint'])],
+      ['figures', () => pnpm(['--silent', 'figures', '--check'])],
+      ['publint', async () => lintTarballs(await packAll(temporaryDirectory()))],
+    ],
+    values.json,
+  )
 }
