@@ -9,9 +9,12 @@ dependencies against its imports.
 
   pnpm arrows          one line per problem, exit code 1 if there is any
   pnpm arrows --fix    first writes the workspace dependencies and build references that the imports need;
-                       run \`pnpm install\` afterwards`
+                       run \`pnpm install\` afterwards
+  pnpm arrows --json   the problems as one JSON list`
 
-const { values } = parseArgs({ options: { help: { type: 'boolean', short: 'h' }, fix: { type: 'boolean' } } })
+const { values } = parseArgs({
+  options: { help: { type: 'boolean', short: 'h' }, fix: { type: 'boolean' }, json: { type: 'boolean' } },
+})
 if (values.help) {
   console.log(usage)
 } else {
@@ -25,6 +28,7 @@ if (values.help) {
     ])
   }
   const problems = checkArrows(repository, readJson<ArrowTable>(`${repository}/scripts/arrows.json`))
-  for (const problem of problems) console.error(problem)
+  if (values.json) console.log(JSON.stringify(problems))
+  else for (const problem of problems) console.error(problem)
   if (problems.length > 0) process.exitCode = 1
 }
