@@ -23,7 +23,7 @@ export interface Package {
   readonly manifest: Manifest
 }
 
-function readJson<T>(file: string): T {
+export function readJson<T>(file: string): T {
   return JSON.parse(readFileSync(file, 'utf8')) as T
 }
 
