@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url'
 
 export const repository = dirname(dirname(dirname(fileURLToPath(import.meta.url))))
 
-export interface Manifest {
+interface Manifest {
   name: string
   version?: string
   private?: boolean
@@ -23,7 +23,7 @@ export interface Package {
   readonly manifest: Manifest
 }
 
-export function readJson<T>(file: string): T {
+function readJson<T>(file: string): T {
   return JSON.parse(readFileSync(file, 'utf8')) as T
 }
 
@@ -39,14 +39,4 @@ export function packagesIn(root: string, folder: string): Package[] {
     .map((entry) => `${folder}/${entry}`)
     .filter((dir) => existsSync(join(root, dir, 'package.json')))
     .map((dir) => packageAt(root, dir))
-}
-
-/** The TypeScript files under `<root>/<dir>`, relative to `root`. */
-export function sourcesUnder(root: string, dir: string): string[] {
-  if (!existsSync(join(root, dir))) return []
-  return readdirSync(join(root, dir), { withFileTypes: true }).flatMap((entry) => {
-    const path = `${dir}/${entry.name}`
-    if (entry.isDirectory()) return ['node_modules', 'dist'].includes(entry.name) ? [] : sourcesUnder(root, path)
-    return /\.[cm]?[jt]sx?$/.test(entry.name) ? [path] : []
-  })
 }

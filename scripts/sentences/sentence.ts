@@ -1,16 +1,16 @@
 import type { Reason } from './reasons.ts'
 
 /** The keyword of RFC 2119, or several where one sentence has several. */
-export type Level = string
+type Level = string
 
 /** Who has to do what a sentence asks; `both` where the text asks it of drivers and devices at once. */
-export type Side = 'driver' | 'device' | 'both'
+type Side = 'driver' | 'device' | 'both'
 
 /**
  * What a sentence asks, in our words. A sentence without a reason has a test. One entry may stand for several sentences
  * of one part that is not built: `count` tells how many.
  */
-export type Entry = readonly [level: Level, asks: string, reason?: Reason, count?: number]
+type Entry = readonly [level: Level, asks: string, reason?: Reason, count?: number]
 
 /** Sentences of a section of virtio 1.4, by their short names. */
 export interface Section {

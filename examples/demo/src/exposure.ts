@@ -5,7 +5,7 @@ import { type LentBuffer, RogueDevice } from './rogue-device.ts'
 import { type DemoScheme, type TransportName, transportOf } from './schemes.ts'
 
 /** What a device got that read some bytes: `old frame` is what it was sent before. */
-export type ReadOutcome = 'secret read' | 'zeros' | 'old frame' | 'other bytes' | 'fault'
+type ReadOutcome = 'secret read' | 'zeros' | 'old frame' | 'other bytes' | 'fault'
 
 /** One attempt: what came of it, and the faults that its port recorded. */
 export interface Attempt<T extends string = ReadOutcome> {

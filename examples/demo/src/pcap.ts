@@ -2,7 +2,7 @@ import { hex } from '@guestdma/memory'
 import { DemoInputError } from './errors.ts'
 
 /** One Ethernet frame of a capture, from its destination address to its payload, without frame check sequence. */
-export interface Frame {
+interface Frame {
   /** Seconds since 1970-01-01 UTC. */
   readonly seconds: number
   /** The rest of the time stamp, in the capture's resolution. */

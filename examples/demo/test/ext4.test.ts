@@ -2,7 +2,7 @@ import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { DemoInputError } from '../src/errors.ts'
 import { checkImage, checkWhole, readSuperblock, SECTOR_BYTES } from '../src/ext4.ts'
-import { fixture, refusal } from './support/support.ts'
+import { fixture, refusal } from './support/fixtures.ts'
 
 const image = fixture('disk.ext4')
 const readFrom =

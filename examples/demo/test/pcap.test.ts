@@ -2,7 +2,7 @@ import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { DemoInputError } from '../src/errors.ts'
 import { type Capture, MAX_RECORD_BYTES, readPcap, writePcap } from '../src/pcap.ts'
-import { fixture, refusal } from './support/support.ts'
+import { fixture, refusal } from './support/fixtures.ts'
 
 const file = fixture('traffic.pcap')
 

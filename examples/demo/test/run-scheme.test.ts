@@ -5,7 +5,7 @@ import { readPcap } from '../src/pcap.ts'
 import { Progress } from '../src/progress.ts'
 import { runScheme, type SchemeResult } from '../src/run-scheme.ts'
 import { SCHEMES } from '../src/schemes.ts'
-import { fixture } from './support/support.ts'
+import { fixture } from './support/fixtures.ts'
 
 const capture = readPcap(fixture('traffic.pcap'), 'traffic.pcap')
 const payload = capture.frames.reduce((sum, { data }) => sum + data.length, 0)

@@ -25,6 +25,7 @@ import {
   copy,
   deviceAddress,
   type GuestAddress,
+  GuestDmaError,
   type GuestMemory,
   guestAddress,
   hex,
@@ -250,7 +251,7 @@ export function fixedSlotsScheme({ slots = 256, allocBytes = 128 << 10 }: FixedS
     // What the platform does: sets the window aside, tells the driver of it, and gives the device a port to it alone.
     install(platform) {
       if (!Number.isInteger(slots) || slots < 2) {
-        throw new DmaError('SLOTS_COUNT', platform.device, `${slots} slots do not suffice to send and to receive`)
+        throw new GuestDmaError('SLOTS_COUNT', platform.device, `${slots} slots do not suffice to send and to receive`)
       }
       const { guest, window } = platform.reserve(slots * SLOT_BYTES + allocBytes, SLOT_BYTES)
       // What was in this part of RAM before is none of the device's business.

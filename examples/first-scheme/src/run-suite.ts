@@ -2,7 +2,7 @@ import { deepStrictEqual } from 'node:assert/strict'
 import type { TestFunctions } from '@guestdma/conformance'
 
 /** One test of a suite: the names that lead to it, and what went wrong, if anything did. */
-export interface TestResult {
+interface TestResult {
   readonly group: string
   readonly name: string
   readonly failure: string | null

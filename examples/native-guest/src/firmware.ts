@@ -60,7 +60,7 @@ import {
 
 export const FRAME_BYTES = 64
 /** "DISK", the first word of sector 0. */
-export const SIGNATURE = 0x4b53_4944
+const SIGNATURE = 0x4b53_4944
 export const WRITTEN_SECTOR = 7
 
 const VERSION_1_WORD = 1

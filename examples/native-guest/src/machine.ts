@@ -23,7 +23,7 @@ const RAM_OFFSET = 0x1_0000
 const CPU_SLICE = 1000
 const DEVICE_BUDGET = 64
 
-export const MAC: readonly number[] = [0x52, 0x54, 0x00, 0xca, 0xfe, 0x01]
+const MAC: readonly number[] = [0x52, 0x54, 0x00, 0xca, 0xfe, 0x01]
 
 /** Everything that a machine has to keep, as plain data: it can be cloned, sent to another thread or written to a file. */
 export interface MachineState {

@@ -1,5 +1,6 @@
 import { type DmaDirection, DmaError, type DmaRegion, type PoolFact } from '@guestdma/dma'
 import { type DeviceAddress, hex, type Region } from '@guestdma/memory'
+import { BounceError } from './errors.ts'
 import { SlotMap } from './slot-map.ts'
 
 /** Bytes of a slot: what most packets fit into, and what Linux's swiotlb uses. */
@@ -45,7 +46,7 @@ export interface BounceUser {
  * mapping in any case where there is room. Shares move at once when users come and go. Who holds more than its share by
  * then posts nothing until enough came back; meanwhile all together may hold three quarters of the pool.
  *
- * @throws DmaError `BOUNCE_POOL_SIZE`, `BOUNCE_POOL_ALIGN`, `BOUNCE_RESERVE`
+ * @throws BounceError `BOUNCE_POOL_SIZE`, `BOUNCE_POOL_ALIGN`, `BOUNCE_RESERVE`
  */
 export class BouncePool {
   declare readonly name: string
@@ -81,11 +82,16 @@ export class BouncePool {
     const { window, device, home } = pool
     const slots = Math.floor(window.length / SLOT_BYTES)
     if (slots < 1)
-      throw new DmaError('BOUNCE_POOL_SIZE', name, `a pool of ${window.length} bytes holds no slot of ${SLOT_BYTES}`, {
-        length: window.length,
-      })
+      throw new BounceError(
+        'BOUNCE_POOL_SIZE',
+        name,
+        `a pool of ${window.length} bytes holds no slot of ${SLOT_BYTES}`,
+        {
+          length: window.length,
+        },
+      )
     if (window.offset % POOL_ALIGN !== 0 || device % POOL_ALIGN !== 0) {
-      throw new DmaError(
+      throw new BounceError(
         'BOUNCE_POOL_ALIGN',
         name,
         `offset ${window.offset} and device address ${hex(device)} must be multiples of ${POOL_ALIGN}`,
@@ -94,7 +100,7 @@ export class BouncePool {
     }
     const reservedSlots = reserve ?? Math.min(MAX_RUN, Math.max(1, slots >>> 3))
     if (!Number.isInteger(reservedSlots) || reservedSlots < 1 || reservedSlots > Math.min(MAX_RUN, slots)) {
-      throw new DmaError(
+      throw new BounceError(
         'BOUNCE_RESERVE',
         name,
         `a reserve of ${reservedSlots} slots must be 1 to ${Math.min(MAX_RUN, slots)}`,

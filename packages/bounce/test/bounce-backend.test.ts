@@ -1,7 +1,7 @@
 import { DMA_OK, DMA_TOO_LONG, DMA_UNMAPPABLE } from '@guestdma/dma'
 import { describe, expect, test } from 'vitest'
 import { BouncePool, type ClearPolicy, SLOT_BYTES } from '../src/index.ts'
-import { BASE, code, map, newPool, POOL_DEVICE, RAM, rig, table } from './support/support.ts'
+import { BASE, code, map, newPool, POOL_DEVICE, RAM, rig, table } from './support/pool-rig.ts'
 
 // The contract is checked by the conformance suite; here is what only this backend has.
 describe('slots', () => {

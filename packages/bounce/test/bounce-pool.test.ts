@@ -2,7 +2,7 @@ import { TO_DEVICE } from '@guestdma/dma'
 import { type DeviceAddress, Region } from '@guestdma/memory'
 import { describe, expect, test } from 'vitest'
 import { BouncePool, MAX_RUN, SLOT_BYTES } from '../src/index.ts'
-import { code, newPool, POOL_DEVICE, POOL_OFFSET } from './support/support.ts'
+import { code, newPool, POOL_DEVICE, POOL_OFFSET } from './support/pool-rig.ts'
 
 // Takes until none is left; returns how many runs of `count` slots there were.
 function drain(pool: BouncePool, user: ReturnType<BouncePool['attach']>, count: number, standing: boolean): number {

@@ -12,6 +12,7 @@
 export { BouncingBackend, type BouncingOptions, BouncingSlots, bouncingScheme } from './doubles/bouncing-backend.ts'
 export { reaches, readBus, writeBus } from './doubles/bus-access.ts'
 export { CheckedBackend, checked } from './doubles/checked-backend.ts'
+export { CHECK_CODES, CheckError } from './doubles/errors.ts'
 export { ExactBackend, type ExactOptions, exactScheme } from './doubles/exact-backend.ts'
 export { FaultyBackend } from './doubles/faulty-backend.ts'
 export { ForwardingBackend } from './doubles/forwarding-backend.ts'

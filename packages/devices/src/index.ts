@@ -13,18 +13,9 @@
 
 export { BlkDevice } from './blk/blk-device.ts'
 export type { BlockRequest, BlockStatus, BlockStore } from './blk/block-store.ts'
-export type { BlkOptions } from './blk/config.ts'
+export type { BlkDeviceOptions } from './blk/config.ts'
 export { MemoryBlockStore } from './blk/memory-block-store.ts'
 export { type ConfigField, ConfigSpace } from './device/config-space.ts'
-export {
-  AREA_DESC_HIGH,
-  AREA_DESC_LOW,
-  AREA_DEVICE_HIGH,
-  AREA_DEVICE_LOW,
-  AREA_DRIVER_HIGH,
-  AREA_DRIVER_LOW,
-  DeviceQueue,
-} from './device/device-queue.ts'
 export type { DeviceState, QueueState } from './device/device-state.ts'
 export { DEFAULT_FEATURES, type FeatureDependency, type FeatureOptions } from './device/negotiation.ts'
 export {
@@ -35,7 +26,7 @@ export {
   VirtioDevice,
 } from './device/virtio-device.ts'
 export type { AccessFault, AccessFaultReason, AddressHalves } from './faults/access-fault.ts'
-export { DeviceError } from './faults/errors.ts'
+export { DEVICE_CODES, DeviceError } from './faults/errors.ts'
 export type {
   DeviceFault,
   FeatureFault,
@@ -48,7 +39,7 @@ export type {
   RequestFaultReason,
   ResetFault,
 } from './faults/faults.ts'
-export type { IommuCounters, IommuOptions, IommuRange } from './iommu/config.ts'
+export type { IommuDeviceCounters, IommuDeviceOptions, IommuRange } from './iommu/config.ts'
 export { IommuDevice } from './iommu/iommu-device.ts'
 export { type EndpointOptions, type IommuOwner, IommuPort, type ReservedRegion } from './iommu/iommu-port.ts'
 export type { FifoOptions } from './links/frame-fifo.ts'
@@ -58,7 +49,7 @@ export { LoopbackLink } from './links/loopback-link.ts'
 export { type FrameReceiver, MAX_FRAME_BYTES, type NetLink } from './links/net-link.ts'
 export { Wire, WireEnd } from './links/wire.ts'
 export { type MmioOptions, MmioRegisters, type MmioState } from './mmio/mmio-registers.ts'
-export type { NetCounters, NetOptions } from './net/config.ts'
+export type { NetDeviceCounters, NetDeviceOptions } from './net/config.ts'
 export { NetDevice } from './net/net-device.ts'
 export type { PciRange } from './pci/bar.ts'
 export {
@@ -67,7 +58,7 @@ export {
   virtioCapability,
   virtioCapability64,
 } from './pci/capabilities.ts'
-export type { PciOptions } from './pci/options.ts'
+export type { PciFunctionOptions } from './pci/options.ts'
 export { PciFunction } from './pci/pci-function.ts'
 export type { PciState } from './pci/state.ts'
 export {
@@ -79,5 +70,3 @@ export {
   oneWindow,
 } from './ports/bus-windows.ts'
 export { PagePort } from './ports/page-port.ts'
-export { ChainTable, MAX_SEGMENTS } from './ring/chain-table.ts'
-export { NO_CHAIN, type RingSetup, SplitRingWalker } from './ring/split-ring-walker.ts'

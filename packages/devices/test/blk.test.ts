@@ -1,5 +1,11 @@
 import { beforeEach, describe, expect, test } from 'vitest'
-import { type BlkOptions, type BlockRequest, type BlockStore, type BusWindows, MemoryBlockStore } from '../src/index.ts'
+import {
+  type BlkDeviceOptions,
+  type BlockRequest,
+  type BlockStore,
+  type BusWindows,
+  MemoryBlockStore,
+} from '../src/index.ts'
 import {
   type AnyBlkMachine,
   blkMachineOver,
@@ -20,7 +26,7 @@ const GET_ID = 8
 let m: AnyBlkMachine
 let transport: TransportName
 
-function boot(options: Partial<BlkOptions> = {}, ...features: number[]): void {
+function boot(options: Partial<BlkDeviceOptions> = {}, ...features: number[]): void {
   m = blkMachineOver(transport, options, 16)
   for (let i = 0; i < DISK_BYTES; i++) m.disk[i] = (i >>> 9) + i
   m.driver.start([m.ring], 9, ...features)
@@ -242,7 +248,7 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       },
     }
 
-    const writes = (options: Partial<BlkOptions>, features: number[], prepare?: () => void): string[] => {
+    const writes = (options: Partial<BlkDeviceOptions>, features: number[], prepare?: () => void): string[] => {
       log.length = 0
       m = blkMachineOver(transport, { store, ...options })
       m.driver.start([m.ring], ...features)
@@ -307,7 +313,7 @@ describe.each(TRANSPORTS)('over %s', (name) => {
     let store: LateStore
     let woken: number
 
-    function bootLate(options: Partial<BlkOptions> = {}, ...features: number[]): void {
+    function bootLate(options: Partial<BlkDeviceOptions> = {}, ...features: number[]): void {
       store = new LateStore()
       woken = 0
       boot({ store, onWork: () => woken++, ...options }, ...features)
@@ -687,7 +693,7 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       expect(m.driver.generation).not.toBe(generation)
     })
 
-    test.each<[string, Partial<BlkOptions>]>([
+    test.each<[string, Partial<BlkDeviceOptions>]>([
       ['STORE_CAPACITY', { store: { capacity: 700, read() {}, write() {}, flush() {} } }],
       ['STORE_CAPACITY', { store: { capacity: 0, read() {}, write() {}, flush() {} } }],
       ['DEVICE_OPTION', { store: undefined as unknown as BlockStore }],

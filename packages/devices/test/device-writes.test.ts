@@ -1,7 +1,7 @@
 // `onDeviceWrite` is foreign code that a device runs in the middle of its work. It may grow the memory, reset the device
 // or throw.
 import { beforeAll, beforeEach, describe, expect, test } from 'vitest'
-import type { NetOptions } from '../src/index.ts'
+import type { NetDeviceOptions } from '../src/index.ts'
 import {
   type AnyNetMachine,
   blkMachineOver,
@@ -32,7 +32,7 @@ describe.each(TRANSPORTS)('what follows a report of a write is not lost: over %s
     ram.hook = () => ram.wasm?.grow(1)
   })
 
-  function net(options: Partial<NetOptions> = {}, ...features: number[]): AnyNetMachine {
+  function net(options: Partial<NetDeviceOptions> = {}, ...features: number[]): AnyNetMachine {
     const m = netMachineOver(transport, options, 8, ram)
     m.driver.start([m.rx, m.tx], ...features)
     return m

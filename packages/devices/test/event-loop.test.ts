@@ -1,5 +1,12 @@
 import { beforeAll, beforeEach, describe, expect, test } from 'vitest'
-import { type BlkOptions, type BlockRequest, LearningSwitch, LoopbackLink, type NetLink, Wire } from '../src/index.ts'
+import {
+  type BlkDeviceOptions,
+  type BlockRequest,
+  LearningSwitch,
+  LoopbackLink,
+  type NetLink,
+  Wire,
+} from '../src/index.ts'
 import {
   type AnyBlkMachine,
   type AnyNetMachine,
@@ -163,7 +170,7 @@ describe.each(TRANSPORTS)('after poll returned 0 its owner sleeps until onWork: 
     let waiting: BlockRequest[]
     let m: AnyBlkMachine
 
-    function boot(options: Partial<BlkOptions> = {}): void {
+    function boot(options: Partial<BlkDeviceOptions> = {}): void {
       waiting = []
       const store = {
         capacity: DISK_BYTES,

@@ -6,7 +6,7 @@ import {
   VIRTIO_NET_F_STATUS,
 } from '@guestdma/spec'
 import { beforeEach, describe, expect, test } from 'vitest'
-import type { BusWindows, NetOptions } from '../src/index.ts'
+import type { BusWindows, NetDeviceOptions } from '../src/index.ts'
 import {
   type AnyNetMachine,
   netMachineOver,
@@ -21,7 +21,7 @@ let m: AnyNetMachine
 let transport: TransportName
 let link: RecordingLink
 
-function boot(options: Partial<NetOptions> = {}, ...features: number[]): void {
+function boot(options: Partial<NetDeviceOptions> = {}, ...features: number[]): void {
   link = new RecordingLink()
   m = netMachineOver(transport, { link, ...options })
   m.driver.start([m.rx, m.tx], ...features)
@@ -471,12 +471,12 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       expect(link.frames).toHaveLength(1)
     })
 
-    test.each<Partial<NetOptions>>([
+    test.each<Partial<NetDeviceOptions>>([
       { mac: [1, 2, 3] },
       { mac: '52:54:00:01:02:03' as unknown as number[] },
       { mac: null as unknown as number[] },
       { mac: 7 as unknown as number[] },
-      { port: undefined as unknown as NetOptions['port'] },
+      { port: undefined as unknown as NetDeviceOptions['port'] },
       { mac: [0x53, 0, 0, 0, 0, 1] },
       { mac: [2, 0, 0, 0, 0, 256] },
       { mtu: 67 },

@@ -7,7 +7,7 @@ import {
   MmioRegisters,
   NetDevice,
   PciFunction,
-  type PciOptions,
+  type PciFunctionOptions,
   type RegisterFaultReason,
 } from '../src/index.ts'
 import { MAC, type PciMachine, pciMachine } from './support/devices.ts'
@@ -122,7 +122,7 @@ describe('configuration space', () => {
 })
 
 describe('base address registers (PCI 3.0 §6.2.5.1)', () => {
-  const pci = (options: PciOptions = {}): PciMachine =>
+  const pci = (options: PciFunctionOptions = {}): PciMachine =>
     pciMachine({
       swiotlb: { window: whole(memory(0x5000)) },
       sharedMemory: [{ id: 1, window: whole(memory(0x2000)) }],
@@ -325,7 +325,7 @@ describe('memory behind a BAR', () => {
 
 describe('options that cannot be', () => {
   const region = memory(0x1000)
-  test.each<[string, PciOptions]>([
+  test.each<[string, PciFunctionOptions]>([
     ['notifyMultiplier', { notifyMultiplier: 1 }],
     ['notifyMultiplier', { notifyMultiplier: 6 }],
     ['notifyMultiplier', { notifyMultiplier: -4 }],

@@ -5,7 +5,7 @@ import {
   everything,
   NetDevice,
   PciFunction,
-  type PciOptions,
+  type PciFunctionOptions,
   type PciState,
 } from '../src/index.ts'
 import { MAC, type PciMachine, packet, pciMachine, RecordingLink } from './support/devices.ts'
@@ -20,7 +20,7 @@ interface Twin {
 }
 
 /** Another device and function over the same memory, with the state of the first one. */
-function move(m: PciMachine, options: PciOptions = {}): Twin {
+function move(m: PciMachine, options: PciFunctionOptions = {}): Twin {
   const state = JSON.parse(JSON.stringify(m.device.save())) as DeviceState
   const registers = JSON.parse(JSON.stringify(m.pci.save())) as PciState
   const link = new RecordingLink()

@@ -11,7 +11,7 @@ import {
   MmioRegisters,
   NetDevice,
   PciFunction,
-  type PciOptions,
+  type PciFunctionOptions,
 } from '../src/index.ts'
 import { DISK_BYTES, driverOf, header, MAC, RecordingLink, status, TRANSPORTS } from './support/devices.ts'
 import { Driver, type GuestDriver, Line, pattern, Ram, Ring } from './support/guest.ts'
@@ -43,7 +43,7 @@ function sleeper() {
   return { ram, device, woken, sleep, rings: [new Ring(ram, 8), new Ring(ram, 8)], line: new Line() }
 }
 
-function overPci(options: PciOptions = {}) {
+function overPci(options: PciFunctionOptions = {}) {
   const m = sleeper()
   const pci = new PciFunction(m.device, { interrupts: m.line, ...options })
   const driver = new PciDriver(pci)

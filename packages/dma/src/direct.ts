@@ -20,7 +20,9 @@ import {
 } from './backend.ts'
 import { DmaError } from './errors.ts'
 import type { DmaMappings } from './mappings.ts'
-import type { DmaProvider, DmaScheme, PlatformBuilder, PlatformOffer, Suitability } from './offer.ts'
+import type { PlatformOffer, Suitability } from './offer.ts'
+import type { PlatformBuilder } from './platform.ts'
+import type { DmaProvider, DmaScheme } from './scheme.ts'
 import { DMA_OK, DMA_UNMAPPABLE, type DmaDirection, type DmaStatus } from './status.ts'
 
 // The engine folds a module's own constants into its code; imported ones it loads at each use.
@@ -94,10 +96,16 @@ export class DirectBackend implements DmaBackend {
       window = this.memory.window(guest, length)
     } catch (cause) {
       if (guest !== undefined) this.ram.release(guest)
-      throw new DmaError('DMA_ALLOC', this.name, `no guest RAM for ${length} bytes: ${(cause as Error).message}`, {
-        length,
-        align,
-      })
+      throw new DmaError(
+        'DMA_ALLOC',
+        this.name,
+        `no guest RAM for ${length} bytes: ${(cause as Error).message}`,
+        {
+          length,
+          align,
+        },
+        { cause },
+      )
     }
     const { region, offset } = window
     region.refresh()

@@ -19,29 +19,18 @@ export { BUFFER_ACQUIRED, BUFFER_ALIGN, BUFFER_FREE, BUFFER_LENT, Buffers, buffe
 export { DirectBackend, directScheme } from './direct.ts'
 export {
   type CandidateReport,
+  DMA_CODES,
   DmaConflictError,
   DmaError,
   DowngradeRefusedError,
   NoUsableBackendError,
   UnknownSchemeError,
 } from './errors.ts'
+export { type FactKey, factKey, type PoolFact, type SwiotlbDeclaration } from './facts.ts'
 export { DmaMappings } from './mappings.ts'
-export {
-  type DmaProvider,
-  type DmaScheme,
-  type FactKey,
-  factKey,
-  type IommuFault,
-  type IommuPlace,
-  type IommuRequest,
-  type PlatformBuilder,
-  type PlatformOffer,
-  type PoolFact,
-  platformScheme,
-  type SharedPages,
-  type Suitability,
-  type SwiotlbDeclaration,
-} from './offer.ts'
+export type { PlatformOffer, Suitability } from './offer.ts'
+export type { IommuFault, IommuPlace, IommuRequest, PlatformBuilder, SharedPages } from './platform.ts'
+export { type DmaProvider, type DmaScheme, platformScheme } from './scheme.ts'
 export { type Candidate, DMA_FEATURES, type DmaChoice, listedIds, type Selection, select } from './select.ts'
 export {
   BIDIRECTIONAL,

@@ -1,7 +1,8 @@
 import { FeatureSet, VIRTIO_F_ACCESS_PLATFORM, VIRTIO_F_SWIOTLB } from '@guestdma/spec'
 import type { DmaTraits } from './backend.ts'
 import { type CandidateReport, DmaConflictError, DmaError, UnknownSchemeError } from './errors.ts'
-import type { DmaProvider, PlatformOffer } from './offer.ts'
+import type { PlatformOffer } from './offer.ts'
+import type { DmaProvider } from './scheme.ts'
 
 /** What the caller asks for: the best that fits, one scheme, or some in order of preference. */
 export type DmaChoice = 'auto' | string | readonly string[]

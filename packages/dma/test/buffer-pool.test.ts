@@ -9,7 +9,7 @@ import {
   describeStatus,
   TO_DEVICE,
 } from '../src/index.ts'
-import { direct } from './support/support.ts'
+import { direct } from './support/offers.ts'
 
 const make = (backend: DmaBackend, count = 4, bytes = 100): BufferPool =>
   new BufferPool(backend, { name: 'a pool', count, bytes, direction: TO_DEVICE })

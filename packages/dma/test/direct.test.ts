@@ -2,7 +2,7 @@ import { GuestMemory, guestAddress, SpanAllocator } from '@guestdma/memory'
 import { FeatureSet, VIRTIO_F_ACCESS_PLATFORM } from '@guestdma/spec'
 import { describe, expect, test } from 'vitest'
 import { DirectBackend, DMA_OK, DMA_UNMAPPABLE, DmaError, directScheme, FROM_DEVICE, TO_DEVICE } from '../src/index.ts'
-import { BASE, BYTES, direct, offer, row } from './support/support.ts'
+import { BASE, BYTES, direct, offer, row } from './support/offers.ts'
 
 // What every scheme has to do is in the conformance suite, which runs over this one too; here is what only this one
 // does.

@@ -1,7 +1,7 @@
 import { FeatureSet, VIRTIO_F_ACCESS_PLATFORM } from '@guestdma/spec'
 import { describe, expect, test } from 'vitest'
 import { type DmaProvider, directScheme, listedIds, type PlatformOffer, select } from '../src/index.ts'
-import { type Facts, offer, provider, required, unusable, usable } from './support/support.ts'
+import { type Facts, offer, provider, required, unusable, usable } from './support/offers.ts'
 
 const direct = directScheme().provider
 

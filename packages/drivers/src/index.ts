@@ -7,7 +7,13 @@
  *
  * @packageDocumentation
  */
-export { BLK_FEATURES, type BlkCounters, BlkDriver, type BlkObserver, type BlkOptions } from './blk/blk-driver.ts'
+export {
+  BLK_FEATURES,
+  BlkDriver,
+  type BlkDriverCounters,
+  type BlkDriverOptions,
+  type BlkObserver,
+} from './blk/blk-driver.ts'
 export {
   BLK_S_CORRUPT,
   BLK_S_SHORT,
@@ -17,7 +23,13 @@ export {
   CompletedRequests,
   RequestBatch,
 } from './blk/blk-queue.ts'
-export { DeviceBrokenError, DriverError, type DriverWarning, type WarningObserver } from './driver/errors.ts'
+export {
+  DeviceBrokenError,
+  DRIVER_CODES,
+  DriverError,
+  type DriverWarning,
+  type WarningObserver,
+} from './driver/errors.ts'
 export { RamBuffers } from './driver/ram-buffers.ts'
 export { DeviceSession, QUEUE_FEATURES, type QueueRequest, type SessionOptions } from './driver/session.ts'
 export { VirtioDriver, type WaitingOptions } from './driver/virtio-driver.ts'
@@ -25,8 +37,8 @@ export { FrameBatch, NO_BUFFER, ReceivedFrames } from './net/frames.ts'
 export {
   type BufferMode,
   NET_FEATURES,
-  type NetCounters,
   NetDriver,
+  type NetDriverCounters,
+  type NetDriverOptions,
   type NetObserver,
-  type NetOptions,
 } from './net/net-driver.ts'

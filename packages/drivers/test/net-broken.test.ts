@@ -379,7 +379,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       let detached = 0
       const rig = await makeNet({ mode, queueSize: 8, detach: () => ++detached > 0 })
       rig.backend.refusals = 1
-      await expect(rig.net.close()).rejects.toMatchObject({ code: 'DMA_FAILED' })
+      await expect(rig.net.close()).rejects.toMatchObject({ code: 'DMA_FREE' })
       expect(detached).toBe(1)
       expect(rig.session).toMatchObject(noQuarantine)
       expect(rig.ram.live).toBe(0)
@@ -388,7 +388,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
     it('a backend that cannot revoke, and nobody who cuts off: what it did not give back stays out of use', async () => {
       const rig = await makeNet({ mode, queueSize: 8 })
       rig.backend.refusals = 1
-      await expect(rig.net.close()).rejects.toMatchObject({ code: 'DMA_FAILED' })
+      await expect(rig.net.close()).rejects.toMatchObject({ code: 'DMA_FREE' })
       expect(rig.session.quarantined).toBe(true)
       // The queues' own memory was revoked before; frames are in buffers that the device may still know.
       expect(rig.ram.allocated).toBeGreaterThanOrEqual(16 * 1526)

@@ -1,4 +1,5 @@
-import { ADDRESS_LIMIT, GuestDmaError, type GuestMemory, guestAddress, SpanAllocator } from '@guestdma/memory'
+import { ADDRESS_LIMIT, type GuestMemory, guestAddress, SpanAllocator } from '@guestdma/memory'
+import { MachineError } from './errors.ts'
 
 /** Bytes of bus address space for the BARs of a machine's devices, in each of the two places. */
 const BYTES = 0x400_0000
@@ -35,6 +36,6 @@ export class BarSpace {
     }
     const where = is64 ? 'on the bus' : 'below 4 GiB beside guest memory'
     const message = `no room ${where} for a BAR of ${size} bytes; leave some of it free or use the mmio transport`
-    throw new GuestDmaError('MACHINE_DEVICE', device, message, { size })
+    throw new MachineError('MACHINE_DEVICE', device, message, { size })
   }
 }

@@ -1,7 +1,8 @@
 import { type DmaScheme, listedIds, UnknownSchemeError } from '@guestdma/dma'
-import { GuestDmaError, GuestMemory, type GuestRange } from '@guestdma/memory'
+import { GuestMemory, type GuestRange } from '@guestdma/memory'
 import { FEATURE_BITS, MAX_QUEUE_SIZE } from '@guestdma/spec'
 import type { BlkConfig, DeviceConfig, MachineConfig, NetConfig } from './config.ts'
+import { MachineError } from './errors.ts'
 import {
   checkFields,
   type Fields,
@@ -25,7 +26,7 @@ import {
  * The one place where a machine's configuration is checked, before anything is made of it: types do not reach callers in
  * JavaScript. What only a part can judge, such as whether ranges overlap, the part checks.
  *
- * @throws GuestDmaError `MACHINE_CONFIG`; `details.path` says which, such as `devices[1].device.mac`, and `details.value`
+ * @throws MachineError `MACHINE_CONFIG`; `details.path` says which, such as `devices[1].device.mac`, and `details.value`
  *   what it holds. `MACHINE_DEVICE` where two devices have one name
  */
 export function checkConfig(config: MachineConfig): void {
@@ -41,7 +42,7 @@ export function checkConfig(config: MachineConfig): void {
   devices.forEach((device, i) => {
     checkDevice(`devices[${i}]`, device as object as Fields)
     const { name } = device
-    if (names.has(name)) throw new GuestDmaError('MACHINE_DEVICE', name, 'two devices have this name', { name })
+    if (names.has(name)) throw new MachineError('MACHINE_DEVICE', name, 'two devices have this name', { name })
     names.add(name)
   })
 }

@@ -1,4 +1,4 @@
-import type { BlkOptions as BlkDeviceOptions, NetOptions as NetDeviceOptions, VirtioDevice } from '@guestdma/devices'
+import type { BlkDeviceOptions, NetDeviceOptions, VirtioDevice } from '@guestdma/devices'
 import type { DmaChoice, DmaScheme } from '@guestdma/dma'
 import type { BufferMode, NetObserver } from '@guestdma/drivers'
 import type { BusPort, GuestAddress, GuestMemory, GuestRange } from '@guestdma/memory'

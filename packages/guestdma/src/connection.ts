@@ -1,7 +1,7 @@
 import { MmioRegisters, PciFunction, type VirtioDevice } from '@guestdma/devices'
-import { GuestDmaError } from '@guestdma/memory'
 import { assignBars, MmioTransport, PciTransport, type VirtioTransport } from '@guestdma/transport'
 import type { BarSpace } from './bar-space.ts'
+import { MachineError } from './errors.ts'
 import { type DevicePlatform, DOORBELL_BASE } from './platform.ts'
 
 /** How a driver and a device model of one slot are connected. */
@@ -60,6 +60,6 @@ export function connect(
 }
 
 function found<T>(transport: T | null, name: string): T {
-  if (transport === null) throw new GuestDmaError('MACHINE_DEVICE', name, 'the device model has device ID 0')
+  if (transport === null) throw new MachineError('MACHINE_DEVICE', name, 'the device model has device ID 0')
   return transport
 }

@@ -15,14 +15,15 @@ import {
   type NetDriver,
   type NetObserver,
 } from '@guestdma/drivers'
-import { attempt, type BusPort, GuestDmaError } from '@guestdma/memory'
+import { attempt, type BusPort } from '@guestdma/memory'
 import { DEVICE_ID_BLOCK, DEVICE_ID_NET, FeatureSet, NET_FEATURE_DEPENDENCIES, VIRTIO_F_SWIOTLB } from '@guestdma/spec'
 import { type Negotiated, negotiate, type VirtioTransport, type Wait } from '@guestdma/transport'
 import type { DependencyContainer } from 'tsyringe'
 import type { DeviceConfig } from './config.ts'
 import { type Connection, connect } from './connection.ts'
+import type { DeviceCounters } from './counters.ts'
+import { MachineError } from './errors.ts'
 import type { MachineEvents } from './events.ts'
-import type { DeviceCounters } from './machine.ts'
 import { DevicePlatform, type PlatformShared } from './platform.ts'
 import {
   AGREED_FEATURES,
@@ -90,7 +91,7 @@ export class DeviceSlot {
       this.device = makeDevice(config, this.port, this.platform)
       const deviceId = config.type === 'net' ? DEVICE_ID_NET : DEVICE_ID_BLOCK
       if (this.device.deviceId !== deviceId) {
-        throw new GuestDmaError(
+        throw new MachineError(
           'MACHINE_DEVICE',
           name,
           `the model has device ID ${this.device.deviceId}; type '${config.type}' needs ${deviceId}`,
@@ -302,7 +303,7 @@ export class DeviceSlot {
   }
 
   private refuseClosed(): never {
-    throw new GuestDmaError('MACHINE_CLOSED', this.name, 'the device is closed; reset() starts it again')
+    throw new MachineError('MACHINE_CLOSED', this.name, 'the device is closed; reset() starts it again')
   }
 }
 

@@ -13,9 +13,11 @@ export { FrameBatch } from '@guestdma/drivers'
 export { pooledIommuScheme, sharedPagesScheme, virtioIommuScheme } from '@guestdma/iommu'
 export { GuestMemory, guestAddress } from '@guestdma/memory'
 export type { BlkConfig, DeviceConfig, MachineConfig, NetConfig } from './config.ts'
+export type { DeviceCounters, MachineCounters } from './counters.ts'
 export type { DeviceSlot } from './device-slot.ts'
+export { MACHINE_CODES, MachineError } from './errors.ts'
 export { type MachineEventMap, MachineEvents, type SchemeChosen } from './events.ts'
-export { createMachine, type DeviceCounters, Machine, type MachineCounters } from './machine.ts'
+export { createMachine, Machine } from './machine.ts'
 export {
   AGREED_FEATURES,
   BLK_DRIVER,

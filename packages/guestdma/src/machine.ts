@@ -3,31 +3,18 @@ import { BlkDevice, NetDevice } from '@guestdma/devices'
 import { directScheme } from '@guestdma/dma'
 import { BlkDriver, NetDriver } from '@guestdma/drivers'
 import { virtioIommuScheme } from '@guestdma/iommu'
-import { attempt, GuestDmaError, GuestMemory, guestAddress, observe, SpanAllocator } from '@guestdma/memory'
+import { attempt, GuestMemory, guestAddress, observe, SpanAllocator } from '@guestdma/memory'
 import type { DependencyContainer } from 'tsyringe'
 import { BarSpace } from './bar-space.ts'
 import { checkConfig, checkSchemeIds } from './check-config.ts'
 import type { MachineConfig } from './config.ts'
 import { instancePerContainerCachingFactory, container as root } from './container.ts'
+import type { MachineCounters } from './counters.ts'
 import { DeviceSlot } from './device-slot.ts'
+import { MachineError } from './errors.ts'
 import { MachineEvents } from './events.ts'
 import type { PlatformShared } from './platform.ts'
 import { BLK_DRIVER, BLK_OPTIONS, GUEST_MEMORY, GUEST_RAM, NET_DRIVER, NET_OPTIONS, SESSION } from './tokens.ts'
-
-/** One device's figures, as plain data. */
-export interface DeviceCounters {
-  readonly scheme: string
-  readonly driver: Readonly<Record<string, number>>
-  readonly backend: Readonly<Record<string, number>>
-  readonly queues: Readonly<Record<string, Readonly<Record<string, number>>>>
-  /** Faults of the device's port and of its driver's requests, so far. */
-  readonly faults: number
-}
-
-/** A whole machine's figures, as plain data. */
-export interface MachineCounters {
-  readonly devices: Readonly<Record<string, DeviceCounters>>
-}
 
 // Two devices that answer each other for ever would otherwise keep pump() busy for ever.
 const MAX_ROUNDS = 1024
@@ -76,35 +63,35 @@ export class Machine {
   net(name: string): NetDriver {
     const { driver } = this.slot(name)
     if (driver instanceof NetDriver) return driver
-    throw new GuestDmaError('MACHINE_DEVICE', name, 'is not a net device')
+    throw new MachineError('MACHINE_DEVICE', name, 'is not a net device')
   }
 
   /** The block driver of a device. Throws `MACHINE_DEVICE`, `MACHINE_CLOSED`. After `reset` there is a new one. */
   blk(name: string): BlkDriver {
     const { driver } = this.slot(name)
     if (driver instanceof BlkDriver) return driver
-    throw new GuestDmaError('MACHINE_DEVICE', name, 'is not a block device')
+    throw new MachineError('MACHINE_DEVICE', name, 'is not a block device')
   }
 
   /** The model of a net device, to receive frames into it or to pull its cable. Throws `MACHINE_DEVICE`. */
   netDevice(name: string): NetDevice {
     const { device } = this.slot(name)
     if (device instanceof NetDevice) return device
-    throw new GuestDmaError('MACHINE_DEVICE', name, 'has no net device model of ours')
+    throw new MachineError('MACHINE_DEVICE', name, 'has no net device model of ours')
   }
 
   /** The model of a block device. Throws `MACHINE_DEVICE`. */
   blkDevice(name: string): BlkDevice {
     const { device } = this.slot(name)
     if (device instanceof BlkDevice) return device
-    throw new GuestDmaError('MACHINE_DEVICE', name, 'has no block device model of ours')
+    throw new MachineError('MACHINE_DEVICE', name, 'has no block device model of ours')
   }
 
   /** A device with its model, its port and what was negotiated. Throws `MACHINE_DEVICE`. */
   slot(name: string): DeviceSlot {
     const slot = this.slots.get(name)
     if (slot === undefined)
-      throw new GuestDmaError(
+      throw new MachineError(
         'MACHINE_DEVICE',
         name,
         `there is no such device; there are ${[...this.slots.keys()].join(', ') || 'none'}`,
@@ -202,7 +189,7 @@ export class Machine {
   async reset(name: string): Promise<void> {
     const slot = this.slot(name)
     if (this.closing !== null)
-      throw new GuestDmaError('MACHINE_CLOSED', name, 'the machine is closed; create another one')
+      throw new MachineError('MACHINE_CLOSED', name, 'the machine is closed; create another one')
     await slot.reset()
   }
 
@@ -218,7 +205,7 @@ export class Machine {
    * Resets all devices and gives all memory back. Everything is tried, then the first error is thrown. Idempotent: each
    * call ends as the first one does.
    *
-   * @throws GuestDmaError `MACHINE_QUARANTINED` where nothing else failed now but memory had to be given up, now or in an
+   * @throws MachineError `MACHINE_QUARANTINED` where nothing else failed now but memory had to be given up, now or in an
    *   earlier reset; `details` says how many bytes of each device's, and of what several share
    */
   close(): Promise<void> {
@@ -251,7 +238,7 @@ export class Machine {
     if (errors.length > 0) throw errors[0]
     if (names.length === 0) return
     const message = `memory stays out of use that nothing can keep ${names.join(', ')} from`
-    throw new GuestDmaError('MACHINE_QUARANTINED', 'machine', message, { devices, shared })
+    throw new MachineError('MACHINE_QUARANTINED', 'machine', message, { devices, shared })
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -263,9 +250,9 @@ export class Machine {
  * Builds a machine: installs a scheme's platform under each device, brings every device up, and builds its driver over
  * the DMA backend that was chosen at negotiation.
  *
- * @throws NoUsableBackendError, DowngradeRefusedError, DmaConflictError, UnknownSchemeError; GuestDmaError
- *   `MACHINE_CONFIG` (before anything is made; `details.path` says what), `MACHINE_DEVICE`; MemoryError; what devices and drivers throw. All devices
- *   that were up are closed again.
+ * @throws NoUsableBackendError, DowngradeRefusedError, DmaConflictError, UnknownSchemeError; MachineError
+ *   `MACHINE_CONFIG` (before anything is made; `details.path` says what), `MACHINE_DEVICE`; MemoryError; what devices and
+ *   drivers throw. All devices that were up are closed again.
  */
 export async function createMachine(config: MachineConfig): Promise<Machine> {
   checkConfig(config)

@@ -27,7 +27,7 @@ import {
   type DeviceAddress,
   type FaultLog,
   type GuestAddress,
-  GuestDmaError,
+  type GuestDmaError,
   type GuestMemory,
   type InterruptSink,
   type MemoryWindow,
@@ -38,6 +38,7 @@ import {
 import type { FeatureSet } from '@guestdma/spec'
 import type { PciTransport, VirtioTransport } from '@guestdma/transport'
 import type { BarSpace } from './bar-space.ts'
+import { MachineError } from './errors.ts'
 
 /** Where message-signalled interrupts go on these machines, as on a PC. */
 export const DOORBELL_BASE = 0xfee0_0000
@@ -130,11 +131,12 @@ export class DevicePlatform implements PlatformBuilder {
     try {
       guest = this.ram.allocate(length, align)
     } catch (cause) {
-      throw new GuestDmaError(
+      throw new MachineError(
         'MACHINE_RESERVE',
         this.device,
         `no ${length} bytes of guest RAM for the device's pool: ${(cause as Error).message}`,
         { length, align },
+        { cause },
       )
     }
     this.reserved.set(guest, length)
@@ -144,7 +146,7 @@ export class DevicePlatform implements PlatformBuilder {
   deviceMemory(length: number): { device: DeviceAddress; window: MemoryWindow } {
     if (this.transport !== 'pci') {
       const message = "memory on the device lies behind a BAR; set the device's transport to 'pci'"
-      throw new GuestDmaError('MACHINE_DEVICE', this.device, message)
+      throw new MachineError('MACHINE_DEVICE', this.device, message)
     }
     const region = new Region(new ArrayBuffer(length), `${this.device} memory`)
     region.meter = new Meter()

@@ -1,4 +1,4 @@
-import { GuestDmaError } from '@guestdma/memory'
+import { MachineError } from './errors.ts'
 
 /** What a value must be: in words, as they stand behind "must be", and whether it is. */
 export interface Rule {
@@ -48,7 +48,7 @@ export interface Place {
  * Checks an object against its rules, unknown keys first. `inner` are the rules of an object one level below, where a key
  * that is unknown here may belong.
  *
- * @throws GuestDmaError `MACHINE_CONFIG`
+ * @throws MachineError `MACHINE_CONFIG`
  */
 export function checkFields<T>(at: Place, fields: Fields, rules: Rules<T>, inner?: Inner): void {
   const known = Object.keys(rules)
@@ -69,7 +69,7 @@ export interface Inner {
 export function refuse({ part, path }: Place, key: string, right: string, value: unknown): never {
   const at = key === '' ? path : join(path, key)
   const found = describe(value)
-  throw new GuestDmaError('MACHINE_CONFIG', part, `${at} must be ${right}, not ${found}`, { path: at, value: found })
+  throw new MachineError('MACHINE_CONFIG', part, `${at} must be ${right}, not ${found}`, { path: at, value: found })
 }
 
 function refuseKey({ part, path }: Place, key: string, known: readonly string[], inner: Inner | undefined): never {
@@ -81,7 +81,7 @@ function refuseKey({ part, path }: Place, key: string, known: readonly string[],
       : near !== null
         ? `did you mean '${near}'?`
         : `there are ${known.join(', ')}`
-  throw new GuestDmaError('MACHINE_CONFIG', part, `there is no option ${at}; ${advice}`, { path: at, known })
+  throw new MachineError('MACHINE_CONFIG', part, `there is no option ${at}; ${advice}`, { path: at, known })
 }
 
 function join(path: string, key: string): string {

@@ -1,5 +1,5 @@
 import type { DmaBackend } from '@guestdma/dma'
-import type { BlkDriver, BlkOptions, DeviceSession, NetDriver, NetOptions } from '@guestdma/drivers'
+import type { BlkDriver, BlkDriverOptions, DeviceSession, NetDriver, NetDriverOptions } from '@guestdma/drivers'
 import type { GuestMemory, SpanAllocator } from '@guestdma/memory'
 import type { FeatureSet } from '@guestdma/spec'
 import type { VirtioTransport } from '@guestdma/transport'
@@ -17,8 +17,8 @@ export const DMA_BACKEND: InjectionToken<DmaBackend> = token('DmaBackend')
 export const AGREED_FEATURES: InjectionToken<FeatureSet> = token('AgreedFeatures')
 export const TRANSPORT: InjectionToken<VirtioTransport> = token('Transport')
 export const SESSION: InjectionToken<DeviceSession> = token('Session')
-export const NET_OPTIONS: InjectionToken<NetOptions> = token('NetOptions')
-export const BLK_OPTIONS: InjectionToken<BlkOptions> = token('BlkOptions')
+export const NET_OPTIONS: InjectionToken<NetDriverOptions> = token('NetOptions')
+export const BLK_OPTIONS: InjectionToken<BlkDriverOptions> = token('BlkOptions')
 
 /** Resolved in a device's container: the driver over that device's backend, one per container. */
 export const NET_DRIVER: InjectionToken<NetDriver> = token('NetDriver')

@@ -1,6 +1,6 @@
 import { BusWindows, type DeviceFault, IommuDevice } from '@guestdma/devices'
 import { type DmaScheme, directScheme, platformScheme } from '@guestdma/dma'
-import type { IommuCounters } from '@guestdma/iommu'
+import type { IommuBackendCounters } from '@guestdma/iommu'
 import { ACCESS_READ, ACCESS_WRITE, type BusPort, GuestMemory, guestAddress } from '@guestdma/memory'
 import {
   type DeviceConfig,
@@ -174,7 +174,8 @@ describe('private RAM: a confidential guest, whose memory devices cannot reach (
 })
 
 describe('pages that are shared one by one (SWIOTLB RFC 1/3: what a guest does without a region)', () => {
-  const counters = ({ made }: Site): IommuCounters => made.slot('disk0').negotiated.backend.counters as IommuCounters
+  const counters = ({ made }: Site): IommuBackendCounters =>
+    made.slot('disk0').negotiated.backend.counters as IommuBackendCounters
 
   it('while a buffer is lent its page is reachable, and after its completion it is not', async () => {
     const store = new HeldStore(new Uint8Array(64 * 512))

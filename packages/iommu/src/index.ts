@@ -14,7 +14,7 @@ export {
   REQUEST_IOVA,
   REQUEST_LENGTH,
 } from './backend/domain.ts'
-export { IommuBackend, type IommuBackendOptions, type IommuCounters } from './backend/iommu-backend.ts'
+export { IommuBackend, type IommuBackendCounters, type IommuBackendOptions } from './backend/iommu-backend.ts'
 export { IovaAllocator } from './backend/iova-allocator.ts'
 export { type PooledIommuOptions, pooledIommuScheme } from './schemes/pooled.ts'
 export { type SharedPagesOptions, sharedPagesFact, sharedPagesScheme } from './schemes/shared-pages.ts'
@@ -27,7 +27,7 @@ export {
   type VirtioIommuSchemeOptions,
   virtioIommuScheme,
 } from './schemes/virtio-iommu.ts'
-export { describeRequestStatus, IommuError } from './virtio/errors.ts'
+export { describeRequestStatus, IOMMU_CODES, IommuError } from './virtio/errors.ts'
 export { parseProperties, type ReservedRange } from './virtio/probe.ts'
 export { VirtioIommuDomain } from './virtio/virtio-domain.ts'
 export { VirtioIommu, type VirtioIommuCounters, type VirtioIommuOptions } from './virtio/virtio-iommu.ts'

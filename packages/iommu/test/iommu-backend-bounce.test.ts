@@ -1,7 +1,7 @@
 import { DMA_EXHAUSTED, DMA_OK, DMA_UNMAPPABLE } from '@guestdma/dma'
 import { describe, expect, test } from 'vitest'
 import { DOMAIN_READ, DOMAIN_WRITE } from '../src/index.ts'
-import { BASE, LENDABLE, lend, peek, poke, type Rig, rig, table } from './support/support.ts'
+import { BASE, LENDABLE, lend, peek, poke, type Rig, rig, table } from './support/model-domain.ts'
 
 const SECRET = 0x5e
 const BUFFER = 0x11

@@ -13,7 +13,7 @@ import {
   type Rig,
   rig,
   table,
-} from './support/support.ts'
+} from './support/model-domain.ts'
 
 const COMBINATIONS = GRANULES.flatMap((granule) =>
   MODES.flatMap((mode) => EDGES.map((subGranule) => ({ granule, mode, subGranule }))),

@@ -2,7 +2,7 @@ import { DMA_EXHAUSTED, DMA_OK } from '@guestdma/dma'
 import { GuestMemory } from '@guestdma/memory'
 import { describe, expect, test } from 'vitest'
 import { DOMAIN_READ, DOMAIN_WRITE } from '../src/index.ts'
-import { BASE, LENDABLE, lend, MODES, peek, poke, rig, table } from './support/support.ts'
+import { BASE, LENDABLE, lend, MODES, peek, poke, rig, table } from './support/model-domain.ts'
 
 const PAGE = 4096
 const space = { identity: true, granule: PAGE }

@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { runBackend, type Step } from './support/iommu-backend-model.ts'
-import { EDGES, MODES } from './support/support.ts'
+import { EDGES, MODES } from './support/model-domain.ts'
 
 const step: fc.Arbitrary<Step> = fc.tuple(fc.nat({ max: 15 }), fc.nat({ max: 65_535 }), fc.nat({ max: 65_535 }))
 

@@ -1,7 +1,19 @@
 import { DMA_OK, type DmaMappings } from '@guestdma/dma'
 import { describe, expect, test } from 'vitest'
 import { DOMAIN_READ, DOMAIN_WRITE } from '../src/index.ts'
-import { BASE, code, EDGES, GRANULES, LENDABLE, lend, MODES, peek, type Rig, rig, table } from './support/support.ts'
+import {
+  BASE,
+  code,
+  EDGES,
+  GRANULES,
+  LENDABLE,
+  lend,
+  MODES,
+  peek,
+  type Rig,
+  rig,
+  table,
+} from './support/model-domain.ts'
 
 function cycle(r: Rig, m: DmaMappings, rows: number, at: (row: number) => number, length: number): number[] {
   for (let row = 0; row < rows; row++) expect(lend(r, m, row, at(row), length, 3)).toBe(DMA_OK)

@@ -9,7 +9,7 @@ import {
   TO_DEVICE,
 } from '@guestdma/dma'
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
-import { BASE, code, isMap, lend, type Rig, rig, table } from './support/support.ts'
+import { BASE, code, isMap, lend, type Rig, rig, table } from './support/model-domain.ts'
 
 const PAGE = 4096
 

@@ -16,7 +16,7 @@ import {
   rig,
   samples,
   table,
-} from './support/support.ts'
+} from './support/model-domain.ts'
 
 const COMBINATIONS = GRANULES.flatMap((granule) =>
   MODES.flatMap((mode) => EDGES.map((subGranule) => ({ granule, mode, subGranule }))),

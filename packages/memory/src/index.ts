@@ -18,7 +18,15 @@ export {
 export { attempt } from './attempt.ts'
 export { ACCESS_READ, ACCESS_WRITE, type BusPort, type InterruptSink, type RegisterBus } from './bus.ts'
 export { clear, copy } from './copy.ts'
-export { type ErrorRecord, GuestDmaError, hex, MemoryError } from './errors.ts'
+export {
+  type CauseRecord,
+  type ErrorRecord,
+  type ErrorTable,
+  GuestDmaError,
+  hex,
+  MEMORY_CODES,
+  MemoryError,
+} from './errors.ts'
 export { FAULTS_KEPT, FaultLog, observe } from './fault-log.ts'
 export { GuestMemory, type GuestMemoryOptions, type GuestRange, type LocatedRange } from './guest-memory.ts'
 export { Meter, type MeterSnapshot } from './meter.ts'

@@ -94,7 +94,7 @@ export class FileBlockStore implements BlockStore, AsyncDisposable {
   private async fill({ data, sector }: BlockRequest): Promise<void> {
     for (let at = 0; at < data.length; ) {
       const { bytesRead } = await this.file.read(data, at, data.length - at, sector * SECTOR_SIZE + at)
-      if (bytesRead === 0) throw new Error('the file became shorter')
+      if (bytesRead === 0) throw new DeviceError('STORE_FILE', this.path, 'the file became shorter', { sector, at })
       at += bytesRead
     }
   }
@@ -102,7 +102,7 @@ export class FileBlockStore implements BlockStore, AsyncDisposable {
   private async empty({ data, sector }: BlockRequest): Promise<void> {
     for (let at = 0; at < data.length; ) {
       const { bytesWritten } = await this.file.write(data, at, data.length - at, sector * SECTOR_SIZE + at)
-      if (bytesWritten === 0) throw new Error('the file takes no more')
+      if (bytesWritten === 0) throw new DeviceError('STORE_FILE', this.path, 'the file takes no more', { sector, at })
       at += bytesWritten
     }
   }

@@ -7,13 +7,13 @@
  * @packageDocumentation
  */
 
-export { DeviceStuckError, TransportError, TransportLostError } from './contract/errors.ts'
+export { DeviceStuckError, TRANSPORT_CODES, TransportError, TransportLostError } from './contract/errors.ts'
 export type { ConfigReader, QueueAreas, VirtioTransport } from './contract/transport.ts'
 export { DEFAULT_DEADLINE_MS, Deadline, deadlineMsOf, type Wait, waitUntil } from './contract/wait.ts'
 export { readDevicetree } from './devicetree/blob.ts'
 export {
   type ExtendedInterrupt,
-  type IommuEndpoint,
+  type IommuSpecifier,
   iommuEndpoints,
   iommuForRequester,
   type RestrictedDmaPool,
@@ -38,4 +38,4 @@ export { assignBars, type BarRequest, type PciAccess, type PciBar } from './pci/
 export type { IgnoredCapability } from './pci/capabilities.ts'
 export type { SharedMemoryRegion, SwiotlbRegion } from './pci/layout.ts'
 export type { MessageRoutes } from './pci/msix.ts'
-export { type PciOptions, PciTransport } from './pci/pci-transport.ts'
+export { PciTransport, type PciTransportOptions } from './pci/pci-transport.ts'

@@ -10,7 +10,7 @@
  *
  * @packageDocumentation
  */
-export { QueueTooSmallError, VirtqueueError } from './errors.ts'
+export { QueueTooSmallError, VIRTQUEUE_CODES, VirtqueueError } from './errors.ts'
 export { crosses } from './event-index.ts'
 export { SplitVirtqueue } from './split-virtqueue.ts'
 export {

@@ -29,7 +29,7 @@ import {
   VIRTIO_F_IN_ORDER,
   VIRTIO_F_INDIRECT_DESC,
 } from '@guestdma/spec'
-import { QueueTooSmallError, VirtqueueError } from './errors.ts'
+import { QueueTooSmallError, type VIRTQUEUE_CODES, VirtqueueError } from './errors.ts'
 import { crosses } from './event-index.ts'
 import {
   type CellArea,
@@ -939,12 +939,18 @@ export class SplitVirtqueue implements Virtqueue {
     const what = error instanceof Error ? `threw: ${error.message}` : `answered ${String(error)}`
     const { backend, index, name } = this
     const details = { queue: index, backend: backend.name, method }
-    this.misuse ??= new VirtqueueError('VIRTQUEUE_BACKEND', name, `${backend.name}.${method}() ${what}`, details)
+    this.misuse ??= new VirtqueueError(
+      'VIRTQUEUE_BACKEND',
+      name,
+      `${backend.name}.${method}() ${what}`,
+      details,
+      error instanceof Error ? { cause: error } : {},
+    )
     this.broken ??= this.misuse
     return QUEUE_BROKEN
   }
 
-  private break(code: string, message: string, details: Readonly<Record<string, unknown>>): void {
+  private break(code: keyof typeof VIRTQUEUE_CODES, message: string, details: Readonly<Record<string, unknown>>): void {
     // The first reason is the one that explains the others.
     this.broken ??= new VirtqueueError(code, this.name, message, { queue: this.index, ...details })
   }

@@ -1,6 +1,6 @@
 import { DMA_EXHAUSTED, DMA_OK, DMA_TOO_LONG, DMA_UNMAPPABLE } from '@guestdma/dma'
 import { type BouncePool, type ClearPolicy, SLOT_BYTES } from '../../src/index.ts'
-import { map, newPool, POOL_DEVICE, RAM, type Rig, rig, table } from './support.ts'
+import { map, newPool, POOL_DEVICE, RAM, type Rig, rig, table } from './pool-rig.ts'
 
 /** One step: what to do, and three numbers that say to what. */
 export type Step = readonly [kind: number, a: number, b: number, c: number]

@@ -2,12 +2,12 @@ import {
   DMA_OK,
   type DmaBackend,
   type DmaDirection,
-  DmaError,
   type DmaMappings,
   type DmaRegion,
   type DmaStatus,
 } from '@guestdma/dma'
 import { hex } from '@guestdma/memory'
+import { type CHECK_CODES, CheckError } from './errors.ts'
 import { ForwardingBackend } from './forwarding-backend.ts'
 
 // What is known of a row. A row that was never mapped has no record.
@@ -25,11 +25,7 @@ const COLUMNS = ['guest', 'length', 'direction', 'device', 'deviceLength', 'toke
 
 /**
  * Wraps any backend, knows every live mapping and throws where its *caller* breaks the contract, as Linux's dma-debug
- * does. Codes of the `DmaError`: `CHECK_MAPPED` (mapped twice), `CHECK_NOT_MAPPED` (unmap or sync of a row that is
- * not), `CHECK_UNCHECKED` (a row whose map did not return Ok is used), `CHECK_CHANGED` (columns changed between map and
- * unmap), `CHECK_WRITTEN` (more written than was lent, or no integer), `CHECK_SYNC` (outside the mapping),
- * `CHECK_DIRECTION`, `CHECK_LENGTH`, `CHECK_REUSE` (reused between unmap and commit, or after a commit that failed),
- * `CHECK_FREE` (not allocated, or freed already), `CHECK_LEAK` (something is left at dispose), `CHECK_DISPOSED`.
+ * does: a {@link CheckError}, whose codes are in `CHECK_CODES`.
  *
  * It allocates on the data path: for tests only.
  */
@@ -193,8 +189,8 @@ export class CheckedBackend extends ForwardingBackend {
     if (this.disposed) this.fail('CHECK_DISPOSED', `${verb} after dispose`, { verb })
   }
 
-  private fail(code: string, message: string, details: Readonly<Record<string, unknown>>): never {
-    throw new DmaError(code, `checked ${this.name}`, message, details)
+  private fail(code: keyof typeof CHECK_CODES, message: string, details: Readonly<Record<string, unknown>>): never {
+    throw new CheckError(code, `checked ${this.name}`, message, details)
   }
 }
 

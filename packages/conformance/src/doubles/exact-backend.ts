@@ -106,7 +106,13 @@ export class ExactBackend implements DmaBackend {
     try {
       guest = this.ram.allocate(whole, Math.max(align, granule))
     } catch (cause) {
-      throw new DmaError('DMA_ALLOC', this.name, `no guest RAM: ${(cause as Error).message}`, { length, align })
+      throw new DmaError(
+        'DMA_ALLOC',
+        this.name,
+        `no guest RAM: ${(cause as Error).message}`,
+        { length, align },
+        { cause },
+      )
     }
     const { region, offset } = this.memory.window(guest, whole)
     region.refresh()

@@ -1,4 +1,5 @@
-import { BusWindows, SplitRingWalker } from '@guestdma/devices'
+import { BusWindows } from '@guestdma/devices'
+import { SplitRingWalker } from '@guestdma/devices/ring'
 import { DirectBackend } from '@guestdma/dma'
 import { type GuestAddress, GuestMemory, SpanAllocator } from '@guestdma/memory'
 import {

@@ -1,4 +1,4 @@
-import { NO_CHAIN, type SplitRingWalker } from '@guestdma/devices'
+import { NO_CHAIN, type SplitRingWalker } from '@guestdma/devices/ring'
 import { SEGMENT_DEVICE, type Virtqueue } from '@guestdma/virtqueue'
 import type { Turns } from './side.ts'
 

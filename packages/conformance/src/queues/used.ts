@@ -1,6 +1,6 @@
 import { DMA_OK } from '@guestdma/dma'
 import { VIRTIO_F_IN_ORDER, VIRTIO_F_INDIRECT_DESC } from '@guestdma/spec'
-import { QUEUE_BROKEN } from '@guestdma/virtqueue'
+import { QUEUE_BROKEN, type VIRTQUEUE_CODES } from '@guestdma/virtqueue'
 import type { QueueRig } from './rig.ts'
 import type { QueueSuite } from './suite.ts'
 
@@ -72,7 +72,12 @@ export function describeUsed({ test, check, rig: open }: QueueSuite): void {
 
   // Each breaks the queue: with which code, after how many good completions.
   const lies: ReadonlyArray<
-    readonly [what: string, code: string, good: number, tell: (rig: QueueRig, ids: readonly number[]) => void]
+    readonly [
+      what: string,
+      code: keyof typeof VIRTQUEUE_CODES,
+      good: number,
+      tell: (rig: QueueRig, ids: readonly number[]) => void,
+    ]
   > = [
     [
       'an id outside the queue',

@@ -24,7 +24,7 @@ import { VirtioDevice } from '../device/virtio-device.ts'
 import { CHAIN_BYTES, CHAIN_STEPS, NO_CHAIN } from '../ring/split-ring-walker.ts'
 import type { BlockStatus, BlockStore } from './block-store.ts'
 import {
-  type BlkOptions,
+  type BlkDeviceOptions,
   blkConfig,
   blkFeatures,
   checkBlkOptions,
@@ -88,7 +88,7 @@ export class BlkDevice extends VirtioDevice {
   declare private readonly wanted: Float64Array
   private writeThrough = false
 
-  constructor(options: BlkOptions) {
+  constructor(options: BlkDeviceOptions) {
     checkBlkOptions(options)
     const queueSize = options.queueSize ?? DEFAULT_QUEUE_SIZE
     super(options, {

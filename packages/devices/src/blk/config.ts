@@ -26,7 +26,7 @@ import type { BlockStore } from './block-store.ts'
  * Options of a block device; the defaults give a writable disk with one queue of 256 and a write-back cache that FLUSH
  * empties.
  */
-export interface BlkOptions extends DeviceOptions {
+export interface BlkDeviceOptions extends DeviceOptions {
   readonly store: BlockStore
   /** The string that GET_ID returns: up to 20 ASCII bytes. Defaults to the device's name, cut. */
   readonly id?: string
@@ -80,7 +80,7 @@ const FIELDS = [
 ] as const
 
 /** The features that follow from the options. */
-export function blkFeatures(options: BlkOptions): FeatureSet {
+export function blkFeatures(options: BlkDeviceOptions): FeatureSet {
   const bits: number[] = [VIRTIO_BLK_F_FLUSH]
   if (options.readOnly === true) bits.push(VIRTIO_BLK_F_RO)
   if (options.blockSize !== undefined) bits.push(VIRTIO_BLK_F_BLK_SIZE)
@@ -91,12 +91,12 @@ export function blkFeatures(options: BlkOptions): FeatureSet {
   return FeatureSet.of(...bits)
 }
 
-function segMaxOf({ segMax, queueSize = DEFAULT_QUEUE_SIZE }: BlkOptions): number {
+function segMaxOf({ segMax, queueSize = DEFAULT_QUEUE_SIZE }: BlkDeviceOptions): number {
   return segMax ?? Math.max(0, queueSize - 2)
 }
 
 /** The configuration space that follows from the options. */
-export function blkConfig(options: BlkOptions): ConfigSpace {
+export function blkConfig(options: BlkDeviceOptions): ConfigSpace {
   const config = new ConfigSpace(BLK_CONFIG_SIZE, FIELDS)
   config.write64(BLK_CONFIG_CAPACITY, options.store.capacity / SECTOR_SIZE)
   config.write(BLK_CONFIG_SIZE_MAX, 4, options.sizeMax ?? 0)
@@ -116,7 +116,7 @@ export function checkCapacity(name: string, store: BlockStore): void {
 }
 
 /** Throws `DEVICE_OPTION` or `STORE_CAPACITY`. */
-export function checkBlkOptions(options: BlkOptions): void {
+export function checkBlkOptions(options: BlkDeviceOptions): void {
   const { name, blockSize, sizeMax, segMax, id, queues, maxInFlight, stagingBytes } = options
   const store = options.store as Partial<BlockStore> | null | undefined
   for (const method of ['read', 'write', 'flush'] as const) {

@@ -27,7 +27,7 @@ export interface IommuRange {
 }
 
 /** Options of an IOMMU; the defaults give pages of 4 KiB, 48-bit addresses and no bypass. */
-export interface IommuOptions extends DeviceOptions {
+export interface IommuDeviceOptions extends DeviceOptions {
   /** Bytes: a power of two from 1 to 65536 to which mappings are aligned. Defaults to 4096. */
   readonly granule?: number
   /** Addresses that can be mapped, below 2^53. INPUT_RANGE is always offered. Defaults to 0 to 2^48 - 1. */
@@ -54,7 +54,7 @@ export interface IommuOptions extends DeviceOptions {
 }
 
 /** What an IOMMU did since it was made; `domains` and `mappings` are what exists now. */
-export interface IommuCounters {
+export interface IommuDeviceCounters {
   attach: number
   detach: number
   map: number
@@ -101,7 +101,7 @@ export interface IommuLimits {
 }
 
 /** Throws `DEVICE_OPTION`. */
-export function iommuLimits(options: IommuOptions): IommuLimits {
+export function iommuLimits(options: IommuDeviceOptions): IommuLimits {
   const { name, granule = 4096, maxDomains = 65536, maxMappings = 2 ** 20, probeSize = 512 } = options
   const { inputRange: input = { start: 0, end: 2 ** 48 - 1 }, domainRange: domain = { start: 0, end: 2 ** 32 - 1 } } =
     options
@@ -126,7 +126,7 @@ export function iommuLimits(options: IommuOptions): IommuLimits {
 }
 
 /** The features that follow from the options. BYPASS (3) is superseded (§5.13.3.2), so it is not among them. */
-export function iommuFeatures(options: IommuOptions): FeatureSet {
+export function iommuFeatures(options: IommuDeviceOptions): FeatureSet {
   const bits: number[] = [VIRTIO_IOMMU_F_INPUT_RANGE, VIRTIO_IOMMU_F_MAP_UNMAP]
   if (options.domainRange !== undefined) bits.push(VIRTIO_IOMMU_F_DOMAIN_RANGE)
   if (options.probe !== false) bits.push(VIRTIO_IOMMU_F_PROBE)
@@ -136,7 +136,7 @@ export function iommuFeatures(options: IommuOptions): FeatureSet {
 }
 
 /** The configuration space that follows from the options: §5.13.4. */
-export function iommuConfig(options: IommuOptions, limits: IommuLimits): ConfigSpace {
+export function iommuConfig(options: IommuDeviceOptions, limits: IommuLimits): ConfigSpace {
   const config = new ConfigSpace(IOMMU_CONFIG_SIZE, FIELDS)
   config.write64(IOMMU_CONFIG_PAGE_SIZE_MASK, LARGEST_PAGE * 2 - limits.granule)
   config.write64(IOMMU_CONFIG_INPUT_START, limits.input.start)
@@ -151,7 +151,7 @@ export function iommuConfig(options: IommuOptions, limits: IommuLimits): ConfigS
 }
 
 /** All zero. */
-export function iommuCounters(): IommuCounters {
+export function iommuCounters(): IommuDeviceCounters {
   return {
     attach: 0,
     detach: 0,

@@ -1,6 +1,14 @@
-import type { IommuPort } from './iommu-port.ts'
 import type { MappingPool } from './mapping-pool.ts'
 import { Mappings } from './mappings.ts'
+
+/** What a domain knows of an endpoint in it. Ranges are in the keys of the domain's {@link Mappings}. */
+export interface DomainEndpoint {
+  readonly reserved: readonly { readonly start: number; readonly end: number }[]
+  /** Whether a range meets a reserved region. */
+  reserves(keys: Float64Array): boolean
+  mapped(keys: Float64Array): void
+  unmapped(keys: Float64Array): void
+}
 
 /**
  * An address space of an IOMMU and the endpoints in it (virtio 1.4 §5.13.6.3). It exists from the first ATTACH to the
@@ -10,7 +18,7 @@ export class IommuDomain {
   declare readonly id: number
   /** Null in a bypass domain. */
   declare readonly mappings: Mappings | null
-  readonly endpoints: IommuPort[] = []
+  readonly endpoints: DomainEndpoint[] = []
   /** Whether any endpoint has reserved regions. */
   private reserved = false
 
@@ -19,12 +27,12 @@ export class IommuDomain {
     this.mappings = pool === null ? null : new Mappings(pool)
   }
 
-  add(port: IommuPort): void {
+  add(port: DomainEndpoint): void {
     this.endpoints.push(port)
     this.reserved ||= port.reserved.length > 0
   }
 
-  remove(port: IommuPort): void {
+  remove(port: DomainEndpoint): void {
     this.endpoints.splice(this.endpoints.indexOf(port), 1)
     this.reserved = this.endpoints.some((endpoint) => endpoint.reserved.length > 0)
   }
@@ -38,7 +46,7 @@ export class IommuDomain {
   }
 
   /** Whether an endpoint's reserved regions leave all mappings alone. */
-  admits({ reserved }: IommuPort): boolean {
+  admits({ reserved }: DomainEndpoint): boolean {
     const { mappings } = this
     if (mappings === null) return true
     return !reserved.some(({ start, end }) => {

@@ -44,9 +44,9 @@ import { VirtioDevice } from '../device/virtio-device.ts'
 import { DeviceError } from '../faults/errors.ts'
 import { NO_CHAIN } from '../ring/split-ring-walker.ts'
 import {
-  type IommuCounters,
+  type IommuDeviceCounters,
+  type IommuDeviceOptions,
   type IommuLimits,
-  type IommuOptions,
   iommuConfig,
   iommuCounters,
   iommuFeatures,
@@ -114,7 +114,7 @@ const NEAR = 0x7fff_0000
  * @throws DeviceError `DEVICE_OPTION`, and what `VirtioDevice` throws
  */
 export class IommuDevice extends VirtioDevice implements IommuOwner {
-  declare readonly counters: IommuCounters
+  declare readonly counters: IommuDeviceCounters
   /** Bytes: what mappings are aligned to. */
   declare readonly granule: number
 
@@ -130,7 +130,7 @@ export class IommuDevice extends VirtioDevice implements IommuOwner {
   // The first request that is available was begun already.
   private begun = false
 
-  constructor(options: IommuOptions) {
+  constructor(options: IommuDeviceOptions) {
     const limits = iommuLimits(options)
     super(options, {
       deviceId: DEVICE_ID_IOMMU,

@@ -7,7 +7,7 @@ import {
 } from '@guestdma/spec'
 import type { AccessFault, AccessFaultReason } from '../faults/access-fault.ts'
 import { DeviceError } from '../faults/errors.ts'
-import type { IommuCounters, IommuRange } from './config.ts'
+import type { IommuDeviceCounters, IommuRange } from './config.ts'
 import type { IommuDomain } from './domain.ts'
 import { MAPPING_CHUNK, MAPPING_CHUNK_MASK, MAPPING_END, MAPPING_FLAGS, MAPPING_PHYS } from './mapping-pool.ts'
 import type { Mappings } from './mappings.ts'
@@ -31,7 +31,7 @@ export interface EndpointOptions {
 /** What a port needs of its IOMMU. */
 export interface IommuOwner {
   readonly name: string
-  readonly counters: IommuCounters
+  readonly counters: IommuDeviceCounters
   readonly granule: number
   /** Takes a fault for the event queue. */
   faulted(endpoint: number, reason: number, access: 1 | 2, high: number, low: number): void
@@ -85,7 +85,7 @@ export class IommuPort implements BusPort {
   domain: IommuDomain | null = null
 
   declare private readonly owner: IommuOwner
-  declare private readonly counters: IommuCounters
+  declare private readonly counters: IommuDeviceCounters
   declare private readonly spacing: number
   declare private readonly starts: Float64Array
   declare private readonly ends: Float64Array

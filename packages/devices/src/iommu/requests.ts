@@ -23,7 +23,7 @@ import {
   VIRTIO_IOMMU_S_RANGE,
   VIRTIO_IOMMU_S_UNSUPP,
 } from '@guestdma/spec'
-import type { IommuCounters, IommuLimits } from './config.ts'
+import type { IommuDeviceCounters, IommuLimits } from './config.ts'
 import { IommuDomain } from './domain.ts'
 import type { IommuPort } from './iommu-port.ts'
 import { MAPPING_END, MAPPING_FLAGS, MAPPING_PHYS, MAPPING_START, MappingPool } from './mapping-pool.ts'
@@ -75,13 +75,13 @@ export class IommuRequests {
   work = 0
 
   declare private readonly limits: IommuLimits
-  declare private readonly counters: IommuCounters
+  declare private readonly counters: IommuDeviceCounters
   declare private readonly misaligned: number
   declare private readonly input: Float64Array
   private readonly pool = new MappingPool()
   private recent: IommuDomain | null = null
 
-  constructor(limits: IommuLimits, counters: IommuCounters) {
+  constructor(limits: IommuLimits, counters: IommuDeviceCounters) {
     this.limits = limits
     this.counters = counters
     this.misaligned = limits.granule - 1

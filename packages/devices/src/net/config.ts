@@ -31,7 +31,7 @@ import { DeviceError } from '../faults/errors.ts'
 import type { NetLink } from '../links/net-link.ts'
 
 /** Options of a network device. */
-export interface NetOptions extends DeviceOptions {
+export interface NetDeviceOptions extends DeviceOptions {
   /** Offers MAC: six bytes, a unicast address. Without it the driver chooses an address (§5.1.5). */
   readonly mac?: Uint8Array | readonly number[]
   /** Offers MTU: 68 to 65535 bytes, without the Ethernet header. Longer frames are dropped in both directions. */
@@ -47,7 +47,7 @@ export interface NetOptions extends DeviceOptions {
 }
 
 /** What a network device counted since it was made. A frame is counted once. */
-export interface NetCounters {
+export interface NetDeviceCounters {
   /** Handed to the link. */
   transmitted: number
   transmittedBytes: number
@@ -87,7 +87,7 @@ const FIELDS = [
 ]
 
 /** Throws `DEVICE_OPTION`. */
-export function checkNetOptions({ name, mac, mtu }: NetOptions): void {
+export function checkNetOptions({ name, mac, mtu }: NetDeviceOptions): void {
   if (mac !== undefined) checkMac(name, mac)
   if (mtu !== undefined && (!Number.isInteger(mtu) || mtu < NET_MTU_MIN || mtu > NET_MTU_MAX)) {
     const message = `mtu ${mtu} must be an integer from ${NET_MTU_MIN} to ${NET_MTU_MAX}`
@@ -110,7 +110,7 @@ function checkMac(name: string, mac: unknown): void {
 }
 
 /** The features that follow from the options. */
-export function netFeatures({ mac, mtu, status = true, mergeable = true }: NetOptions): FeatureSet {
+export function netFeatures({ mac, mtu, status = true, mergeable = true }: NetDeviceOptions): FeatureSet {
   const bits: number[] = []
   if (mac !== undefined) bits.push(VIRTIO_NET_F_MAC)
   if (status) bits.push(VIRTIO_NET_F_STATUS)
@@ -120,7 +120,7 @@ export function netFeatures({ mac, mtu, status = true, mergeable = true }: NetOp
 }
 
 /** The configuration space that follows from the options. */
-export function netConfig({ mac, mtu, status = true }: NetOptions): ConfigSpace {
+export function netConfig({ mac, mtu, status = true }: NetDeviceOptions): ConfigSpace {
   const config = new ConfigSpace(NET_CONFIG_SIZE, FIELDS)
   config.bytes.set(mac ?? [], NET_CONFIG_MAC)
   config.write(NET_CONFIG_STATUS, 2, status ? NET_S_LINK_UP : 0)

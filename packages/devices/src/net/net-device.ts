@@ -36,8 +36,8 @@ import {
   checkNetOptions,
   longestFrame,
   NET_DEPENDENCIES,
-  type NetCounters,
-  type NetOptions,
+  type NetDeviceCounters,
+  type NetDeviceOptions,
   netConfig,
   netFeatures,
 } from './config.ts'
@@ -76,7 +76,7 @@ const TRANSMIT_BATCH = 32
  * @throws DeviceError `DEVICE_OPTION`, and what `VirtioDevice` throws
  */
 export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker {
-  declare readonly counters: NetCounters
+  declare readonly counters: NetDeviceCounters
   declare readonly link: NetLink | null
 
   declare private readonly staging: FrameStaging
@@ -101,7 +101,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
   // Longest untagged frame under the negotiated MTU.
   private longest = ETHERNET_MTU + ETHERNET_HEADER_SIZE
 
-  constructor(options: NetOptions) {
+  constructor(options: NetDeviceOptions) {
     checkNetOptions(options)
     const queueSize = options.queueSize ?? 256
     super(options, {

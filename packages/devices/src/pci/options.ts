@@ -13,7 +13,7 @@ import type { PciCapability } from './capabilities.ts'
 import type { PciIdentity } from './configuration-space.ts'
 
 /** Options of a {@link PciFunction}. */
-export interface PciOptions {
+export interface PciFunctionOptions {
   /**
    * Where INTx goes, as `level`. MSI-X messages go through the device's port instead: its doorbell is the platform's
    * affair (`BusWindows.setDoorbell`). Without it the interrupt bit of the status register is all there is.
@@ -97,7 +97,7 @@ const MAX_MULTIPLIER = 4096
 const MAX_VECTORS = 2048
 
 /** Throws DeviceError `DEVICE_OPTION` where an option cannot be. */
-export function pciSettings(device: VirtioDevice, options: PciOptions): PciSettings {
+export function pciSettings(device: VirtioDevice, options: PciFunctionOptions): PciSettings {
   const queues = device.queues.length
   const { notifyMultiplier = 4, msixVectors = Math.min(queues + 1, MAX_VECTORS), swiotlb, sharedMemory = [] } = options
   const { revision = 1, classCode = CLASS_CODES.get(device.deviceId) ?? CLASS_OTHER } = options

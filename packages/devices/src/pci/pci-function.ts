@@ -39,7 +39,7 @@ import { PciConfigSpace } from './configuration-space.ts'
 import { PciDeviceConfig } from './device-config.ts'
 import { pciFault } from './fault.ts'
 import { PciMsix } from './msix.ts'
-import { type PciOptions, pciSettings } from './options.ts'
+import { type PciFunctionOptions, pciSettings } from './options.ts'
 import { CONFIG_OFFSET, doorbellOffset, ISR_BYTES, ISR_OFFSET, PciDoorbells, PciRegisters } from './registers.ts'
 import { type PciParts, type PciState, restorePci, savePci } from './state.ts'
 
@@ -92,7 +92,7 @@ export class PciFunction {
   private line: 'up' | 'down' | 'unknown' = 'down'
   private busMaster = false
 
-  constructor(device: VirtioDevice, options: PciOptions = {}) {
+  constructor(device: VirtioDevice, options: PciFunctionOptions = {}) {
     const settings = pciSettings(device, options)
     const { multiplier, vectors, shared } = settings
     const inline = options.notify === 'inline'

@@ -1,11 +1,15 @@
 import type { InterruptSink } from '@guestdma/memory'
-import type { VirtioDevice } from '../device/virtio-device.ts'
 
 // What a sink throws surfaces in a microtask: a platform's fault stops neither the device that interrupts nor the others.
 // `observe` takes one argument, and a closure for two would be allocated at each interrupt.
 
+/** Who records what the code of the machine's owner throws. */
+export interface HostFaults {
+  hostThrew(part: 'interrupts', error: unknown): void
+}
+
 /** Tells a sink how its line is; the device records what it throws. */
-export function tellLevel(sink: InterruptSink | null, asserted: boolean, device: VirtioDevice): void {
+export function tellLevel(sink: InterruptSink | null, asserted: boolean, device: HostFaults): void {
   try {
     sink?.level(asserted)
   } catch (error) {

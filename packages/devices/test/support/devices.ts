@@ -1,15 +1,15 @@
 import { NET_HEADER_SIZE } from '@guestdma/spec'
 import {
   BlkDevice,
-  type BlkOptions,
+  type BlkDeviceOptions,
   everything,
   MemoryBlockStore,
   MmioRegisters,
   NetDevice,
+  type NetDeviceOptions,
   type NetLink,
-  type NetOptions,
   PciFunction,
-  type PciOptions,
+  type PciFunctionOptions,
   type VirtioDevice,
 } from '../../src/index.ts'
 import { Driver, type Element, type GuestDriver, Line, Ram, Ring } from './guest.ts'
@@ -46,7 +46,7 @@ export interface NetMachine extends AnyNetMachine {
 
 export function netMachineOver(
   transport: TransportName,
-  options: Partial<NetOptions> = {},
+  options: Partial<NetDeviceOptions> = {},
   size = 8,
   ram: Ram = new Ram(),
 ): AnyNetMachine {
@@ -56,7 +56,7 @@ export function netMachineOver(
   return { ram, device, driver, line, rx: new Ring(ram, size), tx: new Ring(ram, size) }
 }
 
-export function netMachine(options: Partial<NetOptions> = {}, size = 8, ram: Ram = new Ram()): NetMachine {
+export function netMachine(options: Partial<NetDeviceOptions> = {}, size = 8, ram: Ram = new Ram()): NetMachine {
   const machine = netMachineOver('mmio', options, size, ram)
   const driver = machine.driver as Driver
   return { ...machine, driver, registers: driver.bus as MmioRegisters }
@@ -68,7 +68,7 @@ export interface PciMachine extends AnyNetMachine {
   readonly driver: PciDriver
 }
 
-export function pciMachine(pciOptions: PciOptions = {}, options: Partial<NetOptions> = {}): PciMachine {
+export function pciMachine(pciOptions: PciFunctionOptions = {}, options: Partial<NetDeviceOptions> = {}): PciMachine {
   const ram = new Ram()
   const device = new NetDevice({ name: 'net0', port: everything(ram.memory), mac: MAC, ...options })
   const line = new Line()
@@ -112,7 +112,7 @@ export interface BlkMachine extends AnyBlkMachine {
 
 export function blkMachineOver(
   transport: TransportName,
-  options: Partial<BlkOptions> = {},
+  options: Partial<BlkDeviceOptions> = {},
   size = 8,
   ram: Ram = new Ram(),
 ): AnyBlkMachine {
@@ -127,7 +127,7 @@ export function blkMachineOver(
   return { ram, device, driver: driverOf(device, transport, line), line, ring: new Ring(ram, size), disk }
 }
 
-export function blkMachine(options: Partial<BlkOptions> = {}, size = 8, ram: Ram = new Ram()): BlkMachine {
+export function blkMachine(options: Partial<BlkDeviceOptions> = {}, size = 8, ram: Ram = new Ram()): BlkMachine {
   const machine = blkMachineOver('mmio', options, size, ram)
   const driver = machine.driver as Driver
   return { ...machine, driver, registers: driver.bus as MmioRegisters }

@@ -3,7 +3,7 @@ import {
   type EndpointOptions,
   everything,
   IommuDevice,
-  type IommuOptions,
+  type IommuDeviceOptions,
   type IommuPort,
   MmioRegisters,
 } from '../../src/index.ts'
@@ -13,7 +13,7 @@ export const ATTACH = 1
 export const DETACH = 2
 export const MAP = 3
 export const UNMAP = 4
-export const PROBE = 5
+const PROBE = 5
 
 export const OK = 0
 export const UNSUPP = 2
@@ -62,7 +62,7 @@ export class IommuMachine {
   private readonly reads: number
   private readonly writes: number
 
-  constructor(options: Partial<IommuOptions> = {}, size = 16, ram: Ram = new Ram()) {
+  constructor(options: Partial<IommuDeviceOptions> = {}, size = 16, ram: Ram = new Ram()) {
     this.ram = ram
     this.device = new IommuDevice({ name: 'iommu0', port: everything(ram.memory), ...options })
     this.registers = new MmioRegisters(this.device, { interrupts: this.line })

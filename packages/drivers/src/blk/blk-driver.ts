@@ -51,7 +51,7 @@ export interface BlkObserver extends WarningObserver {
   broken?(error: DeviceBrokenError): void
 }
 
-export interface BlkOptions extends WaitingOptions {
+export interface BlkDriverOptions extends WaitingOptions {
   readonly mode?: BufferMode
   /** Entries wanted for the queue; the device may allow fewer. Default 128. */
   readonly queueSize?: number
@@ -59,7 +59,7 @@ export interface BlkOptions extends WaitingOptions {
 }
 
 /** Running totals. */
-export interface BlkCounters {
+export interface BlkDriverCounters {
   requests: number
   sectorsRead: number
   sectorsWritten: number
@@ -117,7 +117,7 @@ export class BlkDriver extends VirtioDriver {
   declare readonly blockSize: number
   /** Bytes of the largest request to the device; longer ones are cut. */
   declare readonly maxRequest: number
-  readonly counters: BlkCounters = { requests: 0, sectorsRead: 0, sectorsWritten: 0, failed: 0 }
+  readonly counters: BlkDriverCounters = { requests: 0, sectorsRead: 0, sectorsWritten: 0, failed: 0 }
 
   declare private readonly observer: BlkObserver
   declare private readonly canFlush: boolean
@@ -146,7 +146,7 @@ export class BlkDriver extends VirtioDriver {
    * @throws DriverError `BLK_CAPACITY`, `BLK_SIZE_MAX`, `DRIVER_NO_QUEUE`, `DRIVER_DEVICE_TYPE`; QueueTooSmallError; DmaError
    *   `DMA_ALLOC`
    */
-  constructor(session: DeviceSession, options: BlkOptions = {}) {
+  constructor(session: DeviceSession, options: BlkDriverOptions = {}) {
     super(session, DEVICE_ID_BLOCK, options)
     const { mode = 'map', queueSize = 128, observer = {} } = options
     const { features, backend, transport } = session
@@ -365,10 +365,16 @@ export class BlkDriver extends VirtioDriver {
         this.session.memory.window(guestAddress(address), length)
       } catch (error) {
         return Promise.reject(
-          new DriverError('BLK_DMA', this.name, `the data cannot be lent to the device: ${(error as Error).message}`, {
-            address,
-            length,
-          }),
+          new DriverError(
+            'BLK_DMA',
+            this.name,
+            `the data cannot be lent to the device: ${(error as Error).message}`,
+            {
+              address,
+              length,
+            },
+            { cause: error },
+          ),
         )
       }
     }
@@ -412,8 +418,9 @@ export class BlkDriver extends VirtioDriver {
       if (taken === planned) continue
       const status = this.queue.submitStatus
       if (status === QUEUE_FULL || status === DMA_EXHAUSTED) break
-      if (this.queue.queue.broken !== null) {
-        this.break(this.queue.queue.broken.message, this.queue.queue.broken.details)
+      const cause = this.queue.queue.broken
+      if (cause !== null) {
+        this.break(cause.message, cause.details, { cause })
         break
       }
       const transfer = this.batchOwner[taken]

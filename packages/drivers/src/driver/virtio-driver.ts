@@ -109,7 +109,7 @@ export abstract class VirtioDriver {
       return this.turn(budget)
     } catch (error) {
       // A device that cannot be reached any more, or whose configuration never settles, must not stop whoever polls.
-      this.break((error as Error).message, error instanceof GuestDmaError ? error.details : {})
+      this.break((error as Error).message, error instanceof GuestDmaError ? error.details : {}, { cause: error })
       return 0
     } finally {
       this.polling = false
@@ -154,9 +154,9 @@ export abstract class VirtioDriver {
   }
 
   /** The device cannot be used any more. */
-  protected break(why: string, details: Readonly<Record<string, unknown>> = {}): void {
+  protected break(why: string, details: Readonly<Record<string, unknown>> = {}, options?: ErrorOptions): void {
     if (this.broken !== null) return
-    const error = new DeviceBrokenError(this.name, why, details)
+    const error = new DeviceBrokenError(this.name, why, details, options)
     this.broken = error
     this.unwatch()
     this.onBroken(error)
@@ -199,10 +199,10 @@ export abstract class VirtioDriver {
 
   private isBroken(): boolean {
     const { queues, failure } = this.session
-    if (failure !== null) this.break(failure.message)
+    if (failure !== null) this.break(failure.message, {}, { cause: failure })
     for (let i = 0; i < queues.length; i++) {
       const cause = queues[i].broken
-      if (cause !== null) this.break(cause.message, cause.details)
+      if (cause !== null) this.break(cause.message, cause.details, { cause })
     }
     return this.broken !== null
   }

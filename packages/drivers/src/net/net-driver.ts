@@ -75,7 +75,7 @@ export interface NetObserver extends WarningObserver {
   broken?(error: DeviceBrokenError): void
 }
 
-export interface NetOptions extends WaitingOptions {
+export interface NetDriverOptions extends WaitingOptions {
   readonly mode?: BufferMode
   /** Entries wanted for each queue; the device may allow fewer. Default 256. */
   readonly queueSize?: number
@@ -83,7 +83,7 @@ export interface NetOptions extends WaitingOptions {
 }
 
 /** Running totals. Bytes count frames, without the virtio header. */
-export interface NetCounters {
+export interface NetDriverCounters {
   framesSent: number
   bytesSent: number
   framesReceived: number
@@ -133,7 +133,7 @@ export class NetDriver extends VirtioDriver {
   declare readonly mtu: number
   /** Bytes of the largest frame without VLAN tags. Each tag, of two at most, makes a frame 4 bytes longer. */
   declare readonly maxFrame: number
-  readonly counters: NetCounters = {
+  readonly counters: NetDriverCounters = {
     framesSent: 0,
     bytesSent: 0,
     framesReceived: 0,
@@ -190,7 +190,7 @@ export class NetDriver extends VirtioDriver {
    * @throws DriverError `NET_MTU`, `DRIVER_NO_QUEUE`, `DRIVER_DEVICE_TYPE`; QueueTooSmallError; DmaError `DMA_ALLOC`; MemoryError
    *   `MEMORY_EXHAUSTED`
    */
-  constructor(session: DeviceSession, options: NetOptions = {}) {
+  constructor(session: DeviceSession, options: NetDriverOptions = {}) {
     super(session, DEVICE_ID_NET, options)
     const { mode = 'map', queueSize = 256, observer = {} } = options
     const { features, backend, transport } = session

@@ -35,7 +35,7 @@ import {
   VIRTIO_F_EVENT_IDX,
 } from '@guestdma/spec'
 
-export interface Segment {
+interface Segment {
   readonly address: number
   readonly length: number
   readonly writable: boolean

@@ -10,12 +10,12 @@ import {
 import {
   BLK_FEATURES,
   BlkDriver,
-  type BlkOptions,
+  type BlkDriverOptions,
   DeviceSession,
   type DriverWarning,
   NET_FEATURES,
   NetDriver,
-  type NetOptions,
+  type NetDriverOptions,
   type WaitingOptions,
 } from '@guestdma/drivers'
 import { GuestMemory, guestAddress, SpanAllocator } from '@guestdma/memory'
@@ -44,7 +44,7 @@ export const TRANSPORTS = ['mmio', 'pci'] as const
 export type TransportName = (typeof TRANSPORTS)[number]
 
 /** The direct backend, with as many mappings at a time as `room` says: a pool that is full, without a pool. */
-export class NarrowBackend extends DirectBackend {
+class NarrowBackend extends DirectBackend {
   room = Infinity
   /** What the next commit of maps answers. */
   commitStatus: DmaStatus = DMA_OK
@@ -82,7 +82,7 @@ export class NarrowBackend extends DirectBackend {
   override dispose(): void {
     if (this.refusals > 0) {
       this.refusals--
-      throw new DmaError('DMA_FAILED', this.name, 'told not to revoke')
+      throw new DmaError('DMA_FREE', this.name, 'told not to revoke')
     }
     super.dispose()
   }
@@ -96,7 +96,7 @@ export interface Rig {
   readonly session: DeviceSession
 }
 
-export interface RigOptions extends Partial<DeviceOptions> {
+interface RigOptions extends Partial<DeviceOptions> {
   /** Default: mmio. */
   readonly transport?: TransportName
   /** Guest RAM that can be handed out. Default: all. */
@@ -180,7 +180,7 @@ export interface NetRig extends Rig {
   readonly warnings: DriverWarning[]
 }
 
-export type NetRigOptions = RigOptions & NetOptions & { mtu?: number; linkStatus?: number; mac?: number[] }
+type NetRigOptions = RigOptions & NetDriverOptions & { mtu?: number; linkStatus?: number; mac?: number[] }
 
 /** A net driver over a device made by hand. `link` and `mtu` fill in its configuration space. */
 async function makeNet(options: NetRigOptions = {}): Promise<NetRig> {
@@ -259,7 +259,7 @@ export interface BlkRig extends Rig {
   readonly warnings: DriverWarning[]
 }
 
-export type BlkRigOptions = RigOptions & BlkOptions & { sectors?: number; sizeMax?: number; blockSize?: number }
+type BlkRigOptions = RigOptions & BlkDriverOptions & { sectors?: number; sizeMax?: number; blockSize?: number }
 
 async function makeBlk(options: BlkRigOptions = {}): Promise<BlkRig> {
   const config = new Uint8Array(64)

@@ -52,7 +52,7 @@ export type Step =
   | { readonly kind: 'reset'; readonly names: readonly (NetName | DiskName)[] }
 
 /** Operations that are in flight together; at its end all of them are done. */
-export interface Round {
+interface Round {
   readonly steps: readonly Step[]
   /** The arena as the round begins. */
   readonly arena: Uint8Array<ArrayBuffer>

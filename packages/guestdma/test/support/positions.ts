@@ -5,7 +5,7 @@ import {
   type DeviceFault,
   LoopbackLink,
   MemoryBlockStore,
-  type NetOptions,
+  type NetDeviceOptions,
   VirtioDevice,
 } from '@guestdma/devices'
 import type { DmaScheme, IommuFault } from '@guestdma/dma'
@@ -41,7 +41,7 @@ export interface SiteOptions extends Partial<Omit<MachineConfig, 'devices' | 'ev
   /** For both devices. */
   readonly each?: Partial<Pick<DeviceConfig, 'dma' | 'mode' | 'queueSize' | 'platform'>>
   /** Bits and requirements of both models. */
-  readonly device?: Pick<NetOptions, 'offer' | 'withhold' | 'requires' | 'accessPlatform'>
+  readonly device?: Pick<NetDeviceOptions, 'offer' | 'withhold' | 'requires' | 'accessPlatform'>
   readonly disk?: DeviceConfig & { readonly type: 'blk' }
 }
 

@@ -95,7 +95,7 @@ export interface IommuBackendOptions {
 }
 
 /** Counters of an IOMMU backend. */
-export interface IommuCounters extends DmaCounters {
+export interface IommuBackendCounters extends DmaCounters {
   /** Requests for mappings and for removals that were queued; one removal may cover many mappings. */
   mapRequests: number
   unmapRequests: number
@@ -119,7 +119,7 @@ export class IommuBackend implements DmaBackend {
   declare readonly name: string
   declare readonly traits: DmaTraits
   declare readonly limits: DmaLimits
-  readonly counters: IommuCounters = {
+  readonly counters: IommuBackendCounters = {
     ...newDmaCounters(),
     mapRequests: 0,
     unmapRequests: 0,
@@ -274,10 +274,16 @@ export class IommuBackend implements DmaBackend {
     try {
       guest = this.ram.allocate(whole, Math.max(align, granule))
     } catch (cause) {
-      throw new DmaError('DMA_ALLOC', this.name, `no guest RAM for ${whole} bytes: ${(cause as Error).message}`, {
-        length,
-        align,
-      })
+      throw new DmaError(
+        'DMA_ALLOC',
+        this.name,
+        `no guest RAM for ${whole} bytes: ${(cause as Error).message}`,
+        {
+          length,
+          align,
+        },
+        { cause },
+      )
     }
     const { region, offset } = this.memory.window(guest, whole)
     region.refresh()

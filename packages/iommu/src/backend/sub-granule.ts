@@ -58,9 +58,15 @@ export class SubGranuleSlots {
     try {
       this.base = ram.allocate(count * bytes, bytes)
     } catch (cause) {
-      throw new DmaError('DMA_ALLOC', name, `no guest RAM for ${count} bounce slots: ${(cause as Error).message}`, {
-        length: count * bytes,
-      })
+      throw new DmaError(
+        'DMA_ALLOC',
+        name,
+        `no guest RAM for ${count} bounce slots: ${(cause as Error).message}`,
+        {
+          length: count * bytes,
+        },
+        { cause },
+      )
     }
     this.count = count
     this.granule = granule

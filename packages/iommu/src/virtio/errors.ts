@@ -1,11 +1,7 @@
 import { GuestDmaError } from '@guestdma/memory'
 
-/**
- * An IOMMU that cannot be brought up or refused an endpoint. Codes: `IOMMU_MODE`, `IOMMU_GRANULE`, `IOMMU_RANGE`,
- * `IOMMU_BYPASS`, `IOMMU_PROBE`, `IOMMU_ATTACH`, `IOMMU_DOMAINS`, `IOMMU_STUCK`, `IOMMU_EVENTS`,
- * `IOMMU_CLOSED`.
- */
-export class IommuError extends GuestDmaError {}
+/** An IOMMU that cannot be brought up, failed, or refused an endpoint. */
+export class IommuError extends GuestDmaError<keyof typeof IOMMU_CODES> {}
 
 const STATUS = ['OK', 'IOERR', 'UNSUPP', 'DEVERR', 'INVAL', 'RANGE', 'NOENT', 'FAULT', 'NOMEM']
 
@@ -13,3 +9,46 @@ const STATUS = ['OK', 'IOERR', 'UNSUPP', 'DEVERR', 'INVAL', 'RANGE', 'NOENT', 'F
 export function describeRequestStatus(status: number): string {
   return STATUS[status] ?? `status ${status}`
 }
+
+export const IOMMU_CODES = {
+  IOMMU_ATTACH: {
+    meaning: 'The IOMMU refused to attach an endpoint to a domain.',
+    advice: 'Check the endpoint ID against the facts of the platform; details.status is the answer.',
+  },
+  IOMMU_BYPASS: {
+    meaning: 'The IOMMU keeps endpoints in bypass mode that are attached to no domain.',
+    advice: 'Let the device offer BYPASS_CONFIG and turn bypass off.',
+  },
+  IOMMU_CLOSED: {
+    meaning: 'The driver of the IOMMU was closed.',
+    advice: 'Start it again.',
+  },
+  IOMMU_DOMAINS: {
+    meaning: 'All domains of the IOMMU are in use.',
+    advice: 'Put fewer devices behind it, or let it offer a wider domain range.',
+  },
+  IOMMU_EVENTS: {
+    meaning: 'The event queue of the IOMMU broke, so that no more faults are reported.',
+    advice: 'Reset all devices behind the IOMMU to have reports again.',
+  },
+  IOMMU_GRANULE: {
+    meaning: 'The page sizes of the IOMMU have no granule that is supported.',
+    advice: 'Let the device offer a page size within the bounds that the message names.',
+  },
+  IOMMU_MODE: {
+    meaning: 'There is no IOMMU in this place, or none with MAP_UNMAP.',
+    advice: 'Check the place in the platform, and let the device offer MAP_UNMAP.',
+  },
+  IOMMU_PROBE: {
+    meaning: 'A probe of an endpoint failed, or its answer is not well formed.',
+    advice: 'Mend the device; details say where in the answer.',
+  },
+  IOMMU_RANGE: {
+    meaning: 'A range in the configuration of the IOMMU ends before it starts.',
+    advice: 'Mend input_range or domain_range.',
+  },
+  IOMMU_STUCK: {
+    meaning: 'The IOMMU failed or did not answer in time; nothing behind it reaches memory.',
+    advice: 'Look at the message and the cause, then reset the IOMMU and the devices behind it.',
+  },
+} as const

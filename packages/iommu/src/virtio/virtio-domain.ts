@@ -2,7 +2,21 @@ import { DMA_FAILED, DMA_OK, type DmaStatus } from '@guestdma/dma'
 import type { IommuDomain } from '../backend/domain.ts'
 import { IommuError } from './errors.ts'
 import type { ReservedRange } from './probe.ts'
-import type { VirtioIommu } from './virtio-iommu.ts'
+
+/** What a domain asks of the driver of its IOMMU. */
+export interface DomainOwner {
+  readonly granule: number
+  readonly inputStart: number
+  readonly inputEnd: number
+  /** Puts the domain's `request` into the queue: a MAP with this access, or an UNMAP for 0. */
+  queue(domain: VirtioIommuDomain, access: number): void
+  /** Sends what is queued and waits until it was answered. */
+  settle(): void
+  /** Detaches the domain's endpoint. False where the device did not confirm it. */
+  release(domain: VirtioIommuDomain): boolean
+  /** Whether nothing is lent through any other domain. */
+  lendsAlone(domain: VirtioIommuDomain): boolean
+}
 
 /** One endpoint's address space in a virtio-iommu. */
 export class VirtioIommuDomain implements IommuDomain {
@@ -28,12 +42,12 @@ export class VirtioIommuDomain implements IommuDomain {
   /** Given up by its backend. The driver keeps what it could not detach. */
   disposed = false
 
-  declare private readonly iommu: VirtioIommu
+  declare private readonly iommu: DomainOwner
   private readonly releases: (() => void)[] = []
   private count: () => number = () => 0
 
   constructor(
-    iommu: VirtioIommu,
+    iommu: DomainOwner,
     index: number,
     id: number,
     endpoint: number,

@@ -395,7 +395,7 @@ export class VirtioIommu {
     const { events, reports, counters } = this
     const count = events.reap(EVENT_ENTRIES)
     if (count === 0) {
-      if (events.broken !== null && !this.eventsEnded) this.endReports(events.broken.message)
+      if (events.broken !== null && !this.eventsEnded) this.endReports(events.broken.message, events.broken)
       return 0
     }
     const { region, offset } = reports.memory
@@ -468,11 +468,11 @@ export class VirtioIommu {
     try {
       published = requests.publish()
     } catch (error) {
-      this.giveUp(unreachable(error))
+      this.giveUp(unreachable(error), error)
       return
     }
     if (published !== OK || requests.broken !== null) {
-      this.giveUp(requests.broken?.message ?? 'its requests could not be published')
+      this.giveUp(requests.broken?.message ?? 'its requests could not be published', requests.broken ?? undefined)
       return
     }
     this.counters.maps += this.mapsQueued
@@ -489,12 +489,12 @@ export class VirtioIommu {
   // The device did not answer before the doorbell returned.
   private collectInTime(): void {
     const { deadline, requests, session, wait } = this
-    if (session.failure !== null) this.giveUp(session.failure.message)
+    if (session.failure !== null) this.giveUp(session.failure.message, session.failure)
     deadline.begin()
     for (let round = 1; requests.outstanding > 0 && this.cause === null; round++) {
       wait.pump()
       this.collect()
-      if (requests.broken !== null) this.giveUp(requests.broken.message)
+      if (requests.broken !== null) this.giveUp(requests.broken.message, requests.broken)
       else if (requests.outstanding > 0) {
         if (round % STATUS_TURNS === 0) this.checkStatus()
         if (deadline.passed()) this.giveUp(`it did not answer within ${deadline.ms} ms`)
@@ -562,7 +562,7 @@ export class VirtioIommu {
     try {
       status = this.session.transport.readStatus()
     } catch (error) {
-      this.giveUp(unreachable(error))
+      this.giveUp(unreachable(error), error)
       return
     }
     if ((status & STATUS_DEVICE_NEEDS_RESET) !== 0) this.giveUp('it set DEVICE_NEEDS_RESET')
@@ -602,10 +602,10 @@ export class VirtioIommu {
   }
 
   // Nothing is known of any domain from here on, so the device is reset: that detaches all endpoints (§5.13.5).
-  private giveUp(why: string): void {
+  private giveUp(why: string, cause?: unknown): void {
     if (this.cause !== null) return
     const message = `the IOMMU failed: ${why}; nothing behind it reaches memory until it is reset itself`
-    this.cause = new IommuError('IOMMU_STUCK', this.name, message, { waitedMs: this.deadline.ms })
+    this.cause = new IommuError('IOMMU_STUCK', this.name, message, { waitedMs: this.deadline.ms }, causeOption(cause))
     for (const domain of this.domains) if (domain !== undefined) domain.broken = true
     try {
       this.session.transport.writeStatus(0)
@@ -632,11 +632,11 @@ export class VirtioIommu {
     }
   }
 
-  private endReports(why: string): void {
+  private endReports(why: string, cause?: unknown): void {
     this.eventsEnded = true
     if (this.onBroken === undefined) return
     const message = `no more faults will be reported: ${why}; reset all devices behind the IOMMU to have reports again`
-    observe(this.onBroken, new IommuError('IOMMU_EVENTS', this.name, message))
+    observe(this.onBroken, new IommuError('IOMMU_EVENTS', this.name, message, {}, causeOption(cause)))
   }
 
   private controlView(): DataView {
@@ -726,6 +726,11 @@ export class VirtioIommu {
       address: (flags & VIRTIO_IOMMU_FAULT_F_ADDRESS) !== 0 ? { high, low } : undefined,
     })
   }
+}
+
+// An own `cause` that is undefined would say that there was one.
+function causeOption(cause: unknown): ErrorOptions {
+  return cause === undefined ? {} : { cause }
 }
 
 function unreachable(error: unknown): string {

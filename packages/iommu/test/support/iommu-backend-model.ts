@@ -1,6 +1,6 @@
 import { DMA_EXHAUSTED, DMA_OK, type DmaMappings, type DmaRegion } from '@guestdma/dma'
 import { DOMAIN_READ, DOMAIN_WRITE } from '../../src/index.ts'
-import { lend, peek, poke, type Rig, rig, samples, table } from './support.ts'
+import { lend, peek, poke, type Rig, rig, samples, table } from './model-domain.ts'
 
 /** One step: what to do, and two numbers that say to what. */
 export type Step = readonly [kind: number, a: number, b: number]

@@ -9,7 +9,7 @@ export interface RestrictedDmaPool extends AddressSpan {
 }
 
 /** An IOMMU's node, and the number by which its driver names a device. */
-export interface IommuEndpoint {
+export interface IommuSpecifier {
   readonly iommu: DevicetreeNode
   readonly endpoint: number
 }
@@ -76,9 +76,9 @@ export function restrictedDmaPool(tree: Devicetree, device: DevicetreeNode): Res
  * @throws TransportError with `node` and `property` in `details`: `TRANSPORT_FDT_PHANDLE`; `TRANSPORT_FDT_CELLS`, an
  * IOMMU whose `#iommu-cells` is not 1; `TRANSPORT_FDT_PROPERTY`, no pairs of cells
  */
-export function iommuEndpoints(tree: Devicetree, device: DevicetreeNode): readonly IommuEndpoint[] {
+export function iommuEndpoints(tree: Devicetree, device: DevicetreeNode): readonly IommuSpecifier[] {
   const cells = device.cells('iommus') ?? []
-  const endpoints: IommuEndpoint[] = []
+  const endpoints: IommuSpecifier[] = []
   for (let at = 0; at < cells.length; at += 2) {
     const iommu = iommuAt(tree, device, 'iommus', cells[at])
     if (at + 1 === cells.length) throw device.malformed('iommus', 'ends behind a phandle')
@@ -95,7 +95,11 @@ export function iommuEndpoints(tree: Devicetree, device: DevicetreeNode): readon
  * @throws TransportError as {@link iommuEndpoints}; `TRANSPORT_FDT_REQUESTER` where `requesterId` is none;
  * `TRANSPORT_FDT_PROPERTY` too for an entry that the mask never lets match, or that leads beyond 32 bits
  */
-export function iommuForRequester(tree: Devicetree, bridge: DevicetreeNode, requesterId: number): IommuEndpoint | null {
+export function iommuForRequester(
+  tree: Devicetree,
+  bridge: DevicetreeNode,
+  requesterId: number,
+): IommuSpecifier | null {
   if (!Number.isInteger(requesterId) || requesterId < 0 || requesterId >= REQUESTER_LIMIT) {
     const { path } = bridge
     throw new TransportError('TRANSPORT_FDT_REQUESTER', path, `${requesterId} is no PCI requester ID of 16 bits`, {
@@ -110,7 +114,7 @@ export function iommuForRequester(tree: Devicetree, bridge: DevicetreeNode, requ
   }
   const mask = bridge.cell('iommu-map-mask') ?? 0xffff_ffff
   const masked = (requesterId & mask) >>> 0
-  let match: IommuEndpoint | undefined
+  let match: IommuSpecifier | undefined
   for (let at = 0; at < map.length; at += MAP_STRIDE) {
     const [first, phandle, endpoint, length] = map.slice(at, at + MAP_STRIDE)
     const iommu = iommuAt(tree, bridge, 'iommu-map', phandle)
@@ -183,9 +187,11 @@ function memoryRegionsOf(tree: Devicetree, device: DevicetreeNode): readonly Dev
   return Array.from(phandles, (phandle) => tree.referred(device, 'memory-region', phandle))
 }
 
+type PoolFlaw = 'ALIGNMENT' | 'DYNAMIC' | 'EMPTY' | 'OVERLAP' | 'PLACE' | 'USE'
+
 function checkedPool(tree: Devicetree, region: DevicetreeNode): RestrictedDmaPool {
   const { path } = region
-  const refuse = (why: string, message: string, details: Readonly<Record<string, unknown>> = {}): TransportError =>
+  const refuse = (why: PoolFlaw, message: string, details: Readonly<Record<string, unknown>> = {}): TransportError =>
     new TransportError(`TRANSPORT_FDT_POOL_${why}`, path, message, { node: path, ...details })
 
   const parent = tree.node('/reserved-memory')

@@ -55,7 +55,7 @@ const CONFIG_WINDOW_LIMIT = 2 ** 32
 /**
  * Takes the first usable capability of each type, as virtio 1.4 §4.1.4.1 has it. Usable is one whose BAR the machine
  * maps; where there is none of a type, the first that the PCI configuration access capability reaches, which is slow.
- * `memory`: see `PciOptions.swiotlbMemory`.
+ * `memory`: see `PciTransportOptions.swiotlbMemory`.
  *
  * @throws TransportError `TRANSPORT_PCI_CAPABILITY`: no common configuration, notifications or ISR status
  */

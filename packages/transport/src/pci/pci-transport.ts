@@ -39,7 +39,7 @@ import { locate, type PciLayout, type SharedMemoryRegion, type SwiotlbRegion } f
 import type { MessageRoutes } from './msix.ts'
 import type { PciStructure } from './structure.ts'
 
-export interface PciOptions {
+export interface PciTransportOptions {
   /** Does the platform follow the SWIOTLB RFC? Otherwise capability type 10 is reserved. Default false. */
   readonly swiotlbRfc?: boolean
   /**
@@ -121,7 +121,7 @@ export class PciTransport implements VirtioTransport {
   static probe(
     machine: PciAccess,
     name: string,
-    { swiotlbRfc = false, swiotlbMemory }: PciOptions = {},
+    { swiotlbRfc = false, swiotlbMemory }: PciTransportOptions = {},
   ): PciTransport | null {
     const access = guarded(machine, name)
     const { config } = access

@@ -10,7 +10,7 @@ export function compiled(name: (typeof COMPILED)[number]): Uint8Array {
 }
 
 /** A value: u32 cells, strings or bytes. */
-export type Value = readonly number[] | readonly string[] | string | Uint8Array
+type Value = readonly number[] | readonly string[] | string | Uint8Array
 
 /** A node: values, and nodes within. */
 export interface Source {

@@ -43,7 +43,7 @@ export const NOTIFY: FakeCap = { type: 2, bar: 4, offset: 0x3000, length: 0x100,
 export const WINDOW: FakeCap = { type: 5, bar: 0, offset: 0, length: 0, extra: [0] }
 export const PLAIN: readonly FakeCap[] = [COMMON, NOTIFY, ISR, DEVICE]
 export const BAR4: FakeBar = { index: 4, size: 0x4000, is64: true, prefetchable: true, address: 0xc000_0000 }
-export const MSIX_BAR: FakeBar = { index: 1, size: 0x1000, address: 0xd000_0000 }
+const MSIX_BAR: FakeBar = { index: 1, size: 0x1000, address: 0xd000_0000 }
 const MSIX_AT = 0xf0
 
 interface FakeQueue {

@@ -30,7 +30,7 @@ export interface Mapping {
 
 export type Request = ({ readonly kind: 'map' } & Mapping) | { kind: 'unmap'; readonly iova: number; length: number }
 
-export interface Space {
+interface Space {
   readonly granule?: number
   readonly leastLength?: number
   readonly identity?: boolean
@@ -48,7 +48,7 @@ const overlaps = (a: { iova: number; length: number }, b: { iova: number; length
 const sharesRam = (a: Mapping) => (b: Mapping) => a.guest < b.guest + b.length && b.guest < a.guest + a.length
 
 /** An address space as an exact list of mappings. What is queued takes effect at commit and not before. */
-export class ModelDomain implements IommuDomain {
+class ModelDomain implements IommuDomain {
   readonly name = 'model'
   readonly granule: number
   readonly leastLength: number

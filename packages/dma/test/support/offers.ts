@@ -14,7 +14,7 @@ export const BASE = 0x8000_0000
 export const BYTES = 1 << 16
 
 /** Guest RAM that is not zero, with its upper half for allocations. */
-export function machine(): { memory: GuestMemory; ram: SpanAllocator; buffer: ArrayBuffer } {
+function machine(): { memory: GuestMemory; ram: SpanAllocator; buffer: ArrayBuffer } {
   const buffer = new ArrayBuffer(0x2000 + BYTES)
   new Uint8Array(buffer).fill(0xa5)
   const memory = new GuestMemory([{ base: BASE, length: BYTES, memory: buffer, offset: 0x2000 }])

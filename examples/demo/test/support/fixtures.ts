@@ -4,7 +4,7 @@ import { DemoInputError } from '../../src/errors.ts'
 
 /** The bytes of a file in `fixtures/`. */
 export function fixture(name: string): Uint8Array<ArrayBuffer> {
-  return new Uint8Array(readFileSync(new URL(`../fixtures/${name}`, import.meta.url)))
+  return new Uint8Array(readFileSync(new URL(`../../fixtures/${name}`, import.meta.url)))
 }
 
 /** The record of the DemoInputError that `run` must throw. */

@@ -1,0 +1,21 @@
+/**
+ * The device's half of a virtqueue, for those who write another device type or another ring. Models, ports and
+ * registers are in `@guestdma/devices`.
+ *
+ * @example
+ * import { VirtioDevice } from '@guestdma/devices'
+ * import { type DeviceQueue, NO_CHAIN } from '@guestdma/devices/ring'
+ *
+ * @packageDocumentation
+ */
+export {
+  AREA_DESC_HIGH,
+  AREA_DESC_LOW,
+  AREA_DEVICE_HIGH,
+  AREA_DEVICE_LOW,
+  AREA_DRIVER_HIGH,
+  AREA_DRIVER_LOW,
+  DeviceQueue,
+} from './device/device-queue.ts'
+export { ChainTable, MAX_SEGMENTS } from './ring/chain-table.ts'
+export { NO_CHAIN, type RingSetup, SplitRingWalker } from './ring/split-ring-walker.ts'
