@@ -2,7 +2,7 @@ import { defineScenario, type Prepared, type Scenario, type Variant } from '@gue
 import { RequestBatch } from '@guestdma/drivers'
 import { BLK_T_IN, BLK_T_OUT, SECTOR_SIZE } from '@guestdma/spec'
 import { MemoryBlockStore } from 'guestdma'
-import { bufferRing, countersOf, machineFor, NONE } from './machines.ts'
+import { bufferModeOf, bufferRing, countersOf, machineFor, NONE } from './machines.ts'
 
 const DISK = 4 << 20
 const BUDGET = 64
@@ -18,7 +18,7 @@ function requests(operation: 'read' | 'write'): Scenario {
     batches: [1, 32],
     cold: ['map'],
     async prepare(variant: Variant): Promise<Prepared> {
-      const { batch: size, bytes, mode, backend } = variant
+      const { batch: size, bytes, backend } = variant
       const batch = new RequestBatch(size)
       batch.count = size
       batch.type.fill(operation === 'read' ? BLK_T_IN : BLK_T_OUT)
@@ -28,7 +28,7 @@ function requests(operation: 'read' | 'write'): Scenario {
       const machine = await machineFor(variant, {
         type: 'blk',
         name: 'disk0',
-        mode,
+        mode: bufferModeOf(variant),
         queueSize: QUEUE_SIZE,
         device: { store, queueSize: QUEUE_SIZE },
       })

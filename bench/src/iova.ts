@@ -1,5 +1,7 @@
 // What a mapping costs when very many are live: the backend's bookkeeping alone, and with a virtio-iommu behind it. A
-// program of its own, run on the built packages by `bench --iova`. Prints JSON.
+// program of its own, run on the built packages by `bench --iova`. Prints a line of
+// JSON for each figure.
+import { endWithParent, turn } from '@guestdma/bench/program'
 import { everything, IommuDevice, MmioRegisters } from '@guestdma/devices'
 import { DMA_OK, DmaMappings, type DmaStatus, TO_DEVICE } from '@guestdma/dma'
 import { IommuBackend, type IommuDomain, VirtioIommu } from '@guestdma/iommu'
@@ -148,7 +150,10 @@ function commit(status: DmaStatus): void {
   if (status !== DMA_OK) throw new Error(`a commit failed with status ${status}`)
 }
 
-const figures: IovaFigure[] = []
-for (const kind of ['none', 'virtio-iommu'] as const)
-  for (const live of [1e3, 1e6]) figures.push(...(await measure(kind, live)))
-process.stdout.write(`${JSON.stringify(figures)}\n`)
+endWithParent()
+for (const kind of ['none', 'virtio-iommu'] as const) {
+  for (const live of [1e3, 1e6]) {
+    for (const figure of await measure(kind, live)) process.stdout.write(`${JSON.stringify(figure)}\n`)
+    await turn()
+  }
+}

@@ -1,34 +1,13 @@
 import type { Variant } from '@guestdma/bench'
-import { type DmaScheme, directScheme } from '@guestdma/dma'
-import {
-  createMachine,
-  type DeviceConfig,
-  type Machine,
-  onDeviceScheme,
-  pooledIommuScheme,
-  sharedPagesScheme,
-  sharedPoolScheme,
-  virtioIommuScheme,
-} from 'guestdma'
+import type { BufferMode } from '@guestdma/drivers'
+import { createMachine, type DeviceConfig, type Machine, SCHEMES } from 'guestdma'
 import { loadCrowd } from './crowd.ts'
-
-/** The schemes that are measured, by id. */
-export const SCHEMES: Readonly<Record<string, () => DmaScheme>> = {
-  direct: () => directScheme(),
-  'shared-pool': () => sharedPoolScheme({ size: 8 << 20 }),
-  'on-device': () => onDeviceScheme({ size: 8 << 20 }),
-  'virtio-iommu': () => virtioIommuScheme(),
-  'virtio-iommu-lazy': () => virtioIommuScheme({ mode: 'lazy' }),
-  'virtio-iommu-byte': () => virtioIommuScheme({ granule: 1 }),
-  'virtio-iommu-bounce': () => virtioIommuScheme({ subGranule: 'bounce' }),
-  'virtio-iommu-simple': () => pooledIommuScheme({ size: 8 << 20 }),
-  'shared-pages': () => sharedPagesScheme(),
-}
 
 /** The harness's own loop, with neither driver nor device: what is in every other figure as well. */
 export const NONE = 'none'
 
 const RAM = 64 << 20
+const POOL = 8 << 20
 
 /**
  * A machine with one device over the scheme that a variant names; for cold buffers, with RAM for four times the
@@ -44,7 +23,7 @@ export async function machineFor(
     memory: [{ base, length, memory: new ArrayBuffer(length) }],
     // Memory on a device lies behind a BAR.
     transport: backend === 'on-device' ? 'pci' : 'mmio',
-    schemes: [SCHEMES[backend]()],
+    schemes: [SCHEMES[backend]({ poolBytes: POOL })],
     devices: [{ ...device, dma: backend }],
   })
 }
@@ -68,4 +47,10 @@ export function bufferRing(
 ): { base: number; count: number } {
   const count = buffers === 'cold' ? Math.floor((4 * lastLevelCacheBytes) / stride) : batch
   return { base: machine.ram.allocate(count * stride, 64), count }
+}
+
+/** How the drivers lend buffers in a variant. Throws for a mode that they do not have. */
+export function bufferModeOf({ mode }: Variant): BufferMode {
+  if (mode !== 'map' && mode !== 'pool') throw new Error(`the drivers have no mode '${mode}'`)
+  return mode
 }

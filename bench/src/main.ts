@@ -1,111 +1,226 @@
-import { writeFile } from 'node:fs/promises'
 import { parseArgs } from 'node:util'
-import { type BenchReport, type BenchResult, runBench, type Subject, variantsOf } from '@guestdma/bench'
+import { type BenchReport, formatResults, readEnvironment, runBench, type Subject, variantsOf } from '@guestdma/bench'
+import {
+  checkOutputs,
+  EXIT_USAGE,
+  listenForStop,
+  Progress,
+  type Stop,
+  textColumns,
+  UsageError,
+  wrap,
+  writeWhole,
+} from '@guestdma/bench/program'
+import { SCHEMES } from 'guestdma'
+import { build } from '../../scripts/lib/build.ts'
+import { ProgramFailed, run } from '../../scripts/lib/run.ts'
+import { type HeapFigure, type HeapReport, type IovaReport, toJson } from './files.ts'
 import { formatIova, measureIova } from './iova-report.ts'
-import { NONE, SCHEMES } from './machines.ts'
+import { NONE } from './machines.ts'
 import { drawReport } from './picture.ts'
 import { SCENARIOS } from './scenarios.ts'
-import { formatReport } from './table.ts'
+import { EXTRA } from './table.ts'
 
-const HELP = `Measures what each DMA scheme costs, in one process per scheme, on the built packages.
+const HELP = `Measures what each DMA scheme costs, in one process per scheme,
+on the built packages.
 
-usage: bench [--scheme ID…] [--only WORDS] [--quick] [--heap] [--repeat N] [--json FILE] [--svg FILE]
+usage: bench [--scheme ID…] [--only WORDS] [--quick]
+             [--repeat N] [--json FILE] [--svg FILE]
+       bench --heap [--scheme ID…] [--only WORDS] [--json FILE]
        bench --iova [--json FILE]
 
-  --scheme ID   only this scheme; may be given several times (${[NONE, ...Object.keys(SCHEMES)].join(', ')})
-  --only WORDS  only what matches all words, such as "net transmit map 64 32 warm"
-  --quick       a tenth of the time for each figure, and only the corners: 64 and 1,514 bytes, 4 KiB
-  --heap        only the heap bytes per packet, at four guest bases and with five classes of backends loaded
-  --iova        only what map and unmap cost behind an IOMMU with a thousand and with a million live mappings
-  --repeat N    N processes for each figure, of which the fastest counts (a machine is only ever slowed down)
-  --json FILE   also write the report as JSON
+  --scheme ID   only this scheme; may be given several times:
+${[NONE, ...Object.keys(SCHEMES)].map((id) => `                ${id}\n`).join('')}  --only WORDS  only what matches all words, such as
+                "net transmit map 64 32 warm"
+  --quick       a tenth of the time for each figure, and only
+                64 and 1,514 bytes, 4 KiB
+  --heap        only the heap bytes per packet, at four guest
+                bases, with five classes of backends loaded
+  --iova        only what map and unmap cost behind an IOMMU with
+                a thousand and with a million live mappings
+  --repeat N    N processes for each figure, of which the fastest
+                counts (a machine is only ever slowed down)
+  --json FILE   also write the report as JSON, as results come
   --svg FILE    also draw what small packets cost
   --help        this text
+
+Exit code 0 if all was measured, 1 if a case failed, 2 if the
+command line is wrong, 130 after Ctrl-C, 143 after SIGTERM.
 `
 
 /** Guest bases at which numbers stop being small integers in one engine or another. */
 const HEAP_BASES = [0x1_0000, 0x5000_0000, 0x8000_0000, 0x1_0000_0000]
 
-async function main(): Promise<void> {
-  const { values } = parseArgs({
-    args: process.argv.slice(2).filter((arg) => arg !== '--'),
-    options: {
-      scheme: { type: 'string', multiple: true },
-      only: { type: 'string' },
-      quick: { type: 'boolean' },
-      heap: { type: 'boolean' },
-      iova: { type: 'boolean' },
-      json: { type: 'string' },
-      svg: { type: 'string' },
-      repeat: { type: 'string' },
-      help: { type: 'boolean', short: 'h' },
-    },
-  })
+const progress = new Progress()
+
+async function main(): Promise<number> {
+  const values = readArguments()
   if (values.help) {
     process.stdout.write(HELP)
-    return
-  }
-  if (values.iova) {
-    const figures = await measureIova()
-    process.stdout.write(formatIova(figures))
-    if (values.json !== undefined) await writeFile(values.json, `${JSON.stringify(figures, null, 2)}\n`)
-    return
+    return 0
   }
   const known = [NONE, ...Object.keys(SCHEMES)]
   const schemes = values.scheme?.flatMap((list) => list.split(',')) ?? known
-  for (const id of schemes)
-    if (!known.includes(id)) throw new Error(`unknown scheme '${id}'; known: ${known.join(', ')}`)
+  for (const id of schemes) if (!known.includes(id)) throw usage(`unknown scheme '${id}'; known: ${known.join(', ')}`)
   const words = values.only?.split(/\s+/).filter((word) => word !== '') ?? []
   const subjects = SCENARIOS.flatMap((scenario) => schemes.flatMap((id) => variantsOf(scenario, id)))
     .filter((subject) => words.every((word) => Object.values(subject).some((value) => String(value) === word)))
     .filter((subject) => subject.backend !== NONE || (subject.mode === 'map' && subject.buffers === 'warm'))
     .filter((subject) => !values.quick || (![256, 512].includes(subject.bytes) && subject.buffers === 'warm'))
-  if (subjects.length === 0) throw new Error(`nothing matches --only "${values.only}"`)
-
+  if (subjects.length === 0) throw usage(`nothing matches --only "${values.only}"`)
+  const picked = subjects.filter(isDrawn)
+  if (values.heap && picked.length === 0)
+    throw usage('--heap measures net cases of 64 bytes in batches of 32, and --only leaves none of them')
   const repeat = Number(values.repeat ?? 1)
   if (!Number.isInteger(repeat) || repeat < 1)
-    throw new Error(`--repeat ${values.repeat}: must be a whole number from 1 on`)
+    throw usage(`--repeat ${values.repeat}: must be a whole number from 1 on`)
+  if (values.svg !== undefined && (values.heap || values.iova)) throw usage('--svg draws neither --heap nor --iova')
+  if (values.svg !== undefined && !subjects.some(isDrawn))
+    throw usage('--svg draws net cases of 64 bytes in batches of 32, and none is measured')
+  const { json, svg } = values
+  checkOutputs([
+    ...(json === undefined ? [] : [{ option: '--json', path: json }]),
+    ...(svg === undefined ? [] : [{ option: '--svg', path: svg }]),
+  ])
+
+  await buildAll()
+  const stop = listenForStop()
+  const save = (report: object): void => {
+    if (json !== undefined) writeWhole(json, toJson(report))
+  }
+  if (values.iova) return iova(stop, save)
   const effort = values.quick ? { milliseconds: 60, warmup: 120 } : { milliseconds: 600, warmup: 400 }
   const common = {
     worker: new URL('../dist/worker.js', import.meta.url),
     execArgv: ['--conditions=guestdma-built'],
     effort,
-    onResult: progress,
+    signal: stop.signal,
   }
   if (values.heap) {
-    const picked = subjects.filter(
-      ({ bytes, batch, buffers, backend }) => bytes === 64 && batch === 32 && buffers === 'warm' && backend !== NONE,
-    )
-    for (const base of HEAP_BASES) await heap(base, picked, common)
-    return
+    return heap(picked, common, stop, save)
   }
-  const report = await runBench({ ...common, subjects, repeat })
-  clear()
-  process.stdout.write(formatReport(report))
-  if (values.svg !== undefined) await writeFile(values.svg, drawReport(report))
-  if (values.json !== undefined) await writeFile(values.json, `${JSON.stringify(report, null, 2)}\n`)
+  const report = await runBench({
+    ...common,
+    subjects,
+    repeat,
+    onReport: (sofar, latest, done, total) => {
+      save(sofar)
+      show(latest, done / total)
+    },
+  })
+  progress.clear()
+  save(report)
+  process.stdout.write(formatResults(report, EXTRA))
+  if (svg !== undefined && report.results.some(isDrawn)) writeWhole(svg, drawReport(report))
+  return stop.exitCode ?? (report.complete ? 0 : 1)
 }
 
 async function heap(
-  base: number,
   subjects: readonly Subject[],
   common: Omit<Parameters<typeof runBench>[0], 'subjects'>,
-): Promise<void> {
-  const { results }: BenchReport = await runBench({ ...common, subjects, base, crowded: true })
-  clear()
-  for (const { operation, backend, mode, bytesAllocatedPerOperation: bytes } of results) {
-    process.stdout.write(
-      `base 0x${base.toString(16).padEnd(9)} net ${operation.padEnd(9)} ${backend.padEnd(12)} ${mode.padEnd(5)} ${bytes.toFixed(3)} B/packet\n`,
-    )
+  stop: Stop,
+  save: (report: HeapReport) => void,
+): Promise<number> {
+  const environment = readEnvironment()
+  const measured: HeapFigure[] = []
+  const failures: BenchReport['failures'][number][] = []
+  const figuresOf = ({ results }: BenchReport, base: number): HeapFigure[] =>
+    results.map(({ operation, backend, mode, bytesAllocatedPerOperation }) => {
+      return { base, operation, backend, mode, bytesPerOperation: bytesAllocatedPerOperation }
+    })
+  const told = (figures: readonly HeapFigure[], complete: boolean): void =>
+    save({ schema: 'guestdma-heap-1', complete, environment, figures, failures })
+  for (const [i, base] of HEAP_BASES.entries()) {
+    const report = await runBench({
+      ...common,
+      subjects,
+      base,
+      crowded: true,
+      onReport: (sofar, latest, done, total) => {
+        told([...measured, ...figuresOf(sofar, base)], false)
+        show(latest, (i + done / total) / HEAP_BASES.length)
+      },
+    })
+    progress.clear()
+    failures.push(...report.failures)
+    for (const figure of figuresOf(report, base)) {
+      measured.push(figure)
+      const { operation, backend, mode, bytesPerOperation } = figure
+      const where = `base 0x${base.toString(16)}`
+      process.stdout.write(`${where}\t${operation}\t${backend}\t${mode}\t${bytesPerOperation.toFixed(3)}\n`)
+    }
+    if (stop.signal.aborted) break
+  }
+  const complete = !stop.signal.aborted && failures.length === 0
+  told(measured, complete)
+  for (const { subject, message } of failures)
+    process.stderr.write(wrap(`FAILED: ${Object.values(subject).join(' ')}: ${message}`, textColumns()))
+  if (!complete) process.stdout.write('This report is PARTIAL: cases are missing.\n')
+  return stop.exitCode ?? (complete ? 0 : 1)
+}
+
+async function iova(stop: Stop, save: (report: IovaReport) => void): Promise<number> {
+  const environment = readEnvironment()
+  const started = { schema: 'guestdma-iova-1', environment } as const
+  progress.show('mappings', 0)
+  const { figures, failure } = await measureIova(stop.signal, (sofar, fraction) => {
+    save({ ...started, complete: false, figures: sofar })
+    progress.show('mappings', fraction)
+  })
+  progress.clear()
+  const complete = failure === undefined && !stop.signal.aborted
+  save({ ...started, complete, figures })
+  process.stdout.write(formatIova(figures))
+  if (!complete) process.stdout.write('This report is PARTIAL: cases are missing.\n')
+  if (failure !== undefined && !stop.signal.aborted) process.stderr.write(`bench: ${failure}\n`)
+  return stop.exitCode ?? (complete ? 0 : 1)
+}
+
+// The packages are measured compiled, as users run them: once Node has loaded TypeScript, the engine checks at each access
+// to a typed array whether its buffer is still there, and every figure grows.
+async function buildAll(): Promise<void> {
+  progress.show('building the packages')
+  try {
+    await build()
+    await run('tsc', ['-p', 'bench/tsconfig.build.json'])
+  } catch (error) {
+    const output = error instanceof ProgramFailed ? `\n${error.output.trimEnd()}` : ''
+    throw new Error(`the packages could not be built: ${(error as Error).message}${output}`)
+  }
+  progress.clear()
+}
+
+function readArguments() {
+  try {
+    return parseArgs({
+      args: process.argv.slice(2).filter((arg) => arg !== '--'),
+      options: {
+        scheme: { type: 'string', multiple: true },
+        only: { type: 'string' },
+        quick: { type: 'boolean' },
+        heap: { type: 'boolean' },
+        iova: { type: 'boolean' },
+        json: { type: 'string' },
+        svg: { type: 'string' },
+        repeat: { type: 'string' },
+        help: { type: 'boolean', short: 'h' },
+      },
+    }).values
+  } catch (error) {
+    throw usage(`${(error as Error).message.split('. ')[0]}; see bench --help`)
   }
 }
 
-function progress({ driver, operation, backend, mode }: BenchResult, done: number, total: number): void {
-  if (process.stderr.isTTY) process.stderr.write(`\r\x1b[K${done}/${total} ${driver} ${operation} ${backend} ${mode}`)
+function isDrawn({ driver, bytes, batch, buffers, backend }: Subject): boolean {
+  return driver === 'net' && bytes === 64 && batch === 32 && buffers === 'warm' && backend !== NONE
 }
 
-function clear(): void {
-  if (process.stderr.isTTY) process.stderr.write('\r\x1b[K')
+function usage(message: string): UsageError {
+  return new UsageError('BENCH_USAGE', 'bench', message)
+}
+
+function show({ driver, operation, backend, mode }: Subject, fraction: number): void {
+  progress.show(`${driver} ${operation} ${backend} ${mode}`, fraction)
 }
 
 // Whoever reads may stop reading: `| head` is no error.
@@ -115,9 +230,10 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
 })
 
 try {
-  await main()
+  process.exitCode = await main()
 } catch (error) {
-  clear()
-  process.stderr.write(process.env.DEBUG ? `${(error as Error).stack}\n` : `bench: ${(error as Error).message}\n`)
-  process.exitCode = 1
+  progress.clear()
+  const text = error instanceof UsageError ? `${error.message} (${error.code})` : `bench: ${(error as Error).message}`
+  process.stderr.write(process.env.DEBUG ? `${(error as Error).stack}\n` : `${text}\n`)
+  process.exitCode = error instanceof UsageError ? EXIT_USAGE : 1
 }

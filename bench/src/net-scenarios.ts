@@ -1,7 +1,7 @@
 import { defineScenario, type Prepared, type Scenario, type Variant } from '@guestdma/bench'
 import { NO_BUFFER } from '@guestdma/drivers'
 import { FrameBatch, LoopbackLink } from 'guestdma'
-import { bufferRing, countersOf, machineFor, NONE } from './machines.ts'
+import { bufferModeOf, bufferRing, countersOf, machineFor, NONE } from './machines.ts'
 
 const BYTES = [64, 256, 1514]
 const BATCHES = [1, 32]
@@ -32,7 +32,12 @@ export const transmit: Scenario = defineScenario({
         frames++
       },
     }
-    const machine = await machineFor(variant, { type: 'net', name: 'net0', mode, device: { mac: MAC, link } })
+    const machine = await machineFor(variant, {
+      type: 'net',
+      name: 'net0',
+      mode: bufferModeOf(variant),
+      device: { mac: MAC, link },
+    })
     const net = machine.net('net0')
     const { device } = machine.slot('net0')
     const ring = bufferRing(machine, variant, STRIDE)
@@ -67,7 +72,7 @@ export const receive: Scenario = defineScenario({
   batches: BATCHES,
   cold: [],
   async prepare(variant: Variant): Promise<Prepared> {
-    const { batch: size, bytes, mode, backend } = variant
+    const { batch: size, bytes, backend } = variant
     if (backend === NONE) return nothing(new FrameBatch(size))
     let frames = 0
     const observer = {
@@ -75,7 +80,13 @@ export const receive: Scenario = defineScenario({
         frames += batch.count
       },
     }
-    const machine = await machineFor(variant, { type: 'net', name: 'net0', mode, device: { mac: MAC }, observer })
+    const machine = await machineFor(variant, {
+      type: 'net',
+      name: 'net0',
+      mode: bufferModeOf(variant),
+      device: { mac: MAC },
+      observer,
+    })
     const net = machine.net('net0')
     const device = machine.netDevice('net0')
     const frame = new Uint8Array(bytes).fill(0x5a)
@@ -104,7 +115,7 @@ export const pingPong: Scenario = defineScenario({
   batches: [1],
   cold: [],
   async prepare(variant: Variant): Promise<Prepared> {
-    const { bytes, mode, backend } = variant
+    const { bytes, backend } = variant
     const batch = new FrameBatch(1)
     batch.count = 1
     batch.length[0] = bytes
@@ -118,7 +129,7 @@ export const pingPong: Scenario = defineScenario({
     const machine = await machineFor(variant, {
       type: 'net',
       name: 'net0',
-      mode,
+      mode: bufferModeOf(variant),
       device: { mac: MAC, link: new LoopbackLink() },
       observer,
     })

@@ -42,7 +42,7 @@ export const LATER_MS = 20
 
 const SECRET = new TextEncoder().encode('correct horse battery staple')
 const MARK = Uint8Array.of(0xba, 0xdb, 0xad, 0xba)
-const MEMORY = 16 << 20
+const MEMORY = 8 << 20
 const PAGE = 4096
 // In the middle of its page, so that there is something of the page on either side.
 const FRAME_AT = 1024

@@ -2,18 +2,18 @@ import { hex } from '@guestdma/memory'
 import { DemoInputError } from './errors.ts'
 
 /** One Ethernet frame of a capture, from its destination address to its payload, without frame check sequence. */
-interface Frame {
+export interface Frame {
   /** Seconds since 1970-01-01 UTC. */
   readonly seconds: number
   /** The rest of the time stamp, in the capture's resolution. */
   readonly fraction: number
   /** Bytes that the frame had on the wire, by the capture's own account: never more than `data.length`. */
   readonly originalLength: number
-  readonly data: Uint8Array<ArrayBuffer>
+  readonly data: Uint8Array
 }
 
-/** A pcap file. Its header is kept as it was read, so that an unchanged capture is written with the same bytes. */
-export interface Capture {
+/** The header of a pcap file, as it was read, so that an unchanged capture is written with the same bytes. */
+export interface CaptureHeader {
   readonly byteOrder: 'little' | 'big'
   readonly resolution: 'microseconds' | 'nanoseconds'
   /** Seconds to add to get UTC; 0 in practice. */
@@ -24,18 +24,20 @@ export interface Capture {
   readonly snapLength: number
   /** What stands beside the link type in its word, which has 16 bits more; 0 in practice. */
   readonly linkFlags: number
-  readonly frames: readonly Frame[]
 }
+
+/** Bytes of a file, in pieces of any size. */
+export type Chunks = AsyncIterable<Uint8Array> | Iterable<Uint8Array>
 
 /** The longest record that libpcap reads as well: a longer one is a damaged length, not a frame. */
 export const MAX_RECORD_BYTES = 262_144
 
 const FILE_HEADER_BYTES = 24
-const RECORD_HEADER_BYTES = 16
+export const RECORD_HEADER_BYTES = 16
 const MAGIC_MICROSECONDS = 0xa1b2_c3d4
 const MAGIC_NANOSECONDS = 0xa1b2_3c4d
 // By the first four bytes read big-endian, so that a little-endian file shows its magic number reversed.
-const FORMATS: ReadonlyMap<number, Pick<Capture, 'byteOrder' | 'resolution'>> = new Map([
+const FORMATS: ReadonlyMap<number, Pick<CaptureHeader, 'byteOrder' | 'resolution'>> = new Map([
   [MAGIC_MICROSECONDS, { byteOrder: 'big', resolution: 'microseconds' }],
   [0xd4c3_b2a1, { byteOrder: 'little', resolution: 'microseconds' }],
   [MAGIC_NANOSECONDS, { byteOrder: 'big', resolution: 'nanoseconds' }],
@@ -52,15 +54,13 @@ const FCS_KNOWN = 0x0400_0000
 const FCS_LENGTH_MASK = 0xf000_0000
 
 /**
- * Reads a whole pcap file (draft-ietf-opsawg-pcap) of Ethernet frames, in either byte order and resolution.
+ * Reads the header of a pcap file (draft-ietf-opsawg-pcap) of Ethernet frames, in either byte order and resolution.
  *
- * @param bytes the file; the frames are copies, so it may be let go or changed afterwards
+ * @param bytes the first bytes of the file, 24 or more where it has so many
  * @param name the file's name, for messages
- * @throws DemoInputError and nothing else, whatever the bytes: `PCAP_NOT_PCAP`, `PCAP_IS_PCAPNG`, `PCAP_VERSION`,
- * `PCAP_TRUNCATED_HEADER`, `PCAP_LINK_TYPE`, `PCAP_TRUNCATED_RECORD`, `PCAP_RECORD_LENGTH`, `PCAP_FRAME_CUT_SHORT`,
- * `PCAP_EMPTY_FRAME`
+ * @throws DemoInputError `PCAP_NOT_PCAP`, `PCAP_IS_PCAPNG`, `PCAP_VERSION`, `PCAP_TRUNCATED_HEADER`, `PCAP_LINK_TYPE`
  */
-export function readPcap(bytes: Uint8Array, name: string): Capture {
+export function readHeader(bytes: Uint8Array, name: string): CaptureHeader {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
   if (bytes.length < 4) throw truncatedHeader(name, bytes.length)
   const magic = view.getUint32(0)
@@ -80,45 +80,77 @@ export function readPcap(bytes: Uint8Array, name: string): Capture {
     const advice = `only plain Ethernet (${LINKTYPE_ETHERNET}) is read, capture on one interface: tcpdump -i eth0`
     throw new DemoInputError('PCAP_LINK_TYPE', name, 'the link type', { offset: 20, found: linkType, advice })
   }
-  const snapLength = view.getUint32(16, little)
   return {
     ...format,
     timeZone: view.getInt32(8, little),
     accuracy: view.getUint32(12, little),
-    snapLength,
+    snapLength: view.getUint32(16, little),
     linkFlags: (linkType & ~LINKTYPE_MASK) >>> 0,
-    frames: readFrames(bytes, view, little, snapLength, name),
   }
 }
 
 /**
- * Writes a capture as a pcap file, in its own byte order and resolution: what `readPcap` read comes out byte for byte.
- * Frames that are not empty and not longer than the snap length can be read back.
+ * Reads the frames of a pcap file piece by piece. No more of it is in memory than one piece and the longest frame.
+ *
+ * @param chunks the whole file, from its header on
+ * @returns the frames that end in each piece: views of its memory, or of a copy of it
+ * @throws DemoInputError and nothing else of its own, whatever the bytes: what {@link readHeader} throws,
+ * `PCAP_TRUNCATED_RECORD`, `PCAP_RECORD_LENGTH`, `PCAP_FRAME_CUT_SHORT`, `PCAP_EMPTY_FRAME`
  */
-export function writePcap(capture: Capture): Uint8Array<ArrayBuffer> {
-  const little = capture.byteOrder === 'little'
-  const length = capture.frames.reduce((sum, { data }) => sum + RECORD_HEADER_BYTES + data.length, FILE_HEADER_BYTES)
-  const bytes = new Uint8Array(length)
-  const view = new DataView(bytes.buffer)
+export async function* readFrames(chunks: Chunks, name: string): AsyncGenerator<readonly Frame[], void> {
+  let bytes: Uint8Array = new Uint8Array()
+  // Of the first byte of `bytes`, in the file.
+  let offset = 0
+  let number = 0
+  let header: CaptureHeader | undefined
+  for await (const chunk of chunks) {
+    const joined = bytes.length === 0 ? chunk : Buffer.concat([bytes, chunk])
+    bytes = new Uint8Array(joined.buffer, joined.byteOffset, joined.length)
+    if (header === undefined) {
+      if (bytes.length < FILE_HEADER_BYTES) continue
+      header = readHeader(bytes, name)
+      bytes = bytes.subarray(FILE_HEADER_BYTES)
+      offset = FILE_HEADER_BYTES
+    }
+    const frames: Frame[] = []
+    for (let found = firstFrame(bytes, offset, header, number + 1, name); found !== undefined; ) {
+      frames.push(found)
+      number++
+      const length = RECORD_HEADER_BYTES + found.data.length
+      bytes = bytes.subarray(length)
+      offset += length
+      found = firstFrame(bytes, offset, header, number + 1, name)
+    }
+    if (frames.length > 0) yield frames
+  }
+  if (header === undefined) readHeader(bytes, name)
+  else if (bytes.length > 0) throw truncated(bytes, offset, header, number + 1, name)
+}
 
-  view.setUint32(0, capture.resolution === 'nanoseconds' ? MAGIC_NANOSECONDS : MAGIC_MICROSECONDS, little)
+/** The header of a pcap file, to be followed by records of {@link putFrame}. */
+export function headerBytes(header: CaptureHeader): Uint8Array<ArrayBuffer> {
+  const little = header.byteOrder === 'little'
+  const bytes = new Uint8Array(FILE_HEADER_BYTES)
+  const view = new DataView(bytes.buffer)
+  view.setUint32(0, header.resolution === 'nanoseconds' ? MAGIC_NANOSECONDS : MAGIC_MICROSECONDS, little)
   view.setUint16(4, VERSION_MAJOR, little)
   view.setUint16(6, VERSION_MINOR, little)
-  view.setInt32(8, capture.timeZone, little)
-  view.setUint32(12, capture.accuracy, little)
-  view.setUint32(16, capture.snapLength, little)
-  view.setUint32(20, (capture.linkFlags | LINKTYPE_ETHERNET) >>> 0, little)
-
-  let at = FILE_HEADER_BYTES
-  for (const frame of capture.frames) {
-    view.setUint32(at, frame.seconds, little)
-    view.setUint32(at + 4, frame.fraction, little)
-    view.setUint32(at + 8, frame.data.length, little)
-    view.setUint32(at + 12, frame.originalLength, little)
-    bytes.set(frame.data, at + RECORD_HEADER_BYTES)
-    at += RECORD_HEADER_BYTES + frame.data.length
-  }
+  view.setInt32(8, header.timeZone, little)
+  view.setUint32(12, header.accuracy, little)
+  view.setUint32(16, header.snapLength, little)
+  view.setUint32(20, (header.linkFlags | LINKTYPE_ETHERNET) >>> 0, little)
   return bytes
+}
+
+/** Writes one record at `target[at]`, header and frame: what {@link readFrames} read comes out byte for byte. */
+export function putFrame({ byteOrder }: CaptureHeader, frame: Frame, target: Uint8Array, at: number): void {
+  const little = byteOrder === 'little'
+  const view = new DataView(target.buffer, target.byteOffset + at, RECORD_HEADER_BYTES)
+  view.setUint32(0, frame.seconds, little)
+  view.setUint32(4, frame.fraction, little)
+  view.setUint32(8, frame.data.length, little)
+  view.setUint32(12, frame.originalLength, little)
+  target.set(frame.data, at + RECORD_HEADER_BYTES)
 }
 
 function unknownMagic(magic: number, name: string): DemoInputError {
@@ -131,46 +163,44 @@ function unknownMagic(magic: number, name: string): DemoInputError {
   return new DemoInputError('PCAP_NOT_PCAP', name, 'the magic number', { ...fault, advice })
 }
 
-function readFrames(bytes: Uint8Array, view: DataView, little: boolean, snapLength: number, name: string): Frame[] {
+// The frame at the start of the bytes, or undefined where it is not all there. Counted from 1, as Wireshark and
+// tcpdump --number do.
+function firstFrame(
+  bytes: Uint8Array,
+  offset: number,
+  { byteOrder, snapLength }: CaptureHeader,
+  number: number,
+  name: string,
+): Frame | undefined {
+  if (bytes.length < RECORD_HEADER_BYTES) return undefined
+  const little = byteOrder === 'little'
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
   const limit = snapLength === 0 ? MAX_RECORD_BYTES : Math.min(snapLength, MAX_RECORD_BYTES)
-  const frames: Frame[] = []
-  let at = FILE_HEADER_BYTES
-  while (at < bytes.length) {
-    if (bytes.length - at < RECORD_HEADER_BYTES) {
-      throw truncatedRecord(name, at, 'the rest of the file', bytes.length - at, RECORD_HEADER_BYTES)
-    }
-    // Counted from 1, as Wireshark and tcpdump --number do.
-    const number = frames.length + 1
-    const captured = view.getUint32(at + 8, little)
-    const originalLength = view.getUint32(at + 12, little)
-    if (captured > limit) {
-      const advice = `at most ${limit} bytes can be kept of a frame here, so the file is damaged; capture it again`
-      const fault = { offset: at + 8, found: captured, advice }
-      throw new DemoInputError('PCAP_RECORD_LENGTH', name, `the length of frame ${number}`, fault)
-    }
-    if (captured < originalLength) {
-      const found = `${captured} of ${originalLength} bytes`
-      const advice = 'a frame must be whole to be sent, capture again with tcpdump -s 0'
-      const fault = { offset: at + 8, found, advice }
-      throw new DemoInputError('PCAP_FRAME_CUT_SHORT', name, `what was kept of frame ${number}`, fault)
-    }
-    if (captured === 0) {
-      const fault = { offset: at + 8, found: 0, advice: 'a frame has at least one byte, so the file is damaged' }
-      throw new DemoInputError('PCAP_EMPTY_FRAME', name, `the length of frame ${number}`, fault)
-    }
-    const start = at + RECORD_HEADER_BYTES
-    if (bytes.length - start < captured) {
-      throw truncatedRecord(name, start, `what is there of frame ${number}`, bytes.length - start, captured)
-    }
-    frames.push({
-      seconds: view.getUint32(at, little),
-      fraction: view.getUint32(at + 4, little),
-      originalLength,
-      data: new Uint8Array(bytes.subarray(start, start + captured)),
-    })
-    at = start + captured
+  const captured = view.getUint32(8, little)
+  const originalLength = view.getUint32(12, little)
+  if (captured > limit) {
+    const advice = `at most ${limit} bytes can be kept of a frame here, so the file is damaged; capture it again`
+    const fault = { offset: offset + 8, found: captured, advice }
+    throw new DemoInputError('PCAP_RECORD_LENGTH', name, `the length of frame ${number}`, fault)
   }
-  return frames
+  if (captured < originalLength) {
+    const found = `${captured} of ${originalLength} bytes`
+    const advice = 'a frame must be whole to be sent, capture again with tcpdump -s 0'
+    const fault = { offset: offset + 8, found, advice }
+    throw new DemoInputError('PCAP_FRAME_CUT_SHORT', name, `what was kept of frame ${number}`, fault)
+  }
+  if (captured === 0) {
+    const fault = { offset: offset + 8, found: 0, advice: 'a frame has at least one byte, so the file is damaged' }
+    throw new DemoInputError('PCAP_EMPTY_FRAME', name, `the length of frame ${number}`, fault)
+  }
+  const end = RECORD_HEADER_BYTES + captured
+  if (bytes.length < end) return undefined
+  return {
+    seconds: view.getUint32(0, little),
+    fraction: view.getUint32(4, little),
+    originalLength,
+    data: bytes.subarray(RECORD_HEADER_BYTES, end),
+  }
 }
 
 function truncatedHeader(name: string, length: number): DemoInputError {
@@ -182,7 +212,22 @@ function truncatedHeader(name: string, length: number): DemoInputError {
   })
 }
 
-function truncatedRecord(name: string, offset: number, what: string, length: number, needed: number): DemoInputError {
+function truncated(
+  bytes: Uint8Array,
+  offset: number,
+  { byteOrder }: CaptureHeader,
+  number: number,
+  name: string,
+): DemoInputError {
+  const inHeader = bytes.length < RECORD_HEADER_BYTES
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+  const needed = inHeader ? RECORD_HEADER_BYTES : view.getUint32(8, byteOrder === 'little')
+  const there = inHeader ? bytes.length : bytes.length - RECORD_HEADER_BYTES
   const advice = `${needed} are needed, so the file was cut short; copy or capture it again`
-  return new DemoInputError('PCAP_TRUNCATED_RECORD', name, what, { offset, found: `${length} bytes`, advice })
+  const what = inHeader ? 'the rest of the file' : `what is there of frame ${number}`
+  return new DemoInputError('PCAP_TRUNCATED_RECORD', name, what, {
+    offset: inHeader ? offset : offset + RECORD_HEADER_BYTES,
+    found: `${there} bytes`,
+    advice,
+  })
 }

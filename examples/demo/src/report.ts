@@ -1,34 +1,30 @@
 import { styleText } from 'node:util'
+import { formatTable, printable, textColumns, wrap } from '@guestdma/bench/program'
 import type { AccessFault, DeviceFault } from '@guestdma/devices'
 import { hex } from '@guestdma/memory'
+import type { Capture } from './capture.ts'
 import { type Attempt, type Exposure, LATER_MS } from './exposure.ts'
-import type { Capture } from './pcap.ts'
 import type { Refusal } from './refusals.ts'
 import type { SchemeResult } from './run-scheme.ts'
 import { SCHEMES } from './schemes.ts'
-import { formatTable } from './table.ts'
-
-// Of lines of text: no wider than the tables.
-const WIDTH = 110
 
 /** What is about to happen, with which files. */
-export function introduction(captureName: string, { frames }: Capture, diskName: string, diskBytes: number): string {
-  const bytes = frames.reduce((sum, { data }) => sum + data.length, 0)
+export function introduction({ name, frames, bytes }: Capture, diskName: string, diskBytes: number): string {
   return prose(
-    `${printable(captureName)} (${number(frames.length)} frames, ${number(bytes)} bytes) and ${printable(diskName)} ` +
+    `${printable(name)} (${number(frames)} frames, ${number(bytes)} bytes) and ${printable(diskName)} ` +
       `(${number(diskBytes)} bytes) go through the same virtio-net and virtio-blk drivers, once over each scheme.`,
   )
 }
 
 /** The head of the list that {@link chosenLine} goes on with. */
 export function chosenTitle(ids: readonly string[]): string {
-  return `\n${heading('What is chosen, and why')}${bold(columns(ids, 'scheme', 'over', 'because'))}\n`
+  return `\n${heading('What is chosen, and why')}${bold(columns(ids, 'scheme', 'over', 'because').trimEnd())}\n`
 }
 
 /** One line, so that there is something to read while the rest runs. */
 export function chosenLine(ids: readonly string[], { scheme, transport, chosen }: SchemeResult): string {
   const reasons = new Set(chosen.map(({ scheme: id, why }) => (id === scheme ? why : `${id}: ${why}`)))
-  return `${columns(ids, scheme, over(scheme, transport), [...reasons].join('; '))}\n`
+  return columns(ids, scheme, over(scheme, transport), [...reasons].join('; '))
 }
 
 /** What it cost to carry the capture, and what came of the disk. */
@@ -74,6 +70,7 @@ export function trafficSection(results: readonly SchemeResult[]): string {
     return only === undefined ? [] : [`* ${scheme} is shown over ${only.transport} in any case: ${only.why}\n`]
   })
   const legend = definitions([
+    ['ns/frame', `of the first ${number(results[0]?.net.framesTimed ?? 0)} frames, sent again and again`],
     ['intact', 'every frame and block, and what was written to the disk'],
     ['copied, cleared', 'bytes, by the CPU'],
     ['map, unmap', 'requests to the IOMMU; for shared-pages, pages that were shared and taken back'],
@@ -168,7 +165,8 @@ function over(scheme: string, transport: string): string {
 
 function columns(ids: readonly string[], scheme: string, transport: string, rest: string): string {
   const width = Math.max('scheme'.length, ...ids.map((id) => id.length))
-  return `${scheme.padEnd(width)}  ${transport.padEnd(4)}  ${rest}`
+  const first = `${scheme.padEnd(width)}  ${transport.padEnd(4)}  `
+  return prose(rest, first, ' '.repeat(first.length))
 }
 
 function inWords(fault: AccessFault | DeviceFault): string {
@@ -182,18 +180,8 @@ function inWords(fault: AccessFault | DeviceFault): string {
   return `${fault.device}, ${fault.kind}: ${fault.reason}`
 }
 
-/** Breaks a text into lines between words. */
 function prose(text: string, first = '', indent = first): string {
-  const lines: string[] = []
-  let line = first
-  for (const word of text.split(' ')) {
-    if (line.length + word.length > WIDTH && line.trim() !== '') {
-      lines.push(line.trimEnd())
-      line = indent
-    }
-    line += `${word} `
-  }
-  return `${[...lines, line.trimEnd()].join('\n')}\n`
+  return wrap(text, textColumns(), first, indent)
 }
 
 // Underlined, so that it stands out without colour too.
@@ -212,8 +200,4 @@ function bold(text: string): string {
 
 function number(value: number): string {
   return value.toLocaleString('en')
-}
-
-function printable(text: string): string {
-  return text.replace(/\p{Cc}/gu, '\ufffd')
 }

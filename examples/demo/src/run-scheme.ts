@@ -1,12 +1,14 @@
 import { createHash } from 'node:crypto'
+import { turn } from '@guestdma/bench/program'
 import type { BlockStore } from '@guestdma/devices'
 import { GuestDmaError } from '@guestdma/memory'
-import { ETHERNET_HEADER_SIZE, ETHERNET_MTU, NET_MTU_MAX, SECTOR_SIZE } from '@guestdma/spec'
+import { ETHERNET_HEADER_SIZE, ETHERNET_MTU, SECTOR_SIZE } from '@guestdma/spec'
 import { createMachine, FrameBatch, type Machine, MachineEvents, type SchemeChosen, Wire } from 'guestdma'
+import { Arrivals } from './arrivals.ts'
+import type { Capture } from './capture.ts'
 import { type Costs, costsOf, countMappings, type MappingCount } from './costs.ts'
 import { checkWhole, readSuperblock, type Superblock } from './ext4.ts'
-import type { Capture } from './pcap.ts'
-import type { Progress } from './progress.ts'
+import type { Frame } from './pcap.ts'
 import { type DemoScheme, type TransportName, transportOf } from './schemes.ts'
 
 /** What one scheme did. Plain data: it goes into the JSON file as it is. */
@@ -20,7 +22,9 @@ export interface SchemeResult {
     readonly bytesOut: number
     readonly bytesIn: number
     readonly identical: boolean
+    /** The median of repeated rounds over the first frames, and how many those were. */
     readonly nsPerPacket: number
+    readonly framesTimed: number
     /** Of both devices, while the capture went through once. */
     readonly costs: Costs
   }
@@ -39,14 +43,18 @@ export interface SchemeResult {
 
 export interface RunInput {
   readonly capture: Capture
-  readonly captureName: string
   readonly store: BlockStore
   readonly diskName: string
   /** Of the image file, for comparison. */
   readonly sha256: string
   /** Where the scheme does not name its own. */
   readonly transport: TransportName
-  readonly progress: Progress
+  /** Where to write the frames that arrive, if anywhere. */
+  readonly out?: string | undefined
+  /** Ends the run, which then throws the signal's reason. */
+  readonly signal?: AbortSignal
+  /** Told what is being done, and how many bytes of capture and disk are done. */
+  onProgress?(what: string, bytes: number): void
   /** How long frames are sent again and again to be timed. Default 200. */
   readonly timingMs?: number
 }
@@ -60,31 +68,18 @@ const WRITE_BYTES = 1024
 const TIMING_MS = 200
 
 /** Runs capture and image through a machine whose devices all stand on one scheme's platform. */
-export async function runScheme(
-  id: string,
-  scheme: DemoScheme,
-  input: RunInput,
-): Promise<{ result: SchemeResult; received: Uint8Array<ArrayBuffer>[] }> {
-  const { capture, captureName, store, progress } = input
+export async function runScheme(id: string, scheme: DemoScheme, input: RunInput): Promise<SchemeResult> {
+  const { capture, store } = input
   const transport = transportOf(scheme, input.transport)
   const listed = scheme.listed ? { dma: id } : {}
-  const longest = capture.frames.reduce((most, { data }) => Math.max(most, data.length), 0)
-  const mtu = Math.max(ETHERNET_MTU, longest - ETHERNET_HEADER_SIZE)
-  if (mtu > NET_MTU_MAX) {
-    throw new GuestDmaError(
-      'DEMO_FRAME',
-      captureName,
-      `a frame of ${longest} bytes is above the largest MTU of ${NET_MTU_MAX}`,
-      { length: longest },
-    )
-  }
+  const mtu = Math.max(ETHERNET_MTU, capture.longest - ETHERNET_HEADER_SIZE)
   const wire = new Wire()
   const chosen: SchemeChosen[] = []
   const events = new MachineEvents()
   let faults = 0
   events.on('scheme', (event) => chosen.push(event))
   events.on('fault', () => faults++)
-  const received: Uint8Array<ArrayBuffer>[] = []
+  using arrivals = new Arrivals(capture.header, input.out)
   let keep = true
   await using machine = await createMachine({
     memory: [{ base: 0x8000_0000, length: MEMORY, memory: new ArrayBuffer(MEMORY) }],
@@ -100,7 +95,11 @@ export async function runScheme(
         device: { mac: [2, 0, 0, 0, 0, 2], mtu, link: wire.b },
         observer: {
           frames: (batch) => {
-            for (let i = 0; keep && i < batch.count; i++) received.push(batch.copy(i))
+            batch.region.refresh()
+            for (let i = 0; keep && i < batch.count; i++) {
+              const begin = batch.offset[i]
+              arrivals.arrived(batch.region.u8.subarray(begin, begin + batch.length[i]))
+            }
           },
         },
       },
@@ -108,41 +107,53 @@ export async function runScheme(
     ],
   })
 
-  progress.show(`${id}: frames`)
   // Receive buffers are posted by the first poll; that is not what a packet costs.
   machine.pump()
   const costs = costsOf(machine, ['net0', 'net1'])
-  sendAll(machine, capture)
+  let sent = 0
+  for await (const frames of capture.read()) {
+    await next(input)
+    arrivals.expect(frames)
+    sendAll(machine, frames)
+    sent += frames.reduce((sum, { data }) => sum + data.length, 0)
+    input.onProgress?.(`${id}: frames`, sent)
+  }
   const spent = costs()
-  const frames = capture.frames.length
-  const identical = received.length === frames && received.every((bytes, i) => equal(bytes, capture.frames[i].data))
-  progress.show(`${id}: timing`)
+  arrivals.finish()
+  input.onProgress?.(`${id}: timing`, sent)
+  await next(input)
   keep = false
-  const nsPerPacket = time(machine, capture, input.timingMs ?? TIMING_MS)
+  const nsPerPacket = time(machine, capture.sample, input.timingMs ?? TIMING_MS)
   const disk = await runDisk(machine, id, input)
   const mappings = await countMappings(machine)
-  const result: SchemeResult = {
+  return {
     scheme: id,
     transport,
     chosen,
     net: {
-      framesOut: frames,
-      framesIn: received.length,
-      bytesOut: capture.frames.reduce((sum, { data }) => sum + data.length, 0),
-      bytesIn: received.reduce((sum, { length }) => sum + length, 0),
-      identical,
+      framesOut: capture.frames,
+      framesIn: arrivals.frames,
+      bytesOut: capture.bytes,
+      bytesIn: arrivals.bytes,
+      identical: arrivals.identical && arrivals.frames === capture.frames,
       nsPerPacket,
+      framesTimed: capture.sample.length,
       costs: spent,
     },
     blk: disk,
     mappings,
     faults,
   }
-  return { result, received }
+}
+
+// Lets signals be seen, and ends the run after one.
+async function next({ signal }: RunInput): Promise<void> {
+  await turn()
+  signal?.throwIfAborted()
 }
 
 // Through driver, device, wire, second device and second driver.
-function sendAll(machine: Machine, { frames }: Capture): void {
+function sendAll(machine: Machine, frames: readonly Frame[]): void {
   const net = machine.net('net0')
   const batch = new FrameBatch(32)
   for (let next = 0; next < frames.length; ) {
@@ -170,30 +181,28 @@ function sendAll(machine: Machine, { frames }: Capture): void {
   machine.pump()
 }
 
-function time(machine: Machine, capture: Capture, milliseconds: number): number {
+function time(machine: Machine, sample: readonly Frame[], milliseconds: number): number {
   const start = performance.now()
   const rounds: number[] = []
   while (performance.now() - start < milliseconds || rounds.length < 3) {
     const from = performance.now()
-    sendAll(machine, capture)
-    rounds.push(((performance.now() - from) * 1e6) / capture.frames.length)
+    sendAll(machine, sample)
+    rounds.push(((performance.now() - from) * 1e6) / sample.length)
   }
   // The later half: the compiler has settled by then.
   const settled = rounds.slice(rounds.length >> 1).sort((a, b) => a - b)
   return settled[settled.length >> 1]
 }
 
-async function runDisk(
-  machine: Machine,
-  scheme: string,
-  { store, diskName, sha256, progress }: RunInput,
-): Promise<SchemeResult['blk']> {
+async function runDisk(machine: Machine, scheme: string, input: RunInput): Promise<SchemeResult['blk']> {
+  const { capture, store, diskName, sha256 } = input
   const disk = machine.blk('disk0')
   const costs = costsOf(machine, ['disk0'])
   const id = await machine.run(disk.id())
   const hash = createHash('sha256')
   for (let at = 0; at < store.capacity; at += READ_BYTES) {
-    progress.show(`${scheme}: ${Math.floor((100 * at) / store.capacity)} % of the disk`)
+    await next(input)
+    input.onProgress?.(`${scheme}: disk`, capture.bytes + at)
     hash.update(await machine.run(disk.readBytes(at / SECTOR_SIZE, Math.min(READ_BYTES, store.capacity - at))))
   }
   const digest = hash.digest('hex')

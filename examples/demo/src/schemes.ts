@@ -1,5 +1,5 @@
-import { type DmaScheme, directScheme } from '@guestdma/dma'
-import { onDeviceScheme, pooledIommuScheme, sharedPagesScheme, sharedPoolScheme, virtioIommuScheme } from 'guestdma'
+import type { DmaScheme } from '@guestdma/dma'
+import { SCHEMES as ALL } from 'guestdma'
 
 export type TransportName = 'mmio' | 'pci'
 
@@ -16,22 +16,16 @@ export interface DemoScheme {
 // Half of it is for receive buffers, and twice 256 of them have room.
 const POOL = 4 << 20
 
-/** Every scheme that the demo shows, by id. */
-export const SCHEMES: Readonly<Record<string, DemoScheme>> = {
-  direct: { make: () => directScheme() },
-  'shared-pool': { make: () => sharedPoolScheme({ size: POOL }) },
-  'on-device': {
-    make: () => onDeviceScheme({ size: POOL }),
-    only: { transport: 'pci', why: 'memory on a device lies behind a BAR' },
-  },
-  'virtio-iommu': { make: () => virtioIommuScheme() },
-  'virtio-iommu-lazy': { make: () => virtioIommuScheme({ mode: 'lazy' }) },
-  'virtio-iommu-byte': { make: () => virtioIommuScheme({ granule: 1 }) },
-  'virtio-iommu-bounce': { make: () => virtioIommuScheme({ subGranule: 'bounce' }) },
+const NEEDS: Readonly<Record<string, Omit<DemoScheme, 'make'>>> = {
+  'on-device': { only: { transport: 'pci', why: 'memory on a device lies behind a BAR' } },
   // Where an IOMMU can reach all of RAM, a pool behind it is a choice.
-  'virtio-iommu-simple': { make: () => pooledIommuScheme({ size: POOL }), listed: true },
-  'shared-pages': { make: () => sharedPagesScheme() },
+  'virtio-iommu-simple': { listed: true },
 }
+
+/** Every scheme that the demo shows, by id. */
+export const SCHEMES: Readonly<Record<string, DemoScheme>> = Object.fromEntries(
+  Object.entries(ALL).map(([id, make]) => [id, { make: () => make({ poolBytes: POOL }), ...NEEDS[id] }]),
+)
 
 /** The transport that a scheme is shown over, given the one that was asked for. */
 export function transportOf({ only }: DemoScheme, asked: TransportName): TransportName {

@@ -12,7 +12,7 @@ interface Expected {
 }
 
 const FRAME = 256
-const MEMORY = 16 << 20
+const MEMORY = 8 << 20
 const pool: Expected = {
   attempts: ['zeros', 'fault', 'copy only', 'old frame', 'old frame'],
   secrets: 0,

@@ -1,12 +1,14 @@
-import { execFile } from 'node:child_process'
-import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
+import { execFile, spawn } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { copyFile, mkdtemp, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { SCHEMES } from '../src/schemes.ts'
 
 const main = fileURLToPath(new URL('../src/main.ts', import.meta.url))
+const fixture = (name: string): string => fileURLToPath(new URL(`../fixtures/${name}`, import.meta.url))
 const ids = Object.keys(SCHEMES)
 
 interface Outcome {
@@ -31,7 +33,7 @@ describe('demo: the whole of it', () => {
   beforeAll(async () => {
     dir = await mkdtemp(join(tmpdir(), 'guestdma-demo-test-'))
     ran = await demo('--json', join(dir, 'results.json'), '--out', join(dir, 'frames'))
-    // Three seconds; a loaded machine may be slow.
+    // A loaded machine may be slow.
   }, 30_000)
   afterAll(() => rm(dir, { recursive: true }))
 
@@ -52,10 +54,10 @@ describe('demo: the whole of it', () => {
   })
 
   test('--json: all of it as plain data', async () => {
-    const { schema, transport, results, exposures, refusals } = JSON.parse(
+    const { schema, complete, transport, results, exposures, refusals } = JSON.parse(
       await readFile(join(dir, 'results.json'), 'utf8'),
     )
-    expect([schema, transport]).toEqual(['guestdma-demo-2', 'mmio'])
+    expect([schema, complete, transport]).toEqual(['guestdma-demo-3', true, 'mmio'])
     expect(results.map(({ scheme }: { scheme: string }) => scheme)).toEqual(ids)
     expect(exposures.map(({ scheme }: { scheme: string }) => scheme)).toEqual(ids)
     expect(results[0].net).toMatchObject({ identical: true, costs: { bytesCopied: 0 } })
@@ -87,11 +89,62 @@ describe('demo: its command line', () => {
     ['DEMO_SCHEME', ['--scheme', 'swiotlb'], 'shared-pool'],
     ['DEMO_USAGE', ['--schema', 'direct'], '--help'],
     ['DEMO_FILE', ['--pcap', '/nowhere/at/all.pcap'], 'no such file'],
+    ['DEMO_WRITE', ['--write'], '--disk'],
+    ['DEMO_WRITE', ['--write', '--disk', fixture('disk.ext4')], '--disk'],
+    ['OUTPUT_NO_DIRECTORY', ['--json', '/nowhere/at/all.json'], '/nowhere/at'],
+    ['OUTPUT_IS_INPUT', ['--json', fixture('traffic.pcap')], '--pcap'],
+    ['OUTPUT_NO_DIRECTORY', ['--out', fixture('disk.ext4')], 'a file'],
   ])('%s: what is wrong and what is possible', async (code, args, advice) => {
     const ran = await demo(...args)
-    expect([ran.code, ran.out]).toEqual([1, ''])
+    expect([ran.code, ran.out]).toEqual([2, ''])
     expect(ran.err).toMatch(/^demo: .*\n$/)
     expect(ran.err).toContain(code)
     expect(ran.err).toContain(advice)
+  })
+})
+
+describe('demo: large and unusable inputs, and early ends', () => {
+  let dir: string
+  beforeEach(async () => {
+    dir = await mkdtemp(join(tmpdir(), 'guestdma-demo-test-'))
+  })
+  afterEach(() => rm(dir, { recursive: true }))
+
+  test('a large image that is no ext4 is refused by its header, before the capture is read', async () => {
+    const disk = join(dir, 'large.img')
+    await writeFile(disk, '')
+    await truncate(disk, 2 ** 40)
+    const ran = await demo('--disk', disk)
+    expect([ran.code, ran.out]).toEqual([2, ''])
+    expect(ran.err).toContain('EXT4_MAGIC')
+  })
+
+  test('a capture without frames is refused', async () => {
+    const pcap = join(dir, 'empty.pcap')
+    await writeFile(pcap, (await readFile(fixture('traffic.pcap'))).subarray(0, 24))
+    const ran = await demo('--pcap', pcap)
+    expect([ran.code, ran.out]).toEqual([2, ''])
+    expect(ran.err).toContain('PCAP_NO_FRAMES')
+  })
+
+  test('SIGINT keeps the schemes that are done, marks them as partial and leaves no other file', async () => {
+    // A disk that takes some seconds, beyond its file system.
+    const disk = join(dir, 'disk.ext4')
+    await copyFile(fixture('disk.ext4'), disk)
+    await truncate(disk, 256 << 20)
+    const json = join(dir, 'results.json')
+    const out = join(dir, 'frames')
+    const child = spawn(process.execPath, [main, '--disk', disk, '--json', json, '--out', out], { stdio: 'ignore' })
+    const ended = new Promise((resolve) => child.on('close', resolve))
+    while (!existsSync(json)) await new Promise((resolve) => setTimeout(resolve, 20))
+    child.kill('SIGINT')
+    expect(await ended).toBe(130)
+    const { complete, results } = JSON.parse(await readFile(json, 'utf8'))
+    expect(complete).toBe(false)
+    const done = results.map(({ scheme }: { scheme: string }) => scheme)
+    expect(done.length).toBeGreaterThan(0)
+    expect(done.length).toBeLessThan(ids.length)
+    for (const file of await readdir(out)) expect(file).toMatch(/^[a-z-]+\.pcap$/)
+    expect((await readdir(dir)).sort()).toEqual(['disk.ext4', 'frames', 'results.json'])
   })
 })

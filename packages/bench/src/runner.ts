@@ -2,12 +2,14 @@ import { spawn } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { readEnvironment } from './environment.ts'
 import type { Effort } from './measure.ts'
-import type { BenchReport, BenchResult, Subject } from './result.ts'
+import { type BenchFailure, type BenchReport, type BenchResult, type Subject, subjectKey } from './result.ts'
 import type { Answer, Job } from './worker.ts'
 
 export interface RunOptions {
   /** The worker program: it calls `runWorker`. */
   readonly worker: URL
+  /** Arguments for it, behind its job. */
+  readonly workerArgs?: readonly string[]
   /** Flags for its Node. */
   readonly execArgv?: readonly string[]
   readonly subjects: readonly Subject[]
@@ -18,8 +20,10 @@ export interface RunOptions {
   readonly crowded?: boolean
   /** Processes for each group; the one with the lowest median counts, since a machine is only ever slowed down. Default 1. */
   readonly repeat?: number
-  /** Called as each result arrives. */
-  onResult?(result: BenchResult, done: number, total: number): void
+  /** Ends the worker and the run: the report then has the results so far and is not complete. */
+  readonly signal?: AbortSignal
+  /** Called with what is known so far after each case, whether it was measured or failed. */
+  onReport?(report: BenchReport, latest: Subject, done: number, total: number): void
 }
 
 const DEFAULT_BASE = 0x1_0000_0000
@@ -27,20 +31,12 @@ const DEFAULT_BASE = 0x1_0000_0000
 /**
  * Measures all subjects: one process for each backend, operation and mode, since what the compiler learned from one
  * scheme costs the next one; processes in shuffled order, so that a slow minute of the machine hits no scheme in
- * particular.
+ * particular. A process that ends early is a failure of the case that it was measuring; a new one goes on with the next.
  *
- * @throws Error if a process fails, with what it printed
+ * @throws Error if no process can be started
  */
-export async function runBench({
-  worker,
-  execArgv = [],
-  subjects,
-  effort,
-  base = DEFAULT_BASE,
-  crowded = false,
-  repeat = 1,
-  onResult,
-}: RunOptions): Promise<BenchReport> {
+export async function runBench(options: RunOptions): Promise<BenchReport> {
+  const { subjects, effort, base = DEFAULT_BASE, crowded = false, repeat = 1, signal, onReport } = options
   const environment = readEnvironment()
   const groups = new Map<string, Subject[]>()
   for (const subject of subjects) {
@@ -48,55 +44,71 @@ export async function runBench({
     const name = `${driver} ${operation} ${backend} ${mode}`
     groups.set(name, [...(groups.get(name) ?? []), subject])
   }
+  const rank = new Map(subjects.map((subject, i) => [subjectKey(subject), i]))
   const best = new Map<string, BenchResult>()
-  let done = 0
-  for (const group of shuffled(Array.from({ length: repeat }, () => [...groups.values()]).flat())) {
-    const job: Job = { subjects: group, effort, lastLevelCacheBytes: environment.lastLevelCacheBytes, base, crowded }
-    await runJob(fileURLToPath(worker), execArgv, job, (result) => {
-      const before = best.get(key(result))
-      if (before === undefined || result.nsPerOperation.median < before.nsPerOperation.median)
-        best.set(key(result), result)
-      onResult?.(result, ++done, subjects.length * repeat)
-    })
+  const failures: BenchFailure[] = []
+  const report = (complete: boolean): BenchReport => {
+    const results = [...best.values()].sort((a, b) => (rank.get(subjectKey(a)) ?? 0) - (rank.get(subjectKey(b)) ?? 0))
+    return { schema: 'guestdma-bench-2', complete, environment, results, failures: [...failures] }
   }
-  const rank = new Map(subjects.map((subject, i) => [key(subject), i]))
-  const results = [...best.values()].sort((a, b) => (rank.get(key(a)) ?? 0) - (rank.get(key(b)) ?? 0))
-  return { schema: 'guestdma-bench-1', environment, results }
+  let done = 0
+  const tell = (latest: Subject): void => onReport?.(report(false), latest, ++done, subjects.length * repeat)
+  for (const group of shuffled(Array.from({ length: repeat }, () => [...groups.values()]).flat())) {
+    let pending: readonly Subject[] = group
+    while (pending.length > 0 && signal?.aborted !== true) {
+      const job: Job = {
+        subjects: pending,
+        effort,
+        lastLevelCacheBytes: environment.lastLevelCacheBytes,
+        base,
+        crowded,
+      }
+      const problem = await runJob(options, job, (result) => {
+        pending = pending.slice(1)
+        const before = best.get(subjectKey(result))
+        if (before === undefined || result.nsPerOperation.median < before.nsPerOperation.median)
+          best.set(subjectKey(result), result)
+        tell(result)
+      })
+      if (pending.length === 0 || signal?.aborted) break
+      const [subject, ...rest] = pending
+      failures.push({ subject, message: problem ?? 'the worker ended without an answer' })
+      pending = rest
+      tell(subject)
+    }
+  }
+  return report(signal?.aborted !== true && failures.length === 0)
 }
 
+// Gives back how the process failed, or undefined.
 function runJob(
-  worker: string,
-  execArgv: readonly string[],
+  { worker, workerArgs = [], execArgv = [], signal }: RunOptions,
   job: Job,
   onResult: (result: BenchResult) => void,
-): Promise<void> {
+): Promise<string | undefined> {
   return new Promise((resolve, reject) => {
-    const child = spawn(process.execPath, [...execArgv, worker, JSON.stringify(job)], {
-      stdio: ['ignore', 'pipe', 'pipe'],
-    })
+    // Its standard input ends with this process, however that ends, and the worker then ends as well.
+    const args = [...execArgv, fileURLToPath(worker), JSON.stringify(job), ...workerArgs]
+    const child = spawn(process.execPath, args, { stdio: ['pipe', 'pipe', 'pipe'] })
+    const kill = (): void => void child.kill('SIGKILL')
+    signal?.addEventListener('abort', kill)
     let pending = ''
     let errors = ''
     child.stdout.setEncoding('utf8').on('data', (text: string) => {
       const lines = (pending + text).split('\n')
       pending = lines.pop() ?? ''
-      for (const line of lines) {
-        onResult((JSON.parse(line) as Answer).result)
-      }
+      for (const line of lines) onResult((JSON.parse(line) as Answer).result)
     })
     child.stderr.setEncoding('utf8').on('data', (text: string) => {
       errors += text
     })
     child.on('error', reject)
-    child.on('close', (code) => {
-      const { driver, operation, backend, mode } = job.subjects[0]
-      if (code === 0 && errors === '') resolve()
-      else reject(new Error(`${driver} ${operation} ${backend} ${mode} ended with code ${code}: ${errors.trim()}`))
+    child.on('close', (code, killedBy) => {
+      signal?.removeEventListener('abort', kill)
+      if (code === 0) process.stderr.write(errors)
+      resolve(code === 0 ? undefined : `the worker ended with ${killedBy ?? `code ${code}`}: ${errors.trim()}`)
     })
   })
-}
-
-function key({ driver, operation, backend, mode, ring, bytes, batch, buffers }: Subject): string {
-  return [driver, operation, backend, mode, ring, bytes, batch, buffers].join(' ')
 }
 
 function shuffled<T>(list: readonly T[]): T[] {

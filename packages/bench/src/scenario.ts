@@ -20,13 +20,13 @@ export interface Variant extends Subject {
 
 /** A kind of work, in all its variants. */
 export interface Scenario {
-  readonly driver: Subject['driver']
-  readonly operation: Subject['operation']
-  readonly modes: readonly Subject['mode'][]
+  readonly driver: string
+  readonly operation: string
+  readonly modes: readonly string[]
   readonly bytes: readonly number[]
   readonly batches: readonly number[]
   /** In which modes buffers can be cold. */
-  readonly cold: readonly Subject['mode'][]
+  readonly cold: readonly string[]
   prepare(variant: Variant): Promise<Prepared>
 }
 
@@ -51,4 +51,11 @@ export function variantsOf(scenario: Scenario, backend: string): Subject[] {
       ),
     ),
   )
+}
+
+/** What a file exports that `guestdma-bench run` measures. */
+export interface ScenarioModule {
+  readonly scenarios: readonly Scenario[]
+  /** Every scenario is measured over each; what a name means is up to `prepare`. */
+  readonly backends: readonly string[]
 }

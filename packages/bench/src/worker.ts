@@ -1,4 +1,5 @@
 import { type Effort, measure } from './measure.ts'
+import { endWithParent, turn } from './program/stop.ts'
 import type { BenchResult, Subject } from './result.ts'
 import type { Scenario } from './scenario.ts'
 
@@ -16,12 +17,14 @@ export type Answer = { readonly result: BenchResult }
 
 /**
  * The body of a worker program: takes the job from the command line, runs it, prints an answer per variant as a line of
- * JSON.
+ * JSON. Ends when the runner does.
  */
 export async function runWorker(scenarios: readonly Scenario[]): Promise<void> {
   const job = JSON.parse(process.argv[2] ?? 'null') as Job | null
   if (job === null) throw new Error('a worker is started by the runner, with its job as argument')
+  endWithParent()
   for (const subject of job.subjects) {
+    await turn()
     const scenario = scenarios.find(
       ({ driver, operation }) => driver === subject.driver && operation === subject.operation,
     )

@@ -14,26 +14,37 @@ export interface CandidateReport {
 
 /**
  * No registered scheme can be used with this device on this platform. `details.candidates` lists each with its reason;
- * `advice` says what would help.
+ * `advice` says what would help, and `cause` is why the strongest that was tried could not be set up.
  */
 export class NoUsableBackendError extends DmaError {
-  constructor(device: string, candidates: readonly CandidateReport[], advice = '') {
+  constructor(device: string, candidates: readonly CandidateReport[], advice = '', options?: ErrorOptions) {
     const list = candidates.map((c) => `${c.id}: ${c.outcome ?? c.why}`).join('; ')
-    super('DMA_NO_USABLE_BACKEND', device, `no DMA scheme can be used (${list || 'none is registered'})${advice}`, {
-      candidates,
-    })
+    super(
+      'DMA_NO_USABLE_BACKEND',
+      device,
+      `no DMA scheme can be used (${list || 'none is registered'})${advice}`,
+      { candidates },
+      options,
+    )
   }
 }
 
 /** Only a backend that confines less than the platform allows is left, and the caller did not list it. */
 export class DowngradeRefusedError extends DmaError {
-  constructor(device: string, refused: string, stronger: string, candidates: readonly CandidateReport[]) {
+  constructor(
+    device: string,
+    refused: string,
+    stronger: string,
+    candidates: readonly CandidateReport[],
+    options?: ErrorOptions,
+  ) {
     super(
       'DMA_DOWNGRADE_REFUSED',
       device,
       `only '${refused}' is left, which confines less than '${stronger}', which this platform allows; list '${refused}' explicitly to accept that ` +
         `(${candidates.map((c) => `${c.id}: ${c.outcome ?? c.why}`).join('; ')})`,
       { refused, stronger, candidates },
+      options,
     )
   }
 }

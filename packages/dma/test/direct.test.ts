@@ -71,7 +71,9 @@ describe('the direct backend', () => {
     ])
     const ram = new SpanAllocator(guestAddress(0x1800), 0x1800)
     const backend = new DirectBackend({ memory, ram })
-    expect(() => backend.alloc(0x1000, 16, TO_DEVICE, 'ring')).toThrow(expect.objectContaining({ code: 'DMA_ALLOC' }))
+    expect(() => backend.alloc(0x1000, 16, TO_DEVICE, 'ring')).toThrow(
+      expect.objectContaining({ code: 'DMA_ALLOC', cause: expect.objectContaining({ code: 'MEMORY_OUTSIDE' }) }),
+    )
     expect([ram.live, backend.counters.allocatedBytes]).toEqual([0, 0])
   })
 

@@ -53,7 +53,11 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       rig.net.poll(8)
       rig.net.poll(8)
       expect(rig.net.broken).toBeInstanceOf(DeviceBrokenError)
-      expect(rig.net.broken).toMatchObject({ code: 'DRIVER_DEVICE_BROKEN', details: { queue: 1 } })
+      expect(rig.net.broken).toMatchObject({
+        code: 'DRIVER_DEVICE_BROKEN',
+        details: { queue: 1 },
+        cause: { code: expect.stringMatching(/^VIRTQUEUE_USED_/) },
+      })
       expect(rig.session.queues[1].broken?.code).toBe(`VIRTQUEUE_${code}`)
       expect(rig.events).toEqual(['broken'])
       expect(rig.net.sendCopy(pattern(60))).toBe(false)

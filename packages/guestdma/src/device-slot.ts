@@ -256,7 +256,9 @@ export class DeviceSlot {
     const listed = [...listedIds(choice)]
     if (!(error instanceof NoUsableBackendError) || listed.length === 0 || listed.includes(scheme.id)) return error
     const advice = `; the device stands on the platform of '${scheme.id}'; with the option platform: '${listed[0]}' it stands on the other`
-    return new NoUsableBackendError(this.name, error.details.candidates as CandidateReport[], advice)
+    return new NoUsableBackendError(this.name, error.details.candidates as CandidateReport[], advice, {
+      cause: error.cause,
+    })
   }
 
   private async bringDown(): Promise<void> {

@@ -18,6 +18,7 @@ export type { DeviceSlot } from './device-slot.ts'
 export { MACHINE_CODES, MachineError } from './errors.ts'
 export { type MachineEventMap, MachineEvents, type SchemeChosen } from './events.ts'
 export { createMachine, Machine } from './machine.ts'
+export { SCHEMES, type SchemeSizes } from './schemes.ts'
 export {
   AGREED_FEATURES,
   BLK_DRIVER,

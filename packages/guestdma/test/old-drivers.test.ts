@@ -256,6 +256,7 @@ describe('the ladder of candidates (virtio 1.4 §3.1.1)', () => {
     await expect(refusal(site([failing]))).rejects.toMatchObject({
       code: 'DMA_NO_USABLE_BACKEND',
       details: { candidates: [{ id: 'third', outcome: 'could not be set up: out of luck' }] },
+      cause: { message: 'out of luck' },
     })
   })
 

@@ -40,7 +40,8 @@ export class GuestDmaError<Code extends string = string> extends Error {
     details: Readonly<Record<string, unknown>> = {},
     options?: ErrorOptions,
   ) {
-    super(`${part}: ${message}`, options)
+    // An own `cause` that is undefined would print as if there had been one.
+    super(`${part}: ${message}`, options?.cause === undefined ? undefined : options)
     this.name = new.target.name
     this.code = code
     this.part = part

@@ -605,7 +605,7 @@ export class VirtioIommu {
   private giveUp(why: string, cause?: unknown): void {
     if (this.cause !== null) return
     const message = `the IOMMU failed: ${why}; nothing behind it reaches memory until it is reset itself`
-    this.cause = new IommuError('IOMMU_STUCK', this.name, message, { waitedMs: this.deadline.ms }, causeOption(cause))
+    this.cause = new IommuError('IOMMU_STUCK', this.name, message, { waitedMs: this.deadline.ms }, { cause })
     for (const domain of this.domains) if (domain !== undefined) domain.broken = true
     try {
       this.session.transport.writeStatus(0)
@@ -636,7 +636,7 @@ export class VirtioIommu {
     this.eventsEnded = true
     if (this.onBroken === undefined) return
     const message = `no more faults will be reported: ${why}; reset all devices behind the IOMMU to have reports again`
-    observe(this.onBroken, new IommuError('IOMMU_EVENTS', this.name, message, {}, causeOption(cause)))
+    observe(this.onBroken, new IommuError('IOMMU_EVENTS', this.name, message, {}, { cause }))
   }
 
   private controlView(): DataView {
@@ -726,11 +726,6 @@ export class VirtioIommu {
       address: (flags & VIRTIO_IOMMU_FAULT_F_ADDRESS) !== 0 ? { high, low } : undefined,
     })
   }
-}
-
-// An own `cause` that is undefined would say that there was one.
-function causeOption(cause: unknown): ErrorOptions {
-  return cause === undefined ? {} : { cause }
 }
 
 function unreachable(error: unknown): string {

@@ -24,13 +24,7 @@ export class DeviceStuckError extends TransportError {
         ? `the device did not answer a reset within ${waitedMs} ms`
         : `the device could not be reset: ${textOf(cause)}`
     const memory = quarantined ? 'its memory stays out of use' : 'it was detached from memory'
-    super(
-      'TRANSPORT_DEVICE_STUCK',
-      device,
-      `${what}; ${memory}`,
-      { waitedMs, quarantined },
-      cause === undefined ? {} : { cause },
-    )
+    super('TRANSPORT_DEVICE_STUCK', device, `${what}; ${memory}`, { waitedMs, quarantined }, { cause })
   }
 }
 

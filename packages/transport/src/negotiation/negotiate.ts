@@ -61,6 +61,7 @@ export async function negotiate(options: NegotiationOptions): Promise<Negotiated
     const offered = await acknowledge(transport, wait)
     const selection = select(options.offer(offered), providers, choice)
     const outcomes = new Map<string, string>()
+    let failure: ErrorOptions = {}
     for (const [rung, { provider, accept, why }] of selection.ladder.entries()) {
       const now = rung === 0 ? offered : await acknowledge(transport, wait)
       const features = agreeable(now, understood, accept, dependencies)
@@ -85,13 +86,14 @@ export async function negotiate(options: NegotiationOptions): Promise<Negotiated
         return { features, backend, scheme: provider.id, why, ladder: report(selection.reports, outcomes) }
       } catch (error) {
         outcomes.set(provider.id, `could not be set up: ${(error as Error).message}`)
+        if (!('cause' in failure)) failure = { cause: error }
       }
     }
     const ladder = report(selection.reports, outcomes)
     const { downgrade } = selection
     throw downgrade === undefined
-      ? new NoUsableBackendError(transport.name, ladder)
-      : new DowngradeRefusedError(transport.name, downgrade.refused, downgrade.stronger, ladder)
+      ? new NoUsableBackendError(transport.name, ladder, '', failure)
+      : new DowngradeRefusedError(transport.name, downgrade.refused, downgrade.stronger, ladder, failure)
   } catch (error) {
     giveUp(transport)
     throw error

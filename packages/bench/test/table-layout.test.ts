@@ -1,6 +1,6 @@
 import { PassThrough } from 'node:stream'
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
-import { formatTable } from '../src/table.ts'
+import { formatTable } from '../src/program/table.ts'
 
 const pipe = Object.assign(new PassThrough(), { isTTY: false })
 /** `depth` is in bits; a terminal answers 1 where NO_COLOR is set. */
@@ -41,7 +41,7 @@ describe('table: layout', () => {
     expect(formatTable(columns, [['x']], pipe)).toBe('a  b\nx\n')
   })
 
-  test('lines are not cut or wrapped, however long', () => {
+  test('lines in a pipe are not cut or wrapped, however long', () => {
     const long = 'x'.repeat(500)
     expect(formatTable([{ title: 'a' }, { title: 'b' }], [[long, 'end']], pipe)).toContain(`${long}  end\n`)
   })

@@ -1,0 +1,113 @@
+import type { BenchReport, BenchResult } from '@guestdma/bench'
+import type { HeapReport, IovaReport } from './files.ts'
+import type { IovaFigure } from './iova.ts'
+
+/** A run of `bench` whose results texts quote. */
+export interface Measurement {
+  /** Relative to the repository. */
+  readonly file: string
+  readonly args: readonly string[]
+}
+
+/** Every run that texts quote. */
+export const MEASUREMENTS = {
+  smallPackets: { file: 'bench/results/small-packets.json', args: ['--only', 'net 64 32 warm', '--repeat', '3'] },
+  heap: { file: 'bench/results/heap.json', args: ['--heap', '--only', 'net map 64 32'] },
+  iova: { file: 'bench/results/iova.json', args: ['--iova'] },
+} as const satisfies Record<string, Measurement>
+
+/** The files that {@link MEASUREMENTS} wrote. */
+export interface Measured {
+  readonly smallPackets: BenchReport
+  readonly heap: HeapReport
+  readonly iova: IovaReport
+}
+
+/** The figures that texts quote, by the name that stands in their markers. Throws where a result is missing. */
+export function figuresOf({ smallPackets, heap, iova }: Measured): Readonly<Record<string, string>> {
+  const packet = (operation: string, backend: string, mode = 'map'): BenchResult => {
+    const found = smallPackets.results.find(
+      (result) => result.operation === operation && result.backend === backend && result.mode === mode,
+    )
+    return found ?? missing(`${operation} ${backend} ${mode}`, MEASUREMENTS.smallPackets)
+  }
+  const perBatch = (backend: string, counter: string): string => {
+    const { counters, batch } = packet('transmit', backend)
+    return whole((counters[counter] ?? 0) * batch)
+  }
+  const mapping = (domain: IovaFigure['domain'], victim: IovaFigure['victim'], live: number): number => {
+    const found = iova.figures.find((figure) => {
+      return figure.domain === domain && figure.victim === victim && figure.live === live
+    })
+    return found?.ns ?? missing(`${domain} ${victim} ${live}`, MEASUREMENTS.iova)
+  }
+  if (heap.figures.length === 0) missing('any case', MEASUREMENTS.heap)
+  const allocated = heap.figures.map(({ bytesPerOperation }) => bytesPerOperation)
+  const copied = packet('receive', 'shared-pool').counters
+  return {
+    'small-packets-command': command(MEASUREMENTS.smallPackets),
+    'small-packets-machine': machine(smallPackets),
+    'small-packets': smallPacketTable(smallPackets, packet),
+    'maps-per-batch': perBatch('virtio-iommu', 'mapRequests'),
+    'unmaps-per-batch': perBatch('virtio-iommu', 'unmapRequests'),
+    'byte-maps-per-batch': perBatch('virtio-iommu-byte', 'mapRequests'),
+    'receive-copied': whole(copied.bytesCopiedFromDevice),
+    'receive-cleared': whole(copied.bytesCleared),
+    'heap-command': command(MEASUREMENTS.heap),
+    'heap-zero': whole(allocated.filter((bytes) => bytes.toFixed(3) === '0.000').length),
+    'heap-cases': whole(allocated.length),
+    'heap-most': Math.max(...allocated).toFixed(3),
+    'iova-command': command(MEASUREMENTS.iova),
+    'iova-hot-few': whole(mapping('none', 'hot', 1e3)),
+    'iova-hot-many': whole(mapping('none', 'hot', 1e6)),
+    'iova-virtio-hot-few': whole(mapping('virtio-iommu', 'hot', 1e3)),
+    'iova-virtio-hot-many': whole(mapping('virtio-iommu', 'hot', 1e6)),
+    'iova-random-few': whole(mapping('none', 'random', 1e3)),
+    'iova-random-many': whole(mapping('none', 'random', 1e6)),
+    'iova-virtio-random-few': whole(mapping('virtio-iommu', 'random', 1e3)),
+    'iova-virtio-random-many': whole(mapping('virtio-iommu', 'random', 1e6)),
+    'iova-touch-ratio': whole(mapping('table', 'random', 1e6) / mapping('table', 'random', 1e3)),
+  }
+}
+
+const KINDS = [
+  ['transmit', 'map'],
+  ['transmit', 'pool'],
+  ['receive', 'map'],
+  ['receive', 'pool'],
+] as const
+
+function smallPacketTable(
+  { results }: BenchReport,
+  packet: (operation: string, backend: string, mode: string) => BenchResult,
+): string {
+  const backends = [...new Set(results.map(({ backend }) => backend))].filter((backend) => backend !== 'none')
+  const row = (cells: readonly string[]): string => `| ${cells.join(' | ')} |`
+  return [
+    row(['ns per 64-byte frame, batches of 32', ...KINDS.map((kind) => kind.join(', '))]),
+    '|---|---|---|---|---|',
+    ...backends.map((backend) =>
+      row([
+        `\`${backend}\`${backend === 'on-device' ? ' (over PCI, metered)' : ''}`,
+        ...KINDS.map(([operation, mode]) => whole(packet(operation, backend, mode).nsPerOperation.median)),
+      ]),
+    ),
+  ].join('\n')
+}
+
+function command({ args }: Measurement): string {
+  const words = args.map((arg) => (arg.includes(' ') ? `"${arg}"` : arg))
+  return `\`npx -y pnpm@12.21.0 bench ${words.join(' ')}\``
+}
+
+function machine({ environment: { cpu, node } }: BenchReport): string {
+  return `${cpu} with Node ${node}`
+}
+
+function whole(value: number): string {
+  return Math.round(value).toLocaleString('en')
+}
+
+function missing(what: string, { file }: Measurement): never {
+  throw new Error(`${file} has no result for ${what}; measure it anew: pnpm figures --measure`)
+}

@@ -1,0 +1,32 @@
+import type { BenchFailure, Environment } from '@guestdma/bench'
+import type { IovaFigure } from './iova.ts'
+
+/** What one case allocates on the JavaScript heap. */
+export interface HeapFigure {
+  readonly base: number
+  readonly operation: string
+  readonly backend: string
+  readonly mode: string
+  readonly bytesPerOperation: number
+}
+
+/** The file that `bench --heap --json` writes. */
+export interface HeapReport {
+  readonly schema: 'guestdma-heap-1'
+  readonly complete: boolean
+  readonly environment: Environment
+  readonly figures: readonly HeapFigure[]
+  readonly failures: readonly BenchFailure[]
+}
+
+/** The file that `bench --iova --json` writes. */
+export interface IovaReport {
+  readonly schema: 'guestdma-iova-1'
+  readonly complete: boolean
+  readonly environment: Environment
+  readonly figures: readonly IovaFigure[]
+}
+
+export function toJson(report: object): string {
+  return `${JSON.stringify(report, null, 2)}\n`
+}

@@ -1,0 +1,143 @@
+#!/usr/bin/env node
+import { resolve } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import { parseArgs } from 'node:util'
+import { compareReports, readReport } from './compare.ts'
+import { EXIT_USAGE, UsageError } from './program/errors.ts'
+import { checkOutputs, type NamedFile, writeWhole } from './program/outputs.ts'
+import { Progress } from './program/progress.ts'
+import { listenForStop } from './program/stop.ts'
+import { formatComparison, formatResults } from './report.ts'
+import type { BenchReport } from './result.ts'
+import { runBench } from './runner.ts'
+import { type ScenarioModule, variantsOf } from './scenario.ts'
+
+const HELP = `Measures scenarios, and compares results.
+
+usage:
+  guestdma-bench run SCENARIOS.js [--only WORDS]
+                 [--quick] [--repeat N] [--json FILE]
+  guestdma-bench compare BEFORE.json AFTER.json
+                 [--json FILE]
+
+  run           measure a module that exports
+                'scenarios' and 'backends'
+  compare       the ratio of each case, and whether
+                it is outside of the noise
+  --only WORDS  only what matches all words, such as
+                "net transmit 64"
+  --quick       a tenth of the time for each case
+  --repeat N    N processes for each case, of which
+                the fastest counts
+  --json FILE   also write the results as JSON
+  --help        this text
+`
+
+async function main(args: readonly string[]): Promise<number> {
+  const { values, positionals } = readArguments(args)
+  if (values.help) {
+    process.stdout.write(HELP)
+    return 0
+  }
+  const [command, ...files] = positionals
+  const outputs = values.json === undefined ? [] : [{ option: '--json', path: values.json }]
+  if (command === 'compare' && files.length === 2) return compare(files, outputs)
+  if (command === 'run' && files.length === 1) return run(files[0], values, outputs)
+  throw new UsageError('BENCH_USAGE', 'guestdma-bench', 'name a command and its files; see guestdma-bench --help')
+}
+
+function compare(files: readonly string[], outputs: readonly NamedFile[]): number {
+  checkOutputs(
+    outputs,
+    files.map((path) => ({ option: 'compare', path })),
+  )
+  const [before, after] = files.map(readReport)
+  const comparison = compareReports(before, after)
+  process.stdout.write(formatComparison(comparison))
+  for (const { path } of outputs) writeWhole(path, `${JSON.stringify(comparison, null, 2)}\n`)
+  return 0
+}
+
+async function run(
+  file: string,
+  { only, quick, repeat: asked }: { only?: string; quick?: boolean; repeat?: string },
+  outputs: readonly NamedFile[],
+): Promise<number> {
+  checkOutputs(outputs, [{ option: 'run', path: file }])
+  const repeat = Number(asked ?? 1)
+  if (!Number.isInteger(repeat) || repeat < 1) {
+    throw new UsageError('BENCH_USAGE', '--repeat', `${asked}: a whole number from 1 on is needed`, { repeat: asked })
+  }
+  const address = pathToFileURL(resolve(file)).href
+  const { scenarios, backends } = await load(address, file)
+  const words = (only ?? '').split(/\s+/).filter((word) => word !== '')
+  const subjects = scenarios
+    .flatMap((scenario) => backends.flatMap((backend) => variantsOf(scenario, backend)))
+    .filter((subject) => words.every((word) => Object.values(subject).some((value) => String(value) === word)))
+  if (subjects.length === 0) throw new UsageError('BENCH_USAGE', '--only', `no case matches "${only}"`, { only })
+
+  const progress = new Progress()
+  const stop = listenForStop()
+  const save = (report: BenchReport): void => {
+    for (const { path } of outputs) writeWhole(path, `${JSON.stringify(report, null, 2)}\n`)
+  }
+  // Run from the sources the worker is a source as well, and compiled it is compiled.
+  const suffix = import.meta.url.endsWith('.ts') ? 'ts' : 'js'
+  const report = await runBench({
+    worker: new URL(`./scenario-worker.${suffix}`, import.meta.url),
+    workerArgs: [address],
+    execArgv: process.execArgv,
+    subjects,
+    effort: quick ? { milliseconds: 60, warmup: 120 } : { milliseconds: 600, warmup: 400 },
+    repeat,
+    signal: stop.signal,
+    onReport: (sofar, { driver, operation, backend, mode }, done, total) => {
+      save(sofar)
+      progress.show(`${driver} ${operation} ${backend} ${mode}`, done / total)
+    },
+  })
+  progress.clear()
+  save(report)
+  process.stdout.write(formatResults(report))
+  return stop.exitCode ?? (report.complete ? 0 : 1)
+}
+
+async function load(address: string, file: string): Promise<ScenarioModule> {
+  let found: Partial<ScenarioModule>
+  try {
+    found = (await import(address)) as Partial<ScenarioModule>
+  } catch (error) {
+    throw new UsageError('BENCH_FILE', file, `the module cannot be loaded: ${(error as Error).message}`, { file })
+  }
+  const { scenarios, backends } = found
+  if (!Array.isArray(scenarios) || !Array.isArray(backends)) {
+    throw new UsageError('BENCH_SCENARIOS', file, `the module has to export the lists 'scenarios' and 'backends'`)
+  }
+  return { scenarios, backends }
+}
+
+function readArguments(args: readonly string[]) {
+  try {
+    return parseArgs({
+      args: [...args],
+      allowPositionals: true,
+      options: {
+        only: { type: 'string' },
+        quick: { type: 'boolean' },
+        repeat: { type: 'string' },
+        json: { type: 'string' },
+        help: { type: 'boolean', short: 'h' },
+      },
+    })
+  } catch (error) {
+    throw new UsageError('BENCH_USAGE', 'guestdma-bench', `${(error as Error).message.split('. ')[0]}; see --help`)
+  }
+}
+
+try {
+  process.exitCode = await main(process.argv.slice(2))
+} catch (error) {
+  const text = error instanceof UsageError ? `${error.message} (${error.code})` : (error as Error).message
+  process.stderr.write(process.env.DEBUG ? `${(error as Error).stack}\n` : `${text}\n`)
+  process.exitCode = error instanceof UsageError ? EXIT_USAGE : 1
+}

@@ -1,0 +1,10 @@
+/**
+ * What the command-line programs of this project have in common: checked outputs, progress, early ends, tables.
+ *
+ * @packageDocumentation
+ */
+export { EXIT_USAGE, UsageError } from './errors.ts'
+export { checkDirectory, checkOutputs, type NamedFile, sameFile, writeWhole } from './outputs.ts'
+export { Progress } from './progress.ts'
+export { endWithParent, listenForStop, type Stop, turn } from './stop.ts'
+export { type Cell, type Column, formatTable, printable, type TextStream, textColumns, wrap } from './table.ts'
