@@ -7,9 +7,10 @@ import { packageAt, repository } from './lib/workspace.ts'
 
 const usage = `Packs every public package and tries the tarballs as a user would, in an empty project elsewhere:
 publint, are-the-types-wrong, npm's pack refused, imports, the consumer program (scripts/consumer) and the program in
-README.md under every supported Node, types under every supported TypeScript. Needs npm and its registry; takes a minute.
+README.md under every supported Node, types under every supported TypeScript. Needs npm and its registry.
 
-  pnpm check:tarballs`
+  pnpm check:tarballs
+  pnpm check:tarballs --json    one JSON object instead of a line of text`
 
 const nodes = ['22', '24', '26']
 const typescripts = ['5.9', '7']
@@ -118,17 +119,21 @@ async function checkTypesUnder(typescript: string): Promise<void> {
   }
 }
 
-const { values } = parseArgs({ options: { help: { type: 'boolean', short: 'h' } } })
+const { values } = parseArgs({ options: { json: { type: 'boolean' }, help: { type: 'boolean', short: 'h' } } })
 if (values.help) {
   console.log(usage)
 } else {
-  await runSteps('check:tarballs', [
-    ['pack', async () => (tarballs = await packAll(directory))],
-    ['publint', () => lintTarballs(tarballs)],
-    ['attw', checkTypesOfTarballs],
-    ['npm refused', checkThatNpmIsRefused],
-    ['install', () => Promise.all([installTools(), installTarballs()])],
-    ...nodes.map((version): Step => [`Node ${version}`, () => runUnder(version)]),
-    ...typescripts.map((version): Step => [`TypeScript ${version}`, () => checkTypesUnder(version)]),
-  ])
+  await runSteps(
+    'check:tarballs',
+    [
+      ['pack', async () => (tarballs = await packAll(directory))],
+      ['publint', () => lintTarballs(tarballs)],
+      ['attw', checkTypesOfTarballs],
+      ['npm refused', checkThatNpmIsRefused],
+      ['install', () => Promise.all([installTools(), installTarballs()])],
+      ...nodes.map((version): Step => [`Node ${version}`, () => runUnder(version)]),
+      ...typescripts.map((version): Step => [`TypeScript ${version}`, () => checkTypesUnder(version)]),
+    ],
+    values.json,
+  )
 }

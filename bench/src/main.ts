@@ -1,4 +1,6 @@
-import { parseArgs } from 'node:util'
+import { execFile } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
+import { parseArgs, promisify } from 'node:util'
 import { type BenchReport, formatResults, readEnvironment, runBench, type Subject, variantsOf } from '@guestdma/bench'
 import {
   checkOutputs,
@@ -12,8 +14,6 @@ import {
   writeWhole,
 } from '@guestdma/bench/program'
 import { SCHEMES } from 'guestdma'
-import { build } from '../../scripts/lib/build.ts'
-import { ProgramFailed, run } from '../../scripts/lib/run.ts'
 import { type HeapFigure, type HeapReport, type IovaReport, toJson } from './files.ts'
 import { formatIova, measureIova } from './iova-report.ts'
 import { NONE } from './machines.ts'
@@ -180,12 +180,14 @@ async function iova(stop: Stop, save: (report: IovaReport) => void): Promise<num
 // to a typed array whether its buffer is still there, and every figure grows.
 async function buildAll(): Promise<void> {
   progress.show('building the packages')
+  const run = promisify(execFile)
+  const cwd = fileURLToPath(new URL('../..', import.meta.url))
   try {
-    await build()
-    await run('tsc', ['-p', 'bench/tsconfig.build.json'])
+    await run(process.execPath, ['scripts/build.ts'], { cwd })
+    await run('tsc', ['-p', 'bench/tsconfig.build.json'], { cwd })
   } catch (error) {
-    const output = error instanceof ProgramFailed ? `\n${error.output.trimEnd()}` : ''
-    throw new Error(`the packages could not be built: ${(error as Error).message}${output}`)
+    const { stdout = '', stderr = '' } = error as { stdout?: string; stderr?: string }
+    throw new Error(`the packages could not be built: ${(error as Error).message}\n${stdout}${stderr}`.trimEnd())
   }
   progress.clear()
 }

@@ -52,8 +52,15 @@ export function plainEnvironment(): NodeJS.ProcessEnv {
 
 export type Step = readonly [name: string, work: () => unknown]
 
-/** Runs steps in order and stops at the first that fails. Progress goes to a terminal only, the last line to anyone. */
-export async function runSteps(title: string, steps: readonly Step[]): Promise<void> {
+/**
+ * Runs steps in order and stops at the first that fails. Progress goes to a terminal only, the last line to anyone; with
+ * `json` that line is an object, with the seconds of each step that passed and the step that failed.
+ */
+export async function runSteps(title: string, steps: readonly Step[], json = false): Promise<void> {
+  const passed: Record<string, number> = {}
+  const tell = (failed: string | null): void => {
+    if (json) console.log(JSON.stringify({ command: title, passed, failed }))
+  }
   const terminal = process.stderr.isTTY
   const begin = performance.now()
   for (const [name, work] of steps) {
@@ -66,11 +73,14 @@ export async function runSteps(title: string, steps: readonly Step[]): Promise<v
       if (error instanceof ProgramFailed) console.error(error.output.trimEnd())
       console.error(`${title}: ${name} failed: ${error instanceof Error ? error.message : error}`)
       process.exitCode = 1
+      tell(name)
       return
     }
+    passed[name] = (performance.now() - start) / 1000
     if (terminal) process.stderr.write(`\r\u001b[K${name} ${seconds(start)}\n`)
   }
-  console.log(`${title}: ${steps.map(([name]) => name).join(', ')} passed in ${seconds(begin)}`)
+  tell(null)
+  if (!json) console.log(`${title}: ${steps.map(([name]) => name).join(', ')} passed in ${seconds(begin)}`)
 }
 
 function seconds(since: number): string {

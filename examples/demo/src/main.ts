@@ -1,3 +1,5 @@
+// `pnpm demo` runs this with --max-semi-space-size=1: each frame leaves small objects behind, which are collected early, so
+// that large captures need little memory.
 import { createHash } from 'node:crypto'
 import { mkdirSync } from 'node:fs'
 import { open } from 'node:fs/promises'

@@ -179,7 +179,7 @@ const ERRORS: ReadonlyArray<readonly [error: string, scheme: DmaScheme, noticed:
   [
     'loses a slot when it refuses an address',
     withBackend(bouncingScheme(), leakingOnUnmappable),
-    /Unmappable takes nothing$/,
+    /Unmappable takes nothing \[map-undo\]$/,
   ],
   ['frees nothing at dispose', withBackend(directScheme(), countingFreed), /dispose gives/],
   ['never refreshes its views, and copies in', faulty({ make: neverRefreshing }), /grows before map/],

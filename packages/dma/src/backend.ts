@@ -72,7 +72,7 @@ export interface DmaLimits {
   readonly assuredMappings: number
   /** The highest address that a device may be asked to use. */
   readonly maxDeviceAddress: number
-  /** Bytes that a mapping needs beyond the payload. */
+  /** Bytes by which `deviceLength` of a mapping may exceed `length`, at most. 0 where nothing is added. */
   readonly overhead: number
   /** The unit of `syncForCpu` and `syncForDevice`. */
   readonly syncGranule: number
@@ -94,6 +94,7 @@ export interface DmaCounters {
   syncs: number
   bytesCopiedToDevice: number
   bytesCopiedFromDevice: number
+  /** Bytes that were zeroed so that nothing old is found. 0 where a backend needs no clearing. */
   bytesCleared: number
   exhausted: number
   tooLong: number
@@ -123,16 +124,18 @@ export function newDmaCounters(): DmaCounters {
 }
 
 /**
- * The guest half of a scheme: turns guest addresses into device addresses and takes them back.
+ * The guest half of a scheme: turns guest addresses into device addresses and takes them back. A word in brackets is in
+ * the title of the test of `describeDmaScheme` that proves the line.
  *
  * Callers (the virtqueue; a driver only calls `alloc` and `free`) must: map a row at most once before unmapping it;
  * leave lent bytes alone until `unmap` or `syncForCpu`; call `commitMaps` after the last map of a batch and before the
  * device can learn of it; call `commitUnmaps` after the last unmap of a batch and before anyone reads, reuses or
  * releases what was lent.
  *
- * Implementers must: answer expected outcomes with a status and throw only on misuse; make `map` undo itself on any
- * status but `DMA_OK`; never write guest memory outside [guest, guest + min(written, length)) of an unmapped row; zero
- * what `alloc` returns; allocate nothing on the JavaScript heap in `map`, `unmap`, the syncs and the commits.
+ * Implementers must: answer expected outcomes with a status and throw a `DmaError` only on misuse, or at set-up; expect
+ * that guest memory grows between any two calls, which detaches its views, and so call `refresh` of each region before
+ * they use its views [growth]; count what they do in `counters` [counters]; allocate nothing on the JavaScript heap in
+ * `map`, `unmap`, the syncs and the commits. A backend need not detect misuse: `checked` of the conformance package does.
  */
 export interface DmaBackend {
   readonly name: string
@@ -141,39 +144,83 @@ export interface DmaBackend {
   readonly counters: Readonly<DmaCounters>
 
   /**
-   * Zeroed memory that both sides see, in whole granules that no other direction shares. Set-up time. `use` tells rings
-   * from payload for backends that transform payload or place the two differently.
+   * Memory that both sides see. Set-up time. It is zeroed [alloc-zeroed], aligned to `align` on the device's side
+   * [alloc-aligned], and consists of whole granules that no other region shares [alloc-granules].
    *
-   * @throws DmaError `DMA_ALLOC` where there is no room
+   * `use` says what it holds. The device reads and writes a `ring` as it is, so a backend never transforms it. It may
+   * transform or place `payload` in another way. The caller owns the region until `free` or `dispose`.
+   *
+   * @throws DmaError `DMA_ALLOC` where there is no room; nothing is taken then [alloc-refused]
    */
   alloc(length: number, align: number, direction: DmaDirection, use: 'ring' | 'payload'): DmaRegion
-  /** Throws DmaError `DMA_FREE` for a region that is not allocated here. */
+  /**
+   * Takes a region back, without deferral: the device cannot reach it when this returns.
+   *
+   * @throws DmaError `DMA_FREE` for a region that is not allocated here, or was freed before: misuse [free-once].
+   *   `DMA_STILL_REACHABLE` where the removal was not confirmed: the region stays allocated and out of use until
+   *   `dispose`, and the caller leaves it alone.
+   */
   free(region: DmaRegion): void
 
-  /** Lends the guest range in `row` and fills in its device address. */
+  /**
+   * Lends the guest range in `row` and fills in `device`, `deviceLength` and `token` [map-lends]. `deviceLength` is from
+   * `length` to `length + limits.overhead`.
+   *
+   * Returns `DMA_OK`; `DMA_EXHAUSTED` [map-exhausted]; `DMA_TOO_LONG`, only beyond `maxMappingLength` [map-too-long];
+   * `DMA_UNMAPPABLE` where the range is not guest memory [map-unmappable]. On any status but `DMA_OK` the backend holds
+   * nothing of the row [map-undo]. The row is the caller's, is not unmapped, and its `device`, `deviceLength` and
+   * `token` mean nothing.
+   */
   map(m: DmaMappings, row: number): DmaStatus
   /**
-   * Takes it back. At most `written` bytes that the device wrote become visible; the rest of the buffer is untouched.
+   * Takes the row back. Of what the device wrote, bytes [0, `written`) of the buffer become visible, and the rest of guest
+   * memory is untouched [unmap-written]. A caller passes at most `length`. Of more than that a backend delivers at most
+   * the buffer, or it refuses with `DMA_CORRUPT` and delivers nothing [unmap-clamped].
+   *
+   * Returns `DMA_OK` or `DMA_CORRUPT`. In both cases the row is no longer live and is not unmapped again. The caller
+   * calls `commitUnmaps` as usual; the queue completes the chain with the status. A backend that transforms payload
+   * returns `DMA_CORRUPT` where its check fails. Descriptors carry
+   * `deviceLength`, so a device takes a tag behind the payload for payload, and `written` counts payload only. With
+   * devices of type net and block an encrypting backend therefore keeps its tags in memory of its own.
    */
   unmap(m: DmaMappings, row: number, written: number): DmaStatus
 
-  /** Makes what the CPU wrote into [offset, offset + length) of a live mapping visible to the device. */
+  /**
+   * Makes what the CPU wrote into [offset, offset + length) of a live mapping visible to the device [sync-device].
+   * Where only the device writes, it changes nothing. `offset` and `length` are multiples of `limits.syncGranule`, or
+   * end where the mapping ends.
+   *
+   * Returns `DMA_OK`, or `DMA_UNMAPPABLE` for a range outside of the mapping, of which nothing is copied. A backend that
+   * has nothing to copy may answer `DMA_OK`. The row stays live.
+   */
   syncForDevice(m: DmaMappings, row: number, offset: number, length: number): DmaStatus
-  /** Makes what the device wrote into [offset, offset + length) of a live mapping visible to the CPU. */
+  /**
+   * Makes what the device wrote into [offset, offset + length) of a live mapping visible to the CPU, and changes nothing
+   * else [sync-cpu]. Ranges and statuses are those of `syncForDevice`. The row stays live.
+   */
   syncForCpu(m: DmaMappings, row: number, offset: number, length: number): DmaStatus
 
-  /** Not Ok: no map since the last Ok counts; the caller undoes them and publishes nothing. */
+  /**
+   * Makes the maps since the last `DMA_OK` count. With nothing to do it returns `DMA_OK` [commit-empty].
+   *
+   * Any other status: no map since the last `DMA_OK` counts. The caller unmaps those rows, calls `commitUnmaps`, and
+   * publishes nothing. The status says whether to try again (`DMA_EXHAUSTED`), to give up (`DMA_TOO_LONG`,
+   * `DMA_UNMAPPABLE`) or that the confirming side failed (`DMA_FAILED`).
+   */
   commitMaps(): DmaStatus
   /**
-   * Strict and Ok: the device cannot reach what was unmapped, and no access that began earlier is still running. Not
-   * Ok: the caller quarantines what was unmapped and stops using the queue.
+   * Completes the unmaps since the last call. `DMA_OK` where `revocation` is `strict`: the device cannot reach what was
+   * unmapped, and no access that began earlier is still running. With nothing to do it returns `DMA_OK` [commit-empty].
+   *
+   * Any other status: the device may still reach it. The caller quarantines what was unmapped (neither reads, reuses nor
+   * releases it) and stops using the queue. The backend keeps its own memory and addresses of those rows out of use.
    */
   commitUnmaps(): DmaStatus
 
   /**
-   * Revokes everything without deferral and gives back all memory. The device has been reset before. Throws where the
-   * device could not be kept from some of it, and gives nothing back then; once the platform cut the device off, the
-   * caller calls again, and all goes back.
+   * Revokes everything without deferral and gives back all memory [dispose-all]. The device has been reset before.
+   * Throws where the device could not be kept from some of it, and gives nothing back then; once the platform cut the
+   * device off, the caller calls again, and all goes back.
    */
   dispose(): void
 }

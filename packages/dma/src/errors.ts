@@ -101,6 +101,10 @@ export const DMA_CODES = {
     meaning: 'A region was freed that is not allocated here, or whose unmapping the IOMMU did not confirm.',
     advice: 'Free each region once, at the backend that allocated it; after a refused unmap, reset the device.',
   },
+  DMA_STILL_REACHABLE: {
+    meaning: 'The IOMMU did not confirm that a freed region was unmapped, so that the device may still reach it.',
+    advice: 'Leave its memory out of use, and reset the device.',
+  },
   DMA_GAP: {
     meaning: 'An IOMMU domain needs gaps between mappings, which buffers with bounced edges cannot have.',
     advice: 'Let payload share granules on this domain.',

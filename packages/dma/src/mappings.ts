@@ -4,7 +4,7 @@
  * and reused.
  *
  * The queue fills `guest`, `length` and `direction`; the backend's `map` fills `device`, `deviceLength` and, for its
- * own use, `token`.
+ * own use, `token`. Nobody changes a column of a live row.
  */
 export class DmaMappings {
   /** Guest address of the lent bytes. */
@@ -13,7 +13,7 @@ export class DmaMappings {
   declare readonly device: Float64Array
   /** Bytes lent. */
   declare readonly length: Uint32Array
-  /** Bytes that the device sees: more than `length` where a backend adds something. */
+  /** Bytes that the device sees: `length`, and up to `limits.overhead` more where a backend adds something. */
   declare readonly deviceLength: Uint32Array
   /** A {@link DmaDirection}. */
   declare readonly direction: Uint8Array

@@ -1,13 +1,22 @@
 /**
- * Hot-path results are numbers, so that nothing is allocated to say that all is well. `DMA_EXHAUSTED` is transient:
- * keep the buffer and retry after completions. `DMA_TOO_LONG` and `DMA_UNMAPPABLE` are permanent. `DMA_CORRUPT`: what
- * came back was not delivered. `DMA_FAILED`: a commit did not succeed.
+ * Results of the data path are numbers, so that nothing is allocated to say that all is well. Each status has one
+ * meaning in all methods; the methods of `DmaBackend` say which of them they return.
  */
+
+/** The call did what it was asked to do. */
 export const DMA_OK = 0
+/** There is no room now. The caller keeps the buffer and tries again after other requests complete. */
 export const DMA_EXHAUSTED = -1
+/** One mapping cannot be this long. The caller splits the buffer or gives up; the same call never succeeds. */
 export const DMA_TOO_LONG = -2
+/**
+ * The range is not one that the backend can lend or has lent: not guest memory for `map`, outside of the mapping for a
+ * sync, refused for good by the device's IOMMU for `commitMaps`. The same call never succeeds.
+ */
 export const DMA_UNMAPPABLE = -3
+/** The mapping was taken back, but the bytes of the device failed the backend's check and were not delivered. */
 export const DMA_CORRUPT = -4
+/** The IOMMU, or whoever else confirms a commit, did not confirm it. */
 export const DMA_FAILED = -5
 
 export type DmaStatus = 0 | -1 | -2 | -3 | -4 | -5

@@ -184,12 +184,12 @@ describe.each(COMBINATIONS)('removals that are refused: granule $granule, $mode,
     }
   })
 
-  test('free: DMA_FREE, and the RAM stays out of use until the backend is disposed', () => {
+  test('free: DMA_STILL_REACHABLE, and the RAM stays out of use until the backend is disposed', () => {
     const r = rig({ space: { granule }, mode, subGranule, lazy })
     const region = r.backend.alloc(granule, 8, 3, 'ring')
     const { live, available } = r.ram
     r.domain.answer = refuse('unmap', DMA_FAILED)
-    expect(code(() => r.backend.free(region))).toBe('DMA_FREE')
+    expect(code(() => r.backend.free(region))).toBe('DMA_STILL_REACHABLE')
     expect([r.ram.live, r.ram.available]).toEqual([live, available])
     expect(code(() => r.backend.alloc(granule, 8, 3, 'ring'))).toBe('DMA_ALLOC')
     r.backend.dispose()

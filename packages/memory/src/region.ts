@@ -7,7 +7,7 @@ export interface WasmMemory {
 }
 
 /**
- * What can hold guest-visible bytes. Resizable and growable buffers are refused: their views cost 3 to 50 times more.
+ * What can hold guest-visible bytes. Resizable and growable buffers are refused: access to their views is slower.
  */
 export type MemorySource = WasmMemory | ArrayBuffer | SharedArrayBuffer
 

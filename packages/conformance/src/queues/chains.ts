@@ -5,8 +5,7 @@ import { readBus } from '../doubles/bus-access.ts'
 import type { PeerChain } from '../doubles/ring-peer.ts'
 import { codeThrownBy } from '../runner/test-functions.ts'
 import { fillPattern, firstDifference } from '../schemes/rig.ts'
-import type { QueueRig } from './rig.ts'
-import type { QueueSuite } from './suite.ts'
+import type { QueueRig, QueueSuite } from './rig.ts'
 
 const POWERS = Array.from({ length: 16 }, (_, i) => 2 ** i)
 

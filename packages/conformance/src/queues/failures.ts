@@ -1,8 +1,7 @@
 import { DMA_CORRUPT, DMA_EXHAUSTED, DMA_FAILED, DMA_OK, DMA_UNMAPPABLE } from '@guestdma/dma'
 import { FeatureSet, VIRTIO_F_IN_ORDER, VIRTIO_F_INDIRECT_DESC, VIRTIO_F_VERSION_1 } from '@guestdma/spec'
 import { codeThrownBy } from '../runner/test-functions.ts'
-import type { QueueRig } from './rig.ts'
-import type { QueueSuite } from './suite.ts'
+import type { QueueRig, QueueSuite } from './rig.ts'
 
 /** Backends that fail, and the end of a queue. */
 export function describeFailures({ test, check, rig: open, make, options: suite }: QueueSuite): void {

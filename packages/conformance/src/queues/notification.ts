@@ -1,6 +1,6 @@
 import { DMA_OK } from '@guestdma/dma'
 import { VIRTIO_F_EVENT_IDX } from '@guestdma/spec'
-import type { QueueSuite } from './suite.ts'
+import type { QueueSuite } from './rig.ts'
 
 /** More than the 16 bits of an index, so that it wraps at least once. */
 const AROUND = 66_000

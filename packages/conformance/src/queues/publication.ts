@@ -2,7 +2,7 @@ import { DMA_OK } from '@guestdma/dma'
 import { VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC } from '@guestdma/spec'
 import { readBus } from '../doubles/bus-access.ts'
 import { SteppingMemory } from '../doubles/stepping-memory.ts'
-import type { QueueSuite } from './suite.ts'
+import type { QueueSuite } from './rig.ts'
 
 /** What the device can see between any two stores of the driver. */
 export function describePublication({ test, check, rig: open }: QueueSuite): void {

@@ -9,6 +9,7 @@ import { ForwardingBackend } from '../doubles/forwarding-backend.ts'
 import type { PeerChain, PeerSetup, RingPeer } from '../doubles/ring-peer.ts'
 import { SplitRingPeer } from '../doubles/split-ring-peer.ts'
 import { TestMachine } from '../doubles/test-machine.ts'
+import type { Check, TestFunctions } from '../runner/test-functions.ts'
 
 /** What {@link describeVirtqueue} may be told. */
 export interface VirtqueueSuiteOptions {
@@ -147,3 +148,13 @@ export class QueueRig {
 
 /** Not 0, so that a queue which forgets its index is noticed. */
 const QUEUE_INDEX = 3
+
+/** What the parts of the suite get. */
+export interface QueueSuite {
+  readonly test: TestFunctions['test']
+  readonly check: Check
+  readonly options: VirtqueueSuiteOptions
+  readonly make: (options: VirtqueueOptions) => Virtqueue
+  /** A queue with its other side. */
+  readonly rig: (options?: QueueRigOptions) => QueueRig
+}

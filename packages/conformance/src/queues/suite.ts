@@ -1,21 +1,11 @@
 import type { Virtqueue, VirtqueueOptions } from '@guestdma/virtqueue'
-import { type Check, makeCheck, type TestFunctions } from '../runner/test-functions.ts'
+import { makeCheck, type TestFunctions } from '../runner/test-functions.ts'
 import { describeChains } from './chains.ts'
 import { describeFailures } from './failures.ts'
 import { describeNotification } from './notification.ts'
 import { describePublication } from './publication.ts'
-import { QueueRig, type QueueRigOptions, type VirtqueueSuiteOptions } from './rig.ts'
+import { QueueRig, type QueueSuite, type VirtqueueSuiteOptions } from './rig.ts'
 import { describeUsed } from './used.ts'
-
-/** What the parts of the suite get. */
-export interface QueueSuite {
-  readonly test: TestFunctions['test']
-  readonly check: Check
-  readonly options: VirtqueueSuiteOptions
-  readonly make: (options: VirtqueueOptions) => Virtqueue
-  /** A queue with its other side. */
-  readonly rig: (options?: QueueRigOptions) => QueueRig
-}
 
 /**
  * Tests the driver's half of a virtqueue against a device's half that knows the format and lies on demand, over an

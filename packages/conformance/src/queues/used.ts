@@ -1,8 +1,7 @@
 import { DMA_OK } from '@guestdma/dma'
 import { VIRTIO_F_IN_ORDER, VIRTIO_F_INDIRECT_DESC } from '@guestdma/spec'
 import { QUEUE_BROKEN, type VIRTQUEUE_CODES } from '@guestdma/virtqueue'
-import type { QueueRig } from './rig.ts'
-import type { QueueSuite } from './suite.ts'
+import type { QueueRig, QueueSuite } from './rig.ts'
 
 /** What comes back, and what a device may not say. */
 export function describeUsed({ test, check, rig: open }: QueueSuite): void {

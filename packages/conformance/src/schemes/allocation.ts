@@ -1,8 +1,7 @@
 import { BIDIRECTIONAL, type DmaDirection, DmaMappings, type DmaRegion, FROM_DEVICE, TO_DEVICE } from '@guestdma/dma'
 import { reaches, readBus, writeBus } from '../doubles/bus-access.ts'
 import { codeThrownBy } from '../runner/test-functions.ts'
-import { fillPattern, firstDifference, pattern, type SchemeRig } from './rig.ts'
-import type { SchemeSuite } from './suite.ts'
+import { fillPattern, firstDifference, pattern, type SchemeRig, type SchemeSuite } from './rig.ts'
 
 const DIRECTIONS: readonly DmaDirection[] = [TO_DEVICE, FROM_DEVICE, BIDIRECTIONAL]
 
@@ -10,7 +9,7 @@ const cpuView = ({ region, offset, length }: DmaRegion): Uint8Array => region.u8
 
 /** `alloc` and `free`. */
 export function describeAllocation({ test, check }: SchemeSuite): void {
-  test('memory is zeroed, also where it was used before', ({ backend }) => {
+  test('memory is zeroed, also where it was used before [alloc-zeroed]', ({ backend }) => {
     for (const use of ['ring', 'payload'] as const) {
       for (const length of [1, 16, 1000, 4096]) {
         const region = backend.alloc(length, 16, BIDIRECTIONAL, use)
@@ -26,7 +25,7 @@ export function describeAllocation({ test, check }: SchemeSuite): void {
     }
   })
 
-  test('device addresses are aligned as asked for, and below maxDeviceAddress', ({ backend }) => {
+  test('device addresses are aligned as asked for, and below maxDeviceAddress [alloc-aligned]', ({ backend }) => {
     // Not all at the same place: what is allocated first stays.
     backend.alloc(24, 1, TO_DEVICE, 'ring')
     for (const align of [1, 2, 4, 8, 16, 64, 256, 4096]) {
@@ -42,7 +41,7 @@ export function describeAllocation({ test, check }: SchemeSuite): void {
     }
   })
 
-  test('regions are whole granules that no other region shares', ({ backend }) => {
+  test('regions are whole granules that no other region shares [alloc-granules]', ({ backend }) => {
     const { granule } = backend.limits
     const taken = new Set<number>()
     for (const [i, direction] of [...DIRECTIONS, ...DIRECTIONS].entries()) {
@@ -85,7 +84,7 @@ export function describeAllocation({ test, check }: SchemeSuite): void {
     for (const [i, region] of regions.entries()) check(`bytes of region ${i}`, [...new Set(cpuView(region))], [i + 1])
   })
 
-  test('what was freed can be had again, and a region is freed once', ({ backend }) => {
+  test('what was freed can be had again, and a region is freed once [free-once]', ({ backend }) => {
     const before = backend.counters.allocatedBytes
     for (let round = 0; round < 2000; round++) backend.free(backend.alloc(4096, 64, TO_DEVICE, 'ring'))
     check('bytes allocated after 2000 rounds', backend.counters.allocatedBytes, before)
@@ -99,7 +98,7 @@ export function describeAllocation({ test, check }: SchemeSuite): void {
     )
   })
 
-  test('an allocation that cannot be had throws DMA_ALLOC and takes nothing', ({ backend }) => {
+  test('an allocation that cannot be had throws DMA_ALLOC and takes nothing [alloc-refused]', ({ backend }) => {
     const before = backend.counters.allocatedBytes
     check(
       '2^40 bytes',
@@ -110,7 +109,7 @@ export function describeAllocation({ test, check }: SchemeSuite): void {
     backend.free(backend.alloc(4096, 8, TO_DEVICE, 'ring'))
   })
 
-  test('dispose gives everything back and closes what it opened (reset/revokes)', async (rig) => {
+  test('dispose gives everything back and closes what it opened (reset/revokes) [dispose-all]', async (rig) => {
     const { ram } = rig.machine
     const spans = ram.live
     const first = capacity(rig)

@@ -1,6 +1,5 @@
 import { BIDIRECTIONAL, DMA_OK, FROM_DEVICE, TO_DEVICE } from '@guestdma/dma'
-import { fillPattern, firstDifference, pattern } from './rig.ts'
-import type { SchemeSuite } from './suite.ts'
+import { fillPattern, firstDifference, pattern, type SchemeSuite } from './rig.ts'
 
 const AT = 4099
 const LENGTH = 300
@@ -10,7 +9,7 @@ const LENGTH = 300
  * bytes. No device acts between growth and what is tested, since its port would re-derive the views.
  */
 export function describeGrowth({ growingTest, check }: SchemeSuite): void {
-  growingTest('memory that grows before map: the device sees the bytes', (rig) => {
+  growingTest('memory that grows before map: the device sees the bytes [growth]', (rig) => {
     fillPattern(rig.arena, 1)
     rig.machine.grow()
     const m = rig.lend(AT, LENGTH, TO_DEVICE)
@@ -23,7 +22,7 @@ export function describeGrowth({ growingTest, check }: SchemeSuite): void {
     check('first guest byte that changed', firstDifference(rig.arena.subarray(AT, AT + LENGTH), lent), -1)
   })
 
-  growingTest('memory that grows between map and unmap: what the device wrote arrives', (rig) => {
+  growingTest('memory that grows between map and unmap: what the device wrote arrives [growth]', (rig) => {
     fillPattern(rig.arena, 2)
     const expected = rig.arena.slice()
     const m = rig.lend(AT, LENGTH, FROM_DEVICE)
@@ -34,7 +33,7 @@ export function describeGrowth({ growingTest, check }: SchemeSuite): void {
     check('first guest byte that is wrong', firstDifference(rig.arena, expected), -1)
   })
 
-  growingTest('memory that grows before a sync: both sides see what the other wrote', (rig) => {
+  growingTest('memory that grows before a sync: both sides see what the other wrote [growth]', (rig) => {
     fillPattern(rig.arena, 4)
     const { syncGranule } = rig.backend.limits
     const length = Math.ceil(LENGTH / syncGranule) * syncGranule
@@ -54,7 +53,7 @@ export function describeGrowth({ growingTest, check }: SchemeSuite): void {
     rig.takeBack(m, 0)
   })
 
-  growingTest('memory that grows before alloc, free and dispose: what is allocated is zeroed', (rig) => {
+  growingTest('memory that grows before alloc, free and dispose: what is allocated is zeroed [growth]', (rig) => {
     for (let round = 0; round < 3; round++) {
       rig.machine.grow()
       const region = rig.backend.alloc(4096, 64, BIDIRECTIONAL, 'ring')

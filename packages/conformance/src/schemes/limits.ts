@@ -9,8 +9,7 @@ import {
   TO_DEVICE,
 } from '@guestdma/dma'
 import { codeThrownBy } from '../runner/test-functions.ts'
-import type { SchemeRig } from './rig.ts'
-import type { SchemeSuite } from './suite.ts'
+import type { SchemeRig, SchemeSuite } from './rig.ts'
 
 /** More live mappings than this are not tried: a backend that holds them all is taken to have no limit. */
 const BOUND = 2304
@@ -58,7 +57,7 @@ export function describeLimits({ test, check }: SchemeSuite): void {
     }
   })
 
-  test('a mapping beyond maxMappingLength is Ok or TooLong, never Exhausted, and a refusal takes nothing', (rig) => {
+  test('a mapping beyond maxMappingLength is Ok or TooLong, never Exhausted, and a refusal takes nothing [map-too-long]', (rig) => {
     const { limits, counters } = rig.backend
     const m = new DmaMappings(1)
     const start = { ...counters }
@@ -83,7 +82,7 @@ export function describeLimits({ test, check }: SchemeSuite): void {
   })
 
   for (const size of ['small', 'the longest'] as const) {
-    test(`mappings until none is left, ${size}: Exhausted, and a retry works after an unmap`, (rig) => {
+    test(`mappings until none is left, ${size}: Exhausted, and a retry works after an unmap [map-exhausted]`, (rig) => {
       const { backend } = rig
       const length = size === 'small' ? 64 : rig.longest
       const m = new DmaMappings(BOUND)
@@ -158,7 +157,7 @@ export function describeLimits({ test, check }: SchemeSuite): void {
   }
 
   for (const standing of [false, true]) {
-    test(`a refusal as Unmappable takes nothing${standing ? ', from standing mappings either' : ''}`, (rig) => {
+    test(`a refusal as Unmappable takes nothing${standing ? ', from standing mappings either' : ''} [map-undo]`, (rig) => {
       const { base, end } = rig.machine.memory.ranges[0]
       const m = new DmaMappings(BOUND, standing)
       const before = fill(rig, m, 64).rows

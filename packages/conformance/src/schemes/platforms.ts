@@ -3,8 +3,7 @@ import { ACCESS_READ, ACCESS_WRITE, type BusPort, deviceAddress } from '@guestdm
 import { FeatureSet, VIRTIO_F_ACCESS_PLATFORM, VIRTIO_F_VERSION_1 } from '@guestdma/spec'
 import { reaches } from '../doubles/bus-access.ts'
 import { TestMachine } from '../doubles/test-machine.ts'
-import { fillPattern, firstDifference, SchemeRig } from './rig.ts'
-import type { SchemeSuite } from './suite.ts'
+import { fillPattern, firstDifference, SchemeRig, type SchemeSuite } from './rig.ts'
 
 /** The device of the rig that a test gets. */
 const FIRST = 'dev0'

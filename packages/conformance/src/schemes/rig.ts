@@ -10,6 +10,7 @@ import type { BusPort } from '@guestdma/memory'
 import { FeatureSet, VIRTIO_F_ACCESS_PLATFORM, VIRTIO_F_VERSION_1 } from '@guestdma/spec'
 import { readBus, writeBus } from '../doubles/bus-access.ts'
 import type { TestMachine, TestMachineOptions } from '../doubles/test-machine.ts'
+import type { Check } from '../runner/test-functions.ts'
 
 /** What {@link describeDmaScheme} may be told. */
 export interface DmaSchemeOptions extends TestMachineOptions {
@@ -159,4 +160,17 @@ export function interestingLengths(longest: number): number[] {
   return [...new Set([...around, 3, 5, longest - 8, longest - 1, longest])]
     .filter((n) => n >= 1 && n <= longest)
     .sort((a, b) => a - b)
+}
+
+/** What the parts of the suite get: a test function that opens a fresh rig for each test, and the comparison. */
+export interface SchemeSuite {
+  /** Makes the scheme under test, for tests that set it up in their own way; and what the suite was told. */
+  readonly make: () => DmaScheme
+  readonly options: DmaSchemeOptions
+  /** A test without a rig. */
+  readonly plainTest: (name: string, body: () => void | Promise<void>) => void
+  /** As `test`, on a machine whose memory can grow. */
+  readonly growingTest: (name: string, body: (rig: SchemeRig) => void | Promise<void>) => void
+  readonly test: (name: string, body: (rig: SchemeRig) => void | Promise<void>) => void
+  readonly check: Check
 }

@@ -1,28 +1,15 @@
 import type { DmaScheme } from '@guestdma/dma'
 import { TestMachine } from '../doubles/test-machine.ts'
-import { type Check, makeCheck, type TestFunctions } from '../runner/test-functions.ts'
+import { makeCheck, type TestFunctions } from '../runner/test-functions.ts'
 import { describeAllocation } from './allocation.ts'
 import { describeGrowth } from './growth.ts'
 import { describeLimits } from './limits.ts'
 import { describeMappings } from './mappings.ts'
 import { describePlatforms } from './platforms.ts'
-import { type DmaSchemeOptions, SchemeRig } from './rig.ts'
+import { type DmaSchemeOptions, SchemeRig, type SchemeSuite } from './rig.ts'
 import { describeSync } from './sync.ts'
 import { describeTogether } from './together.ts'
 import { describeTraits } from './traits.ts'
-
-/** What the parts of the suite get: a test function that opens a fresh rig for each test, and the comparison. */
-export interface SchemeSuite {
-  /** Makes the scheme under test, for tests that set it up in their own way; and what the suite was told. */
-  readonly make: () => DmaScheme
-  readonly options: DmaSchemeOptions
-  /** A test without a rig. */
-  readonly plainTest: (name: string, body: () => void | Promise<void>) => void
-  /** As `test`, on a machine whose memory can grow. */
-  readonly growingTest: (name: string, body: (rig: SchemeRig) => void | Promise<void>) => void
-  readonly test: (name: string, body: (rig: SchemeRig) => void | Promise<void>) => void
-  readonly check: Check
-}
 
 /**
  * Tests a DMA scheme of anyone's: that its backend keeps the contract of `DmaBackend`, on a small machine of the

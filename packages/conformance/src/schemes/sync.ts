@@ -1,7 +1,6 @@
 import { BIDIRECTIONAL, DMA_OK, FROM_DEVICE, TO_DEVICE } from '@guestdma/dma'
 import { writeBus } from '../doubles/bus-access.ts'
-import { fillPattern, firstDifference, pattern, type SchemeRig } from './rig.ts'
-import type { SchemeSuite } from './suite.ts'
+import { fillPattern, firstDifference, pattern, type SchemeRig, type SchemeSuite } from './rig.ts'
 
 const AT = 4096
 
@@ -13,7 +12,7 @@ export function describeSync({ test, check }: SchemeSuite): void {
     return { unit, length: 4 * unit }
   }
 
-  test('syncForCpu shows what the device wrote in the range, and changes nothing else', (rig) => {
+  test('syncForCpu shows what the device wrote in the range, and changes nothing else [sync-cpu]', (rig) => {
     const { unit, length } = units(rig)
     fillPattern(rig.arena, 1)
     const before = rig.arena.slice()
@@ -63,7 +62,7 @@ export function describeSync({ test, check }: SchemeSuite): void {
     check('first byte that did not arrive', firstDifference(rig.arena.subarray(AT, AT + length), expected), -1)
   })
 
-  test('syncForDevice shows the device what the CPU wrote in the range', (rig) => {
+  test('syncForDevice shows the device what the CPU wrote in the range [sync-device]', (rig) => {
     const { unit, length } = units(rig)
     fillPattern(rig.arena, 8)
     const before = rig.arena.slice(AT, AT + length)

@@ -1,6 +1,5 @@
 import { DMA_EXHAUSTED, DMA_OK, type DmaDirection, DmaMappings, FROM_DEVICE, TO_DEVICE } from '@guestdma/dma'
-import { fillPattern, firstDifference, pattern, type SchemeRig } from './rig.ts'
-import type { SchemeSuite } from './suite.ts'
+import { fillPattern, firstDifference, pattern, type SchemeRig, type SchemeSuite } from './rig.ts'
 
 /** As many mappings as this are tried at once, where the backend can hold them and the arena has room. */
 const MOST = 16

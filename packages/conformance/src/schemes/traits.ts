@@ -2,8 +2,7 @@ import { BIDIRECTIONAL, DmaMappings, FROM_DEVICE, TO_DEVICE } from '@guestdma/dm
 import { ACCESS_READ, ACCESS_WRITE } from '@guestdma/memory'
 import { reaches, readBus, writeBus } from '../doubles/bus-access.ts'
 import { DIRT } from '../doubles/test-machine.ts'
-import { fillPattern, firstDifference, pattern, type SchemeRig } from './rig.ts'
-import type { SchemeSuite } from './suite.ts'
+import { fillPattern, firstDifference, pattern, type SchemeRig, type SchemeSuite } from './rig.ts'
 
 /** Where the lent buffers of these tests lie: in the middle of the arena, not at the start of a granule. */
 const at = (rig: SchemeRig): number => (rig.arena.length >>> 1) + 136

@@ -7,8 +7,8 @@ const ALIGNMENTS = 8
 const KEPT_SOURCES = 8
 
 /**
- * Staging memory for outgoing frames, with views that are made once per length and alignment: a view costs 25 ns and
- * 100 bytes, the copy of a small frame 4 ns.
+ * Staging memory for outgoing frames, with views that are made once per length and alignment: making a
+ * view costs more than the copy of a small frame, and allocates.
  */
 export class FrameStaging {
   declare region: Region

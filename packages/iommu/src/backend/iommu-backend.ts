@@ -333,9 +333,14 @@ export class IommuBackend implements DmaBackend {
     // Without deferral: what is given back here may belong to anybody next.
     this.flushRun()
     if (this.wait() !== OK)
-      throw new DmaError('DMA_FREE', this.name, `the IOMMU did not confirm that ${hex(region.device)} was unmapped`, {
-        device: region.device,
-      })
+      throw new DmaError(
+        'DMA_STILL_REACHABLE',
+        this.name,
+        `the IOMMU did not confirm that ${hex(region.device)} was unmapped`,
+        {
+          device: region.device,
+        },
+      )
     this.regions.delete(region)
     this.counters.allocatedBytes -= held.length
     this.ram.release(held.guest)
