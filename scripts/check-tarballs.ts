@@ -1,4 +1,4 @@
-import { copyFileSync, mkdirSync, writeFileSync } from 'node:fs'
+import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { ProgramFailed, plainEnvironment, run, runSteps, type Step } from './lib/run.ts'
@@ -6,8 +6,8 @@ import { lintTarballs, packAll, type Tarball, temporaryDirectory } from './lib/t
 import { packageAt, repository } from './lib/workspace.ts'
 
 const usage = `Packs every public package and tries the tarballs as a user would, in an empty project elsewhere:
-publint, are-the-types-wrong, npm's pack refused, imports and the consumer program (scripts/consumer) under every
-supported Node, types under every supported TypeScript. Needs npm and its registry.
+publint, are-the-types-wrong, npm's pack refused, imports, the consumer program (scripts/consumer) and the program in
+README.md under every supported Node, types under every supported TypeScript. Needs npm and its registry.
 
   pnpm check:tarballs
   pnpm check:tarballs --json    one JSON object instead of a line of text`
@@ -42,9 +42,14 @@ async function installTarballs(): Promise<void> {
   const types = packageAt(repository, '.').manifest.devDependencies?.['@types/node']
   await npm(['install', ...tarballs.map(({ file }) => file), `@types/node@${types}`], project)
   copyFileSync(join(repository, 'scripts/consumer/main.ts'), join(project, 'main.ts'))
+  writeReadme()
   writeImports('all.ts', () => true)
   writeImports('browser.ts', (name) => !nodeOnly.includes(name))
-  writeConfig('tsconfig.node.json', ['main.ts', 'all.ts'], { lib: ['ES2023'], types: ['node'], module: 'nodenext' })
+  writeConfig('tsconfig.node.json', ['main.ts', 'all.ts', 'readme.ts'], {
+    lib: ['ES2023'],
+    types: ['node'],
+    module: 'nodenext',
+  })
   writeConfig('tsconfig.browser.json', ['browser.ts'], {
     // Node's types bring the types of `using` along, a page's do not.
     lib: ['ES2023', 'ESNext.Disposable', 'DOM'],
@@ -52,6 +57,13 @@ async function installTarballs(): Promise<void> {
     module: 'esnext',
     moduleResolution: 'bundler',
   })
+}
+
+/** The README's program, which is JavaScript and TypeScript at once. */
+function writeReadme(): void {
+  const [, code] = /^```ts\n(.*?)^```$/ms.exec(readFileSync(join(repository, 'README.md'), 'utf8')) ?? []
+  if (code === undefined) throw new Error('README.md has no ts block')
+  for (const file of ['readme.ts', 'readme.js']) writeFileSync(join(project, file), code)
 }
 
 /** A module that imports every package whose name is `wanted`, and asserts that each exports something. */
@@ -97,7 +109,7 @@ function npm(args: readonly string[], cwd: string): Promise<string> {
 
 async function runUnder(node: string): Promise<void> {
   const program = join(tools, 'node_modules', `node${node}`, 'bin/node')
-  for (const file of ['all.ts', 'main.ts']) await run(program, [file], { cwd: project, env })
+  for (const file of ['all.ts', 'main.ts', 'readme.js']) await run(program, [file], { cwd: project, env })
 }
 
 async function checkTypesUnder(typescript: string): Promise<void> {

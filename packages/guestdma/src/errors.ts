@@ -9,8 +9,8 @@ export const MACHINE_CODES = {
     advice: 'Reset the device, or create another machine.',
   },
   MACHINE_CONFIG: {
-    meaning: 'A field of the configuration has the wrong type or value.',
-    advice: 'Take what the message says is right; details.path says where.',
+    meaning: 'An option of the configuration does not exist, or has the wrong type or value.',
+    advice: 'Take what the message says is right; details.path says which option, such as devices[1].device.mac.',
   },
   MACHINE_DEVICE: {
     meaning: 'A device is missing, is of another type, or cannot be had with this configuration.',

@@ -251,8 +251,8 @@ export class Machine {
  * the DMA backend that was chosen at negotiation.
  *
  * @throws NoUsableBackendError, DowngradeRefusedError, DmaConflictError, UnknownSchemeError; MachineError
- *   `MACHINE_CONFIG` (before anything is made; `details.path` says what), `MACHINE_DEVICE`; MemoryError; what devices and drivers throw. All devices
- *   that were up are closed again.
+ *   `MACHINE_CONFIG` (before anything is made; `details.path` says what), `MACHINE_DEVICE`; MemoryError; what devices and
+ *   drivers throw. All devices that were up are closed again.
  */
 export async function createMachine(config: MachineConfig): Promise<Machine> {
   checkConfig(config)
