@@ -104,10 +104,10 @@ export function assembleFirmware(): Uint8Array<ArrayBuffer> {
   say('net: up; its address ends in #')
 
   say('net: offer a receive buffer, send a frame into the loopback')
-  // A receive buffer: header and frame in one writable element (§5.1.6.3).
+  // A receive buffer: header and frame in one writable element (§5.1.9.3).
   describe(asm, RECEIVE_QUEUE, 0, RECEIVE_BUFFER, 1526, DESCRIPTOR_F_WRITE, 0)
   offer(asm, NET, 0, RECEIVE_QUEUE, 0, 0)
-  // A transmit buffer: 12 bytes of zeros, then the frame (§5.1.6.2).
+  // A transmit buffer: 12 bytes of zeros, then the frame (§5.1.9.2).
   fill(asm, TRANSMIT_BUFFER + NET_HEADER_SIZE, FRAME_BYTES, 0xc0de_0000)
   describe(asm, TRANSMIT_QUEUE, 0, TRANSMIT_BUFFER, NET_HEADER_SIZE, DESCRIPTOR_F_NEXT, 1)
   describe(asm, TRANSMIT_QUEUE, 1, TRANSMIT_BUFFER + NET_HEADER_SIZE, FRAME_BYTES, 0, 0)

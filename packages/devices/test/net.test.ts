@@ -50,7 +50,7 @@ describe.each(TRANSPORTS)('over %s', (name) => {
     boot()
   })
 
-  describe('transmit (virtio 1.4 §5.1.6.2)', () => {
+  describe('transmit (virtio 1.4 §5.1.9.2)', () => {
     test('frames of 1 to 1514 bytes, without their header', () => {
       for (const length of [1, 13, 14, 60, 64, 255, 256, 257, 1500, 1514]) {
         transmit(pattern(length, length))
@@ -273,7 +273,7 @@ describe.each(TRANSPORTS)('over %s', (name) => {
     })
   })
 
-  describe('receive (§5.1.6.3, §5.1.6.4)', () => {
+  describe('receive (§5.1.9.3, §5.1.9.4)', () => {
     test.each([[], [VIRTIO_NET_F_MRG_RXBUF]])(
       'one buffer: header with num_buffers 1, frame, used length',
       {

@@ -160,7 +160,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
     })
 
     it.each([68, 1500, 9000])(
-      'posts receive buffers for the largest frame under an MTU of %d, and never less than 1526 bytes (§5.1.6.3.1)',
+      'posts receive buffers for the largest frame under an MTU of %d, and never less than 1526 bytes (§5.1.9.3.1)',
       { tags: ['5.1.4.2/mtu-buffers', '5.1.9.3.1/buffer-size'] },
       async (mtu) => {
         const { device } = await makeNet({ features: [VIRTIO_NET_F_MTU], mtu, queueSize: 8 })
@@ -762,7 +762,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
     )
 
     it.each([0x10, 0x20, 0x40, 0x80])(
-      'net/header: unknown flag bits (%d) are ignored (§5.1.6.4.2, MUST)',
+      'net/header: unknown flag bits (%d) are ignored (§5.1.9.4.2, MUST)',
       { tags: ['5.1.9.4.2/unknown-flags'] },
       async (flags) => {
         const rig = await makeNet({ mode, queueSize: 4 })

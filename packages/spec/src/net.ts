@@ -39,7 +39,7 @@ export const NET_CONFIG_SIZE = 12
 export const NET_S_LINK_UP = 1
 export const NET_S_ANNOUNCE = 2
 
-/** Bytes of struct virtio_net_hdr without HASH_REPORT, UDP tunnel GSO and OUT_NET_HEADER: virtio 1.4 §5.1.6. */
+/** Bytes of struct virtio_net_hdr without HASH_REPORT, UDP tunnel GSO and OUT_NET_HEADER: virtio 1.4 §5.1.9. */
 export const NET_HEADER_SIZE = 12
 export const NET_HEADER_FLAGS = 0
 export const NET_HEADER_GSO_TYPE = 1

@@ -17,7 +17,7 @@
  * - `indirect-unreachable`: the port does not grant the whole table, or in more than 1,024 pieces
  * - `buffer-unreachable`: the port does not grant a buffer; the port's own fault tells the address
  * - `segments`: a chain that the platform cuts into more pieces than a device keeps
- * - `receive-buffer`: a receive buffer that cannot hold the header (§5.1.6.3.1)
+ * - `receive-buffer`: a receive buffer that cannot hold the header (§5.1.9.3.1)
  */
 export type QueueFaultReason =
   | 'queue-size'

@@ -52,7 +52,7 @@ const TAG = VLAN_TAG_SIZE
 const TAGS = VLAN_TAG_SIZE * VLAN_TAGS_MAX
 
 // Flags of a transmit header that ask for what is never negotiated here: NEEDS_CSUM, and UDP_TUNNEL_CSUM, which without
-// a tunnel the device must not accept (§5.1.6.2.2). Other flags are ignored, as that section demands.
+// a tunnel the device must not accept (§5.1.9.2.2). Other flags are ignored, as that section demands.
 const OFFLOAD_FLAGS = 1 | 8
 // The same as one 16-bit field: those flags, and any gso_type, which is the next byte.
 const OFFLOADS = OFFLOAD_FLAGS | 0xff00
@@ -150,7 +150,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
   }
 
   /**
-   * Copies a frame into receive buffers of the driver: one, or with MRG_RXBUF as many as it takes (§5.1.6.3). They are
+   * Copies a frame into receive buffers of the driver: one, or with MRG_RXBUF as many as it takes (§5.1.9.3). They are
    * marked used now and published by the next `poll`. False: no buffer, or no live driver; counted, and the frame is
    * still the caller's. True: done with it. Code that `onDeviceWrite` runs cannot deliver a frame; it gets false, and the
    * device is due.
@@ -200,7 +200,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
       this.receiveWork += rows === 0 ? walker.extra : 1 + walker.extra
       const writable = chains.writable(row)
       if (writable < HEADER) {
-        // §5.1.6.3.1. Without MRG_RXBUF it could not hold a frame either.
+        // §5.1.9.3.1. Without MRG_RXBUF it could not hold a frame either.
         walker.fail('receive-buffer', chains.head(row), writable, HEADER)
         return this.noBuffer(queue)
       }

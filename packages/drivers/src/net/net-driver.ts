@@ -252,7 +252,7 @@ export class NetDriver extends VirtioDriver {
     this.posting = new Uint32Array(this.receive.size)
     this.received = new ReceivedFrames(this.receiveBuffers.region, this.receive.size)
     // Only a frame in the caller's own memory has its header elsewhere. With no offload agreed it is all zero (virtio
-    // 1.4 §5.1.6.2), as its cell is from the start.
+    // 1.4 §5.1.9.2), as its cell is from the start.
     this.transmitHeaders = pool ? SEGMENT_DEVICE : this.transmit.cells(HEADER, TO_DEVICE).kind
     this.staged = new Float64Array(this.transmit.size)
     this.postedLength = new Uint32Array(this.receive.size).fill(this.receiveCapacity)
@@ -445,7 +445,7 @@ export class NetDriver extends VirtioDriver {
     return null
   }
 
-  // Bytes of a frame that a receive buffer holds: never less than what virtio 1.4 §5.1.6.3.1 asks for.
+  // Bytes of a frame that a receive buffer holds: never less than what virtio 1.4 §5.1.9.3.1 asks for.
   private get receiveCapacity(): number {
     return Math.max(this.maxFrame, ETHERNET_MTU + ETHERNET_HEADER_SIZE) + TAGS
   }
@@ -570,7 +570,7 @@ export class NetDriver extends VirtioDriver {
       const buffer = this.postedBuffer[id]
       const begin = this.receiveBuffers.offset[buffer] + HEADROOM
       // NEEDS_CSUM and any gso_type would be an offload that nobody agreed on; other flags are ignored (virtio 1.4
-      // §5.1.6.4.2).
+      // §5.1.9.4.2).
       if (status[i] !== OK || written <= HEADER || (u16[(begin - HEADER) / 2] & OFFLOADS) !== 0) {
         this.counters.malformed++
         continue
