@@ -33,7 +33,7 @@ function requests(operation: 'read' | 'write'): Scenario {
         device: { store, queueSize: QUEUE_SIZE },
       })
       const { queue } = machine.blk('disk0')
-      const { device } = machine.slot('disk0')
+      const { model: device } = machine.device('disk0')
       const ring = bufferRing(machine, variant, bytes)
       const sectors = bytes / SECTOR_SIZE
       let next = 0

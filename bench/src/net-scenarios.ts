@@ -39,7 +39,7 @@ export const transmit: Scenario = defineScenario({
       device: { mac: MAC, link },
     })
     const net = machine.net('net0')
-    const { device } = machine.slot('net0')
+    const { model: device } = machine.device('net0')
     const ring = bufferRing(machine, variant, STRIDE)
     let next = 0
     return {
@@ -88,7 +88,7 @@ export const receive: Scenario = defineScenario({
       observer,
     })
     const net = machine.net('net0')
-    const device = machine.netDevice('net0')
+    const device = machine.netModel('net0')
     const frame = new Uint8Array(bytes).fill(0x5a)
     // Receive buffers are posted by the first poll.
     machine.pump()
@@ -134,7 +134,7 @@ export const pingPong: Scenario = defineScenario({
       observer,
     })
     const net = machine.net('net0')
-    const { device } = machine.slot('net0')
+    const { model: device } = machine.device('net0')
     return {
       round(): number {
         const before = frames

@@ -55,7 +55,7 @@ export async function countMappings(machine: Machine): Promise<MappingCount> {
   machine.pump()
   const devices = Object.keys(machine.counters().devices)
   // Kept now: a closed device has no backend any more.
-  const backends = devices.map((device) => machine.slot(device).negotiated.backend)
+  const backends = devices.map((device) => machine.device(device).negotiated.backend)
   const live = (): number => backends.reduce((sum, { counters }) => sum + counters.maps - counters.unmaps, 0)
   const nets = devices.filter((device) => device.startsWith('net'))
   const posted = nets.reduce((sum, net) => sum + machine.net(net).session.queues[NET_RECEIVE_QUEUE].outstanding, 0)

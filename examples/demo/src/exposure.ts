@@ -84,7 +84,7 @@ export async function expose(id: string, scheme: DemoScheme, asked: TransportNam
   memory.write((frameAt + FRAME_BYTES) as GuestAddress, SECRET)
   memory.write(other, SECRET)
 
-  const rogue = new RogueDevice(machine.slot('net0').device)
+  const rogue = new RogueDevice(machine.device('net0').model)
   const counting = <T extends string>(attempt: () => T): Attempt<T> => {
     const before = faults
     const outcome = attempt()

@@ -26,8 +26,8 @@ export interface Selection {
 export const DMA_FEATURES: FeatureSet = FeatureSet.of(VIRTIO_F_SWIOTLB, VIRTIO_F_ACCESS_PLATFORM)
 
 /** The listed ids of a choice; empty for `auto`. */
-export function listedIds(choice: DmaChoice): ReadonlySet<string> {
-  return new Set(choice === 'auto' ? [] : typeof choice === 'string' ? [choice] : choice)
+export function listedIds(dma: DmaChoice): ReadonlySet<string> {
+  return new Set(dma === 'auto' ? [] : typeof dma === 'string' ? [dma] : dma)
 }
 
 /**
@@ -40,9 +40,9 @@ export function listedIds(choice: DmaChoice): ReadonlySet<string> {
  * @throws UnknownSchemeError for a listed id that is not registered
  * @throws DmaConflictError where two providers are required
  */
-export function select(offer: PlatformOffer, providers: readonly DmaProvider[], choice: DmaChoice): Selection {
-  const listed = listedIds(choice)
-  if (choice !== 'auto' && listed.size === 0)
+export function select(offer: PlatformOffer, providers: readonly DmaProvider[], dma: DmaChoice): Selection {
+  const listed = listedIds(dma)
+  if (dma !== 'auto' && listed.size === 0)
     throw new DmaError(
       'DMA_EMPTY_CHOICE',
       offer.device,

@@ -26,7 +26,7 @@ export class BarSpace {
     this.high = high <= 0 ? null : new SpanAllocator(guestAddress(high), HIGH_BYTES, 'the bus')
   }
 
-  /** Takes `size` bytes, a power of two, aligned to it. Throws `MACHINE_DEVICE` where there is no room. */
+  /** Takes `size` bytes, a power of two, aligned to it. Throws `MACHINE_BAR_SPACE` where there is no room. */
   take(device: string, size: number, is64: boolean): number {
     const space = is64 ? this.high : this.low
     try {
@@ -36,6 +36,6 @@ export class BarSpace {
     }
     const where = is64 ? 'on the bus' : 'below 4 GiB beside guest memory'
     const message = `no room ${where} for a BAR of ${size} bytes; leave some of it free or use the mmio transport`
-    throw new MachineError('MACHINE_DEVICE', device, message, { size })
+    throw new MachineError('MACHINE_BAR_SPACE', device, message, { size })
   }
 }

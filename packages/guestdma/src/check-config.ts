@@ -42,7 +42,8 @@ export function checkConfig(config: MachineConfig): void {
   devices.forEach((device, i) => {
     checkDevice(`devices[${i}]`, device as object as Fields)
     const { name } = device
-    if (names.has(name)) throw new MachineError('MACHINE_DEVICE', name, 'two devices have this name', { name })
+    if (names.has(name))
+      throw new MachineError('MACHINE_CONFIG', name, 'two devices have this name', { path: `devices[${i}].name`, name })
     names.add(name)
   })
 }

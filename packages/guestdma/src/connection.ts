@@ -4,7 +4,7 @@ import type { BarSpace } from './bar-space.ts'
 import { MachineError } from './errors.ts'
 import { type DevicePlatform, DOORBELL_BASE } from './platform.ts'
 
-/** How a driver and a device model of one slot are connected. */
+/** How a driver and a device model are connected. */
 export interface Connection {
   readonly transport: VirtioTransport
   /** The device's registers over mmio; null over PCI. */
@@ -60,6 +60,6 @@ export function connect(
 }
 
 function found<T>(transport: T | null, name: string): T {
-  if (transport === null) throw new MachineError('MACHINE_DEVICE', name, 'the device model has device ID 0')
+  if (transport === null) throw new MachineError('MACHINE_DEVICE_TYPE', name, 'the device model has device ID 0')
   return transport
 }

@@ -4,6 +4,10 @@ import { GuestDmaError } from '@guestdma/memory'
 export class MachineError extends GuestDmaError<keyof typeof MACHINE_CODES> {}
 
 export const MACHINE_CODES = {
+  MACHINE_BAR_SPACE: {
+    meaning: 'There is no address space left for a BAR of a device.',
+    advice: 'Leave address space free beside guest memory, or use the mmio transport.',
+  },
   MACHINE_CLOSED: {
     meaning: 'The machine or the device is closed.',
     advice: 'Reset the device, or create another machine.',
@@ -12,9 +16,13 @@ export const MACHINE_CODES = {
     meaning: 'An option of the configuration does not exist, or has the wrong type or value.',
     advice: 'Take what the message says is right; details.path says which option, such as devices[1].device.mac.',
   },
-  MACHINE_DEVICE: {
-    meaning: 'A device is missing, is of another type, or cannot be had with this configuration.',
-    advice: 'Check the name and the type of the device against the configuration.',
+  MACHINE_DEVICE_TYPE: {
+    meaning: 'A device is of another type than was asked for, or its model has another device ID.',
+    advice: 'Check the type of the device in the configuration, and what its make() returns.',
+  },
+  MACHINE_NO_DEVICE: {
+    meaning: 'The machine has no device of this name.',
+    advice: 'Take one of the names that the message lists.',
   },
   MACHINE_QUARANTINED: {
     meaning: 'A device did not confirm its reset, so that its memory stays out of use.',

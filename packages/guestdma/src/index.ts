@@ -14,10 +14,10 @@ export { pooledIommuScheme, sharedPagesScheme, virtioIommuScheme } from '@guestd
 export { GuestMemory, guestAddress } from '@guestdma/memory'
 export type { BlkConfig, DeviceConfig, MachineConfig, NetConfig } from './config.ts'
 export type { DeviceCounters, MachineCounters } from './counters.ts'
-export type { DeviceSlot } from './device-slot.ts'
 export { MACHINE_CODES, MachineError } from './errors.ts'
 export { type MachineEventMap, MachineEvents, type SchemeChosen } from './events.ts'
 export { createMachine, Machine } from './machine.ts'
+export type { MachineDevice } from './machine-device.ts'
 export { SCHEMES, type SchemeSizes } from './schemes.ts'
 export {
   AGREED_FEATURES,

@@ -10,9 +10,9 @@ import { checkConfig, checkSchemeIds } from './check-config.ts'
 import type { MachineConfig } from './config.ts'
 import { instancePerContainerCachingFactory, container as root } from './container.ts'
 import type { MachineCounters } from './counters.ts'
-import { DeviceSlot } from './device-slot.ts'
 import { MachineError } from './errors.ts'
 import { MachineEvents } from './events.ts'
+import { MachineDevice } from './machine-device.ts'
 import type { PlatformShared } from './platform.ts'
 import { BLK_DRIVER, BLK_OPTIONS, GUEST_MEMORY, GUEST_RAM, NET_DRIVER, NET_OPTIONS, SESSION } from './tokens.ts'
 
@@ -30,7 +30,7 @@ export class Machine {
   /** The machine's container. */
   readonly container: DependencyContainer
 
-  private readonly slots: ReadonlyMap<string, DeviceSlot>
+  private readonly devices: ReadonlyMap<string, MachineDevice>
   private readonly common: PlatformShared
   private readonly onWork: (() => void) | null
   private closing: Promise<void> | null = null
@@ -46,7 +46,7 @@ export class Machine {
     ram: SpanAllocator,
     events: MachineEvents,
     container: DependencyContainer,
-    slots: ReadonlyMap<string, DeviceSlot>,
+    devices: ReadonlyMap<string, MachineDevice>,
     common: PlatformShared,
     onWork: (() => void) | null = null,
   ) {
@@ -54,49 +54,49 @@ export class Machine {
     this.ram = ram
     this.events = events
     this.container = container
-    this.slots = slots
+    this.devices = devices
     this.common = common
     this.onWork = onWork
   }
 
-  /** The net driver of a device. Throws `MACHINE_DEVICE`, `MACHINE_CLOSED`. After `reset` there is a new one. */
+  /** The net driver of a device. Throws `MACHINE_NO_DEVICE`, `MACHINE_DEVICE_TYPE`, `MACHINE_CLOSED`. After `reset` there is a new one. */
   net(name: string): NetDriver {
-    const { driver } = this.slot(name)
+    const { driver } = this.device(name)
     if (driver instanceof NetDriver) return driver
-    throw new MachineError('MACHINE_DEVICE', name, 'is not a net device')
+    throw new MachineError('MACHINE_DEVICE_TYPE', name, 'is not a net device')
   }
 
-  /** The block driver of a device. Throws `MACHINE_DEVICE`, `MACHINE_CLOSED`. After `reset` there is a new one. */
+  /** The block driver of a device. Throws `MACHINE_NO_DEVICE`, `MACHINE_DEVICE_TYPE`, `MACHINE_CLOSED`. After `reset` there is a new one. */
   blk(name: string): BlkDriver {
-    const { driver } = this.slot(name)
+    const { driver } = this.device(name)
     if (driver instanceof BlkDriver) return driver
-    throw new MachineError('MACHINE_DEVICE', name, 'is not a block device')
+    throw new MachineError('MACHINE_DEVICE_TYPE', name, 'is not a block device')
   }
 
-  /** The model of a net device, to receive frames into it or to pull its cable. Throws `MACHINE_DEVICE`. */
-  netDevice(name: string): NetDevice {
-    const { device } = this.slot(name)
-    if (device instanceof NetDevice) return device
-    throw new MachineError('MACHINE_DEVICE', name, 'has no net device model of ours')
+  /** The model of a net device, to receive frames into it or to pull its cable. Throws `MACHINE_NO_DEVICE`, `MACHINE_DEVICE_TYPE`. */
+  netModel(name: string): NetDevice {
+    const { model } = this.device(name)
+    if (model instanceof NetDevice) return model
+    throw new MachineError('MACHINE_DEVICE_TYPE', name, 'has no net device model of ours')
   }
 
-  /** The model of a block device. Throws `MACHINE_DEVICE`. */
-  blkDevice(name: string): BlkDevice {
-    const { device } = this.slot(name)
-    if (device instanceof BlkDevice) return device
-    throw new MachineError('MACHINE_DEVICE', name, 'has no block device model of ours')
+  /** The model of a block device. Throws `MACHINE_NO_DEVICE`, `MACHINE_DEVICE_TYPE`. */
+  blkModel(name: string): BlkDevice {
+    const { model } = this.device(name)
+    if (model instanceof BlkDevice) return model
+    throw new MachineError('MACHINE_DEVICE_TYPE', name, 'has no block device model of ours')
   }
 
-  /** A device with its model, its port and what was negotiated. Throws `MACHINE_DEVICE`. */
-  slot(name: string): DeviceSlot {
-    const slot = this.slots.get(name)
-    if (slot === undefined)
+  /** A device with its model, its port and what was negotiated. Throws `MACHINE_NO_DEVICE`. */
+  device(name: string): MachineDevice {
+    const device = this.devices.get(name)
+    if (device === undefined)
       throw new MachineError(
-        'MACHINE_DEVICE',
+        'MACHINE_NO_DEVICE',
         name,
-        `there is no such device; there are ${[...this.slots.keys()].join(', ') || 'none'}`,
+        `there is no such device; there are ${[...this.devices.keys()].join(', ') || 'none'}`,
       )
-    return slot
+    return device
   }
 
   /**
@@ -174,10 +174,10 @@ export class Machine {
     for (let round = 0; round < MAX_ROUNDS; round++) {
       let work = 0
       this.isDue = false
-      for (const { device } of this.slots.values()) work += device.poll(budget)
+      for (const { model } of this.devices.values()) work += model.poll(budget)
       for (const device of own) work += device.poll(budget)
       for (const pump of pumps) work += guarded(pump)
-      for (const slot of this.slots.values()) if (slot.running) work += slot.driver.poll(budget)
+      for (const device of this.devices.values()) if (device.running) work += device.driver.poll(budget)
       total += work
       if (work === 0 && !this.isDue) return total
     }
@@ -187,16 +187,16 @@ export class Machine {
 
   /** Resets a device and negotiates anew. What was in flight fails with `DRIVER_CLOSED`. */
   async reset(name: string): Promise<void> {
-    const slot = this.slot(name)
+    const device = this.device(name)
     if (this.closing !== null)
       throw new MachineError('MACHINE_CLOSED', name, 'the machine is closed; create another one')
-    await slot.reset()
+    await device.reset()
   }
 
   counters(): MachineCounters {
     return {
       devices: Object.fromEntries(
-        [...this.slots].filter(([, slot]) => slot.running).map(([name, slot]) => [name, slot.counters()]),
+        [...this.devices].filter(([, device]) => device.running).map(([name, device]) => [name, device.counters()]),
       ),
     }
   }
@@ -214,20 +214,22 @@ export class Machine {
   }
 
   private async shutDown(): Promise<void> {
-    const { common, slots } = this
+    const { common, devices } = this
     const errors: unknown[] = []
     const all = async (closes: Promise<void>[]): Promise<void> => {
       for (const result of await Promise.allSettled(closes))
         if (result.status === 'rejected') errors.push(result.reason)
     }
-    await all([...slots.values()].map((slot) => slot.close()))
+    await all([...devices.values()].map((device) => device.close()))
     const devicesFailed = errors.length
     await all(common.closes.map(async (close) => close()))
-    for (const slot of slots.values()) attempt(errors, () => slot.release())
-    const devices = Object.fromEntries(
-      [...slots].filter(([, slot]) => slot.quarantined !== null).map(([name, slot]) => [name, slot.quarantined]),
+    for (const device of devices.values()) attempt(errors, () => device.release())
+    const quarantined = Object.fromEntries(
+      [...devices]
+        .filter(([, device]) => device.quarantined !== null)
+        .map(([name, device]) => [name, device.quarantined]),
     )
-    const names = Object.keys(devices)
+    const names = Object.keys(quarantined)
     // What several devices share is within reach of each of them, and of an IOMMU that did not answer.
     let shared = 0
     for (const [guest, length] of common.reserved) {
@@ -238,7 +240,7 @@ export class Machine {
     if (errors.length > 0) throw errors[0]
     if (names.length === 0) return
     const message = `memory stays out of use that nothing can keep ${names.join(', ')} from`
-    throw new MachineError('MACHINE_QUARANTINED', 'machine', message, { devices, shared })
+    throw new MachineError('MACHINE_QUARANTINED', 'machine', message, { devices: quarantined, shared })
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -251,7 +253,7 @@ export class Machine {
  * the DMA backend that was chosen at negotiation.
  *
  * @throws NoUsableBackendError, DowngradeRefusedError, DmaConflictError, UnknownSchemeError; MachineError
- *   `MACHINE_CONFIG` (before anything is made; `details.path` says what), `MACHINE_DEVICE`; MemoryError; what devices and
+ *   `MACHINE_CONFIG` (before anything is made; `details.path` says what), `MACHINE_NO_DEVICE`; MemoryError; what devices and
  *   drivers throw. All devices that were up are closed again.
  */
 export async function createMachine(config: MachineConfig): Promise<Machine> {
@@ -276,7 +278,7 @@ export async function createMachine(config: MachineConfig): Promise<Machine> {
     useFactory: instancePerContainerCachingFactory((c) => new BlkDriver(c.resolve(SESSION), c.resolve(BLK_OPTIONS))),
   })
 
-  const slots = new Map<string, DeviceSlot>()
+  const devices = new Map<string, MachineDevice>()
   let machine: Machine | null = null
   const common: PlatformShared = {
     wake: () => {
@@ -297,10 +299,10 @@ export async function createMachine(config: MachineConfig): Promise<Machine> {
     report: (fault) => events.tell('iommuFault', fault),
     failed: (device, error) => events.tell('needsReset', { device, error }),
   }
-  machine = new Machine(memory, ram, events, container, slots, common, config.onWork ?? null)
+  machine = new Machine(memory, ram, events, container, devices, common, config.onWork ?? null)
   const wait = {
     pump: (): void => {
-      for (const { device } of slots.values()) device.poll(BUDGET)
+      for (const { model } of devices.values()) model.poll(BUDGET)
       for (const device of common.own) device.poll(BUDGET)
     },
     ...(config.deadlineMs === undefined ? {} : { deadlineMs: config.deadlineMs }),
@@ -313,15 +315,15 @@ export async function createMachine(config: MachineConfig): Promise<Machine> {
         common,
         scheme: schemes.find(({ id }) => id === device.platform) ?? usual,
         providers: schemes.map(({ provider }) => provider),
-        choice: device.dma ?? 'auto',
+        dma: device.dma ?? 'auto',
         transport: device.transport ?? config.transport ?? 'mmio',
         wait,
       }
-      slots.set(device.name, new DeviceSlot(device, context))
+      devices.set(device.name, new MachineDevice(device, context))
     }
     // IOMMUs first: until their drivers run, endpoints may be in bypass.
     for (const prepare of common.prepare) await prepare()
-    for (const slot of slots.values()) await slot.start()
+    for (const device of devices.values()) await device.start()
   } catch (error) {
     await machine.close().catch(() => {})
     throw error

@@ -146,7 +146,7 @@ export class DevicePlatform implements PlatformBuilder {
   deviceMemory(length: number): { device: DeviceAddress; window: MemoryWindow } {
     if (this.transport !== 'pci') {
       const message = "memory on the device lies behind a BAR; set the device's transport to 'pci'"
-      throw new MachineError('MACHINE_DEVICE', this.device, message)
+      throw new MachineError('MACHINE_CONFIG', this.device, message)
     }
     const region = new Region(new ArrayBuffer(length), `${this.device} memory`)
     region.meter = new Meter()

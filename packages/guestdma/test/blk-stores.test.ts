@@ -142,7 +142,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       expect(
         all.every((data, i) => Buffer.compare(data, bytes.subarray((i % 64) * 512, (i % 64) * 512 + 512)) === 0),
       ).toBe(true)
-      expect((made.slot('disk0').device as BlkDevice).counters.reads).toBe(200)
+      expect((made.device('disk0').model as BlkDevice).counters.reads).toBe(200)
     })
 
     it('longer than the pool holds at a time', async () => {

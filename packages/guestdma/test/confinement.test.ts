@@ -121,7 +121,7 @@ describe('two stages: what a device reaches is what guest stage and host stage b
   it('allowed by the host, not mapped by the guest: the access faults', async () => {
     const { here } = await held()
     const { address } = secret(here.made)
-    expect(reach(here.made.slot('disk0').port, address)).toBeNull()
+    expect(reach(here.made.device('disk0').port, address)).toBeNull()
     here.made.pump()
     expect(here.reported).toMatchObject([{ device: 'disk0', reason: 'mapping', address: { high: 0, low: address } }])
   })
@@ -157,7 +157,7 @@ describe('private RAM: a confidential guest, whose memory devices cannot reach (
     await traffic(here)
     const hidden = secret(here.made).address
     for (const device of DEVICES) {
-      expect(reach(here.made.slot(device).port, hidden)).toBeNull()
+      expect(reach(here.made.device(device).port, hidden)).toBeNull()
       expect(reachablePages(here.made, device).length).toBeLessThanOrEqual(256)
     }
     // Direct is no way out, listed or not.
@@ -175,13 +175,13 @@ describe('private RAM: a confidential guest, whose memory devices cannot reach (
 
 describe('pages that are shared one by one (SWIOTLB RFC 1/3: what a guest does without a region)', () => {
   const counters = ({ made }: Site): IommuBackendCounters =>
-    made.slot('disk0').negotiated.backend.counters as IommuBackendCounters
+    made.device('disk0').negotiated.backend.counters as IommuBackendCounters
 
   it('while a buffer is lent its page is reachable, and after its completion it is not', async () => {
     const store = new HeldStore(new Uint8Array(64 * 512))
     const here = await site([sharedPagesScheme()], { disk: diskOver(store) })
     const { made } = here
-    const { port } = made.slot('disk0')
+    const { port } = made.device('disk0')
     const page = made.ram.allocate(4096, 4096)
     made.memory.write(page, pattern(4096, 7))
     expect(reach(port, page)).toBeNull()
@@ -190,7 +190,7 @@ describe('pages that are shared one by one (SWIOTLB RFC 1/3: what a guest does w
     made.pump()
     expect(reach(port, page, 4096)).toEqual(pattern(4096, 7))
     expect(reachablePages(made, 'disk0')).toEqual([...before, page].sort((a, b) => a - b))
-    expect(reach(made.slot('net0').port, page)).toBeNull()
+    expect(reach(made.device('net0').port, page)).toBeNull()
     store.release()
     await made.run(writing)
     expect(reach(port, page)).toBeNull()
@@ -205,14 +205,14 @@ describe('pages that are shared one by one (SWIOTLB RFC 1/3: what a guest does w
     const here = await site([scheme], { disk: diskOver(store) })
     const { made } = here
     const page = made.ram.allocate(4096, 4096)
-    const seen = watchAddresses(made.slot('disk0').device)
+    const seen = watchAddresses(made.device('disk0').model)
     const writes = [0, 1].map((i) => made.blk('disk0').write(i, guestAddress(page + 512 * i), 512))
     made.pump()
     expect(store.held.length).toBe(2)
     const lent = [...seen.values()].filter(({ what, length }) => what === 'buffer' && length === 512)
     expect(lent.length).toBe(2)
     const neighbour = ({ address }: NamedSpan): number => address - (address % 4096) + 2048
-    const within = (): boolean => lent.some((span) => reach(made.slot('disk0').port, neighbour(span)) !== null)
+    const within = (): boolean => lent.some((span) => reach(made.device('disk0').port, neighbour(span)) !== null)
     expect([within(), counters(here).stillExposed]).toEqual([true, 0])
     store.release()
     await made.run(writes[0])
@@ -221,7 +221,7 @@ describe('pages that are shared one by one (SWIOTLB RFC 1/3: what a guest does w
     await made.run(writes[1])
     expect([within(), counters(here).stillExposed]).toEqual([false, 1])
     // And so neither claims more than that.
-    expect(made.slot('disk0').negotiated.backend.traits.revocation).toBe('deferred')
+    expect(made.device('disk0').negotiated.backend.traits.revocation).toBe('deferred')
   })
 })
 
@@ -250,11 +250,11 @@ describe('boot bypass: what devices reach before the IOMMU’s driver starts (vi
     const stolen: (Uint8Array | null)[] = []
     const here = await site([early(bootBypass, stolen, () => secretAt)], { memory, ram })
     expect(stolen).toEqual(bootBypass ? [pattern(16, 5), pattern(16, 5)] : [null, null])
-    for (const device of DEVICES) expect(reach(here.made.slot(device).port, secretAt, 16)).toBeNull()
+    for (const device of DEVICES) expect(reach(here.made.device(device).port, secretAt, 16)).toBeNull()
     await traffic(here)
     for (const device of DEVICES) {
       await here.made.reset(device)
-      expect(reach(here.made.slot(device).port, secretAt, 16)).toBeNull()
+      expect(reach(here.made.device(device).port, secretAt, 16)).toBeNull()
     }
   })
 })
@@ -262,9 +262,9 @@ describe('boot bypass: what devices reach before the IOMMU’s driver starts (vi
 describe('reset/revokes: after a reset a device reaches nothing that it was given before (virtio 1.4 §2.4)', () => {
   it.each(EVERY)('%s', async (_, scheme, transport) => {
     const here = await site([scheme()], { transport })
-    const seen = DEVICES.map((name) => watchAddresses(here.made.slot(name).device))
+    const seen = DEVICES.map((name) => watchAddresses(here.made.device(name).model))
     await traffic(here)
-    const ports = DEVICES.map((name) => here.made.slot(name).port)
+    const ports = DEVICES.map((name) => here.made.device(name).port)
     await here.made.close()
     for (const [i, port] of ports.entries()) {
       expect(seen[i].size).toBeGreaterThan(3)
@@ -288,12 +288,12 @@ describe('reset/revokes: a device that is reset while the others go on (virtio 1
     made.pump()
     expect(store.held.length).toBe(1)
     for (const name of [...DEVICES].reverse()) {
-      const { device, port } = made.slot(name)
+      const { model: device, port } = made.device(name)
       const spans = namedSpans(device)
       expect(spans.length).toBeGreaterThan(3)
       for (const { address } of spans)
         expect(reach(port, address) ?? reach(port, address, 1, ACCESS_WRITE)).not.toBeNull()
-      await made.slot(name).close()
+      await made.device(name).close()
       for (const { address } of spans)
         for (const access of [ACCESS_READ, ACCESS_WRITE] as const) expect(reach(port, address, 1, access)).toBeNull()
       expect(reachablePages(made, name)).toEqual([])

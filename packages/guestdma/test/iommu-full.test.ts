@@ -188,7 +188,7 @@ test.each(['answered', 'closed', 'reset'])(
     for (let i = 0; i < 5; i++) await new Promise((resolve) => setImmediate(resolve))
     expect(settled).toBe(false)
     if (end === 'answered') held[0]()
-    else if (end === 'closed') await m.slot('disk1').close()
+    else if (end === 'closed') await m.device('disk1').close()
     else await m.reset('disk1')
     expect(await both).toEqual(new Uint8Array(4096))
     expect(await first).toBe(end === 'answered' ? 5 : 'DRIVER_CLOSED')

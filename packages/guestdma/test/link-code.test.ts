@@ -40,7 +40,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       const link = {
         transmit(): void {
           frames++
-          machine?.netDevice('net0').needsReset('stopped by its link')
+          machine?.netModel('net0').needsReset('stopped by its link')
         },
       }
       machine = await createMachine({

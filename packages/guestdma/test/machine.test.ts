@@ -92,7 +92,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
           ],
         },
       ])
-      expect(made.slot('net0').negotiated.features.has(VIRTIO_F_ACCESS_PLATFORM)).toBe(true)
+      expect(made.device('net0').negotiated.features.has(VIRTIO_F_ACCESS_PLATFORM)).toBe(true)
       expect(made.net('net0').session.transport.kind).toBe(transport)
     })
 
@@ -147,14 +147,14 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
 
     it.each(PLATFORMS)('brings a device up on %s that insists on ACCESS_PLATFORM', async (platform) => {
       const { made } = await chosen([net('net0', { platform, device: { mac: MAC, accessPlatform: 'required' } })])
-      expect(made.slot('net0').negotiated.features.has(VIRTIO_F_ACCESS_PLATFORM)).toBe(true)
+      expect(made.device('net0').negotiated.features.has(VIRTIO_F_ACCESS_PLATFORM)).toBe(true)
     })
 
     it('a device whose access is limited offers ACCESS_PLATFORM, and the driver accepts it (§6.1, §6.2)', {
       tags: ['6.2/access-platform', '6.1/access-platform'],
     }, async () => {
       const { made } = await chosen([net('net0', { platform: 'shared-pool' })])
-      expect(made.slot('net0').negotiated.features.has(VIRTIO_F_ACCESS_PLATFORM)).toBe(true)
+      expect(made.device('net0').negotiated.features.has(VIRTIO_F_ACCESS_PLATFORM)).toBe(true)
     })
 
     it('reports the ladder where a device insists on what no scheme accepts', async () => {
@@ -169,7 +169,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       const schemes = [directScheme({ busOffset: 0x1_0000_0000 })]
       const { made } = await chosen([blk('disk0')], { schemes })
       expect((await made.run(made.blk('disk0').readBytes(0, 512))).slice(0, 4)).toEqual(pattern(4))
-      expect(made.slot('disk0').negotiated.backend.limits.maxDeviceAddress).toBeGreaterThan(0x1_0000_0000)
+      expect(made.device('disk0').negotiated.backend.limits.maxDeviceAddress).toBeGreaterThan(0x1_0000_0000)
       const device = { store: new MemoryBlockStore(new Uint8Array(512)), withhold: [VIRTIO_F_ACCESS_PLATFORM] }
       await expect(machine([blk('disk0', { device })], { schemes })).rejects.toMatchObject({
         code: 'DMA_NO_USABLE_BACKEND',
@@ -184,7 +184,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
         first = new BlkDevice({ name: 'disk0', port, store: new MemoryBlockStore(new Uint8Array(512)) })
         return first
       }
-      await expect(machine([blk('disk0', { make }), blk('disk0')])).rejects.toMatchObject({ code: 'MACHINE_DEVICE' })
+      await expect(machine([blk('disk0', { make }), blk('disk0')])).rejects.toMatchObject({ code: 'MACHINE_CONFIG' })
       expect(first).toBe(null)
     })
 
@@ -227,16 +227,16 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       const make: DeviceConfig['make'] = (port) =>
         new BlkDevice({ name: 'net0', port, store: new MemoryBlockStore(new Uint8Array(512)) })
       await expect(machine([net('net0', { make })])).rejects.toMatchObject({
-        code: expect.stringMatching(/^(MACHINE_DEVICE|TRANSPORT_DEVICE_TYPE)$/),
+        code: expect.stringMatching(/^(MACHINE_DEVICE_TYPE|TRANSPORT_DEVICE_TYPE)$/),
       })
     })
 
     it('tells devices apart', async () => {
       const { made } = await chosen([net('net0'), blk('disk0')])
       expect(made.net('net0')).toBeInstanceOf(NetDriver)
-      expect(() => made.net('disk0')).toThrow(expect.objectContaining({ code: 'MACHINE_DEVICE' }))
-      expect(() => made.blk('net0')).toThrow(expect.objectContaining({ code: 'MACHINE_DEVICE' }))
-      expect(() => made.slot('nowhere')).toThrow(expect.objectContaining({ code: 'MACHINE_DEVICE' }))
+      expect(() => made.net('disk0')).toThrow(expect.objectContaining({ code: 'MACHINE_DEVICE_TYPE' }))
+      expect(() => made.blk('net0')).toThrow(expect.objectContaining({ code: 'MACHINE_DEVICE_TYPE' }))
+      expect(() => made.device('nowhere')).toThrow(expect.objectContaining({ code: 'MACHINE_NO_DEVICE' }))
     })
 
     it('uses a model of the caller’s', async () => {
@@ -286,7 +286,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
         expect(await made.run(made.blk('disk0').readBytes(0, 64 * 512))).toEqual(pattern(64 * 512))
         await made.run(made.blk('disk0').flush())
         await made.reset('net1')
-        for (const name of ['net0', 'net1', 'disk0']) expect(made.slot(name).device.faults.last()).toEqual([])
+        for (const name of ['net0', 'net1', 'disk0']) expect(made.device(name).model.faults.last()).toEqual([])
         expect(Object.values(made.counters().devices).map(({ faults }) => faults)).toEqual([0, 0, 0])
         await made.close()
         expect(made.ram.live).toBe(0)
@@ -336,7 +336,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
 
     it('cuts the ports off', async () => {
       const made = await machine([blk('disk0'), net('net0', { platform: 'direct' })])
-      const ports = ['disk0', 'net0'].map((name) => made.slot(name).port as BusWindows)
+      const ports = ['disk0', 'net0'].map((name) => made.device(name).port as BusWindows)
       expect(ports.map(({ windows }) => windows.length)).toEqual([1, 1])
       await made.close()
       expect(ports.map(({ windows }) => windows.length)).toEqual([0, 0])
@@ -370,8 +370,8 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
         const { live } = made.ram
         for (let round = 0; round < 3; round++) {
           const reading = outcome(made.blk('disk0').readBytes(0, 4096))
-          made.slot('net0').device.needsReset('a test')
-          made.slot('disk0').device.needsReset('a test')
+          made.device('net0').model.needsReset('a test')
+          made.device('disk0').model.needsReset('a test')
           made.pump()
           await settled()
           made.pump()
@@ -418,7 +418,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       await made.close()
       await resetting
       expect(made.ram.live).toBe(0)
-      expect(made.slot('disk0').running).toBe(false)
+      expect(made.device('disk0').running).toBe(false)
     })
 
     it('finds room for its rings in a pool whose receive ring filled it meanwhile', async () => {
@@ -468,7 +468,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
         code: 'TRANSPORT_DEVICE_STUCK',
         details: { quarantined: false },
       })
-      expect(made.slot('disk0').running).toBe(false)
+      expect(made.device('disk0').running).toBe(false)
       disk.stuck = false
       await made.reset('disk0')
       expect(await made.run(made.blk('disk0').readBytes(0, 512))).toEqual(pattern(512))
@@ -538,7 +538,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
         ],
       })
       made.pump()
-      const device = made.slot('net0').device as NetDevice
+      const device = made.device('net0').model as NetDevice
       device.receive(pattern(60, 1))
       device.receive(pattern(61, 2))
       made.pump()
@@ -634,11 +634,11 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
 
   describe('machine/container (tsyringe)', () => {
     const containerOf = (made: Machine, name: string): DependencyContainer =>
-      (made.slot(name) as unknown as { container: DependencyContainer }).container
+      (made.device(name) as unknown as { container: DependencyContainer }).container
 
     it('two devices never share a backend or a driver', async () => {
       const made = await machine([net('net0'), net('net1'), blk('disk0')])
-      const backends = ['net0', 'net1', 'disk0'].map((name) => made.slot(name).negotiated.backend)
+      const backends = ['net0', 'net1', 'disk0'].map((name) => made.device(name).negotiated.backend)
       expect(new Set(backends).size).toBe(3)
       expect(made.net('net0')).not.toBe(made.net('net1'))
       expect(['net0', 'net1'].map((name) => containerOf(made, name).resolve(DMA_BACKEND))).toEqual(backends.slice(0, 2))
@@ -656,10 +656,10 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
 
     it('a reset makes a new driver over a new backend', async () => {
       const made = await machine([net('net0')])
-      const before = [made.net('net0'), made.slot('net0').negotiated.backend]
+      const before = [made.net('net0'), made.device('net0').negotiated.backend]
       await made.reset('net0')
       expect(made.net('net0')).not.toBe(before[0])
-      expect(made.slot('net0').negotiated.backend).not.toBe(before[1])
+      expect(made.device('net0').negotiated.backend).not.toBe(before[1])
       expect(containerOf(made, 'net0').resolve(NET_DRIVER)).toBe(made.net('net0'))
     })
 
@@ -772,13 +772,13 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       }
       const made = await machine([net('net0', { queueSize: 2 })], { events })
       made.pump()
-      const device = made.slot('net0').device as NetDevice
+      const device = made.device('net0').model as NetDevice
       device.setLink(false)
       made.pump()
       while (made.net('net0').sendCopy(pattern(60)));
       made.pump()
-      made.slot('net0').port.request[0] = 0
-      expect(made.slot('net0').port.resolve(16, 1)).toBe(0)
+      made.device('net0').port.request[0] = 0
+      expect(made.device('net0').port.resolve(16, 1)).toBe(0)
       device.needsReset('a test')
       made.pump()
       await made.close()
@@ -803,7 +803,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       made.events.on('link', (event) => seen.push(event))
       made.events.on('drain', (event) => seen.push(event))
       made.pump()
-      const device = made.slot('net0').device as NetDevice
+      const device = made.device('net0').model as NetDevice
       device.setLink(false)
       made.pump()
       device.setLink(true)
@@ -831,7 +831,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       const recorder = new Recorder()
       const made = await machine([net('net0', { observer: recorder, device: { mac: MAC, link: new RecordingLink() } })])
       made.pump()
-      ;(made.slot('net0').device as NetDevice).receive(pattern(60))
+      ;(made.device('net0').model as NetDevice).receive(pattern(60))
       made.net('net0').sendCopy(pattern(60), 77)
       made.pump()
       expect(recorder.got).toEqual([pattern(60)])

@@ -148,8 +148,8 @@ describe('downgrade: a device’s claim may narrow the choice, never widen it (v
     const here = await site(schemes, { transport: 'pci', device: { withhold: [VIRTIO_F_SWIOTLB] } })
     await traffic(here)
     expect(here.chosen.map(({ scheme }) => scheme)).toEqual(['on-device', 'on-device'])
-    expect(here.made.slot('net0').negotiated.features.has(VIRTIO_F_SWIOTLB)).toBe(false)
-    expect(reach(here.made.slot('net0').port, secret(here.made).address)).toBeNull()
+    expect(here.made.device('net0').negotiated.features.has(VIRTIO_F_SWIOTLB)).toBe(false)
+    expect(reach(here.made.device('net0').port, secret(here.made).address)).toBeNull()
   })
 
   // A region and a bus that would reach all of RAM: what a driver gives up is what the device then sees.

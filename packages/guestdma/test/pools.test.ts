@@ -122,14 +122,14 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
         await made.run(both)
         expect(link.frames).toEqual(FRAMES)
         // What comes in waits for room, and then arrives as well.
-        const device = made.slot('net0').device as NetDevice
+        const device = made.device('net0').model as NetDevice
         let arrived = 0
         for (let round = 0; round < 40 && arrived < FRAMES.length; round++) {
           if (device.receive(FRAMES[arrived])) arrived++
           made.pump()
         }
         if (n > 1 || mode === 'pool') expect(got).toEqual(FRAMES)
-        for (const name of ['net0', 'disk0']) expect(made.slot(name).device.faults.count).toBe(0)
+        for (const name of ['net0', 'disk0']) expect(made.device(name).model.faults.count).toBe(0)
         await made.close()
         expect(made.ram.live).toBe(0)
       },
@@ -177,10 +177,10 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
         const made = await machine(devices.slice(0, 1), { schemes, events })
         made.pump()
         // That nothing will ever be received is said at once, and only then.
-        const device = made.slot('net0').device as NetDevice
+        const device = made.device('net0').model as NetDevice
         const received = device.receive(pattern(60))
         made.pump()
-        expect([warnings, got.length]).toEqual(received ? [[], 1] : [['NET_MTU'], 0])
+        expect([warnings, got.length]).toEqual(received ? [[], 1] : [['NET_NO_RECEIVE'], 0])
         expect(received).toBe(n >= 40)
         const net = made.net('net0')
         const frame = pattern(9014)
@@ -215,7 +215,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
         const frame = pattern(mtu + 14)
         sendAll(made, link, [frame, frame, frame])
         expect(link.frames).toEqual([frame, frame, frame])
-        const device = made.slot('net0').device as NetDevice
+        const device = made.device('net0').model as NetDevice
         expect(device.receive(frame)).toBe(true)
         await made.close()
         expect(made.ram.live).toBe(0)
@@ -263,7 +263,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
     const SECRET = 0x5e
     /** Bytes of the secret that a device can read in the pool. */
     const found = (made: Machine, name: string): number => {
-      const { port } = made.slot(name)
+      const { port } = made.device(name)
       let count = 0
       for (let at = BASE; at < BASE + (8 << 20); at += 4096) {
         port.request[0] = at
@@ -292,7 +292,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       expect(found(made, 'b')).toBe(left)
       expect(await made.run(made.blk('a').readBytes(0, 4096))).toEqual(new Uint8Array(4096).fill(SECRET))
       expect(found(made, 'b')).toBe(left)
-      const { residue } = made.slot('a').negotiated.backend.traits
+      const { residue } = made.device('a').negotiated.backend.traits
       expect(residue).toBe(left === 0 ? 'none' : 'other-devices')
     })
   })

@@ -43,7 +43,7 @@ describe('Woodhouse: a device without DMA to system memory that owns its bounce 
     const { made } = here
     const { address, bytes } = secret(made)
     for (const device of DEVICES) {
-      const { features, scheme, backend } = made.slot(device).negotiated
+      const { features, scheme, backend } = made.device(device).negotiated
       expect([scheme, backend.traits.home, features.has(VIRTIO_F_SWIOTLB)]).toEqual([
         'on-device',
         'device-memory',
@@ -52,8 +52,8 @@ describe('Woodhouse: a device without DMA to system memory that owns its bounce 
       const window = onlyWindow(made, device)
       expect(made.memory.regions).not.toContain(window.region)
       expect(here.faults).toEqual([])
-      expect(reach(made.slot(device).port, address, bytes.length)).toBeNull()
-      expect(reach(made.slot(device).port, address, 4, ACCESS_WRITE)).toBeNull()
+      expect(reach(made.device(device).port, address, bytes.length)).toBeNull()
+      expect(reach(made.device(device).port, address, 4, ACCESS_WRITE)).toBeNull()
       expect(here.faults.splice(0)).toMatchObject([
         { device, fault: { address, access: ACCESS_READ } },
         { device, fault: { address, access: ACCESS_WRITE } },
@@ -65,7 +65,7 @@ describe('Woodhouse: a device without DMA to system memory that owns its bounce 
 
   it.each(MODES)('swiotlb/inside: rings, tables, cells and payload lie in the region in %s mode', async (mode) => {
     const here = await site([onDeviceScheme({ size: 4 << 20 })], { ...pci, each: { mode } })
-    const seen = DEVICES.map((name) => watchAddresses(here.made.slot(name).device))
+    const seen = DEVICES.map((name) => watchAddresses(here.made.device(name).model))
     for (let seed = 1; seed < 5; seed++) await traffic(here, seed)
     for (const [i, name] of DEVICES.entries()) {
       const { base, length } = onlyWindow(here.made, name)
@@ -104,9 +104,9 @@ describe('Hellwig: a pool in host memory that the system declares (SWIOTLB RFC 2
     for (const [i, device] of DEVICES.entries()) {
       expect(made.memory.regions).toContain(windows[i].region)
       expect(reachablePages(made, device)).toEqual(own(windows[i].base))
-      expect(reach(made.slot(device).port, secret(made).address)).toBeNull()
+      expect(reach(made.device(device).port, secret(made).address)).toBeNull()
       // What a default pool gives away: each device reads what lies in it for any other one.
-      expect(reach(made.slot(device).port, windows[1 - i].base) !== null).toBe(per === 'machine')
+      expect(reach(made.device(device).port, windows[1 - i].base) !== null).toBe(per === 'machine')
     }
   })
 
@@ -136,18 +136,18 @@ describe('Hellwig: a pool in host memory that the system declares (SWIOTLB RFC 2
     const here = await site([stubIommu(true), ...others()], { device: { withhold: [VIRTIO_F_ACCESS_PLATFORM] } })
     expect(here.chosen.map(({ scheme }) => scheme)).toEqual(['shared-pool', 'shared-pool'])
     await traffic(here)
-    expect(reach(here.made.slot('net0').port, secret(here.made).address)).toBeNull()
+    expect(reach(here.made.device('net0').port, secret(here.made).address)).toBeNull()
   })
 
   it.each(['pci', 'mmio'] as const)('offsets instead of pretended bus addresses over %s', async (transport) => {
     const size = 1 << 20
     const here = await site([onDeviceScheme({ size, addressing: 'offset' })], { transport })
-    const seen = DEVICES.map((name) => watchAddresses(here.made.slot(name).device))
+    const seen = DEVICES.map((name) => watchAddresses(here.made.device(name).model))
     await traffic(here)
     for (const [i, device] of DEVICES.entries()) {
       expect(outside(seen[i].values(), 0, size)).toEqual([])
-      expect(reach(here.made.slot(device).port, size - 1)).not.toBeNull()
-      expect(reach(here.made.slot(device).port, size)).toBeNull()
+      expect(reach(here.made.device(device).port, size - 1)).not.toBeNull()
+      expect(reach(here.made.device(device).port, size)).toBeNull()
       // An offset is no address of anything else.
       expect(reachablePages(here.made, device)).toEqual([])
     }
@@ -162,7 +162,7 @@ describe('Hellwig: a pool in host memory that the system declares (SWIOTLB RFC 2
     expect(reading()).toBe('DRIVER_DEVICE_BROKEN')
     expect(here.made.net('net0').sendCopy(pattern(60))).toBe(false)
     expect([...here.broken].sort()).toEqual(['disk0', 'net0'])
-    const bars = DEVICES.map((name) => here.made.slot(name).pci?.range(2)?.address)
+    const bars = DEVICES.map((name) => here.made.device(name).pci?.range(2)?.address)
     for (const [i, name] of DEVICES.entries()) {
       const address = here.faults.find(({ device, fault }) => device === name && 'address' in fault)?.fault
       expect(address).toMatchObject({ port: name, reason: 'unmapped', address: expect.any(Number) })
@@ -175,7 +175,7 @@ describe('Hellwig: a pool in host memory that the system declares (SWIOTLB RFC 2
   it('why it matters: device and driver see the BAR at different addresses, and offsets work', async () => {
     const schemes = [onDeviceScheme({ size: 1 << 20, deviceView, addressing: 'offset' })]
     const here = await site(schemes, { transport: 'pci' })
-    const seen = DEVICES.map((name) => watchAddresses(here.made.slot(name).device))
+    const seen = DEVICES.map((name) => watchAddresses(here.made.device(name).model))
     await traffic(here)
     // The driver knows neither view.
     for (const spans of seen) expect(outside(spans.values(), 0, 1 << 20)).toEqual([])
@@ -185,7 +185,7 @@ describe('Hellwig: a pool in host memory that the system declares (SWIOTLB RFC 2
     const store = new HeldStore(new Uint8Array(64 * 512))
     const disk = { type: 'blk', name: 'disk0', device: { store } } as const
     const { made } = await site([virtioIommuScheme()], { disk })
-    const { device, port } = made.slot('disk0')
+    const { model: device, port } = made.device('disk0')
     const buffers = [0, 1].map((seed) => {
       const address = made.ram.allocate(4096, 4096)
       made.memory.write(address, pattern(4096, seed))
@@ -227,7 +227,7 @@ describe('Tsirkin: an IOMMU instead (virtio 1.4 §5.13 against SWIOTLB RFC 1/3)'
     await traffic(here)
     const { address } = secret(here.made)
     expect(here.reported).toEqual([])
-    expect(reach(here.made.slot('disk0').port, address, 64)).toBeNull()
+    expect(reach(here.made.device('disk0').port, address, 64)).toBeNull()
     here.made.pump()
     expect(here.reported).toMatchObject([
       { device: 'disk0', reason: 'mapping', access: 'read', address: { high: 0, low: address } },
@@ -243,7 +243,7 @@ describe('Tsirkin: an IOMMU instead (virtio 1.4 §5.13 against SWIOTLB RFC 1/3)'
     expect([map, unmap, mappings]).toEqual([2, 0, 2])
     for (let seed = 2; seed < 6; seed++) await traffic(here, seed)
     expect(unit().counters).toMatchObject({ map: 2, unmap: 0, mappings: 2 })
-    expect(reach(here.made.slot('net0').port, secret(here.made).address)).toBeNull()
+    expect(reach(here.made.device('net0').port, secret(here.made).address)).toBeNull()
   })
 
   it('the same traffic mapped piece by piece does send requests: what "simple mode" saves', async () => {
@@ -308,7 +308,7 @@ describe('Zhu: what device memory costs, and encryption instead (against SWIOTLB
     const store = new HeldStore(new Uint8Array(128 * 512))
     const disk = { type: 'blk', name: 'disk0', device: { store } } as const
     const { made } = await site([cipherScheme(), sharedPagesScheme()], { disk, each: { platform: 'shared-pages' } })
-    expect(made.slot('disk0').negotiated.backend.traits.payload).toBe('transformed')
+    expect(made.device('disk0').negotiated.backend.traits.payload).toBe('transformed')
     const text = new TextEncoder().encode('correct horse battery staple. '.repeat(900).slice(0, 40 * 512))
     const holds = (where: Uint8Array, what: Uint8Array): boolean => Buffer.from(where).includes(Buffer.from(what))
     const answer = (): void => {

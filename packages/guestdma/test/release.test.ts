@@ -36,7 +36,7 @@ function uncut(scheme: DmaScheme): DmaScheme {
 
 /** Every access to the registers of a device throws, until the result is called. */
 function lose(made: Machine, name: string): () => void {
-  const { transport } = made.slot(name)
+  const { transport } = made.device(name)
   const gone = (): never => {
     throw new Error(`${name} is gone`)
   }
@@ -67,9 +67,9 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       await expect(made.close()).rejects.toThrow('disk0 is gone')
       await failed
       expect(made.ram.live).toBe(0)
-      for (const name of ['net0', 'net1']) expect(made.slot(name).device.status).toBe(0)
+      for (const name of ['net0', 'net1']) expect(made.device(name).model.status).toBe(0)
       // Cut off: nothing is within its reach.
-      const { port } = made.slot('disk0')
+      const { port } = made.device('disk0')
       port.request[0] = 0x8000_0000
       expect(port.resolve(1, 1)).toBe(0)
     })
@@ -78,7 +78,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       const made = await machine([blk('disk0', 'shared-pool')], { schemes: schemes() })
       const found = lose(made, 'disk0')
       await expect(made.reset('disk0')).rejects.toThrow('disk0 is gone')
-      expect(made.slot('disk0').running).toBe(false)
+      expect(made.device('disk0').running).toBe(false)
       found()
       await made.reset('disk0')
       expect(await made.run(made.blk('disk0').readBytes(0, 512))).toEqual(pattern(512))
@@ -107,9 +107,9 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
           this.broken = true
           return DMA_FAILED
         })
-        await expect(made.slot(name).close()).rejects.toMatchObject({ code: 'VIRTQUEUE_COMMIT' })
+        await expect(made.device(name).close()).rejects.toMatchObject({ code: 'VIRTQUEUE_COMMIT' })
         refuse.mockRestore()
-        await made.slot(name).start()
+        await made.device(name).start()
         await made.close()
         await failed
         expect(made.ram.live).toBe(0)
@@ -124,9 +124,9 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
         dispose.call(this)
         throw new Error('refused')
       })
-      await expect(made.slot('net0').close()).rejects.toThrow('refused')
+      await expect(made.device('net0').close()).rejects.toThrow('refused')
       refuse.mockRestore()
-      expect(made.slot('net0').quarantined).toBe(null)
+      expect(made.device('net0').quarantined).toBe(null)
       await made.close()
       expect(made.ram.live).toBe(0)
     })
@@ -137,8 +137,8 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       vi.spyOn(VirtioIommuDomain.prototype, 'dispose').mockImplementationOnce(() => {
         throw new Error('refused')
       })
-      await expect(made.slot('net0').close()).rejects.toThrow('refused')
-      const quarantined = made.slot('net0').quarantined as number
+      await expect(made.device('net0').close()).rejects.toThrow('refused')
+      const quarantined = made.device('net0').quarantined as number
       expect(quarantined).toBeGreaterThan(0)
       await expect(made.close()).rejects.toMatchObject({ code: 'MACHINE_QUARANTINED' })
       expect(made.ram.allocated).toBe(quarantined)
@@ -153,7 +153,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       made.events.on('quarantine', (event) => told.push(event))
       const found = lose(made, 'net0')
       await expect(made.reset('net0')).rejects.toThrow('net0 is gone')
-      const { quarantined } = made.slot('net0')
+      const { quarantined } = made.device('net0')
       expect(quarantined).toBeGreaterThan(POOL)
       expect(told).toEqual([{ device: 'net0', bytes: quarantined }])
       // The device may come back; its memory does not.
@@ -187,7 +187,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
 
   describe('machine/set-up that fails half way gives everything back', () => {
     it.each([
-      ['a model of another type', { make: (_: BusPort) => ({ deviceId: 99 }) as never }, 'MACHINE_DEVICE'],
+      ['a model of another type', { make: (_: BusPort) => ({ deviceId: 99 }) as never }, 'MACHINE_DEVICE_TYPE'],
       ['a scheme that is not for its platform', { dma: 'direct' }, 'DMA_NO_USABLE_BACKEND'],
     ])('with %s', async (_what, wrong, code) => {
       let ram: SpanAllocator | undefined

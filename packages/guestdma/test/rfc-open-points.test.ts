@@ -59,7 +59,7 @@ describe('bit 27 is legacy ANY_LAYOUT: it means SWIOTLB only with all that goes 
     const here = await site([region()], { transport })
     await traffic(here)
     expect(accepted(here, VIRTIO_F_SWIOTLB)).toEqual([true, true])
-    for (const name of DEVICES) expect(here.made.slot(name).negotiated.backend.traits.home).toBe(home)
+    for (const name of DEVICES) expect(here.made.device(name).negotiated.backend.traits.home).toBe(home)
   })
 
   it.each([
@@ -69,9 +69,9 @@ describe('bit 27 is legacy ANY_LAYOUT: it means SWIOTLB only with all that goes 
   ] as const)('%s: it is ignored without complaint', async (_, list, config) => {
     const here = await site(list, { ...config, ...anyLayout })
     await traffic(here)
-    expect(here.made.slot('net0').device.offered.has(VIRTIO_F_SWIOTLB)).toBe(true)
+    expect(here.made.device('net0').model.offered.has(VIRTIO_F_SWIOTLB)).toBe(true)
     expect(accepted(here, VIRTIO_F_SWIOTLB)).toEqual([false, false])
-    for (const name of DEVICES) expect(here.made.slot(name).device.faults.count).toBe(0)
+    for (const name of DEVICES) expect(here.made.device(name).model.faults.count).toBe(0)
   })
 
   it('the extension off, and the capability there: type 10 is reserved, and ignored (virtio 1.4 §4.1.4)', async () => {
@@ -79,7 +79,7 @@ describe('bit 27 is legacy ANY_LAYOUT: it means SWIOTLB only with all that goes 
     await traffic(here)
     expect(accepted(here, VIRTIO_F_SWIOTLB)).toEqual([false, false])
     for (const name of DEVICES) {
-      const { swiotlb, ignored } = here.made.slot(name).transport as PciTransport
+      const { swiotlb, ignored } = here.made.device(name).transport as PciTransport
       expect([swiotlb, ignored]).toMatchObject([null, [{ type: 10, why: 'type 10 is reserved' }]])
     }
   })
@@ -96,7 +96,7 @@ describe('bit 27 is legacy ANY_LAYOUT: it means SWIOTLB only with all that goes 
     throughConfig(transitional)
     const here = await site([region()], pci)
     await traffic(here)
-    expect(DEVICES.map((name) => here.made.slot(name).transport.transitional)).toEqual([true, true])
+    expect(DEVICES.map((name) => here.made.device(name).transport.transitional)).toEqual([true, true])
     expect(chosenSchemes(here)).toEqual(['on-device', 'on-device'])
     expect(accepted(here, VIRTIO_F_SWIOTLB)).toEqual([false, false])
   })
@@ -157,7 +157,7 @@ describe('mixed mode, the capability without the bit (SWIOTLB RFC 3/3)', () => {
   it.each(['pci', 'mmio'] as const)('ring and payload live in the same place; no mixing over %s', async (transport) => {
     const here = await site([onDeviceScheme({ size: SIZE, bit: 'absent' }), directScheme()], { transport })
     expect(chosenSchemes(here)).toEqual(['on-device', 'on-device'])
-    expect(here.made.slot('net0').device.offered.has(VIRTIO_F_SWIOTLB)).toBe(false)
+    expect(here.made.device('net0').model.offered.has(VIRTIO_F_SWIOTLB)).toBe(false)
     expect(accepted(here, VIRTIO_F_SWIOTLB)).toEqual([false, false])
     expect(await strays(here)).toBe(0)
   })
@@ -174,9 +174,9 @@ describe('mmio: memory-region names reserved host RAM (SWIOTLB RFC 2/3)', () => 
       const disk = { type: 'blk', name: 'disk0', platform: 'shared-pool', device } as const
       const ram = { base: guestAddress(BASE), length: 16 << 20 }
       const { made, frames } = await site([scheme, sharedPoolScheme({ size: SIZE })], { memory, ram, disk })
-      const { backend, features } = made.slot('net0').negotiated
+      const { backend, features } = made.device('net0').negotiated
       expect([backend.traits.home, features.has(VIRTIO_F_SWIOTLB)]).toEqual(['guest-ram', bit !== 'absent'])
-      const seen = watchAddresses(made.slot('net0').device)
+      const seen = watchAddresses(made.device('net0').model)
       made.pump()
       made.net('net0').sendCopy(pattern(100))
       made.pump()
@@ -184,7 +184,7 @@ describe('mmio: memory-region names reserved host RAM (SWIOTLB RFC 2/3)', () => 
       expect(seen.size).toBeGreaterThan(6)
       expect(outside(seen.values(), pool.base, pool.length)).toEqual([])
       // The rest of RAM is out of reach, and no cost of a device's memory arises.
-      expect(reach(made.slot('net0').port, BASE)).toBeNull()
+      expect(reach(made.device('net0').port, BASE)).toBeNull()
       expect(onlyWindow(made, 'net0').region.meter).toBeNull()
     },
   )
@@ -203,7 +203,7 @@ describe('bus addresses or offsets: bus addresses by default, offsets as an opti
     for (const name of DEVICES) {
       const { base } = onlyWindow(here.made, name)
       expect(base === 0).toBe(addressing === 'offset')
-      const bar = here.made.slot(name).pci?.range(2)?.address
+      const bar = here.made.device(name).pci?.range(2)?.address
       if (bar !== undefined) expect(base === bar).toBe(addressing === 'bus')
     }
   })
@@ -231,7 +231,7 @@ describe('alignment and size: a capability that does not fit is ignored with a r
     const here = await site([withPool(SIZE), sharedPoolScheme(), onDeviceScheme()], pci)
     await traffic(here)
     expect(chosenSchemes(here)).toEqual(['shared-pool', 'shared-pool'])
-    const { swiotlb, ignored } = here.made.slot('disk0').transport as PciTransport
+    const { swiotlb, ignored } = here.made.device('disk0').transport as PciTransport
     expect(swiotlb).toBeNull()
     expect(ignored).toMatchObject([{ type: 10, why: expect.stringContaining(why) }])
   })
@@ -281,7 +281,7 @@ describe('several capabilities: the first usable one (virtio 1.4 §4.1.4.1, SWIO
     functionsSay(said)
     const here = await site([onDeviceScheme({ size, bit: 'offered' })], pci)
     const part = { offset: first, length: 0x80000 }
-    for (const name of DEVICES) expect((here.made.slot(name).transport as PciTransport).swiotlb).toMatchObject(part)
+    for (const name of DEVICES) expect((here.made.device(name).transport as PciTransport).swiotlb).toMatchObject(part)
     expect(await strays(here, part)).toBe(0)
   })
 })

@@ -18,7 +18,7 @@ const SECRET = new TextEncoder().encode('correct horse battery staple')
 
 /** What a device gets that reads `length` bytes at a device address: the bytes, or null where its port refuses. */
 function steal(made: Machine, device: string, address: number, length: number): Uint8Array | null {
-  const { port } = made.slot(device)
+  const { port } = made.device(device)
   port.refresh()
   port.request[0] = address
   const granted = port.resolve(length, ACCESS_READ)
@@ -28,7 +28,7 @@ function steal(made: Machine, device: string, address: number, length: number): 
 /** Does a device find these bytes anywhere within its reach? */
 function finds(made: Machine, device: string, bytes: Uint8Array): boolean {
   const needle = Buffer.from(bytes)
-  const { windows } = made.slot(device).port as BusWindows
+  const { windows } = made.device(device).port as BusWindows
   return windows.some(({ region, offset, length }) => Buffer.from(region.u8.buffer, offset, length).includes(needle))
 }
 
@@ -68,7 +68,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       const { made, secret, faults } = await lent(transport, 'direct', mode)
       expect(steal(made, 'disk0', secret, SECRET.length)).toEqual(SECRET)
       expect(finds(made, 'disk0', SECRET)).toBe(true)
-      const { port } = made.slot('disk0')
+      const { port } = made.device('disk0')
       port.request[0] = secret
       expect(port.resolve(4, ACCESS_WRITE)).toBe(4)
       expect(faults).toEqual([])
@@ -78,7 +78,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
     it('shared-pool: gets nothing, finds it nowhere, and every attempt is recorded, counted and emitted', async () => {
       const { made, secret, faults } = await lent(transport, 'shared-pool', mode)
       expect(steal(made, 'disk0', secret, SECRET.length)).toBeNull()
-      const { port } = made.slot('disk0')
+      const { port } = made.device('disk0')
       port.request[0] = secret
       expect(port.resolve(4, ACCESS_WRITE)).toBe(0)
       expect(finds(made, 'disk0', SECRET)).toBe(false)
@@ -95,7 +95,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
 
     it('shared-pool: neither the edges of the pool nor addresses beyond every memory give anything', async () => {
       const { made } = await lent(transport, 'shared-pool', mode)
-      const [{ base, length }] = (made.slot('disk0').port as BusWindows).windows
+      const [{ base, length }] = (made.device('disk0').port as BusWindows).windows
       for (const address of [base - 1, base + length, 0, 2 ** 52, 2 ** 53 - 1])
         expect(steal(made, 'disk0', address, 1)).toBeNull()
       expect(steal(made, 'disk0', base + length - 1, 1)).not.toBeNull()
@@ -104,14 +104,14 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
 
     it('shared-pool: one device does not reach the pool of another', async () => {
       const { made } = await lent(transport, 'shared-pool', mode)
-      const [{ base }] = (made.slot('net0').port as BusWindows).windows
+      const [{ base }] = (made.device('net0').port as BusWindows).windows
       expect(steal(made, 'disk0', base, 16)).toBeNull()
       expect(finds(made, 'net0', pattern(512, 3))).toBe(false)
     })
 
     it.each(PLATFORMS)('reset/revokes: after close nothing is reached any more on %s', async (platform) => {
       const { made, secret, store } = await lent(transport, platform, mode)
-      const windows = [...(made.slot('disk0').port as BusWindows).windows]
+      const windows = [...(made.device('disk0').port as BusWindows).windows]
       await made.close()
       expect(steal(made, 'disk0', secret, 1)).toBeNull()
       for (const { base } of windows) expect(steal(made, 'disk0', base, 1)).toBeNull()

@@ -95,7 +95,7 @@ async function compose<D extends VirtioDriver>(
   const { provider } = directScheme()
   const dependencies = NET_FEATURE_DEPENDENCIES
   const options = { transport, understood: features, dependencies, providers: [provider], offer, wait }
-  const agreed = await negotiate({ ...options, choice: 'auto' })
+  const agreed = await negotiate({ ...options, dma: 'auto' })
   const { features: agreedFeatures, backend } = agreed
   const session = new DeviceSession({ transport, features: agreedFeatures, backend, memory, ram, wait })
   const driver = makeDriver(
@@ -396,7 +396,7 @@ test('what a lazy IOMMU has not removed yet goes in a machine that sleeps, and a
   built.machine = machine
   machine.pump()
   await machine.blk('disk').readBytes(0, 4096)
-  const { port, negotiated } = machine.slot('disk')
+  const { port, negotiated } = machine.device('disk')
   // Where the buffer was that was read into. Whether it is out of reach by now depends on how slow this machine is.
   const { pendingAt } = negotiated.backend as unknown as { pendingAt: Float64Array }
   const mayWrite = (): boolean => {

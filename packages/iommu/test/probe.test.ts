@@ -71,21 +71,21 @@ describe('properties of a PROBE (virtio 1.4 §5.13.6.6 to §5.13.6.8)', () => {
   })
 
   test('properties over the end, and too short ones, are refused', () => {
-    expect(refused(one.subarray(0, 23))).toBe('IOMMU_PROBE')
-    expect(refused(one, head(9, 0xffff))).toBe('IOMMU_PROBE')
-    expect(refused(head(9, 1))).toBe('IOMMU_PROBE')
-    for (const length of [0, 4, 19]) expect(refused(head(1, length), new Uint8Array(length))).toBe('IOMMU_PROBE')
+    expect(refused(one.subarray(0, 23))).toBe('IOMMU_PROPERTY')
+    expect(refused(one, head(9, 0xffff))).toBe('IOMMU_PROPERTY')
+    expect(refused(head(9, 1))).toBe('IOMMU_PROPERTY')
+    for (const length of [0, 4, 19]) expect(refused(head(1, length), new Uint8Array(length))).toBe('IOMMU_PROPERTY')
   })
 
   test('ranges that end before they start are refused, 64-bit ends saturate', () => {
-    expect(refused(properties([0x2000n, 0x1fffn]))).toBe('IOMMU_PROBE')
+    expect(refused(properties([0x2000n, 0x1fffn]))).toBe('IOMMU_PROPERTY')
     expect(parse(properties([0n, 2n ** 64n - 1n]))).toEqual([
       { start: 0, end: Number.MAX_SAFE_INTEGER, kind: 'reserved' },
     ])
     expect(parse(properties([2n ** 63n, 2n ** 64n - 1n]))[0].start).toBe(Number.MAX_SAFE_INTEGER)
   })
 
-  test('whatever the bytes are: ranges in order, or IOMMU_PROBE', () => {
+  test('whatever the bytes are: ranges in order, or IOMMU_PROPERTY', () => {
     const piece = fc.oneof(
       fc.uint8Array({ maxLength: 40 }),
       fc.tuple(fc.nat({ max: 3 }), fc.nat({ max: 30 })).map(([type, length]) => Uint8Array.from(head(type, length))),
@@ -93,8 +93,8 @@ describe('properties of a PROBE (virtio 1.4 §5.13.6.6 to §5.13.6.8)', () => {
     fc.assert(
       fc.property(fc.array(piece, { maxLength: 12 }), (pieces) => {
         const outcome = refused(...pieces)
-        expect(['IOMMU_PROBE', 'nothing was thrown']).toContain(outcome)
-        if (outcome !== 'IOMMU_PROBE')
+        expect(['IOMMU_PROPERTY', 'nothing was thrown']).toContain(outcome)
+        if (outcome !== 'IOMMU_PROPERTY')
           for (const { start, end } of parse(...pieces)) expect(start).toBeLessThanOrEqual(end)
       }),
     )
@@ -135,7 +135,7 @@ describe('what a PROBE says', () => {
   test('properties that make no sense cost the endpoint and not the driver', async () => {
     const { device, iommu } = await started({ probeSize: 64 })
     device.properties = () => Uint8Array.from(head(5, 1000))
-    expect(await failure(() => iommu.attach(8, 'net0'))).toBe('IOMMU_PROBE')
+    expect(await failure(() => iommu.attach(8, 'net0'))).toBe('IOMMU_PROPERTY')
     expect([iommu.endpoints.size, device.attached.size]).toEqual([0, 0])
     device.properties = () => new Uint8Array()
     expect(iommu.attach(8, 'net0').reserved).toEqual([])

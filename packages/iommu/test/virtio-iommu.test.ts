@@ -63,7 +63,7 @@ describe('initialization (virtio 1.4 §3.1.1, §5.13.5)', () => {
     expect(rig.device.writes.some(([offset, value]) => offset === 0x70 && (value & 128) !== 0)).toBe(true)
     expect([rig.device.status, rig.ram.available]).toEqual([0, BYTES])
     expect(await failure(() => started({ features: without(F.MAP_UNMAP) }))).toBe('IOMMU_MODE')
-    expect(await failure(() => started({ deviceId: 1 }))).toBe('IOMMU_MODE')
+    expect(await failure(() => started({ deviceId: 1 }))).toBe('IOMMU_NO_DEVICE')
   })
 
   test('bits 1 to 7 of `bypass` are ignored', { tags: ['5.13.4.1/bypass-bits'] }, async () => {
@@ -111,7 +111,7 @@ describe('initialization (virtio 1.4 §3.1.1, §5.13.5)', () => {
     const { iommu: high } = await started({ input: [2n ** 63n, 2n ** 64n - 1n] })
     expect([high.inputStart, high.inputEnd]).toEqual([Number.MAX_SAFE_INTEGER, Number.MAX_SAFE_INTEGER])
     for (const probeSize of [65_537, 2 ** 31, 2 ** 32 - 1])
-      expect(await failure(() => started({ probeSize }))).toBe('IOMMU_PROBE')
+      expect(await failure(() => started({ probeSize }))).toBe('IOMMU_RANGE')
   })
 
   test('queues of 8 entries and more are used, shorter ones may be refused, and none at all is an error', async () => {

@@ -75,7 +75,7 @@ interface RunOptions extends RegistersOptions {
   readonly understood?: readonly number[]
   readonly dependencies?: ReadonlyArray<readonly [number, number]>
   readonly providers?: (registers: Registers) => readonly DmaProvider[]
-  readonly choice?: DmaChoice
+  readonly dma?: DmaChoice
   readonly wait?: Wait
 }
 
@@ -86,7 +86,7 @@ async function runOver(kind: 'mmio' | 'pci', options: RunOptions): Promise<Run> 
     kind === 'mmio' ? MmioTransport.probe(registers, 'dev0') : PciTransport.probe(behindPci(registers), 'dev0')
   if (transport === null) throw new Error('no device')
   registers.log.length = 0
-  const { choice = 'auto' } = options
+  const { dma = 'auto' } = options
   const offer = (offered: FeatureSet): PlatformOffer => ({
     device: 'dev0',
     offered,
@@ -100,7 +100,7 @@ async function runOver(kind: 'mmio' | 'pci', options: RunOptions): Promise<Run> 
     memory,
     ram: new SpanAllocator(guestAddress(0), 0x1000),
     mayBlock: true,
-    listed: listedIds(choice),
+    listed: listedIds(dma),
     fact: () => undefined,
   })
   const outcome = await negotiate({
@@ -108,7 +108,7 @@ async function runOver(kind: 'mmio' | 'pci', options: RunOptions): Promise<Run> 
     understood: FeatureSet.of(...(options.understood ?? [])),
     dependencies: options.dependencies ?? [],
     providers: options.providers?.(registers) ?? [provider('only')],
-    choice,
+    dma,
     offer,
     wait: options.wait ?? { pump: () => {} },
   }).then(
@@ -480,7 +480,7 @@ describe.each(['mmio', 'pci'] as const)('over %s', (kind) => {
         // Refuses the first time.
         accepts: () => asked++ > 0,
         providers: () => [pool(), direct()],
-        choice: ['pool', 'direct'],
+        dma: ['pool', 'direct'],
       })
       expect(result.scheme).toBe('direct')
       expect(registers.resets).toBe(2)
@@ -538,7 +538,7 @@ describe.each(['mmio', 'pci'] as const)('over %s', (kind) => {
 
   describe('init/failed: FAILED is set on giving up, whatever the reason (§3.1.1)', () => {
     it('for a listed scheme that is not registered', async () => {
-      const { registers, error } = await run({ choice: ['only', 'nowhere'] })
+      const { registers, error } = await run({ dma: ['only', 'nowhere'] })
       expect(error).toMatchObject({ code: 'DMA_UNKNOWN_SCHEME', details: { id: 'nowhere', known: ['only'] } })
       expect(registers.status).toBe(UP_TO_DRIVER | STATUS_FAILED)
     })

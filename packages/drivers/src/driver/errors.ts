@@ -131,7 +131,11 @@ export const DRIVER_CODES = {
     advice: 'Give the device a unicast address.',
   },
   NET_MTU: {
-    meaning: 'The MTU is below the minimum (thrown), or frames of that size can never be received (warning).',
-    advice: 'Raise the MTU to 68, or enlarge the queue, the buffers or the pool of the scheme.',
+    meaning: 'The MTU of the device is below the minimum.',
+    advice: 'Raise the MTU of the device to 68 at least.',
+  },
+  NET_NO_RECEIVE: {
+    meaning: 'Warning: the scheme can never lend a whole receive buffer, so that nothing will be received.',
+    advice: 'Give the scheme more memory, or lower the MTU of the device.',
   },
 } as const

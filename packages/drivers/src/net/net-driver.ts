@@ -436,7 +436,7 @@ export class NetDriver extends VirtioDriver {
     const pieces = Math.ceil(bytes / limits.maxMappingLength)
     if (pool || pieces === 1 || pieces <= limits.assuredMappings) return
     const message = `${name} can never lend the ${bytes} bytes of a receive buffer (${pieces} mappings, ${limits.assuredMappings} assured): nothing will be received; give it more memory or lower the MTU of ${this.mtu}`
-    warn(this.observer, { code: 'NET_MTU', part: this.name, message, details: { mtu: this.mtu, bytes, pieces } })
+    warn(this.observer, { code: 'NET_NO_RECEIVE', part: this.name, message, details: { mtu: this.mtu, bytes, pieces } })
   }
 
   private noMac(mac: Uint8Array): null {

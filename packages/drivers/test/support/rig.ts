@@ -129,7 +129,7 @@ async function makeRig(deviceId: number, options: RigOptions = {}): Promise<Rig>
         create: (): DmaBackend => backend,
       },
     ],
-    choice: 'auto',
+    dma: 'auto',
     offer: (offered) => ({
       device: 'dev0',
       offered,

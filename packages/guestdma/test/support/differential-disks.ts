@@ -36,7 +36,7 @@ export class DiskTraffic {
 
   /** Hands over what waits, where there is a driver to hand it to. */
   submit(): void {
-    const ready = this.waiting.filter(({ disk }) => this.made.slot(disk).running)
+    const ready = this.waiting.filter(({ disk }) => this.made.device(disk).running)
     this.waiting = this.waiting.filter((op) => !ready.includes(op))
     for (const op of ready) void this.follow(op)
   }

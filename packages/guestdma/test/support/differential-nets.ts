@@ -88,7 +88,7 @@ export class NetTraffic {
   /** Hands over as much as there is room for. */
   push(name: NetName): void {
     const sender = this.senders[name]
-    const slot = this.made?.slot(name)
+    const slot = this.made?.device(name)
     if (slot === undefined || !slot.running) return
     const driver = (this.made as Machine).net(name)
     while (sender.waiting.length > 0) {

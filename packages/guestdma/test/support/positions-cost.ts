@@ -6,7 +6,7 @@ import type { Site } from './positions.ts'
 
 /** Accesses to a device's own memory so far. */
 export function snapshot({ made }: Site, device: string): MeterSnapshot {
-  const [{ region }] = (made.slot(device).port as BusWindows).windows
+  const [{ region }] = (made.device(device).port as BusWindows).windows
   return (region.meter as NonNullable<typeof region.meter>).snapshot()
 }
 

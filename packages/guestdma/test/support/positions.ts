@@ -116,14 +116,14 @@ export function reach(port: BusPort, address: number, length = 1, access: 1 | 2 
 
 /** The one window that a confined device has. */
 export function onlyWindow(made: Machine, device: string): Required<BusWindow> {
-  const { windows } = made.slot(device).port as BusWindows
+  const { windows } = made.device(device).port as BusWindows
   expect(windows.length).toBe(1)
   return windows[0]
 }
 
 /** Every page of guest RAM that a device reaches, by the guest address. */
 export function reachablePages(made: Machine, device: string): number[] {
-  const { port } = made.slot(device)
+  const { port } = made.device(device)
   const found: number[] = []
   for (const { base, end } of made.memory.ranges)
     for (let at = base; at < end; at += 4096) if (reach(port, at) !== null) found.push(at)
@@ -204,7 +204,7 @@ export function statuses(): readonly number[] {
 
 /** How much of what drivers name while there is traffic lies outside of the devices' regions, or of a part of them. */
 export async function strays(here: Site, part?: { readonly offset: number; readonly length: number }): Promise<number> {
-  const seen = DEVICES.map((name) => watchAddresses(here.made.slot(name).device))
+  const seen = DEVICES.map((name) => watchAddresses(here.made.device(name).model))
   for (const seed of [1, 2]) await traffic(here, seed)
   return DEVICES.reduce((sum, name, i) => {
     const window = onlyWindow(here.made, name)
@@ -217,7 +217,7 @@ export async function strays(here: Site, part?: { readonly offset: number; reado
 
 /** Whether each device's driver accepted a feature bit. */
 export const accepted = ({ made }: Site, bit: number): boolean[] =>
-  DEVICES.map((name) => made.slot(name).negotiated.features.has(bit))
+  DEVICES.map((name) => made.device(name).negotiated.features.has(bit))
 
 /** The schemes that were chosen, in the order of the devices. */
 export const chosenSchemes = ({ chosen }: Site): string[] => chosen.map(({ scheme }) => scheme)

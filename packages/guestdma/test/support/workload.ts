@@ -146,7 +146,7 @@ export async function workload({
   made.pump()
   made.ram.release(area)
   const faults =
-    ['left', 'right', 'disk'].reduce((sum, name) => sum + made.slot(name).device.faults.count, 0) +
+    ['left', 'right', 'disk'].reduce((sum, name) => sum + made.device(name).model.faults.count, 0) +
     Object.values(made.counters().devices).reduce((sum, { faults }) => sum + faults, 0)
   await made.close()
   return { received, reads, disk: digest(store.bytes), faults, live: made.ram.live }

@@ -132,7 +132,7 @@ export class IommuBackend implements DmaBackend {
   declare private readonly ram: SpanAllocator
   declare private readonly domain: IommuDomain
   declare private readonly iovas: IovaAllocator
-  declare private readonly counts: PageCounts | null
+  declare private readonly pageCounts: PageCounts | null
   declare private readonly sharesPages: boolean
   declare private readonly slots: SubGranuleSlots | null
   declare private readonly granule: number
@@ -227,7 +227,7 @@ export class IommuBackend implements DmaBackend {
     // Wherever a buffer lies in its first granule.
     this.longest = Math.min(LONGEST, granule * 2 ** this.iovas.largestOrder - this.gap - (granule - 1))
     const shares = this.identity || (granule > 1 && !this.bounce)
-    this.counts = shares ? new PageCounts(memory, granule) : null
+    this.pageCounts = shares ? new PageCounts(memory, granule) : null
     // A granule whose address is shared is a span of its own, without a gap.
     this.sharesPages = shares && !this.identity && this.gap === 0
     // A single byte cannot be mapped by every IOMMU.
@@ -361,10 +361,10 @@ export class IommuBackend implements DmaBackend {
     const into = guest & mask
     if (this.sharesPages && into + length <= this.granule) {
       // Inside one granule: buffers that share it, for the same access, share its address too.
-      const counts = this.counts as PageCounts
+      const pageCounts = this.pageCounts as PageCounts
       const allowed = m.direction[row]
-      const at = counts.locate(m.guest, row)
-      const { cells } = counts
+      const at = pageCounts.locate(m.guest, row)
+      const { cells } = pageCounts
       const slot = at + allowed
       if (cells[slot] === 0) {
         const { domain, iovas } = this
@@ -420,7 +420,7 @@ export class IommuBackend implements DmaBackend {
         domain.map(access(m.direction[row]))
         counters.mapRequests++
         this.mapsQueued++
-        if (this.counts !== null) this.count(m.guest, row, into, whole, 1)
+        if (this.pageCounts !== null) this.countPages(m.guest, row, into, whole, 1)
       }
       m.device[row] = iova + into
     }
@@ -440,9 +440,9 @@ export class IommuBackend implements DmaBackend {
     if (m.standing) this.standing--
     if (this.unanswered > 0 && (m.token[row] & ~TOKEN_SLOTS) === this.round && --this.unanswered === 0) this.mapped = OK
     if (this.sharesPages && into + length <= this.granule) {
-      const counts = this.counts as PageCounts
-      const at = counts.locate(m.guest, row)
-      const { cells } = counts
+      const pageCounts = this.pageCounts as PageCounts
+      const at = pageCounts.locate(m.guest, row)
+      const { cells } = pageCounts
       if (--cells[at] > 0) counters.stillExposed++
       // Others may still use the address.
       if (--cells[at + m.direction[row]] > 0) return OK
@@ -460,7 +460,7 @@ export class IommuBackend implements DmaBackend {
       const back = written < length ? written : length
       if (back > 0) counters.bytesCopiedFromDevice += this.slots.drain(m, row, 0, back)
       this.slots.retire(m, row)
-    } else if (this.counts !== null && this.count(m.guest, row, into, whole, -1) > 0) {
+    } else if (this.pageCounts !== null && this.countPages(m.guest, row, into, whole, -1) > 0) {
       counters.stillExposed++
     }
     this.run[AT] = m.device[row] - into
@@ -768,14 +768,14 @@ export class IommuBackend implements DmaBackend {
   }
 
   // Counts a mapping in, or out, of every granule that it touches. Returns the largest count that is left.
-  private count(guest: Float64Array, row: number, into: number, whole: number, step: number): number {
-    const counts = this.counts as PageCounts
-    if (whole === this.granule) return counts.add(guest, row, step)
+  private countPages(guest: Float64Array, row: number, into: number, whole: number, step: number): number {
+    const pageCounts = this.pageCounts as PageCounts
+    if (whole === this.granule) return pageCounts.add(guest, row, step)
     const { run } = this
     let most = 0
     for (let at = 0; at < whole; at += this.granule) {
       run[AT] = guest[row] - into + at
-      const left = counts.add(run, AT, step)
+      const left = pageCounts.add(run, AT, step)
       if (left > most) most = left
     }
     return most
@@ -785,9 +785,9 @@ export class IommuBackend implements DmaBackend {
   private shareEach(whole: number): void {
     const { counters, domain, granule, run } = this
     const { request } = domain
-    const counts = this.counts as PageCounts
+    const pageCounts = this.pageCounts as PageCounts
     for (let left = whole; left > 0; left -= granule) {
-      if (counts.add(run, AT, 1) === 1) {
+      if (pageCounts.add(run, AT, 1) === 1) {
         request[IOVA] = request[GUEST] = run[AT]
         request[LENGTH] = granule
         domain.map(DOMAIN_READ | DOMAIN_WRITE)
@@ -801,9 +801,9 @@ export class IommuBackend implements DmaBackend {
   private unshareEach(whole: number): void {
     const { counters, domain, granule, run } = this
     const { request } = domain
-    const counts = this.counts as PageCounts
+    const pageCounts = this.pageCounts as PageCounts
     for (let left = whole; left > 0; left -= granule) {
-      if (counts.add(run, AT, -1) > 0) counters.stillExposed++
+      if (pageCounts.add(run, AT, -1) > 0) counters.stillExposed++
       else {
         request[IOVA] = run[AT]
         request[LENGTH] = granule

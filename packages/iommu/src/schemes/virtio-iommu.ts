@@ -63,14 +63,14 @@ export class IommuUnit {
   }
 
   private async bringUp(): Promise<VirtioIommu> {
-    await this.retire()
+    await this.closeFailed()
     this.current = this.options()
     this.driver = await VirtioIommu.start(this.current)
     return this.driver
   }
 
   // Takes back what a driver holds whose device failed: not before the device has confirmed a reset.
-  private async retire(): Promise<void> {
+  private async closeFailed(): Promise<void> {
     const { failed } = this
     if (failed === null) return
     await resetDevice(failed.options.transport, failed.options.wait)
@@ -91,7 +91,7 @@ export class IommuUnit {
   }
 
   async close(): Promise<void> {
-    await this.retire()
+    await this.closeFailed()
     await this.driver?.close()
   }
 }
@@ -248,7 +248,8 @@ function unusable(why: string): Suitability {
 
 function unitOptions(memory: GuestMemory, ram: SpanAllocator, place: IommuPlace): VirtioIommuOptions {
   const transport = MmioTransport.probe(place.registers, 'iommu')
-  if (transport === null) throw new IommuError('IOMMU_MODE', 'iommu', 'there is no device in the place of the IOMMU')
+  if (transport === null)
+    throw new IommuError('IOMMU_NO_DEVICE', 'iommu', 'there is no device in the place of the IOMMU')
   return {
     transport,
     memory,
@@ -265,7 +266,7 @@ function overPool(memory: GuestMemory, ram: SpanAllocator, pool: PoolFact): NonN
   const { provider } = sharedPoolScheme()
   return {
     providers: [provider],
-    choice: provider.id,
+    dma: provider.id,
     offer: (offered) => ({
       device: 'iommu',
       offered,

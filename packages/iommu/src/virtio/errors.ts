@@ -36,16 +36,24 @@ export const IOMMU_CODES = {
     advice: 'Let the device offer a page size within the bounds that the message names.',
   },
   IOMMU_MODE: {
-    meaning: 'There is no IOMMU in this place, or none with MAP_UNMAP.',
-    advice: 'Check the place in the platform, and let the device offer MAP_UNMAP.',
+    meaning: 'The IOMMU does not offer MAP_UNMAP, the only mode that the driver has.',
+    advice: 'Let the device offer MAP_UNMAP (bit 2).',
+  },
+  IOMMU_NO_DEVICE: {
+    meaning: 'There is no IOMMU in this place.',
+    advice: 'Check the place in the platform: the transport must lead to a device of type 23.',
   },
   IOMMU_PROBE: {
-    meaning: 'A probe of an endpoint failed, or its answer is not well formed.',
+    meaning: 'The IOMMU refused to probe an endpoint.',
+    advice: 'Check the endpoint ID against the facts of the platform; details.status is the answer.',
+  },
+  IOMMU_PROPERTY: {
+    meaning: 'A property that the IOMMU returned for a probe is not well formed.',
     advice: 'Mend the device; details say where in the answer.',
   },
   IOMMU_RANGE: {
-    meaning: 'A range in the configuration of the IOMMU ends before it starts.',
-    advice: 'Mend input_range or domain_range.',
+    meaning: 'A range in the configuration of the IOMMU ends before it starts, or its probe size is out of range.',
+    advice: 'Mend input_range, domain_range or probe_size.',
   },
   IOMMU_STUCK: {
     meaning: 'The IOMMU failed or did not answer in time; nothing behind it reaches memory.',

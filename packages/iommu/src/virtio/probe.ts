@@ -22,7 +22,7 @@ export interface ReservedRange {
 /**
  * Reads the properties that a PROBE request returned: virtio 1.4 §5.13.6.6. What is not known is passed over.
  *
- * @throws IommuError `IOMMU_PROBE` for properties that run over the end, or ranges that end before they start
+ * @throws IommuError `IOMMU_PROPERTY` for properties that run over the end, or ranges that end before they start
  */
 export function parseProperties(name: string, properties: Uint8Array): ReservedRange[] {
   const view = new DataView(properties.buffer, properties.byteOffset, properties.byteLength)
@@ -34,7 +34,7 @@ export function parseProperties(name: string, properties: Uint8Array): ReservedR
     if (head === VIRTIO_IOMMU_PROBE_T_NONE) break
     const next = at + IOMMU_PROPERTY_HEAD_BYTES + length
     if (next > properties.length) {
-      throw new IommuError('IOMMU_PROBE', name, `a property of ${length} bytes at ${at} runs over the end`, {
+      throw new IommuError('IOMMU_PROPERTY', name, `a property of ${length} bytes at ${at} runs over the end`, {
         at,
         length,
         bytes: properties.length,
@@ -43,12 +43,15 @@ export function parseProperties(name: string, properties: Uint8Array): ReservedR
     // A property whose reserved bits are not zero is to be ignored.
     if (head === VIRTIO_IOMMU_PROBE_T_RESV_MEM && type === head) {
       if (IOMMU_PROPERTY_HEAD_BYTES + length < IOMMU_RESV_MEM_BYTES)
-        throw new IommuError('IOMMU_PROBE', name, `a RESV_MEM property of ${length} bytes is too short`, { at, length })
+        throw new IommuError('IOMMU_PROPERTY', name, `a RESV_MEM property of ${length} bytes is too short`, {
+          at,
+          length,
+        })
       const start = address(view, at + IOMMU_RESV_MEM_START)
       const end = address(view, at + IOMMU_RESV_MEM_END)
       const msi = view.getUint8(at + IOMMU_RESV_MEM_SUBTYPE) === VIRTIO_IOMMU_RESV_MEM_T_MSI
       if (end < start)
-        throw new IommuError('IOMMU_PROBE', name, `a reserved range ends at ${end} before it starts at ${start}`, {
+        throw new IommuError('IOMMU_PROPERTY', name, `a reserved range ends at ${end} before it starts at ${start}`, {
           start,
           end,
         })

@@ -123,7 +123,7 @@ export interface VirtioIommuOptions {
    */
   readonly dma?: {
     readonly providers: readonly DmaProvider[]
-    readonly choice: DmaChoice
+    readonly dma: DmaChoice
     offer(offered: FeatureSet): PlatformOffer
   }
   /** Told of faults that the device reports. It may throw: that surfaces in a microtask. */
@@ -259,7 +259,7 @@ export class VirtioIommu {
     this.probeSize = has(VIRTIO_IOMMU_F_PROBE) ? config.getUint32(IOMMU_CONFIG_PROBE_SIZE, true) : 0
     if (this.probeSize > LARGEST_PROBE)
       throw new IommuError(
-        'IOMMU_PROBE',
+        'IOMMU_RANGE',
         this.name,
         `a probe size of ${this.probeSize} bytes is above ${LARGEST_PROBE}`,
         {
@@ -314,9 +314,14 @@ export class VirtioIommu {
   static async start(options: VirtioIommuOptions): Promise<VirtioIommu> {
     const { transport, memory, ram, wait } = options
     if (transport.deviceId !== DEVICE_ID_IOMMU)
-      throw new IommuError('IOMMU_MODE', transport.name, `device type ${transport.deviceId} is not an IOMMU (23)`, {
-        deviceId: transport.deviceId,
-      })
+      throw new IommuError(
+        'IOMMU_NO_DEVICE',
+        transport.name,
+        `device type ${transport.deviceId} is not an IOMMU (23)`,
+        {
+          deviceId: transport.deviceId,
+        },
+      )
     const dma = options.dma ?? ownQueuesInRam(options)
     const { features, backend } = await negotiate({ transport, understood: FEATURES, wait, ...dma })
     const session = new DeviceSession({ transport, features, backend, memory, ram, wait })
@@ -350,7 +355,7 @@ export class VirtioIommu {
   /**
    * Probes an endpoint and attaches it to a domain of its own. Reports about it carry `name`.
    *
-   * @throws IommuError `IOMMU_PROBE`, `IOMMU_ATTACH`, `IOMMU_DOMAINS`, `IOMMU_STUCK`
+   * @throws IommuError `IOMMU_PROBE`, `IOMMU_PROPERTY`, `IOMMU_ATTACH`, `IOMMU_DOMAINS`, `IOMMU_STUCK`
    */
   attach(endpoint: number, name: string): VirtioIommuDomain {
     this.refuseClosed()
@@ -736,7 +741,7 @@ function unreachable(error: unknown): string {
 function ownQueuesInRam({ transport, memory, ram }: VirtioIommuOptions): NonNullable<VirtioIommuOptions['dma']> {
   return {
     providers: [directScheme().provider],
-    choice: 'direct',
+    dma: 'direct',
     offer: (offered) => ({
       device: transport.name,
       offered,

@@ -30,7 +30,7 @@ export interface NegotiationOptions {
   /** Pairs [bit, needs]: a bit is not accepted without the other (virtio 1.4 §2.2.1). */
   readonly dependencies?: ReadonlyArray<readonly [bit: number, needs: number]>
   readonly providers: readonly DmaProvider[]
-  readonly choice: DmaChoice
+  readonly dma: DmaChoice
   /** What the platform declares about this device, given the bits that it offers. */
   offer(offered: FeatureSet): PlatformOffer
   readonly wait: Wait
@@ -55,11 +55,11 @@ export interface Negotiated {
  *   `TRANSPORT_LEGACY`, `TRANSPORT_WAIT`, `TRANSPORT_LOST`; DeviceStuckError
  */
 export async function negotiate(options: NegotiationOptions): Promise<Negotiated> {
-  const { transport, understood, dependencies = [], providers, choice, wait } = options
+  const { transport, understood, dependencies = [], providers, dma, wait } = options
   deadlineMsOf(transport.name, wait)
   try {
     const offered = await acknowledge(transport, wait)
-    const selection = select(options.offer(offered), providers, choice)
+    const selection = select(options.offer(offered), providers, dma)
     const outcomes = new Map<string, string>()
     let failure: ErrorOptions = {}
     for (const [rung, { provider, accept, why }] of selection.ladder.entries()) {

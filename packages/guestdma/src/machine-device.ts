@@ -36,14 +36,15 @@ import {
   TRANSPORT,
 } from './tokens.ts'
 
-/** What a slot needs from its machine. */
-export interface SlotContext {
+/** What a device needs from its machine. */
+export interface MachineDeviceContext {
   readonly container: DependencyContainer
   readonly events: MachineEvents
   readonly common: PlatformShared
+  /** The scheme whose platform the device stands on. */
   readonly scheme: DmaScheme
   readonly providers: readonly DmaProvider[]
-  readonly choice: DmaChoice
+  readonly dma: DmaChoice
   readonly transport: 'mmio' | 'pci'
   readonly wait: Wait
 }
@@ -52,15 +53,15 @@ export interface SlotContext {
  * One device of a machine: the model, its registers, and from `start` to `close` the driver over the backend that was
  * chosen.
  */
-export class DeviceSlot {
+export class MachineDevice {
   readonly name: string
-  readonly device: VirtioDevice
+  readonly model: VirtioDevice
   readonly port: BusPort
   /** What the driver reports to. A user may set `frames` and `sent`; the rest feeds the machine's events. */
   readonly observer: NetObserver
 
   private readonly config: DeviceConfig
-  private readonly context: SlotContext
+  private readonly context: MachineDeviceContext
   private readonly platform: DevicePlatform
   private readonly connection: Connection
   private child: DependencyContainer | null = null
@@ -73,7 +74,7 @@ export class DeviceSlot {
    */
   quarantined: number | null = null
 
-  constructor(config: DeviceConfig, context: SlotContext) {
+  constructor(config: DeviceConfig, context: MachineDeviceContext) {
     const { name } = config
     const { events, scheme } = context
     this.name = name
@@ -88,27 +89,27 @@ export class DeviceSlot {
     )
     try {
       this.port = scheme.install(this.platform)
-      this.device = makeDevice(config, this.port, this.platform)
+      this.model = makeDevice(config, this.port, this.platform)
       const deviceId = config.type === 'net' ? DEVICE_ID_NET : DEVICE_ID_BLOCK
-      if (this.device.deviceId !== deviceId) {
+      if (this.model.deviceId !== deviceId) {
         throw new MachineError(
-          'MACHINE_DEVICE',
+          'MACHINE_DEVICE_TYPE',
           name,
-          `the model has device ID ${this.device.deviceId}; type '${config.type}' needs ${deviceId}`,
-          { deviceId: this.device.deviceId },
+          `the model has device ID ${this.model.deviceId}; type '${config.type}' needs ${deviceId}`,
+          { deviceId: this.model.deviceId },
         )
       }
-      const { onWork } = this.device
+      const { onWork } = this.model
       const { wake } = context.common
-      this.device.onWork =
+      this.model.onWork =
         onWork === null
           ? wake
           : () => {
               wake()
               onWork()
             }
-      this.device.faults.observer = (fault) => events.tell('fault', { device: name, fault })
-      this.connection = connect(this.device, this.platform, context.common.bars, () => this.current?.interrupt())
+      this.model.faults.observer = (fault) => events.tell('fault', { device: name, fault })
+      this.connection = connect(this.model, this.platform, context.common.bars, () => this.current?.interrupt())
     } catch (error) {
       attempt([], () => this.platform.release())
       throw error
@@ -189,17 +190,17 @@ export class DeviceSlot {
 
   private async bringUp(): Promise<void> {
     if (this.current !== null) return
-    const { container, events, common, providers, choice, wait } = this.context
+    const { container, events, common, providers, dma, wait } = this.context
     const { transport, platform, port } = this
     const net = this.config.type === 'net'
-    const listed = listedIds(choice)
+    const listed = listedIds(dma)
     const ram = common.ram.account()
     const agreed = await negotiate({
       transport,
       understood: net ? NET_FEATURES : BLK_FEATURES,
       dependencies: net ? NET_FEATURE_DEPENDENCIES : [],
       providers,
-      choice,
+      dma,
       offer: (offered) => {
         // The device has answered a reset: what a detach took away may be reachable again.
         platform.attach()
@@ -252,8 +253,8 @@ export class DeviceSlot {
 
   // What the caller listed may need another platform than the device stands on.
   private advised(error: unknown): unknown {
-    const { choice, scheme } = this.context
-    const listed = [...listedIds(choice)]
+    const { dma, scheme } = this.context
+    const listed = [...listedIds(dma)]
     if (!(error instanceof NoUsableBackendError) || listed.length === 0 || listed.includes(scheme.id)) return error
     const advice = `; the device stands on the platform of '${scheme.id}'; with the option platform: '${listed[0]}' it stands on the other`
     return new NoUsableBackendError(this.name, error.details.candidates as CandidateReport[], advice, {
@@ -287,7 +288,7 @@ export class DeviceSlot {
       driver: { ...driver.counters },
       backend: { ...backend.counters },
       queues: Object.fromEntries(driver.session.queues.map((queue) => [queue.name, { ...queue.counters }])),
-      faults: this.platform.faults + this.device.faults.count,
+      faults: this.platform.faults + this.model.faults.count,
     }
   }
 
@@ -298,7 +299,7 @@ export class DeviceSlot {
 
   private noticeQuarantine({ quarantined, ram }: DeviceSession): void {
     if (!quarantined) return
-    // Of a pool nobody knows which slots the device was given.
+    // Of a pool nobody knows which part the device was given.
     const bytes = ram.allocated + (this.quarantined === null ? this.platform.reservedBytes : 0)
     this.quarantined = (this.quarantined ?? 0) + bytes
     this.context.events.tell('quarantine', { device: this.name, bytes })
