@@ -61,7 +61,12 @@ export const mmio: Chapter = {
       sentences: {
         'read-status': ['MUST', 'After an interrupt the driver reads InterruptStatus.'],
         'all-queues': ['SHOULD', 'The driver takes the used buffer bit to concern every queue.'],
-        acknowledge: ['MUST', 'The driver acknowledges the interrupt in InterruptACK.'],
+        // The text says "after the interrupt is handled". Nobody can do that: InterruptStatus has one bit for all queues,
+        // and an acknowledgement at the end clears the bit of what was used in between, unseen.
+        acknowledge: [
+          'MUST',
+          'The driver acknowledges what it read from InterruptStatus in InterruptACK, before it looks at the queues.',
+        ],
       },
     },
   ],

@@ -1,10 +1,6 @@
 /**
  * The benchmark harness: scenarios, one process per scheme, statistics.
  *
- * @example
- * // worker.js: await runWorker([myScenario])
- * const report = await runBench({ worker: new URL('./worker.js', import.meta.url), subjects: variantsOf(myScenario, 'direct'), effort })
- *
  * @packageDocumentation
  */
 export { type ComparedRow, type Comparison, compareReports, readReport } from './compare.ts'

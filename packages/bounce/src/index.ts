@@ -1,9 +1,6 @@
 /**
  * Bounce buffering: slots over a region that the device can see.
  *
- * @example
- * const scheme = sharedPoolScheme({ size: 1 << 20 })
- *
  * @packageDocumentation
  */
 export { BounceBackend, type BounceBackendOptions, type BounceCounters, type ClearPolicy } from './bounce-backend.ts'

@@ -3,10 +3,6 @@
  * one, an exact IOMMU, the hardest bounce buffer, memory that steps, and split rings that keep the rules or break them.
  * The test runner's functions are handed in.
  *
- * @example
- * import { describe, expect, test } from 'vitest'
- * describeDmaScheme({ describe, test, expect }, () => myScheme())
- *
  * @packageDocumentation
  */
 export { BouncingBackend, type BouncingOptions, BouncingSlots, bouncingScheme } from './doubles/bouncing-backend.ts'

@@ -2,12 +2,6 @@
  * Virtio device models for a machine: bus ports, registers over mmio and PCI, block, network and IOMMU devices. Usable alone: the guest may be
  * native code with drivers of its own.
  *
- * @example
- * const memory = new GuestMemory([{ base: 0x8000_0000, length: 1 << 24, memory: ram }])
- * const disk = new BlkDevice({ name: 'disk', port: everything(memory), store: new MemoryBlockStore(new Uint8Array(1 << 20)) })
- * const registers = new MmioRegisters(disk, { interrupts: plic.line(1) })
- * // bus: registers.read(offset, size), registers.write(offset, size, value); loop: disk.poll(64) until it returns 0, then sleep until disk.onWork is called
- *
  * @packageDocumentation
  */
 

@@ -1,9 +1,6 @@
 /**
  * The DMA contract: what a backend is, how a scheme is described and chosen, and the simplest backend.
  *
- * @example
- * const { ladder } = select(offer, [directScheme().provider], 'auto')
- *
  * @packageDocumentation
  */
 export {

@@ -1,10 +1,6 @@
 /**
  * Guest drivers. Each is built on a `DeviceSession`, in which a DMA backend was chosen.
  *
- * @example
- * const { features, backend } = await negotiate({ transport, understood: NET_FEATURES, providers, dma: 'auto', offer, wait })
- * const net = new NetDriver(new DeviceSession({ transport, features, backend, memory, ram, wait }))
- *
  * @packageDocumentation
  */
 export {

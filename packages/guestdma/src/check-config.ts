@@ -27,17 +27,25 @@ import {
  * JavaScript. What only a part can judge, such as whether ranges overlap, the part checks.
  *
  * @throws MachineError `MACHINE_CONFIG`; `details.path` says which, such as `devices[1].device.mac`, and `details.value`
- *   what it holds. `MACHINE_DEVICE` where two devices have one name
+ *   what it holds
  */
 export function checkConfig(config: MachineConfig): void {
   const machine = { part: 'machine', path: '' }
   if (!isObject(config)) refuse({ ...machine, path: 'the configuration' }, '', 'an object, { memory, devices }', config)
   checkFields(machine, config, MACHINE)
-  const { memory, devices } = config
+  const { memory, devices, schemes } = config
   if (!(memory instanceof GuestMemory))
     memory.forEach((range, i) => {
       checkFields({ ...machine, path: `memory[${i}]` }, range as object as Fields, RANGE)
     })
+  const ids = new Set<string>()
+  schemes?.forEach(({ id }, i) => {
+    if (ids.has(id)) {
+      const message = `two schemes have the id '${id}'; give one of them another id`
+      throw new MachineError('MACHINE_CONFIG', 'machine', message, { path: `schemes[${i}].id`, id })
+    }
+    ids.add(id)
+  })
   const names = new Set<string>()
   devices.forEach((device, i) => {
     checkDevice(`devices[${i}]`, device as object as Fields)

@@ -1,9 +1,6 @@
 /**
  * Composes machines: guest memory, DMA schemes, device models and drivers.
  *
- * @example
- * const machine = await createMachine({ memory, devices: [{ type: 'blk', name: 'disk0', device: { store } }] })
- *
  * @packageDocumentation
  */
 export { onDeviceScheme, sharedPoolScheme } from '@guestdma/bounce'

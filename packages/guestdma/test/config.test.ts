@@ -190,6 +190,12 @@ describe('machine/config: what cannot be is refused before anything is made, wit
     ['a range beyond its buffer', { memory: [range({ length: 8192 })] }, 'MEMORY_OUTSIDE', /inside the buffer/],
     ['a buffer that is none', { memory: [range({ memory: {} })] }, 'MEMORY_SOURCE', /WebAssembly\.Memory/],
     ['ram outside memory', { ram: { base: 0, length: 4096 } }, 'MEMORY_OUTSIDE', /not inside one range/],
+    [
+      'two schemes of one id',
+      { schemes: [sharedPoolScheme(), sharedPoolScheme({ size: 1 << 20 })] },
+      'MACHINE_CONFIG',
+      /the id 'shared-pool'/,
+    ],
     ['two devices of one name', { devices: [net(), net()] }, 'MACHINE_CONFIG', /net0: two devices/],
     [
       'an unknown scheme',

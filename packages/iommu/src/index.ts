@@ -1,9 +1,6 @@
 /**
  * In-place DMA through an IOMMU: I/O virtual addresses, strict and lazy revocation, the virtio-iommu driver.
  *
- * @example
- * const scheme = virtioIommuScheme({ mode: 'strict' })
- *
  * @packageDocumentation
  */
 export {

@@ -1,9 +1,6 @@
 /**
  * Guest memory and the small interfaces that plug into a machine.
  *
- * @example
- * const memory = new GuestMemory([{ base: 0x8000_0000, length: 1 << 20, memory: new ArrayBuffer(1 << 20) }])
- *
  * @packageDocumentation
  */
 export {

@@ -1,9 +1,6 @@
 /**
  * How a driver reaches a device and brings it up.
  *
- * @example
- * const transport = MmioTransport.probe(bus, 'net0')
- *
  * @packageDocumentation
  */
 

@@ -179,6 +179,9 @@ export class MmioTransport implements VirtioTransport {
   }
 
   takeInterrupts(): number {
+    // Acknowledged before the queues are looked at, as Linux does. virtio 1.4 §4.2.3.4.1 says "after the interrupt is
+    // handled", but InterruptStatus has one bit for all queues: what is used while they are looked at would be cleared
+    // with it, and no interrupt would come for it.
     const cause = this.bus.read(MMIO_INTERRUPT_STATUS, 4) & (INTERRUPT_USED_BUFFER | INTERRUPT_CONFIGURATION)
     if (cause !== 0) this.bus.write(MMIO_INTERRUPT_ACK, 4, cause)
     return cause
