@@ -248,7 +248,8 @@ export function fixedSlotsScheme({ slots = 256, allocBytes = 128 << 10 }: FixedS
             },
       create: ({ memory, fact }) => new FixedSlotsBackend(memory, fact(slotWindow) as SlotWindow),
     },
-    // What the platform does: sets the window aside, tells the driver of it, and gives the device a port to it alone.
+    // What the platform does: sets the window aside, tells the driver of it, and gives the device a port to it alone,
+    // unless the device lives elsewhere.
     install(platform) {
       if (!Number.isInteger(slots) || slots < 2) {
         throw new GuestDmaError('SLOTS_COUNT', platform.device, `${slots} slots do not suffice to send and to receive`)
@@ -259,7 +260,7 @@ export function fixedSlotsScheme({ slots = 256, allocBytes = 128 << 10 }: FixedS
       clear(window.region, window.offset, window.length)
       platform.declareRam(false)
       platform.declareFact(slotWindow, { base: guest, window, count: slots })
-      return platform.window(deviceAddress(guest), window)
+      return () => platform.window(deviceAddress(guest), window)
     },
   }
 }

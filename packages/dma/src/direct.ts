@@ -186,9 +186,9 @@ export function directScheme({ busOffset = 0 }: { busOffset?: number } = {}): Dm
   return {
     id: directProvider.id,
     provider: directProvider,
-    install(platform: PlatformBuilder): BusPort {
+    install(platform: PlatformBuilder): () => BusPort {
       platform.declareRam(true, busOffset)
-      return platform.everything(busOffset)
+      return () => platform.everything(busOffset)
     },
   }
 }

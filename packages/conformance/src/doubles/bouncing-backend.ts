@@ -255,7 +255,7 @@ export function bouncingScheme(options: BouncingOptions = {}): DmaScheme {
       platform.declareRam(false)
       platform.declareFact(slotsFact, own)
       const { region } = own
-      return new BusWindows(platform.device, [{ base: DEVICE_BASE, length: region.length, region }])
+      return () => new BusWindows(platform.device, [{ base: DEVICE_BASE, length: region.length, region }])
     },
   }
 }

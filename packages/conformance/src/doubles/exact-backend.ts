@@ -254,7 +254,7 @@ export function exactScheme(options: ExactOptions = {}): DmaScheme {
       const port = new BusWindows(platform.device)
       platform.declareRam(true, options.busOffset ?? BUS_OFFSET)
       platform.declareFact(portFact, port)
-      return port
+      return () => port
     },
   }
 }

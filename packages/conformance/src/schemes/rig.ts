@@ -65,7 +65,7 @@ export class SchemeRig {
     name: string,
   ): Promise<SchemeRig> {
     const platform = machine.platform(name)
-    const port = scheme.install(platform)
+    const port = scheme.install(platform)()
     const offered = options.offered ?? FeatureSet.of(VIRTIO_F_VERSION_1, VIRTIO_F_ACCESS_PLATFORM)
     const offer = platform.offer(offered, new Set([scheme.provider.id]))
     const { ladder, reports } = select(offer, [scheme.provider], scheme.provider.id)

@@ -82,11 +82,8 @@ export function sealingScheme(payload: DmaTraits['payload'] = 'transformed'): Dm
       platform.declareFact(slotsOf, slots)
       platform.declareRam(false)
       const { region } = slots
-      return platform.window(DEVICE_BASE as Parameters<typeof platform.window>[0], {
-        region,
-        offset: 0,
-        length: region.length,
-      })
+      const at = DEVICE_BASE as Parameters<typeof platform.window>[0]
+      return () => platform.window(at, { region, offset: 0, length: region.length })
     },
   }
 }
