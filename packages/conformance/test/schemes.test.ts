@@ -1,7 +1,6 @@
 import { directScheme } from '@guestdma/dma'
 import { describe, expect, test } from 'vitest'
-import { bouncingScheme, describeDmaScheme, exactScheme } from '../src/index.ts'
-import { codec, sealingScheme } from './support/sealing.ts'
+import { bouncingScheme, describeDmaScheme, exactScheme, sealingCodec, sealingScheme } from '../src/index.ts'
 import { small } from './support/small.ts'
 
 const functions = { describe, test, expect }
@@ -25,4 +24,9 @@ describeDmaScheme(functions, () => bouncingScheme({ slots: 8, slotBytes: 4096 })
   ...small,
   name: 'bouncing, 8 slots',
 })
-describeDmaScheme(functions, () => sealingScheme(), { ...small, name: 'sealing', codec })
+describeDmaScheme(functions, () => sealingScheme(), { ...small, name: 'sealing', codec: sealingCodec() })
+describeDmaScheme(functions, () => sealingScheme({ tag: false }), {
+  ...small,
+  name: 'sealing, without a tag',
+  codec: sealingCodec({ tag: false }),
+})

@@ -147,6 +147,17 @@ export function pattern(length: number, seed: number): Uint8Array<ArrayBuffer> {
   return bytes
 }
 
+/**
+ * A mapping's length, and a part [from, to) of it that can be synced: the second quarter, or all of it where a backend
+ * can only sync whole mappings.
+ */
+export function syncParts(rig: SchemeRig): { length: number; from: number; to: number } {
+  const unit = Math.max(16, rig.backend.limits.syncGranule)
+  if (4 * unit <= rig.longest) return { length: 4 * unit, from: unit, to: 2 * unit }
+  const length = Math.min(256, rig.longest)
+  return { length, from: 0, to: length }
+}
+
 /** Where two byte strings differ first, or -1. `null` differs everywhere. */
 export function firstDifference(a: Uint8Array | null, b: Uint8Array): number {
   if (a === null) return 0
