@@ -280,7 +280,12 @@ const MUTANTS: ReadonlyArray<
       })(inner),
     /commits say Ok/,
   ],
-  ['transforms a payload that it calls plain', claiming(sealingScheme({ tag: false }), { payload: 'plain' }), (inner) => inner, /traits > payload/],
+  [
+    'transforms a payload that it calls plain',
+    claiming(sealingScheme({ tag: false }), { payload: 'plain' }),
+    (inner) => inner,
+    /traits > payload/,
+  ],
 ]
 
 describe('describeDmaScheme notices a backend that', () => {

@@ -1,6 +1,14 @@
 import { directScheme } from '@guestdma/dma'
 import { describe, expect, test } from 'vitest'
-import { bouncingScheme, describeDmaScheme, exactScheme, sealingCodec, sealingScheme } from '../src/index.ts'
+import {
+  bouncingScheme,
+  describeDmaScheme,
+  exactScheme,
+  FaultyBackend,
+  sealingCodec,
+  sealingScheme,
+} from '../src/index.ts'
+import { failNext, withBackend } from './support/lies.ts'
 import { small } from './support/small.ts'
 
 const functions = { describe, test, expect }
@@ -13,6 +21,12 @@ describeDmaScheme(functions, () => directScheme({ busOffset: 0x7_0000_0000 }), {
 describeDmaScheme(functions, () => exactScheme(), small)
 describeDmaScheme(functions, () => exactScheme({ granule: 4096 }), { ...small, name: 'exact, pages' })
 describeDmaScheme(functions, () => exactScheme({ granule: 16, staleEntries: 8 }), { ...small, name: 'exact, deferred' })
+for (const granule of [1, 4096])
+  describeDmaScheme(functions, () => withBackend(exactScheme({ granule }), (inner) => new FaultyBackend(inner)), {
+    ...small,
+    name: `exact, whose commits fail, granule ${granule}`,
+    failNext,
+  })
 describeDmaScheme(functions, () => bouncingScheme(), small)
 describeDmaScheme(functions, () => bouncingScheme({ clear: false }), { ...small, name: 'bouncing, not cleared' })
 describeDmaScheme(functions, () => bouncingScheme({ clear: false, shared: true }), {

@@ -204,8 +204,8 @@ export interface DmaBackend {
   /**
    * Makes what the device wrote into [offset, offset + length) of a live mapping visible to the CPU, and changes nothing
    * else [sync-cpu]. Where only the device reads, it changes nothing [sync-direction]. Ranges and statuses are those of
-   * `syncForDevice`, and `DMA_CORRUPT` where the check of a backend that transforms payload fails: nothing is delivered.
-   * The row stays live.
+   * `syncForDevice`, and `DMA_CORRUPT` where the check of a backend that transforms payload fails: nothing is delivered
+   * [sync-corrupt]. The row stays live.
    */
   syncForCpu(m: DmaMappings, row: number, offset: number, length: number): DmaStatus
 

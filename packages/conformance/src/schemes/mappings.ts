@@ -1,7 +1,15 @@
 import { BIDIRECTIONAL, DMA_CORRUPT, DMA_OK, DMA_UNMAPPABLE, DmaMappings, FROM_DEVICE, TO_DEVICE } from '@guestdma/dma'
 import { ADDRESS_LIMIT } from '@guestdma/memory'
 import { writeBus } from '../doubles/bus-access.ts'
-import { fillPattern, firstDifference, interestingLengths, pattern, type SchemeRig, type SchemeSuite, syncParts } from './rig.ts'
+import {
+  fillPattern,
+  firstDifference,
+  interestingLengths,
+  pattern,
+  type SchemeRig,
+  type SchemeSuite,
+  syncParts,
+} from './rig.ts'
 
 /** Bytes looked at on both sides of a lent buffer. */
 const GUARD = 64

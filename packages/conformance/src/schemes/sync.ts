@@ -135,7 +135,7 @@ export function describeSync({ test, check }: SchemeSuite): void {
     }
   })
 
-  test('a sync of what fails the check of a backend is Ok or Corrupt, which delivers nothing, and the row stays live', (rig) => {
+  test('a sync of what fails the check of a backend is Ok or Corrupt, which delivers nothing, and the row stays live [sync-corrupt]', (rig) => {
     if (rig.codec === undefined) return
     const { length } = syncParts(rig)
     fillPattern(rig.arena, 18)
