@@ -179,6 +179,7 @@ class FixedSlotsBackend implements DmaBackend {
 
   syncForDevice(m: DmaMappings, row: number, offset: number, length: number): DmaStatus {
     this.counters.syncs++
+    if (!m.spans(row, offset, length)) return DMA_UNMAPPABLE
     // Where only the device writes, the guest's bytes are older than the slot's.
     if ((m.direction[row] & TO_DEVICE) !== 0) this.copyIn(m, row, offset, length)
     return DMA_OK
@@ -186,6 +187,7 @@ class FixedSlotsBackend implements DmaBackend {
 
   syncForCpu(m: DmaMappings, row: number, offset: number, length: number): DmaStatus {
     this.counters.syncs++
+    if (!m.spans(row, offset, length)) return DMA_UNMAPPABLE
     if ((m.direction[row] & FROM_DEVICE) !== 0) this.copyOut(m, row, offset, length)
     return DMA_OK
   }
