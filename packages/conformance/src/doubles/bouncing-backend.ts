@@ -41,7 +41,7 @@ const DEVICE_BASE = 0x9_0000_0000
 
 /** Slots of a {@link BouncingBackend} in memory of their own. */
 export class BouncingSlots {
-  readonly device = DEVICE_BASE
+  readonly device: number = DEVICE_BASE
   readonly region: Region
   readonly used: Uint8Array
   readonly slotBytes: number

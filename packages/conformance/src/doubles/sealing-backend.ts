@@ -162,7 +162,7 @@ export function sealingScheme(options: SealingOptions = {}): DmaScheme {
       platform.declareRam(false)
       platform.declareFact(slotsOf, slots)
       const { region } = slots
-      return platform.window(deviceAddress(slots.device), { region, offset: 0, length: region.length })
+      return () => platform.window(deviceAddress(slots.device), { region, offset: 0, length: region.length })
     },
   }
 }
