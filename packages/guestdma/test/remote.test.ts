@@ -179,6 +179,36 @@ describe('remote: a device that lives elsewhere is given by its transport', () =
     expect(listening).toBe(0)
   })
 
+  it.each([
+    ['direct', 0],
+    ['behind an IOMMU, which maps it', 24],
+  ])('its messages arrive in memory that its backend allocated: %s', async (_how, endpoint) => {
+    const [far, memory] = [new FarSide(), new GuestMemory(ranges(16 << 20))]
+    const behind = endpoint === 0 ? null : far.behindIommu(memory, endpoint)
+    const store = new MemoryBlockStore(new Uint8Array(DISK))
+    const port = behind?.port ?? everything(memory)
+    const transport = far.pci(new BlkDevice({ name: 'far disk', port, store, ...CONFINED }), 'disk')
+    const schemes = [
+      behind === null
+        ? directScheme()
+        : virtioIommuScheme({ iommu: { transport: behind.iommu, endpoint: () => endpoint } }),
+    ]
+    const devices = [{ type: 'blk', name: 'disk', transport, messages: 'memory' } as const]
+    const machine = await createMachine({ memory, schemes, devices })
+    let interrupts = 0
+    const { driver } = machine.device('disk')
+    const interrupt = driver.interrupt.bind(driver)
+    driver.interrupt = () => {
+      interrupts++
+      interrupt()
+    }
+    await writesAndReads(machine)
+    expect(interrupts).toBeGreaterThan(0)
+    expect(far.devices.map(({ faults }) => faults.count)).toEqual(far.devices.map(() => 0))
+    await machine.close()
+    expect(machine.ram.allocated).toBe(0)
+  })
+
   it('where its connection is lost, requests end with an error, it is cut off, and all memory goes back', async () => {
     const [far, memory] = [new FarSide(), new GuestMemory(ranges())]
     const transport = far.blk(everything(memory), new Uint8Array(DISK))

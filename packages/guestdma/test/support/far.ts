@@ -56,7 +56,7 @@ export class FarSide {
     this.devices.push(device)
     device.onWork = () => void queueMicrotask(() => this.turn())
     const pci = new PciFunction(device, { msixVectors: 4 })
-    let next = 0x1_0000_0000
+    let next = 0xe000_0000
     assignBars(pci, ({ size }) => {
       const at = Math.ceil(next / size) * size
       next = at + size
