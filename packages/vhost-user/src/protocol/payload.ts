@@ -164,6 +164,7 @@ export const CONFIG_SPACE: Payload<ConfigSpace> = {
       new Uint8Array(view.buffer).set(bytes, CONFIG_HEADER)
     }),
   decode: (view) => {
+    if (view.byteLength < CONFIG_HEADER) return undefined
     const length = view.getUint32(4, true)
     if (view.byteLength !== CONFIG_HEADER + length) return undefined
     const bytes = new Uint8Array(view.buffer, view.byteOffset + CONFIG_HEADER, length).slice()
@@ -171,11 +172,12 @@ export const CONFIG_SPACE: Payload<ConfigSpace> = {
   },
 }
 
-/** What answers GET_CONFIG: without a payload it says that the back end refuses. */
+/** What answers GET_CONFIG: without any payload where the back end refuses, which is read as no bytes. */
 export const CONFIG_ANSWER: Payload<ConfigSpace> = {
   ...CONFIG_SPACE,
   least: 0,
-  decode: (view) => (view.byteLength < CONFIG_HEADER ? undefined : CONFIG_SPACE.decode(view)),
+  decode: (view) =>
+    view.byteLength === 0 ? { offset: 0, flags: 0, bytes: new Uint8Array(0) } : CONFIG_SPACE.decode(view),
 }
 
 export const IOTLB: Payload<IotlbMessage> = {
