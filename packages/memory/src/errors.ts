@@ -67,6 +67,10 @@ export const MEMORY_CODES = {
     meaning: 'An alignment is no power of two up to 2^30, or a range does not begin where it must.',
     advice: 'Take the alignment that the message names.',
   },
+  MEMORY_DETACHED: {
+    meaning: 'The buffer behind guest memory was detached: closed, or transferred to somebody else.',
+    advice: 'Close machines and drivers before the memory that they use.',
+  },
   MEMORY_EMPTY: {
     meaning: 'Guest memory was made of no ranges.',
     advice: 'Give at least one range.',

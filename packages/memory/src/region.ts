@@ -112,6 +112,10 @@ export class Region {
   }
 
   private derive(buffer: ArrayBuffer | SharedArrayBuffer): void {
+    if ((buffer as { detached?: boolean }).detached === true) {
+      const message = 'the buffer was detached: shared memory that was closed, or a buffer that was transferred'
+      throw new MemoryError('MEMORY_DETACHED', this.name, message)
+    }
     const bytes = buffer.byteLength
     this.u8 = new Uint8Array(buffer)
     this.u16 = new Uint16Array(buffer, 0, Math.floor(bytes / 2))
