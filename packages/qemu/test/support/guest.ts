@@ -45,7 +45,7 @@ async function agree(
     understood,
     ...(understood === NET_FEATURES ? { dependencies: NET_FEATURE_DEPENDENCIES } : {}),
     providers,
-    choice: 'auto',
+    dma: 'auto',
     offer,
     wait,
   })
