@@ -16,7 +16,7 @@ const OUTPUT_KEPT = 4096
 const REAPER = `trap '' HUP INT TERM
 read -r group
 read -r rest
-[ -z "$group" ] || kill -KILL -- "-$group" 2>/dev/null
+[ -z "$group" ] || kill -s KILL -- "-$group" 2>/dev/null
 rm -rf -- "$@"`
 
 /** What {@link spawnPeer} starts. */
@@ -88,6 +88,8 @@ export function spawnPeer({ command, args, files = [], env = process.env }: Peer
     reaper.stdin.write(`${child.pid}\n`)
     reaper.unref()
     return peerOf(command, dir, log, child, () => {
+      // From here on somebody may wait for it.
+      reaper.ref()
       reaper.stdin.end()
       return removed
     })

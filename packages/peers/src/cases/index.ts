@@ -1,3 +1,3 @@
-import type { Peer, PeerCase } from '../matrix/case.ts'
-export const peers: readonly Peer[] = []
+import type { PeerCase, PeerProgram } from '../matrix/case.ts'
+export const peers: readonly PeerProgram[] = []
 export const cases: readonly PeerCase[] = []

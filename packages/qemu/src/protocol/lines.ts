@@ -1,0 +1,96 @@
+import { QemuError } from './errors.ts'
+
+/** A stream as a blocking protocol uses it; `UnixSocket` is one. */
+export interface ByteStream {
+  send(bytes: Uint8Array): void
+  /** At least one byte, and at most `max`; none when the stream has ended. Throws at the deadline. */
+  receive(max: number, deadlineMs: number, maxFds: number): { readonly bytes: Uint8Array }
+  close(): void
+}
+
+const CHUNK_BYTES = 1 << 16
+/** The longest line that is taken: QEMU's description of its own protocol has 200 KB. */
+const LINE_LIMIT = 4 << 20
+
+/**
+ * Lines of text over a stream that may cut and join them anywhere. The first failure ends the connection: after an
+ * answer that was late or wrong, nobody can say which question the next one belongs to. Each later use throws the same
+ * error again.
+ */
+export class LineStream {
+  readonly name: string
+  private readonly stream: ByteStream
+  private readonly deadlineMs: number
+  private readonly describe: () => string
+  private readonly decoder = new TextDecoder()
+  private text = ''
+  private searched = 0
+  private failure: QemuError | null = null
+
+  /** `describe`: what the other process printed last. */
+  constructor(name: string, stream: ByteStream, deadlineMs: number, describe: () => string = () => '') {
+    this.name = name
+    this.stream = stream
+    this.deadlineMs = deadlineMs
+    this.describe = describe
+  }
+
+  /** Sends a line. Throws `QEMU_LOST`. */
+  send(line: string): void {
+    this.guard(() => this.stream.send(Buffer.from(`${line}\n`)))
+  }
+
+  /** The next line, without its end. Throws `QEMU_LOST`. */
+  next(): string {
+    for (;;) {
+      const line = this.take()
+      if (line !== null) return line
+      this.fill(this.deadlineMs)
+    }
+  }
+
+  /** The next line where it has arrived whole; `null` where it has not. `fill` waits no longer than `deadlineMs`. */
+  take(): string | null {
+    const end = this.text.indexOf('\n', this.searched)
+    if (end < 0) {
+      this.searched = this.text.length
+      if (this.text.length > LINE_LIMIT) throw this.fail(`a line of more than ${LINE_LIMIT} characters`)
+      return null
+    }
+    const line = this.text.slice(0, end)
+    this.text = this.text.slice(end + 1)
+    this.searched = 0
+    return line.endsWith('\r') ? line.slice(0, -1) : line
+  }
+
+  /** Waits for more bytes. Throws `QEMU_LOST`. */
+  fill(deadlineMs: number): void {
+    const { bytes } = this.guard(() => this.stream.receive(CHUNK_BYTES, deadlineMs, 0))
+    if (bytes.length === 0) throw this.fail('the connection was closed')
+    this.text += this.decoder.decode(bytes, { stream: true })
+  }
+
+  /** Ends the connection, for a line that the protocol does not have. Returns the error to throw. */
+  fail(what: string, cause?: unknown): QemuError {
+    if (this.failure === null) {
+      const printed = this.describe()
+      const message = printed === '' ? what : `${what}; QEMU printed: ${printed}`
+      this.failure = new QemuError('QEMU_LOST', this.name, message, {}, { cause })
+      this.stream.close()
+    }
+    return this.failure
+  }
+
+  close(): void {
+    this.fail('the connection was closed here')
+  }
+
+  private guard<T>(use: () => T): T {
+    if (this.failure !== null) throw this.failure
+    try {
+      return use()
+    } catch (error) {
+      throw this.fail(error instanceof Error ? error.message : String(error), error)
+    }
+  }
+}
