@@ -1,3 +1,6 @@
 import type { PeerCase, PeerProgram } from '../matrix/case.ts'
-export const peers: readonly PeerProgram[] = []
-export const cases: readonly PeerCase[] = []
+import { qemuArm, qemuCases, qemuX86 } from './qemu.ts'
+
+/** What `guestdma-peers` runs where it is given no other module. */
+export const peers: readonly PeerProgram[] = [qemuX86, qemuArm]
+export const cases: readonly PeerCase[] = [...qemuCases]
