@@ -50,7 +50,7 @@ export const LAYOUTS: Readonly<Record<MachineType, MachineLayout>> = {
     ...X86,
     args: ['-global', 'virtio-mmio.force-legacy=false'],
     ramLimit: 0x8000_0000,
-    mmio: { base: 0xfeb0_0000, length: 0x200, slots: 8 },
+    mmio: { base: 0xfeb0_0000, length: 0x200, slots: 24 },
     pci: null,
   },
   virt: {
