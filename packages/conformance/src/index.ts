@@ -1,6 +1,7 @@
 /**
  * Suites for whoever implements a part of guestdma, and doubles that play its other side: a checking backend, a faulty
- * one, an exact IOMMU, the hardest bounce buffer, memory that steps, and split rings that keep the rules or break them.
+ * one, an exact IOMMU, the hardest bounce buffer, one that seals what it carries, memory that steps, and split rings that
+ * keep the rules or break them.
  * The test runner's functions are handed in.
  *
  * @packageDocumentation
@@ -13,6 +14,7 @@ export { ExactBackend, type ExactOptions, exactScheme } from './doubles/exact-ba
 export { FaultyBackend } from './doubles/faulty-backend.ts'
 export { ForwardingBackend } from './doubles/forwarding-backend.ts'
 export { type PeerChain, type PeerElement, PeerError, type PeerSetup, type RingPeer } from './doubles/ring-peer.ts'
+export { SealingBackend, type SealingOptions, sealingCodec, sealingScheme } from './doubles/sealing-backend.ts'
 export { HostileSplitRing, SplitRingPeer } from './doubles/split-ring-peer.ts'
 export { SteppingMemory } from './doubles/stepping-memory.ts'
 export { TestMachine, type TestMachineOptions, TestPlatform } from './doubles/test-machine.ts'

@@ -1,0 +1,11 @@
+/**
+ * vhost-user: a driver's way to devices that other processes serve.
+ *
+ * @packageDocumentation
+ */
+export { type IotlbCounters, IotlbDomain, type IotlbDomainOptions } from './front-end/iotlb-domain.ts'
+export { type IotlbProviderOptions, iotlbProvider } from './front-end/iotlb-provider.ts'
+export type { SharedWindow } from './front-end/memory-table.ts'
+export type { VhostUserOptions } from './front-end/options.ts'
+export { VhostUserTransport } from './front-end/vhost-user-transport.ts'
+export { VHOST_CODES, VhostUserError } from './protocol/errors.ts'
