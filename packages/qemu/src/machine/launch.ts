@@ -168,12 +168,12 @@ function guestOf(
   bytes: number,
   pool: number | undefined,
 ): Pick<ConstructorParameters<typeof Qemu>[0], 'memory' | 'ram' | 'pool'> {
-  const base = ramBase + FIRST
+  const base = guestAddress(ramBase + FIRST)
   const length = shared.bytes - FIRST
   const range = { base, length, memory: shared.buffer, offset: FIRST }
   if (pool === undefined) return { memory: new GuestMemory([range]), ram: { base, length }, pool: undefined }
-  const ram = { base: ramBase + PRIVATE_AT, length: bytes }
+  const ram = { base: guestAddress(ramBase + PRIVATE_AT), length: bytes }
   const memory = new GuestMemory([range, { ...ram, memory: new ArrayBuffer(bytes) }])
-  const window = memory.window(guestAddress(base), length)
+  const window = memory.window(base, length)
   return { memory, ram, pool: { window, device: deviceAddress(base), home: 'guest-ram' } }
 }
