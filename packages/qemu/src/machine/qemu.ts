@@ -1,6 +1,6 @@
 import type { PoolFact } from '@guestdma/dma'
-import { type GuestMemory, guestAddress, type RegisterBus, SpanAllocator } from '@guestdma/memory'
-import { type Peer, waitReadable } from '@guestdma/node'
+import { type GuestAddress, type GuestMemory, guestAddress, type RegisterBus, SpanAllocator } from '@guestdma/memory'
+import type { Peer } from '@guestdma/node'
 import type { PciAccess } from '@guestdma/transport'
 import { QemuError } from '../protocol/errors.ts'
 import type { Qmp, QmpEvent } from '../protocol/qmp.ts'
@@ -22,7 +22,6 @@ export interface QemuParts {
   readonly peer: Peer
   readonly qtest: Qtest
   readonly qmp: Qmp
-  readonly qmpFd: number
   readonly memory: GuestMemory
   readonly ram: Qemu['ram']
   readonly pool: PoolFact | undefined
@@ -104,6 +103,15 @@ export class Qemu implements AsyncDisposable {
   }
 
   /**
+   * Puts the BARs of all functions that {@link pci} returned back where they were, after a reset of the machine.
+   *
+   * @throws QemuError `QEMU_LOST`
+   */
+  assignBars(): void {
+    for (const found of this.functions.values()) found.restore()
+  }
+
+  /**
    * The registers of virtio-mmio slot `index`. QEMU gives its slots to devices from the last one down: the first device
    * is in slot `mmioSlots - 1`.
    *
@@ -131,7 +139,7 @@ export class Qemu implements AsyncDisposable {
 
   /** The events of QMP since the last call, without waiting. Throws QemuError `QEMU_LOST`. */
   takeEvents(): readonly QmpEvent[] {
-    return this.parts.qmp.takeEvents(() => waitReadable([this.parts.qmpFd], 0).length > 0)
+    return this.parts.qmp.takeEvents()
   }
 
   /** What QEMU printed last. */

@@ -29,7 +29,7 @@ export class FakeServer implements ByteStream {
   }
 
   get isReadable(): boolean {
-    return this.pieces.length > 0
+    return this.pieces.length > 0 || this.ended
   }
 
   send(bytes: Uint8Array): void {

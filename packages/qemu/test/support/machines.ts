@@ -1,19 +1,20 @@
 import { spawnSync } from 'node:child_process'
 import { AuditedTransport } from '@guestdma/conformance'
+import type { DmaScheme, PoolFact } from '@guestdma/dma'
 import { deviceAddress, type MemoryWindow } from '@guestdma/memory'
 import { SharedMemory } from '@guestdma/node'
 import { MmioTransport, PciTransport, type VirtioTransport } from '@guestdma/transport'
-import { createMachine, type DmaScheme, type Machine, MachineEvents, type PoolFact } from 'guestdma'
+import { createMachine, type Machine, MachineEvents } from 'guestdma'
 import type { Qemu } from '../../src/index.ts'
 
-/** Why machines of a program cannot be started here; empty where they can. */
-export function missing(program: string): string {
+/** Why machines cannot be started here, with QEMU or with what stands in for it; empty where they can. */
+export function missing(program?: string): string {
   try {
     SharedMemory.create('test', 4096).close()
   } catch (error) {
     return (error as Error).message
   }
-  return spawnSync(program, ['--version']).status === 0 ? '' : `${program} is not installed`
+  return program === undefined || spawnSync(program, ['--version']).status === 0 ? '' : `${program} is not installed`
 }
 
 /** `title`, and why it is skipped where it is. */
