@@ -6,6 +6,13 @@
  *
  * @packageDocumentation
  */
+export { AuditedTransport, type AuditFinding, type AuditOptions, type AuditSpan } from './audit/audited-transport.ts'
+export type {
+  DeviceMemoryLookup,
+  PublishedPart,
+  PublishedRing,
+  PublishedVisitor,
+} from './audit/published-ring.ts'
 export { BouncingBackend, type BouncingOptions, BouncingSlots, bouncingScheme } from './doubles/bouncing-backend.ts'
 export { reaches, readBus, writeBus } from './doubles/bus-access.ts'
 export { CheckedBackend, checked } from './doubles/checked-backend.ts'

@@ -1,5 +1,5 @@
 import { type DmaBackend, type DmaRegion, FROM_DEVICE } from '@guestdma/dma'
-import type { PciTransport, VirtioTransport } from '@guestdma/transport'
+import { PciTransport, type VirtioTransport } from '@guestdma/transport'
 import { MachineError } from '../config/errors.ts'
 
 const BYTES = 4096
@@ -15,11 +15,12 @@ export class MessageMemory {
 
   /** @throws MachineError `MACHINE_CONFIG` where the device has no messages; DmaError `DMA_ALLOC` */
   constructor(transport: VirtioTransport, backend: DmaBackend) {
-    if (transport.kind !== 'pci') {
-      const message = `only a device over PCI has messages, and this one is reached over ${transport.kind}`
+    if (!(transport instanceof PciTransport)) {
+      const { kind } = transport
+      const message = `only a device over PCI, by a PciTransport, has messages, and this one is reached over ${kind}`
       throw new MachineError('MACHINE_CONFIG', transport.name, message)
     }
-    this.transport = transport as PciTransport
+    this.transport = transport
     // A ring is what a backend never transforms.
     this.region = backend.alloc(BYTES, BYTES, FROM_DEVICE, 'ring')
     const { device } = this.region

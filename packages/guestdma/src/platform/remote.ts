@@ -1,6 +1,6 @@
 import type { IommuPlace, PlatformOffer, PoolFact, SharedPages } from '@guestdma/dma'
 import type { BusPort, DeviceAddress, MemoryWindow } from '@guestdma/memory'
-import type { PciTransport, VirtioTransport } from '@guestdma/transport'
+import { PciTransport, type VirtioTransport } from '@guestdma/transport'
 import { MachineError } from '../config/errors.ts'
 import { DevicePlatform } from './facts.ts'
 import type { PlatformShared } from './shared.ts'
@@ -69,9 +69,9 @@ export class RemotePlatform extends DevicePlatform {
   // A region that the function does not name itself may lie in the BAR of a neighbour.
   protected region(transport: VirtioTransport): PoolFact | undefined {
     const { swiotlb } = this
-    if (transport.kind !== 'pci' || swiotlb === undefined || (transport as PciTransport).swiotlb === null)
-      return swiotlb
-    return this.foundRegion(transport as PciTransport, swiotlb.device)
+    // Not by `kind`: a transport that wraps another one has that as well.
+    if (swiotlb === undefined || !(transport instanceof PciTransport) || transport.swiotlb === null) return swiotlb
+    return this.foundRegion(transport, swiotlb.device)
   }
 
   private elsewhere(what: string, advice: string): MachineError {

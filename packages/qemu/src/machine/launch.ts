@@ -66,10 +66,10 @@ export async function launchQemu(options: QemuOptions): Promise<Qemu> {
     })
     closers.push(() => peer.close())
     const deadline = performance.now() + deadlineMs
-    const connected = async (name: string): Promise<{ socket: UnixSocket; lines: LineStream }> => {
+    const connected = async (name: string): Promise<LineStream> => {
       const socket = await accept(listeners[name], peer, deadline, deadlineMs)
       closers.push(() => socket.close())
-      return { socket, lines: new LineStream(`QEMU's ${name}`, socket, deadlineMs, () => peer.output()) }
+      return new LineStream(`QEMU's ${name}`, socket, deadlineMs, () => peer.output())
     }
     // In the order in which QEMU opens them.
     const qmp = await connected('qmp')
@@ -79,9 +79,8 @@ export async function launchQemu(options: QemuOptions): Promise<Qemu> {
       machine,
       layout,
       peer,
-      qtest: new Qtest(qtest.lines),
-      qmp: new Qmp(qmp.lines),
-      qmpFd: qmp.socket.fd,
+      qtest: new Qtest(qtest),
+      qmp: new Qmp(qmp),
       ...guestOf(layout, shared, bytes, pool),
       release: () => shared.close(),
     })
@@ -168,12 +167,12 @@ function guestOf(
   bytes: number,
   pool: number | undefined,
 ): Pick<ConstructorParameters<typeof Qemu>[0], 'memory' | 'ram' | 'pool'> {
-  const base = ramBase + FIRST
+  const base = guestAddress(ramBase + FIRST)
   const length = shared.bytes - FIRST
   const range = { base, length, memory: shared.buffer, offset: FIRST }
   if (pool === undefined) return { memory: new GuestMemory([range]), ram: { base, length }, pool: undefined }
-  const ram = { base: ramBase + PRIVATE_AT, length: bytes }
+  const ram = { base: guestAddress(ramBase + PRIVATE_AT), length: bytes }
   const memory = new GuestMemory([range, { ...ram, memory: new ArrayBuffer(bytes) }])
-  const window = memory.window(guestAddress(base), length)
+  const window = memory.window(base, length)
   return { memory, ram, pool: { window, device: deviceAddress(base), home: 'guest-ram' } }
 }

@@ -46,6 +46,11 @@ export class QemuFunction implements PciAccess {
     })
   }
 
+  /** Assigns the same addresses again, after a reset of the machine took them away. */
+  restore(): void {
+    assignBars(this, ({ index }) => this.bars.find((bar) => bar.index === index)?.address ?? 0)
+  }
+
   bar(index: number): RegisterBus | null {
     const bar = this.bars.find((bar) => bar.index === index)
     return bar?.kind === 'memory' && bar.place === 'assigned' ? this.qtest.window(bar.address) : null

@@ -1,6 +1,6 @@
 import type { PoolFact } from '@guestdma/dma'
-import { checkSpan, type GuestMemory, guestAddress, type RegisterBus, SpanAllocator } from '@guestdma/memory'
-import { type Peer, waitReadable } from '@guestdma/node'
+import { type GuestAddress, type GuestMemory, guestAddress, type RegisterBus, SpanAllocator } from '@guestdma/memory'
+import type { Peer } from '@guestdma/node'
 import type { PciAccess } from '@guestdma/transport'
 import { QemuError } from '../protocol/errors.ts'
 import type { Qmp, QmpEvent } from '../protocol/qmp.ts'
@@ -22,9 +22,8 @@ export interface QemuParts {
   readonly peer: Peer
   readonly qtest: Qtest
   readonly qmp: Qmp
-  readonly qmpFd: number
   readonly memory: GuestMemory
-  readonly ram: { readonly base: number; readonly length: number }
+  readonly ram: Qemu['ram']
   readonly pool: PoolFact | undefined
   /** Unmaps what is shared. */
   release(): void
@@ -39,7 +38,7 @@ export class Qemu implements AsyncDisposable {
   /** The guest's memory; what lies in {@link ram} is for drivers. */
   readonly memory: GuestMemory
   /** Guest RAM for rings and buffers. QEMU does not have it where there is a {@link pool}. */
-  readonly ram: SpanAllocator
+  readonly ram: { readonly base: GuestAddress; readonly length: number }
   /** All of the guest's memory that QEMU has, where the options asked for a pool. */
   readonly pool: PoolFact | undefined
   readonly qtest: Qtest
@@ -57,19 +56,16 @@ export class Qemu implements AsyncDisposable {
     this.parts = parts
     this.machine = machine
     this.memory = memory
-    this.ram = new SpanAllocator(guestAddress(ram.base), ram.length)
+    this.ram = ram
     this.pool = pool
     this.qtest = qtest
     this.version = qmp.version
     const tried = TRIED.some((version) => qmp.version.startsWith(`${version}.`))
     this.warnings = tried ? [] : [`QEMU ${qmp.version} was not tried; ${TRIED.join(' and ')} was`]
-    const allocator = ({ base, length }: { base: number; length: number }, name: string): SpanAllocator => {
-      checkSpan(base, length, name)
-      return new SpanAllocator(guestAddress(base), length, name)
-    }
-    this.windows = layout.pci && {
-      low: allocator(layout.pci.low, 'the bus below 4 GiB'),
-      high: allocator(layout.pci.high, 'the bus above 4 GiB'),
+    const { pci } = layout
+    this.windows = pci && {
+      low: new SpanAllocator(guestAddress(pci.low.base), pci.low.length, 'the bus below 4 GiB'),
+      high: new SpanAllocator(guestAddress(pci.high.base), pci.high.length, 'the bus above 4 GiB'),
     }
   }
 
@@ -107,6 +103,15 @@ export class Qemu implements AsyncDisposable {
   }
 
   /**
+   * Puts the BARs of all functions that {@link pci} returned back where they were, after a reset of the machine.
+   *
+   * @throws QemuError `QEMU_LOST`
+   */
+  assignBars(): void {
+    for (const found of this.functions.values()) found.restore()
+  }
+
+  /**
    * The registers of virtio-mmio slot `index`. QEMU gives its slots to devices from the last one down: the first device
    * is in slot `mmioSlots - 1`.
    *
@@ -134,7 +139,7 @@ export class Qemu implements AsyncDisposable {
 
   /** The events of QMP since the last call, without waiting. Throws QemuError `QEMU_LOST`. */
   takeEvents(): readonly QmpEvent[] {
-    return this.parts.qmp.takeEvents(() => waitReadable([this.parts.qmpFd], 0).length > 0)
+    return this.parts.qmp.takeEvents()
   }
 
   /** What QEMU printed last. */

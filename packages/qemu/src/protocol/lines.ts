@@ -2,6 +2,8 @@ import { QemuError } from './errors.ts'
 
 /** A stream as a blocking protocol uses it; `UnixSocket` is one. */
 export interface ByteStream {
+  /** Are there bytes, or the end, to be received without waiting? */
+  readonly isReadable: boolean
   send(bytes: Uint8Array): void
   /** At least one byte, and at most `max`; none when the stream has ended. Throws at the deadline. */
   receive(max: number, deadlineMs: number, maxFds: number): { readonly bytes: Uint8Array }
@@ -45,29 +47,17 @@ export class LineStream {
     for (;;) {
       const line = this.take()
       if (line !== null) return line
-      this.fill(this.deadlineMs)
+      this.fill()
     }
   }
 
-  /** The next line where it has arrived whole; `null` where it has not. `fill` waits no longer than `deadlineMs`. */
-  take(): string | null {
-    const end = this.text.indexOf('\n', this.searched)
-    if (end < 0) {
-      this.searched = this.text.length
-      if (this.text.length > LINE_LIMIT) throw this.fail(`a line of more than ${LINE_LIMIT} characters`)
-      return null
+  /** As {@link next}, for what has arrived: `null` where no whole line has. Throws `QEMU_LOST`. */
+  arrived(): string | null {
+    for (;;) {
+      const line = this.take()
+      if (line !== null || !this.guard(() => this.stream.isReadable)) return line
+      this.fill()
     }
-    const line = this.text.slice(0, end)
-    this.text = this.text.slice(end + 1)
-    this.searched = 0
-    return line.endsWith('\r') ? line.slice(0, -1) : line
-  }
-
-  /** Waits for more bytes. Throws `QEMU_LOST`. */
-  fill(deadlineMs: number): void {
-    const { bytes } = this.guard(() => this.stream.receive(CHUNK_BYTES, deadlineMs, 0))
-    if (bytes.length === 0) throw this.fail('the connection was closed')
-    this.text += this.decoder.decode(bytes, { stream: true })
   }
 
   /** Ends the connection, for a line that the protocol does not have. Returns the error to throw. */
@@ -83,6 +73,25 @@ export class LineStream {
 
   close(): void {
     this.fail('the connection was closed here')
+  }
+
+  private take(): string | null {
+    const end = this.text.indexOf('\n', this.searched)
+    if (end < 0) {
+      this.searched = this.text.length
+      if (this.text.length > LINE_LIMIT) throw this.fail(`a line of more than ${LINE_LIMIT} characters`)
+      return null
+    }
+    const line = this.text.slice(0, end)
+    this.text = this.text.slice(end + 1)
+    this.searched = 0
+    return line.endsWith('\r') ? line.slice(0, -1) : line
+  }
+
+  private fill(): void {
+    const { bytes } = this.guard(() => this.stream.receive(CHUNK_BYTES, this.deadlineMs, 0))
+    if (bytes.length === 0) throw this.fail('the connection was closed')
+    this.text += this.decoder.decode(bytes, { stream: true })
   }
 
   private guard<T>(use: () => T): T {

@@ -55,15 +55,12 @@ export class Qmp {
     }
   }
 
-  /** What arrived since the last call. `isReadable`: can the stream be read without waiting? */
-  takeEvents(isReadable: () => boolean): readonly QmpEvent[] {
-    for (;;) {
-      const line = this.lines.take()
-      if (line !== null) {
-        if (!this.keep(this.message(line))) throw this.lines.fail('an answer that nobody asked for')
-      } else if (isReadable()) this.lines.fill(0)
-      else return this.waiting.splice(0)
+  /** What arrived since the last call, without waiting. */
+  takeEvents(): readonly QmpEvent[] {
+    for (let line = this.lines.arrived(); line !== null; line = this.lines.arrived()) {
+      if (!this.keep(this.message(line))) throw this.lines.fail('an answer that nobody asked for')
     }
+    return this.waiting.splice(0)
   }
 
   close(): void {
