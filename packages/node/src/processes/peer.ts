@@ -16,7 +16,7 @@ const OUTPUT_KEPT = 4096
 const REAPER = `trap '' HUP INT TERM
 read -r group
 read -r rest
-[ -z "$group" ] || kill -KILL -- "-$group" 2>/dev/null
+[ -z "$group" ] || kill -s KILL -- "-$group" 2>/dev/null
 rm -rf -- "$@"`
 
 /** What {@link spawnPeer} starts. */

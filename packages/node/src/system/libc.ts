@@ -91,7 +91,8 @@ function load(): Libc {
   }
   let koffi: Koffi
   try {
-    koffi = createRequire(import.meta.url)('koffi') as Koffi
+    const require = createRequire(import.meta.url)
+    koffi = require('koffi') as Koffi
   } catch (cause) {
     const message = 'system calls need the package koffi, which cannot be loaded; install it (npm install koffi)'
     throw new NodeError('NODE_KOFFI', PART, message, {}, { cause })

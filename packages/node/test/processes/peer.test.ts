@@ -98,7 +98,9 @@ describe.skipIf(unsuited !== '')(`spawnPeer${unsuited}`, () => {
           spawnPeer({ command: 'sleep', args: ['1000'], files: [file] }))
         console.log(JSON.stringify(peers.map(({ pid, dir }) => ({ pid, dir }))))
         setTimeout(() => { ${end} }, 10)`
-      const owner = spawn(process.execPath, ['--input-type=module', '-e', code], { stdio: ['ignore', 'pipe', 'ignore'] })
+      const owner = spawn(process.execPath, ['--input-type=module', '-e', code], {
+        stdio: ['ignore', 'pipe', 'ignore'],
+      })
       let printed = ''
       owner.stdout.on('data', (text) => {
         printed += text
