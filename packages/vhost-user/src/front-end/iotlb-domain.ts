@@ -232,7 +232,7 @@ export class IotlbDomain implements IommuDomain {
 
   private mappingAt(page: number): [first: number, length: number] {
     let first = page
-    while ((this.pages[first] & BEGINS) === 0) first--
+    while (first > 0 && (this.pages[first] & BEGINS) === 0 && this.pages[first - 1] !== 0) first--
     let end = page + 1
     while (end < this.pages.length && this.pages[end] !== 0 && (this.pages[end] & BEGINS) === 0) end++
     return [first, (end - first) * PAGE]
