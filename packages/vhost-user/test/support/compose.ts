@@ -11,10 +11,10 @@ export const RAM_BASE = 0x8000_0000
 export const RAM_BYTES = 16 << 20
 /** Where a device sees a pool: at no address of the guest. */
 export const POOL_DEVICE = 0x12_3456_0000
-export const POOL_BYTES = 4 << 20
+const POOL_BYTES = 4 << 20
 
 /** How long anything here may take on a loaded machine. */
-export const DEADLINE_MS = 15_000
+const DEADLINE_MS = 15_000
 export const WAIT: Wait = { pump: () => {}, deadlineMs: DEADLINE_MS }
 
 /** A guest with RAM of its own and a pool in shared memory. */
