@@ -92,7 +92,7 @@ async function drive(iotlb: boolean, options: NetDriverOptions = {}): Promise<Ne
 async function start(over: VhostUserTransport, iotlb: boolean, options: NetDriverOptions): Promise<NetDriver> {
   const provider: DmaProvider = iotlb
     ? iotlbProvider(over, { domain: DPDK_IOTLB, onDomain: watch })
-    : sharedPoolScheme({ enforcedBy: 'construction' }).provider
+    : sharedPoolScheme().provider
   received.length = 0
   const frames = (batch: ReceivedFrames): void => {
     for (let i = 0; i < batch.count; i++) received.push(batch.copy(i))

@@ -103,7 +103,7 @@ export function netArgs({ machine, device = '', iommu = false }: Setting): strin
 }
 
 /** The transport to a device: by slot on PCI, by order on mmio. */
-export function transportTo(qemu: Qemu, { machine, device = '' }: Setting, name: string): VirtioTransport {
+function transportTo(qemu: Qemu, { machine, device = '' }: Setting, name: string): VirtioTransport {
   const mmio = machine === 'microvm' || device.includes('mmio')
   const order = name === 'net1' ? 1 : 0
   if (mmio) return found(MmioTransport.probe(qemu.mmio(qemu.mmioSlots - 1 - order), name))

@@ -5,7 +5,7 @@ import type { CaseProgress } from '../matrix/case.ts'
 const SECTOR = 512
 
 /** Numbers that are the same in each run (mulberry32). */
-export function seeded(seed: number): (limit: number) => number {
+function seeded(seed: number): (limit: number) => number {
   let state = seed >>> 0
   return (limit) => {
     state = (state + 0x6d2b79f5) >>> 0
@@ -144,3 +144,38 @@ export async function netWork(
 
 const BROADCAST = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff]
 const OWN = [2, 0, 0, 0, 0, 1]
+
+/** Frames to a station that sends each back with its two addresses exchanged. */
+export async function echoWork(
+  machine: Machine,
+  name: string,
+  station: Station,
+  { saw }: CaseProgress,
+  { rounds = 20, deadlineMs = 20_000 } = {},
+): Promise<void> {
+  const random = seeded(11)
+  machine.pump()
+  for (let round = 0; round < rounds; round++) {
+    saw(`echo: round ${round} of ${rounds}`)
+    station.frames.length = 0
+    const sent = Array.from({ length: 16 }, () => {
+      const frame = pattern(60 + random(1455), random(250))
+      frame.set([2, 0, 0, 0, 0, 9])
+      frame.set(machine.net(name).mac ?? OWN, 6)
+      frame.set([0x88, 0xb5], 12)
+      return frame
+    })
+    for (const frame of sent) if (!machine.net(name).sendCopy(frame)) throw new Error(`${name} took no frame`)
+    for (const until = performance.now() + deadlineMs; station.frames.length < sent.length; ) {
+      machine.pump()
+      await new Promise<void>((resolve) => setImmediate(resolve))
+      if (performance.now() > until) throw new Error(`of ${sent.length} frames ${station.frames.length} came back`)
+    }
+    for (const [i, frame] of sent.entries()) {
+      const echo = frame.slice()
+      echo.set(frame.subarray(6, 12), 0)
+      echo.set(frame.subarray(0, 6), 6)
+      expectSame(`the echo of frame ${i}`, station.frames[i], echo)
+    }
+  }
+}
