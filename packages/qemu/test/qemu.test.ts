@@ -128,15 +128,18 @@ describe.skipIf(noPc !== '')(titled('a QEMU that has a pool and no other memory 
     await using qemu = await started(PC, 'blk', disk.args, { pool: MIB })
     qemu.memory.write(qemu.ram.base, pattern(4096, 9))
     expect(qemu.qtest.read(qemu.ram.base, 4)).not.toBe(new DataView(pattern(4, 9).buffer).getUint32(0, true))
+    if (qemu.pool === undefined) throw new Error('no pool')
+    const audited = auditedPool(PC.probe(qemu), qemu.pool)
     const machine = await createMachine({
       memory: qemu.memory,
       ram: qemu.ram,
       schemes: [directScheme()],
-      devices: [{ type: 'blk', name: 'dev0', transport: PC.probe(qemu), requestDeadlineMs: 200 }],
+      devices: [{ type: 'blk', name: 'dev0', transport: audited, requestDeadlineMs: 200 }],
     })
     await expect(machine.run(machine.blk('dev0').writeBytes(0, pattern(512, 3)))).rejects.toThrow()
     await machine.close().catch(() => {})
     expect(disk.bytes.every((byte) => byte === 0)).toBe(true)
+    expect(audited.findings.map(({ part }) => part)).toEqual(['descriptor area', 'driver area', 'device area'])
   })
 
   it('serves a region in the BAR of a neighbour, which stands for memory on the device', async () => {

@@ -3,7 +3,7 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { sharedPoolScheme } from '@guestdma/bounce'
 import { BlkDriver, type BlkDriverOptions } from '@guestdma/drivers'
-import { type Peer, spawnPeer } from '@guestdma/node'
+import { type PeerProcess, spawnPeer } from '@guestdma/node'
 import { DEVICE_ID_BLOCK, SECTOR_SIZE } from '@guestdma/spec'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { VhostUserTransport } from '../src/index.ts'
@@ -17,7 +17,7 @@ const DISK_BYTES = 1 << 20
 const { provider } = sharedPoolScheme({ enforcedBy: 'construction' })
 
 interface Daemon {
-  readonly peer: Peer
+  readonly peer: PeerProcess
   readonly path: string
   disk(): Buffer
 }
