@@ -15,8 +15,8 @@ const MIB = 1 << 20
 const FIRST = MIB
 const DEFAULT_MEMORY = 64 * MIB
 const DEFAULT_DEADLINE_MS = 10_000
-/** The guest's own RAM, where QEMU has a pool only: from here on above RAM's base, where every machine has nothing. */
-const PRIVATE_AT = 0x8000_0000
+/** Where the guest's own RAM begins, if QEMU has a pool only: no machine has anything there. */
+const PRIVATE_AT = 32 * 2 ** 32
 
 export interface QemuOptions {
   readonly machine: MachineType
@@ -176,7 +176,7 @@ function guestOf(
   const length = shared.bytes - FIRST
   const range = { base, length, memory: shared.buffer, offset: FIRST }
   if (pool === undefined) return { memory: new GuestMemory([range]), ram: { base, length }, pool: undefined }
-  const ram = { base: guestAddress(ramBase + PRIVATE_AT), length: bytes }
+  const ram = { base: guestAddress(PRIVATE_AT), length: bytes }
   const memory = new GuestMemory([range, { ...ram, memory: new ArrayBuffer(bytes) }])
   const window = memory.window(base, length)
   return { memory, ram, pool: { window, device: deviceAddress(base), home: 'guest-ram' } }
