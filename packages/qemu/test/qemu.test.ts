@@ -1,5 +1,15 @@
 import { setTimeout } from 'node:timers/promises'
 import { SharedMemory } from '@guestdma/node'
+import {
+  VIRTIO_BLK_F_BLK_SIZE,
+  VIRTIO_BLK_F_DISCARD,
+  VIRTIO_BLK_F_FLUSH,
+  VIRTIO_BLK_F_SEG_MAX,
+  VIRTIO_BLK_F_TOPOLOGY,
+  VIRTIO_F_EVENT_IDX,
+  VIRTIO_F_INDIRECT_DESC,
+  VIRTIO_F_VERSION_1,
+} from '@guestdma/spec'
 import type { VirtioTransport } from '@guestdma/transport'
 import { createMachine, directScheme, onDeviceScheme, sharedPoolScheme } from 'guestdma'
 import { describe, expect, it } from 'vitest'
@@ -128,15 +138,18 @@ describe.skipIf(noPc !== '')(titled('a QEMU that has a pool and no other memory 
     await using qemu = await started(PC, 'blk', disk.args, { pool: MIB })
     qemu.memory.write(qemu.ram.base, pattern(4096, 9))
     expect(qemu.qtest.read(qemu.ram.base, 4)).not.toBe(new DataView(pattern(4, 9).buffer).getUint32(0, true))
+    if (qemu.pool === undefined) throw new Error('no pool')
+    const audited = auditedPool(PC.probe(qemu), qemu.pool)
     const machine = await createMachine({
       memory: qemu.memory,
       ram: qemu.ram,
       schemes: [directScheme()],
-      devices: [{ type: 'blk', name: 'dev0', transport: PC.probe(qemu), requestDeadlineMs: 200 }],
+      devices: [{ type: 'blk', name: 'dev0', transport: audited, requestDeadlineMs: 200 }],
     })
     await expect(machine.run(machine.blk('dev0').writeBytes(0, pattern(512, 3)))).rejects.toThrow()
     await machine.close().catch(() => {})
     expect(disk.bytes.every((byte) => byte === 0)).toBe(true)
+    expect(audited.findings.map(({ part }) => part)).toEqual(['descriptor area', 'driver area', 'device area'])
   })
 
   it('serves a region in the BAR of a neighbour, which stands for memory on the device', async () => {
@@ -153,6 +166,72 @@ describe.skipIf(noPc !== '')(titled('a QEMU that has a pool and no other memory 
     expect(await machine.run(machine.blk('dev0').readBytes(7, data.length))).toEqual(data)
     await machine.close()
     expect([audited.outside, audited.findings]).toEqual([0, []])
+  })
+})
+
+/** What QEMU calls some bits. */
+const QEMU_NAMES: Readonly<Record<string, number>> = {
+  VIRTIO_F_VERSION_1: VIRTIO_F_VERSION_1,
+  VIRTIO_RING_F_EVENT_IDX: VIRTIO_F_EVENT_IDX,
+  VIRTIO_RING_F_INDIRECT_DESC: VIRTIO_F_INDIRECT_DESC,
+  VIRTIO_BLK_F_SEG_MAX: VIRTIO_BLK_F_SEG_MAX,
+  VIRTIO_BLK_F_BLK_SIZE: VIRTIO_BLK_F_BLK_SIZE,
+  VIRTIO_BLK_F_FLUSH: VIRTIO_BLK_F_FLUSH,
+  VIRTIO_BLK_F_TOPOLOGY: VIRTIO_BLK_F_TOPOLOGY,
+  VIRTIO_BLK_F_DISCARD: VIRTIO_BLK_F_DISCARD,
+}
+
+describe.skipIf(noPc !== '')(titled('a block device of QEMU', noPc), () => {
+  it.each([
+    ['a queue of 4 entries', ',queue-size=4', 1024],
+    ['a queue of 1024 entries', ',queue-size=1024', 1024],
+    ['no event index', ',event_idx=off', 256],
+    ['no indirect descriptors', ',indirect_desc=off', 256],
+    ['neither', ',event_idx=off,indirect_desc=off,queue-size=8', 256],
+  ])('with %s takes many requests at once, and resets in the middle of them', async (_, more, queueSize) => {
+    using disk = new Disk()
+    await using qemu = await launchQemu({ machine: 'q35', args: [...disk.args, ...PC.device('blk', more)] })
+    const audited = auditedRam(PC.probe(qemu), qemu)
+    const { machine } = await machineOf(qemu, 'blk', audited, directScheme(), queueSize)
+    for (let round = 0; round < 4; round++) {
+      const writes = Array.from({ length: 64 }, (_, i) =>
+        machine.blk('dev0').writeBytes(8 * i, pattern(4096, i + round)),
+      )
+      if (round % 2 === 1) {
+        // Whatever was in flight is told that the device was reset.
+        const settled = Promise.allSettled(writes)
+        machine.pump()
+        await machine.reset('dev0')
+        await settled
+        continue
+      }
+      await machine.run(Promise.all(writes))
+      for (let i = 0; i < 64; i++)
+        expect(disk.bytes.subarray(4096 * i, 4096 * i + 4096)).toEqual(pattern(4096, i + round))
+    }
+    expect(await machine.run(machine.blk('dev0').readBytes(8, 512))).toEqual(disk.bytes.slice(4096, 4096 + 512))
+    await machine.close()
+    expect([audited.outside, audited.findings]).toEqual([0, []])
+  })
+
+  it('has agreed to what its driver says was agreed', async () => {
+    using disk = new Disk()
+    await using qemu = await launchQemu({ machine: 'q35', args: [...disk.args, ...PC.device('blk', ',id=blk0')] })
+    const { machine } = await machineOf(qemu, 'blk', PC.probe(qemu), directScheme())
+    const path = '/machine/peripheral/blk0/virtio-backend'
+    const seen = qemu.qmp('x-query-virtio-status', { path }) as {
+      'guest-features': { transports: string[]; 'dev-features': string[] }
+      status: { statuses: string[] }
+    }
+    const { transports, 'dev-features': ofType } = seen['guest-features']
+    const names = [...transports, ...ofType].map((text) => text.split(':')[0])
+    const { features } = machine.device('dev0').negotiated
+    expect(Object.keys(QEMU_NAMES).filter((name) => names.includes(name))).toEqual(
+      Object.keys(QEMU_NAMES).filter((name) => features.has(QEMU_NAMES[name])),
+    )
+    expect(names).toContain('VIRTIO_BLK_F_FLUSH')
+    expect(seen.status.statuses.map((text) => text.split(':')[0])).toContain('VIRTIO_CONFIG_S_DRIVER_OK')
+    await machine.close()
   })
 })
 

@@ -1,5 +1,5 @@
 import { type DeviceAddress, type GuestRange, Region } from '@guestdma/memory'
-import { type Peer, SharedMemory } from '@guestdma/node'
+import { type PeerProcess, SharedMemory } from '@guestdma/node'
 import { DPDK_IOTLB, iotlbProvider, type VhostUserOptions, VhostUserTransport } from '@guestdma/vhost-user'
 import {
   createMachine,
@@ -15,7 +15,7 @@ const RAM = 16 << 20
 /** Where a device sees a pool: at no address of the guest. */
 const POOL_DEVICE = 0x12_3456_0000
 const POOL = 4 << 20
-export const DEADLINE_MS = 15_000
+const DEADLINE_MS = 15_000
 
 export type VhostBackend = 'shared-pool' | 'vhost-iotlb'
 
@@ -26,7 +26,7 @@ export interface VhostSite {
   connect(path: string): VhostUserTransport
   machine(
     transport: VhostUserTransport,
-    peer: Peer,
+    peer: PeerProcess,
     more: Partial<RemoteConfig>,
     events: MachineEvents,
   ): Promise<Machine>

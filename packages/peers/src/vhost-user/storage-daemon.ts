@@ -1,7 +1,7 @@
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { type Peer, spawnPeer } from '@guestdma/node'
+import { type PeerProcess, spawnPeer } from '@guestdma/node'
 import { type Machine, MachineEvents } from 'guestdma'
 import type { CaseProgress, PeerCase } from '../matrix/case.ts'
 import { programPeer } from '../matrix/program-peer.ts'
@@ -20,7 +20,7 @@ interface DaemonSite {
   readonly site: VhostSite
   readonly path: string
   readonly disk: string
-  start(): Peer
+  start(): PeerProcess
 }
 
 async function withDaemon(progress: CaseProgress, body: (at: DaemonSite) => Promise<void>): Promise<void> {
@@ -28,8 +28,8 @@ async function withDaemon(progress: CaseProgress, body: (at: DaemonSite) => Prom
   const [path, disk] = [join(dir, 'socket'), join(dir, 'disk.raw')]
   writeFileSync(disk, pattern(DISK, 5))
   const site = vhostSite('shared-pool', BLK)
-  const peers: Peer[] = []
-  const start = (): Peer => {
+  const peers: PeerProcess[] = []
+  const start = (): PeerProcess => {
     progress.saw('the daemon is starting')
     const peer = spawnPeer({
       command: 'qemu-storage-daemon',

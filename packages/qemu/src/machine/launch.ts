@@ -2,7 +2,7 @@ import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout } from 'node:timers/promises'
 import { deviceAddress, GuestMemory, guestAddress } from '@guestdma/memory'
-import { NodeError, type Peer, SharedMemory, spawnPeer, type UnixListener, UnixSocket } from '@guestdma/node'
+import { NodeError, type PeerProcess, SharedMemory, spawnPeer, type UnixListener, UnixSocket } from '@guestdma/node'
 import { QemuError } from '../protocol/errors.ts'
 import { LineStream } from '../protocol/lines.ts'
 import { Qmp } from '../protocol/qmp.ts'
@@ -15,8 +15,8 @@ const MIB = 1 << 20
 const FIRST = MIB
 const DEFAULT_MEMORY = 64 * MIB
 const DEFAULT_DEADLINE_MS = 10_000
-/** The guest's own RAM, where QEMU has a pool only: from here on above RAM's base, where every machine has nothing. */
-const PRIVATE_AT = 0x8000_0000
+/** Where the guest's own RAM begins, if QEMU has a pool only: no machine has anything there. */
+const PRIVATE_AT = 32 * 2 ** 32
 
 export interface QemuOptions {
   readonly machine: MachineType
@@ -116,7 +116,7 @@ function startQemu(
   layout: MachineLayout,
   shared: SharedMemory,
   prepare: (dir: string) => void,
-): Peer {
+): PeerProcess {
   const program = command ?? layout.command
   const { firmware } = layout
   try {
@@ -147,7 +147,12 @@ function startQemu(
 }
 
 /** Waits with turns of the event loop in between: only there is it known that QEMU ended. */
-async function accept(listener: UnixListener, peer: Peer, deadline: number, deadlineMs: number): Promise<UnixSocket> {
+async function accept(
+  listener: UnixListener,
+  peer: PeerProcess,
+  deadline: number,
+  deadlineMs: number,
+): Promise<UnixSocket> {
   for (;;) {
     try {
       return listener.accept(0)
@@ -171,7 +176,7 @@ function guestOf(
   const length = shared.bytes - FIRST
   const range = { base, length, memory: shared.buffer, offset: FIRST }
   if (pool === undefined) return { memory: new GuestMemory([range]), ram: { base, length }, pool: undefined }
-  const ram = { base: guestAddress(ramBase + PRIVATE_AT), length: bytes }
+  const ram = { base: guestAddress(PRIVATE_AT), length: bytes }
   const memory = new GuestMemory([range, { ...ram, memory: new ArrayBuffer(bytes) }])
   const window = memory.window(base, length)
   return { memory, ram, pool: { window, device: deviceAddress(base), home: 'guest-ram' } }

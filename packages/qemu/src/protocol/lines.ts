@@ -10,7 +10,8 @@ export interface ByteStream {
   close(): void
 }
 
-const CHUNK_BYTES = 1 << 16
+/** Most answers have 22 bytes, and each call makes a buffer. */
+const CHUNK_BYTES = 4096
 /** The longest line that is taken: QEMU's description of its own protocol has 200 KB. */
 const LINE_LIMIT = 4 << 20
 

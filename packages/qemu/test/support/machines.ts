@@ -54,6 +54,7 @@ export async function machineOf(
   type: 'net' | 'blk',
   transport: VirtioTransport,
   scheme: DmaScheme,
+  queueSize = 256,
 ): Promise<{ machine: Machine; frames: Uint8Array[]; broken: unknown[] }> {
   const frames: Uint8Array[] = []
   const broken: unknown[] = []
@@ -70,7 +71,7 @@ export async function machineOf(
     schemes: [scheme],
     events,
     deadlineMs: 10_000,
-    devices: [{ type, name: 'dev0', transport, ...(type === 'net' ? { observer } : {}) }],
+    devices: [{ type, name: 'dev0', transport, queueSize, ...(type === 'net' ? { observer } : {}) }],
   })
   return { machine, frames, broken }
 }
