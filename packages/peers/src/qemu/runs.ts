@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs'
 import { MachineEvents } from 'guestdma'
 import type { PeerCase } from '../matrix/case.ts'
+import { expectInside } from '../work/audit.ts'
 import { diskWork, expectIs, expectSame, netWork, pattern, Station, wholeDisk } from '../work/workloads.ts'
 import { direct } from './schemes.ts'
 import { blkArgs, compareFeatures, DISK, machineOf, netArgs, type Setting, type Site, watch, withQemu } from './site.ts'
@@ -22,6 +23,7 @@ export function blkRun(setting: Setting): PeerCase['run'] {
       await ended
       model = await diskWork(machine, 'disk', model, progress, { rounds: 6, seed: 2 })
       expectIs('faults and broken devices', told, [])
+      expectInside(site.audits)
       await machine.close()
       progress.saw('the machine is closed')
       expectSame('the file', readFileSync(site.disk), model)
@@ -44,6 +46,7 @@ export function netRun(setting: Setting): PeerCase['run'] {
       machine.pump()
       await netWork(machine, ['net0', 'net1'], stations, progress, { rounds: 4 })
       expectIs('faults and broken devices', told, [])
+      expectInside(site.audits)
       await machine.close()
     })
 }

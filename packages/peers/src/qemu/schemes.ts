@@ -1,17 +1,21 @@
+import type { PoolFact } from '@guestdma/dma'
 import type { IvshmemRegion, Qemu } from '@guestdma/qemu'
 import { PciTransport } from '@guestdma/transport'
 import { directScheme, onDeviceScheme, sharedPoolScheme, type virtioIommuScheme } from 'guestdma'
 import { DISK_SLOT, found, IOMMU_SLOT, NET_SLOTS, type Scheme, type Setting } from './site.ts'
 
 export const direct = (): Scheme => directScheme()
-export const pool = (qemu: Qemu): Scheme => {
-  const { pool: fact } = qemu
+export const poolOf = ({ pool: fact }: Qemu): PoolFact => {
   if (fact === undefined) throw new Error('QEMU was started without a pool')
-  return sharedPoolScheme({ memory: () => fact, per: 'machine' })
+  return fact
 }
-export const region = (qemu: Qemu, memory: IvshmemRegion | null): Scheme => {
+export const regionOf = (qemu: Qemu, memory: IvshmemRegion | null): PoolFact => {
   if (memory === null) throw new Error('QEMU was started without memory on a device')
-  const fact = memory.place(qemu)
+  return memory.place(qemu)
+}
+export const pool = (qemu: Qemu): Scheme => sharedPoolScheme({ memory: () => poolOf(qemu), per: 'machine' })
+export const region = (qemu: Qemu, memory: IvshmemRegion | null): Scheme => {
+  const fact = regionOf(qemu, memory)
   // Both stations of a network share the memory of one neighbour.
   const half = fact.window.length / 2
   return onDeviceScheme({

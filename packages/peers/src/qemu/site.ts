@@ -1,10 +1,13 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import type { AuditedTransport } from '@guestdma/conformance'
+import type { PoolFact } from '@guestdma/dma'
 import { IvshmemRegion, launchQemu, type Qemu } from '@guestdma/qemu'
 import { MmioTransport, PciTransport, type VirtioTransport } from '@guestdma/transport'
 import { createMachine, type Machine, type MachineConfig, type MachineEvents, type RemoteConfig } from 'guestdma'
 import type { CaseProgress } from '../matrix/case.ts'
+import { auditedWindow } from '../work/audit.ts'
 import { expectIs, pattern } from '../work/workloads.ts'
 
 export const DISK = 2 << 20
@@ -23,6 +26,8 @@ export interface Setting {
   readonly device?: string
   /** The scheme, given what QEMU has. */
   readonly scheme: (qemu: Qemu, region: IvshmemRegion | null) => Scheme
+  /** All that the device may be told of; checked at each doorbell. */
+  readonly reach?: (qemu: Qemu, region: IvshmemRegion | null) => PoolFact
   /** Bytes of a pool that is all that QEMU has of the guest's memory. */
   readonly pool?: number
   readonly iommu?: boolean
@@ -40,6 +45,7 @@ export interface Site {
   readonly qemu: Qemu
   readonly region: IvshmemRegion | null
   readonly disk: string
+  readonly audits: AuditedTransport[]
 }
 
 export async function withQemu(
@@ -65,7 +71,7 @@ export async function withQemu(
       ],
     })
     progress.saw(`QEMU ${qemu.version} is up`)
-    await body({ qemu, region: memory, disk })
+    await body({ qemu, region: memory, disk, audits: [] })
   } finally {
     await qemu?.close()
     memory?.close()
@@ -136,12 +142,20 @@ export function compareFeatures(machine: Machine, qemu: Qemu, name: string, type
 }
 
 export async function machineOf(
-  { qemu, region }: Site,
+  { qemu, region, audits }: Site,
   setting: Setting,
   devices: readonly { readonly name: string; readonly more?: Partial<RemoteConfig> }[],
   events: MachineEvents,
 ): Promise<Machine> {
   const scheme = setting.scheme(qemu, region)
+  const reach = setting.reach?.(qemu, region)
+  const to = (name: string): VirtioTransport => {
+    const transport = transportTo(qemu, setting, name)
+    if (reach === undefined) return transport
+    const audited = auditedWindow(transport, reach)
+    audits.push(audited)
+    return audited
+  }
   return createMachine({
     memory: qemu.memory,
     schemes: [scheme],
@@ -150,7 +164,7 @@ export async function machineOf(
     devices: devices.map(({ name, more }) => ({
       type: name === 'disk' ? ('blk' as const) : ('net' as const),
       name,
-      transport: transportTo(qemu, setting, name),
+      transport: to(name),
       // What a device of QEMU offers as it is does not always make a scheme the first choice.
       dma: scheme.id,
       requestDeadlineMs: 10_000,

@@ -3,7 +3,7 @@ import type { PeerCase } from '../matrix/case.ts'
 import { programPeer } from '../matrix/program-peer.ts'
 import { revocationRun } from './revocation.ts'
 import { blkRun, killed, netRun, systemReset } from './runs.ts'
-import { behindIommu, direct, pool, region } from './schemes.ts'
+import { behindIommu, direct, pool, poolOf, region, regionOf } from './schemes.ts'
 import type { Setting } from './site.ts'
 
 export const qemuX86 = programPeer('qemu', 'QEMU', 'qemu-system-x86_64', [
@@ -25,8 +25,8 @@ interface Row {
 
 const schemes: readonly (readonly [backend: string, setting: Omit<Setting, 'machine'>])[] = [
   ['direct', { scheme: direct }],
-  ['shared-pool', { scheme: pool, pool: POOL }],
-  ['on-device', { scheme: region, region: true, pool: 1 << 20 }],
+  ['shared-pool', { scheme: pool, pool: POOL, reach: poolOf }],
+  ['on-device', { scheme: region, region: true, pool: 1 << 20, reach: regionOf }],
   ['virtio-iommu', { iommu: true, scheme: behindIommu((at) => virtioIommuScheme(at)) }],
   ['virtio-iommu-lazy', { iommu: true, scheme: behindIommu((at) => virtioIommuScheme({ ...at, mode: 'lazy' })) }],
   [
@@ -49,7 +49,7 @@ const rows: readonly Row[] = [
       backend: 'shared-pool',
       transport: 'mmio',
       what: '',
-      setting: { machine: 'microvm', scheme: pool, pool: POOL },
+      setting: { machine: 'microvm', scheme: pool, pool: POOL, reach: poolOf },
     },
     {
       driver,

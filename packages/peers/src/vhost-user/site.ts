@@ -1,3 +1,5 @@
+import { AuditedTransport } from '@guestdma/conformance'
+import type { PoolFact } from '@guestdma/dma'
 import { type DeviceAddress, type GuestRange, Region } from '@guestdma/memory'
 import { type PeerProcess, SharedMemory } from '@guestdma/node'
 import { DPDK_IOTLB, iotlbProvider, type VhostUserOptions, VhostUserTransport } from '@guestdma/vhost-user'
@@ -9,6 +11,7 @@ import {
   type RemoteConfig,
   sharedPoolScheme,
 } from 'guestdma'
+import { auditedWindow } from '../work/audit.ts'
 
 const RAM_BASE = 0x8000_0000
 const RAM = 16 << 20
@@ -21,7 +24,7 @@ export type VhostBackend = 'shared-pool' | 'vhost-iotlb'
 
 /** What one case gives a back end, and what is its own. */
 export interface VhostSite {
-  readonly backend: VhostBackend
+  readonly audits: AuditedTransport[]
   /** A transport over a new connection. */
   connect(path: string): VhostUserTransport
   machine(
@@ -42,8 +45,9 @@ export function vhostSite(
   const shared = SharedMemory.create(backend, iotlb ? RAM : POOL)
   const ram: GuestRange = { base: RAM_BASE, length: RAM, memory: iotlb ? shared.buffer : new ArrayBuffer(RAM) }
   const transports: VhostUserTransport[] = []
+  const audits: AuditedTransport[] = []
   return {
-    backend,
+    audits,
     connect(path) {
       const transport = VhostUserTransport.connect(path, {
         ...device,
@@ -55,7 +59,10 @@ export function vhostSite(
       return transport
     },
     machine(transport, peer, more, events) {
-      const scheme = iotlb ? throughIotlb(transport) : overPool(shared)
+      const pool = poolOf(shared)
+      const scheme = iotlb ? throughIotlb(transport) : sharedPoolScheme({ memory: () => pool })
+      const to = iotlb ? transport : auditedWindow(transport, pool)
+      if (to instanceof AuditedTransport) audits.push(to)
       return createMachine({
         memory: [ram],
         schemes: [scheme],
@@ -65,7 +72,7 @@ export function vhostSite(
           {
             type: transport.deviceId === 1 ? 'net' : 'blk',
             name: device.name,
-            transport,
+            transport: to,
             dma: scheme.id,
             enforcedBy: iotlb ? 'peer' : 'construction',
             requestDeadlineMs: DEADLINE_MS,
@@ -88,9 +95,9 @@ export function vhostSite(
 
 type Scheme = NonNullable<MachineConfig['schemes']>[number]
 
-function overPool(shared: SharedMemory): Scheme {
+function poolOf(shared: SharedMemory): PoolFact {
   const window = { region: new Region(shared.buffer, 'pool'), offset: 0, length: shared.bytes }
-  return sharedPoolScheme({ memory: () => ({ window, device: POOL_DEVICE as DeviceAddress, home: 'guest-ram' }) })
+  return { window, device: POOL_DEVICE as DeviceAddress, home: 'guest-ram' }
 }
 
 function throughIotlb(transport: VhostUserTransport): Scheme {

@@ -5,6 +5,7 @@ import { type PeerProcess, spawnPeer } from '@guestdma/node'
 import { type Machine, MachineEvents } from 'guestdma'
 import type { CaseProgress, PeerCase } from '../matrix/case.ts'
 import { programPeer } from '../matrix/program-peer.ts'
+import { expectInside } from '../work/audit.ts'
 import { diskWork, expectIs, expectSame, pattern, wholeDisk } from '../work/workloads.ts'
 import { type VhostSite, vhostSite } from './site.ts'
 
@@ -61,6 +62,7 @@ const work =
       let model = await diskWork(machine, 'disk', pattern(DISK, 5), progress)
       await machine.reset('disk')
       model = await diskWork(machine, 'disk', model, progress, { rounds: 6, seed: 2 })
+      expectInside(site.audits)
       await machine.close()
       expectSame('the file', readFileSync(disk), model)
     })

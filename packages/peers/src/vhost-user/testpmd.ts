@@ -5,6 +5,7 @@ import { FeatureSet, VIRTIO_NET_F_MAC } from '@guestdma/spec'
 import { MachineEvents, type RemoteConfig } from 'guestdma'
 import type { PeerCase } from '../matrix/case.ts'
 import { programPeer } from '../matrix/program-peer.ts'
+import { expectInside } from '../work/audit.ts'
 import { echoWork, expectIs, Station } from '../work/workloads.ts'
 import { type VhostBackend, vhostSite } from './site.ts'
 
@@ -54,6 +55,7 @@ function echo(backend: VhostBackend, more: Partial<RemoteConfig>): PeerCase['run
       await machine.reset('net0')
       progress.saw('a reset')
       await echoWork(machine, 'net0', station, progress, { rounds: 4 })
+      expectInside(site.audits)
       await machine.close()
       expectIs('guest RAM in use', machine.ram.allocated, 0)
       transport.close()
