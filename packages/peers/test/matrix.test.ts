@@ -99,6 +99,15 @@ describe('the command', () => {
     expect(stdout.replaceAll(/\s+/g, ' ')).toContain('failed: byte 3 is 5 where 7 was written')
   })
 
+  test.each([
+    ['0', []],
+    ['1, where all are asked for,', ['--all']],
+  ])('ends with %s where a case was skipped', async (_code, more) => {
+    const { code, stdout } = await command(fileURLToPath(module), '--only', 'nowhere', ...more)
+    expect([code, stdout.split('\n').at(-2)]).toEqual([more.length, '0 passed, 0 failed, 1 skipped'])
+    expect(stdout).toContain('apt-get install one two')
+  })
+
   test('names the cases', async () => {
     const { code, stdout } = await command(fileURLToPath(module), '--list')
     expect([code, stdout.split('\n').length]).toEqual([0, cases.length + 1])
