@@ -8,8 +8,8 @@ export {
   type CaseModule,
   type CaseProgress,
   caseId,
-  type Peer,
   type PeerCase,
+  type PeerProgram,
   SkippedCase,
 } from './matrix/case.ts'
 export { PEERS_CODES, PeersError } from './matrix/errors.ts'

@@ -3,7 +3,7 @@
  *
  * @packageDocumentation
  */
-export { type IotlbCounters, IotlbDomain, type IotlbDomainOptions } from './front-end/iotlb-domain.ts'
+export { DPDK_IOTLB, type IotlbCounters, IotlbDomain, type IotlbDomainOptions } from './front-end/iotlb-domain.ts'
 export { type IotlbProviderOptions, iotlbProvider } from './front-end/iotlb-provider.ts'
 export type { SharedWindow } from './front-end/memory-table.ts'
 export type { VhostUserOptions } from './front-end/options.ts'

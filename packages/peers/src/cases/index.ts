@@ -1,3 +1,8 @@
-import type { Peer, PeerCase } from '../matrix/case.ts'
-export const peers: readonly Peer[] = []
-export const cases: readonly PeerCase[] = []
+import type { PeerCase, PeerProgram } from '../matrix/case.ts'
+import { qemuArm, qemuCases, qemuX86 } from '../qemu/table.ts'
+import { storageDaemon, storageDaemonCases } from '../vhost-user/storage-daemon.ts'
+import { testpmd, testpmdCases } from '../vhost-user/testpmd.ts'
+
+/** What `guestdma-peers` runs where it is given no other module. */
+export const peers: readonly PeerProgram[] = [qemuX86, qemuArm, storageDaemon, testpmd]
+export const cases: readonly PeerCase[] = [...qemuCases, ...storageDaemonCases, ...testpmdCases]

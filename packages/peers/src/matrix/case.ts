@@ -1,6 +1,6 @@
 /** What a case is: which peer in which role, under which of our drivers or models, over what. */
 export interface CaseLabels {
-  /** The id of a {@link Peer}. */
+  /** The id of a {@link PeerProgram}. */
   readonly peer: string
   /** What the peer is: `device`, and our driver drives it; or `driver`, and it drives our model. */
   readonly role: 'device' | 'driver'
@@ -33,7 +33,7 @@ export interface CaseProgress {
 export class SkippedCase extends Error {}
 
 /** The program of somebody else. */
-export interface Peer {
+export interface PeerProgram {
   readonly id: string
   /** As people know it. */
   readonly name: string
@@ -45,7 +45,7 @@ export interface Peer {
 
 /** What a module of cases exports. */
 export interface CaseModule {
-  readonly peers: readonly Peer[]
+  readonly peers: readonly PeerProgram[]
   readonly cases: readonly PeerCase[]
 }
 

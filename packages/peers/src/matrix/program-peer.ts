@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
-import type { Peer } from './case.ts'
+import type { PeerProgram } from './case.ts'
 
 const run = promisify(execFile)
 const VERSION = /\d+(?:\.\d+)+/
@@ -12,7 +12,7 @@ export function programPeer(
   command: string,
   packages: readonly string[],
   versionArgs: readonly string[] = ['--version'],
-): Peer {
+): PeerProgram {
   return {
     id,
     name,

@@ -1,4 +1,4 @@
-import { type Peer, type PeerCase, programPeer, SkippedCase } from '@guestdma/peers'
+import { type PeerCase, type PeerProgram, programPeer, SkippedCase } from '@guestdma/peers'
 
 const labels = {
   peer: 'here',
@@ -9,7 +9,7 @@ const labels = {
   transport: 'pci',
 } as const
 
-export const peers: readonly Peer[] = [
+export const peers: readonly PeerProgram[] = [
   programPeer('here', 'Node', process.execPath, ['nodejs']),
   programPeer('nowhere', 'a program that nobody has', 'guestdma-no-such-program', ['one', 'two']),
 ]

@@ -1,5 +1,12 @@
 import { DMA_FAILED, DMA_OK, type DmaStatus } from '@guestdma/dma'
-import { type IommuDomain, REQUEST_GUEST, REQUEST_IOVA, REQUEST_LENGTH } from '@guestdma/iommu'
+import {
+  DOMAIN_READ,
+  DOMAIN_WRITE,
+  type IommuDomain,
+  REQUEST_GUEST,
+  REQUEST_IOVA,
+  REQUEST_LENGTH,
+} from '@guestdma/iommu'
 import { encodeRequest, HEADER_BYTES } from '../protocol/codec.ts'
 import { VhostUserError } from '../protocol/errors.ts'
 import { IOTLB_MSG } from '../protocol/messages.ts'
@@ -16,10 +23,19 @@ import type { VhostUserTransport } from './vhost-user-transport.ts'
 export interface IotlbDomainOptions {
   /** Bytes of I/O virtual addresses, in whole pages. Each page takes 9 bytes here. Default 1 GiB. */
   readonly iovaBytes?: number
-  /** See `IommuDomain`. DPDK needs both; see the README. */
+  /** See `IommuDomain`. Default false. */
   readonly gaps?: boolean
+  /** See `IommuDomain`. Default false. */
   readonly ringsReadWrite?: boolean
+  /** Does the back end ask to read what it is to write as well? Then it may. Default false. */
+  readonly writeIsReadWrite?: boolean
 }
+
+/**
+ * What DPDK's vhost library (22.11) needs. It takes neighbouring I/O addresses for neighbouring memory, drops the
+ * neighbour of what is taken back, and asks for reading and writing of all rings and of all buffers that it writes.
+ */
+export const DPDK_IOTLB: IotlbDomainOptions = { gaps: true, ringsReadWrite: true, writeIsReadWrite: true }
 
 /** What a domain did, and what the back end asked it. */
 export interface IotlbCounters {
@@ -38,7 +54,7 @@ const MAX_IOVA_BYTES = 2 ** 40
 const FIRST_IOVA = 0x10_0000
 
 // Elements of `pages`: what a page lets the device do, and whether a mapping begins there.
-const ACCESS = 3
+const ACCESS = DOMAIN_READ | DOMAIN_WRITE
 const BEGINS = 4
 
 /** Requests that are sent before their answers are taken: both directions fit a socket's buffers. */
@@ -74,6 +90,7 @@ export class IotlbDomain implements IommuDomain {
   }
 
   private readonly transport: VhostUserTransport
+  private readonly writeIsReadWrite: boolean
   /** By page from `inputStart` on: the user address, and access bits. */
   private readonly users: Float64Array
   private readonly pages: Uint8Array
@@ -88,7 +105,7 @@ export class IotlbDomain implements IommuDomain {
    * @throws VhostUserError `VHOST_OPTION`
    */
   constructor(transport: VhostUserTransport, options: IotlbDomainOptions = {}) {
-    const { iovaBytes = 2 ** 30, gaps = false, ringsReadWrite = false } = options
+    const { iovaBytes = 2 ** 30, gaps = false, ringsReadWrite = false, writeIsReadWrite = false } = options
     const { name } = transport
     if (!Number.isInteger(iovaBytes / PAGE) || iovaBytes < PAGE || iovaBytes > MAX_IOVA_BYTES) {
       const text = `iovaBytes is ${iovaBytes}, which must be whole pages of ${PAGE}, up to ${MAX_IOVA_BYTES}`
@@ -98,6 +115,7 @@ export class IotlbDomain implements IommuDomain {
     this.transport = transport
     this.gaps = gaps
     this.ringsReadWrite = ringsReadWrite
+    this.writeIsReadWrite = writeIsReadWrite
     this.inputEnd = FIRST_IOVA + iovaBytes - 1
     this.users = new Float64Array(iovaBytes / PAGE)
     this.pages = new Uint8Array(iovaBytes / PAGE)
@@ -120,14 +138,15 @@ export class IotlbDomain implements IommuDomain {
       this.failed = DMA_FAILED
       return
     }
+    const allowed = this.writeIsReadWrite && (access & DOMAIN_WRITE) !== 0 ? DOMAIN_READ | DOMAIN_WRITE : access
     const first = pageOf(iova)
     for (let page = first; page < first + length / PAGE; page++) {
       this.users[page] = user + (page - first) * PAGE
-      this.pages[page] = access
+      this.pages[page] = allowed
     }
     this.pages[first] |= BEGINS
     this.counters.updates++
-    this.queue(IOTLB_UPDATE, iova, length, user, access)
+    this.queue(IOTLB_UPDATE, iova, length, user, allowed)
   }
 
   unmap(): void {
@@ -213,7 +232,7 @@ export class IotlbDomain implements IommuDomain {
 
   private mappingAt(page: number): [first: number, length: number] {
     let first = page
-    while ((this.pages[first] & BEGINS) === 0) first--
+    while (first > 0 && (this.pages[first] & BEGINS) === 0 && this.pages[first - 1] !== 0) first--
     let end = page + 1
     while (end < this.pages.length && this.pages[end] !== 0 && (this.pages[end] & BEGINS) === 0) end++
     return [first, (end - first) * PAGE]

@@ -1,14 +1,14 @@
-import type { DmaBackend, DmaProvider, DmaTraits, PlatformOffer, Suitability } from '@guestdma/dma'
+import type { DmaBackend, DmaProvider, PlatformOffer, Suitability } from '@guestdma/dma'
 import { IommuBackend, type IommuBackendOptions } from '@guestdma/iommu'
 import { FeatureSet, VIRTIO_F_ACCESS_PLATFORM } from '@guestdma/spec'
 import { IotlbDomain, type IotlbDomainOptions } from './iotlb-domain.ts'
 import type { VhostUserTransport } from './vhost-user-transport.ts'
 
+/** `enforcedBy` is `peer` by default: the back end itself looks each address up. */
 export interface IotlbProviderOptions
-  extends IotlbDomainOptions,
-    Pick<IommuBackendOptions, 'mode' | 'subGranule' | 'lazy' | 'wake'> {
-  /** Default `peer`: the back end itself looks each address up. */
-  readonly enforcedBy?: DmaTraits['enforcedBy']
+  extends Pick<IommuBackendOptions, 'mode' | 'subGranule' | 'lazy' | 'wake' | 'enforcedBy'> {
+  /** What the back end needs of its domain; `DPDK_IOTLB` for DPDK. */
+  readonly domain?: IotlbDomainOptions
   /** Told of each domain, for its counters. */
   onDomain?(domain: IotlbDomain): void
 }
@@ -21,7 +21,7 @@ const ID = 'vhost-iotlb'
  * holds it to the windows, but nobody holds it to the mappings.
  */
 export function iotlbProvider(transport: VhostUserTransport, options: IotlbProviderOptions = {}): DmaProvider {
-  const { enforcedBy = 'peer', onDomain, iovaBytes, gaps, ringsReadWrite, ...backend } = options
+  const { domain: needs, onDomain, ...backend } = options
   return {
     id: ID,
     reach: 'granule',
@@ -36,13 +36,9 @@ export function iotlbProvider(transport: VhostUserTransport, options: IotlbProvi
       return { fit: 'usable', accept, why: 'the back end asks this process for translations' }
     },
     create({ memory, ram }: PlatformOffer): DmaBackend {
-      const domain = new IotlbDomain(transport, {
-        ...(iovaBytes === undefined ? {} : { iovaBytes }),
-        ...(gaps === undefined ? {} : { gaps }),
-        ...(ringsReadWrite === undefined ? {} : { ringsReadWrite }),
-      })
+      const domain = new IotlbDomain(transport, needs)
       onDomain?.(domain)
-      return new IommuBackend({ ...backend, name: ID, memory, ram, domain, enforcedBy })
+      return new IommuBackend({ enforcedBy: 'peer', ...backend, name: ID, memory, ram, domain })
     },
   }
 }

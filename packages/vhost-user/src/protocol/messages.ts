@@ -23,8 +23,7 @@ export const PROTOCOL_F_BACKEND_REQ = 5
 export const PROTOCOL_F_CONFIG = 9
 export const PROTOCOL_F_STATUS = 16
 
-/** In the payload of SET_VRING_KICK, _CALL and _ERR: the queue, and that no descriptor comes along. */
-export const VRING_INDEX_MASK = 0xff
+/** In the payload of SET_VRING_KICK, _CALL and _ERR, above the queue: no descriptor comes along. */
 export const VRING_NO_DESCRIPTOR = 0x100
 
 /** A message: what it carries and what answers it. */

@@ -1,4 +1,4 @@
-import type { DmaProvider, PlatformOffer, PoolFact } from '@guestdma/dma'
+import { type DmaProvider, type PoolFact, platformOffer } from '@guestdma/dma'
 import { BLK_FEATURES, DeviceSession, NET_FEATURES, type VirtioDriver } from '@guestdma/drivers'
 import { type DeviceAddress, GuestMemory, guestAddress, Region, SpanAllocator } from '@guestdma/memory'
 import { SharedMemory, waitReadable } from '@guestdma/node'
@@ -11,10 +11,10 @@ export const RAM_BASE = 0x8000_0000
 export const RAM_BYTES = 16 << 20
 /** Where a device sees a pool: at no address of the guest. */
 export const POOL_DEVICE = 0x12_3456_0000
-export const POOL_BYTES = 4 << 20
+const POOL_BYTES = 4 << 20
 
 /** How long anything here may take on a loaded machine. */
-export const DEADLINE_MS = 15_000
+const DEADLINE_MS = 15_000
 export const WAIT: Wait = { pump: () => {}, deadlineMs: DEADLINE_MS }
 
 /** A guest with RAM of its own and a pool in shared memory. */
@@ -62,22 +62,18 @@ export async function openSession(options: SessionOptions): Promise<DeviceSessio
     providers: [provider],
     dma: provider.id,
     wait: WAIT,
-    offer: (offered): PlatformOffer => ({
-      device: transport.name,
-      offered,
-      transport: { kind: transport.kind, transitional: transport.transitional },
-      ramReachable: false,
-      iommu: undefined,
-      pool: guest.poolFact,
-      region: undefined,
-      swiotlbRfc: false,
-      busOffset: 0,
-      memory,
-      ram,
-      mayBlock: true,
-      listed: new Set([provider.id]),
-      fact: () => undefined,
-    }),
+    offer: (offered) =>
+      platformOffer({
+        enforcedBy: 'construction',
+        device: transport.name,
+        offered,
+        transport: { kind: transport.kind, transitional: transport.transitional },
+        ramReachable: false,
+        pool: guest.poolFact,
+        memory,
+        ram,
+        listed: new Set([provider.id]),
+      }),
   })
   const detach = (): boolean => {
     if (!ended()) return false

@@ -1,4 +1,3 @@
-import { spawnSync } from 'node:child_process'
 import { accessSync, constants } from 'node:fs'
 import { delimiter, join } from 'node:path'
 import { EventFd } from '@guestdma/node'
@@ -30,9 +29,4 @@ export function missingPeer(command: string, source: string): string {
 /** `title`, and why it is skipped where it is. */
 export function titled(title: string, missing: string): string {
   return missing === '' ? title : `${title} (skipped: ${missing})`
-}
-
-/** The first line that a peer says of its version. */
-export function versionOf(command: string, ...args: readonly string[]): string {
-  return spawnSync(command, args, { encoding: 'utf8' }).stdout.split('\n')[0].trim()
 }
