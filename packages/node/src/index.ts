@@ -4,7 +4,7 @@
  * @packageDocumentation
  */
 export { FileBlockStore, type FileBlockStoreOptions } from './file-block-store.ts'
-export { type PeerExit, type PeerOptions, type PeerProcess, spawnPeer } from './processes/peer.ts'
+export { type Peer, type PeerExit, type PeerOptions, spawnPeer } from './processes/peer.ts'
 export { NODE_CODES, NodeError } from './system/errors.ts'
 export { EventFd } from './system/event-fd.ts'
 export { waitReadable } from './system/poll.ts'

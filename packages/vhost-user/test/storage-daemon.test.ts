@@ -6,7 +6,7 @@ import { type BounceBackend, sharedPoolScheme } from '@guestdma/bounce'
 import type { DmaMappings, DmaStatus } from '@guestdma/dma'
 import { BlkDriver, type BlkDriverOptions } from '@guestdma/drivers'
 import { guestAddress } from '@guestdma/memory'
-import { type PeerProcess, spawnPeer } from '@guestdma/node'
+import { type Peer, spawnPeer } from '@guestdma/node'
 import { DEVICE_ID_BLOCK, SECTOR_SIZE } from '@guestdma/spec'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { VhostUserTransport } from '../src/index.ts'
@@ -22,7 +22,7 @@ const { provider } = sharedPoolScheme()
 const content = randomBytes(DISK_BYTES)
 
 /** Starts a daemon whose disk and socket lie in `dir`. */
-function startDaemon(): PeerProcess {
+function startDaemon(): Peer {
   return spawnPeer({
     command: COMMAND,
     args: [
@@ -37,7 +37,7 @@ const path = (): string => join(dir, 'socket')
 const diskBytes = (): Buffer => readFileSync(join(dir, 'disk.raw'))
 
 let guest: Guest
-let daemon: PeerProcess
+let daemon: Peer
 let dir: string
 const transports: VhostUserTransport[] = []
 

@@ -5,7 +5,7 @@ import { DMA_OK, type DmaProvider } from '@guestdma/dma'
 import { FrameBatch, NetDriver, type NetDriverOptions, type ReceivedFrames } from '@guestdma/drivers'
 import { DOMAIN_WRITE } from '@guestdma/iommu'
 import { guestAddress } from '@guestdma/memory'
-import { type PeerProcess, SharedMemory, spawnPeer } from '@guestdma/node'
+import { type Peer, SharedMemory, spawnPeer } from '@guestdma/node'
 import { DEVICE_ID_NET, FeatureSet, VIRTIO_NET_F_MAC } from '@guestdma/spec'
 import { afterEach, describe, expect, it } from 'vitest'
 import { DPDK_IOTLB, type IotlbDomain, iotlbProvider, VhostUserTransport } from '../src/index.ts'
@@ -19,7 +19,7 @@ const MAC = [0x52, 0x54, 0, 0, 0, 1]
 /** 1500. */
 const MTU = [0xdc, 0x05]
 
-let peer: PeerProcess | undefined
+let peer: Peer | undefined
 let guest: Guest
 let ram: SharedMemory | undefined
 let transport: VhostUserTransport | undefined
@@ -166,7 +166,7 @@ describe.skipIf(missing !== '')(titled('testpmd: net that comes back with its ad
     await exchange(again, 64)
     await again.close()
     transport?.close()
-    const other = await start(connect(join((peer as PeerProcess).dir, 's'), iotlb), iotlb, {})
+    const other = await start(connect(join((peer as Peer).dir, 's'), iotlb), iotlb, {})
     await exchange(other, 64)
     await other.close()
     expect(guest.ram.live).toBe(0)
@@ -205,8 +205,8 @@ describe.skipIf(missing !== '')(titled('testpmd: net that comes back with its ad
   it('a testpmd that is killed: the driver says so, and all memory goes back', async () => {
     const net = await drive(true, { mode: 'map' })
     await exchange(net, 64)
-    process.kill((peer as PeerProcess).pid, 'SIGKILL')
-    await (peer as PeerProcess).exited
+    process.kill((peer as Peer).pid, 'SIGKILL')
+    await (peer as Peer).exited
     await until(net, () => net.broken !== null)
     expect(net.broken?.cause).toMatchObject({ code: 'TRANSPORT_LOST' })
     await expect(net.close()).rejects.toMatchObject({ code: 'TRANSPORT_DEVICE_STUCK', details: { quarantined: false } })

@@ -41,7 +41,7 @@ export interface PeerExit {
 }
 
 /** A process that is ended, with its children and files, when it is closed or when this process ends. */
-export interface PeerProcess extends AsyncDisposable {
+export interface Peer extends AsyncDisposable {
   readonly command: string
   readonly pid: number
   /** A temporary folder of its own; removed when it has ended. */
@@ -69,7 +69,7 @@ export interface PeerProcess extends AsyncDisposable {
  *
  * @throws NodeError `NODE_COMMAND` where the program cannot be started; what `args` throws
  */
-export function spawnPeer({ command, args, files = [], env = process.env }: PeerOptions): PeerProcess {
+export function spawnPeer({ command, args, files = [], env = process.env }: PeerOptions): Peer {
   const name = basename(command)
   const dir = mkdtempSync(join(tmpdir(), `guestdma-${name}-`))
   const log = join(dir, 'output')
@@ -114,13 +114,7 @@ function start(command: string, args: readonly string[], log: string, env: NodeJ
   }
 }
 
-function peerOf(
-  command: string,
-  dir: string,
-  log: string,
-  child: ChildProcess,
-  reap: () => Promise<void>,
-): PeerProcess {
+function peerOf(command: string, dir: string, log: string, child: ChildProcess, reap: () => Promise<void>): Peer {
   let last = ''
   let ended = false
   let closing: Promise<void> | null = null

@@ -1,7 +1,7 @@
 import { AuditedTransport } from '@guestdma/conformance'
 import type { PoolFact } from '@guestdma/dma'
 import { type DeviceAddress, type GuestRange, Region } from '@guestdma/memory'
-import { type PeerProcess, SharedMemory } from '@guestdma/node'
+import { type Peer, SharedMemory } from '@guestdma/node'
 import { DPDK_IOTLB, iotlbProvider, type VhostUserOptions, VhostUserTransport } from '@guestdma/vhost-user'
 import {
   createMachine,
@@ -29,7 +29,7 @@ export interface VhostSite {
   connect(path: string): VhostUserTransport
   machine(
     transport: VhostUserTransport,
-    peer: PeerProcess,
+    peer: Peer,
     more: Partial<RemoteConfig>,
     events: MachineEvents,
   ): Promise<Machine>

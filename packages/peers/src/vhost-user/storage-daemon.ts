@@ -1,7 +1,7 @@
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { type PeerProcess, spawnPeer } from '@guestdma/node'
+import { type Peer, spawnPeer } from '@guestdma/node'
 import { type Machine, MachineEvents } from 'guestdma'
 import type { CaseProgress, PeerCase } from '../matrix/case.ts'
 import { programPeer } from '../matrix/program-peer.ts'
@@ -21,7 +21,7 @@ interface DaemonSite {
   readonly site: VhostSite
   readonly path: string
   readonly disk: string
-  start(): PeerProcess
+  start(): Peer
 }
 
 async function withDaemon(progress: CaseProgress, body: (at: DaemonSite) => Promise<void>): Promise<void> {
@@ -29,8 +29,8 @@ async function withDaemon(progress: CaseProgress, body: (at: DaemonSite) => Prom
   const [path, disk] = [join(dir, 'socket'), join(dir, 'disk.raw')]
   writeFileSync(disk, pattern(DISK, 5))
   const site = vhostSite('shared-pool', BLK)
-  const peers: PeerProcess[] = []
-  const start = (): PeerProcess => {
+  const peers: Peer[] = []
+  const start = (): Peer => {
     progress.saw('the daemon is starting')
     const peer = spawnPeer({
       command: 'qemu-storage-daemon',

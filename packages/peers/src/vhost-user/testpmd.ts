@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { join } from 'node:path'
-import { type PeerProcess, spawnPeer } from '@guestdma/node'
+import { type Peer, spawnPeer } from '@guestdma/node'
 import { FeatureSet, VIRTIO_NET_F_MAC } from '@guestdma/spec'
 import { MachineEvents, type RemoteConfig } from 'guestdma'
 import type { PeerCase } from '../matrix/case.ts'
@@ -22,7 +22,7 @@ const MAC = [0x52, 0x54, 0, 0, 0, 1]
 const CONFIG = Uint8Array.from([...MAC, 1, 0, 1, 0, 0xdc, 0x05])
 
 /** Starts a testpmd that sends every frame back with its two addresses exchanged. */
-function start(iotlb: boolean): PeerProcess {
+function start(iotlb: boolean): Peer {
   const prefix = `guestdma-${randomBytes(4).toString('hex')}`
   return spawnPeer({
     command: 'dpdk-testpmd',

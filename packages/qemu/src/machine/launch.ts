@@ -2,7 +2,7 @@ import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout } from 'node:timers/promises'
 import { deviceAddress, GuestMemory, guestAddress } from '@guestdma/memory'
-import { NodeError, type PeerProcess, SharedMemory, spawnPeer, type UnixListener, UnixSocket } from '@guestdma/node'
+import { NodeError, type Peer, SharedMemory, spawnPeer, type UnixListener, UnixSocket } from '@guestdma/node'
 import { QemuError } from '../protocol/errors.ts'
 import { LineStream } from '../protocol/lines.ts'
 import { Qmp } from '../protocol/qmp.ts'
@@ -116,7 +116,7 @@ function startQemu(
   layout: MachineLayout,
   shared: SharedMemory,
   prepare: (dir: string) => void,
-): PeerProcess {
+): Peer {
   const program = command ?? layout.command
   const { firmware } = layout
   try {
@@ -147,12 +147,7 @@ function startQemu(
 }
 
 /** Waits with turns of the event loop in between: only there is it known that QEMU ended. */
-async function accept(
-  listener: UnixListener,
-  peer: PeerProcess,
-  deadline: number,
-  deadlineMs: number,
-): Promise<UnixSocket> {
+async function accept(listener: UnixListener, peer: Peer, deadline: number, deadlineMs: number): Promise<UnixSocket> {
   for (;;) {
     try {
       return listener.accept(0)

@@ -1,6 +1,6 @@
 import type { PoolFact } from '@guestdma/dma'
 import { type GuestAddress, type GuestMemory, guestAddress, type RegisterBus, SpanAllocator } from '@guestdma/memory'
-import type { PeerProcess } from '@guestdma/node'
+import type { Peer } from '@guestdma/node'
 import type { PciAccess } from '@guestdma/transport'
 import { QemuError } from '../protocol/errors.ts'
 import type { Qmp, QmpEvent } from '../protocol/qmp.ts'
@@ -19,7 +19,7 @@ const ECAM_SHIFT = 12
 export interface QemuParts {
   readonly machine: MachineType
   readonly layout: MachineLayout
-  readonly peer: PeerProcess
+  readonly peer: Peer
   readonly qtest: Qtest
   readonly qmp: Qmp
   readonly memory: GuestMemory

@@ -27,7 +27,10 @@ export class LineStream {
   private readonly describe: () => string
   private readonly decoder = new TextDecoder()
   private text = ''
-  private searched = 0
+  // A search makes one string of all pieces, so a long line is searched once.
+  private mayHaveEnd = false
+  /** When the next answer is due, on the clock of `performance.now()`. */
+  private due: number
   private failure: QemuError | null = null
 
   /** `describe`: what the other process printed last. */
@@ -36,19 +39,26 @@ export class LineStream {
     this.stream = stream
     this.deadlineMs = deadlineMs
     this.describe = describe
+    this.due = performance.now() + deadlineMs
   }
 
-  /** Sends a line. Throws `QEMU_LOST`. */
+  /** Sends a line; the answer is due when `deadlineMs` have passed. Throws `QEMU_LOST`. */
   send(line: string): void {
+    this.due = performance.now() + this.deadlineMs
     this.guard(() => this.stream.send(Buffer.from(`${line}\n`)))
   }
 
-  /** The next line, without its end. Throws `QEMU_LOST`. */
+  /**
+   * The next line, without its end. However much arrives before the answer does, nobody waits beyond the time when it is
+   * due. Throws `QEMU_LOST`.
+   */
   next(): string {
     for (;;) {
       const line = this.take()
       if (line !== null) return line
-      this.fill()
+      const left = this.due - performance.now()
+      if (left < 0) throw this.fail(`no answer within ${this.deadlineMs} ms`)
+      this.fill(left)
     }
   }
 
@@ -57,7 +67,7 @@ export class LineStream {
     for (;;) {
       const line = this.take()
       if (line !== null || !this.guard(() => this.stream.isReadable)) return line
-      this.fill()
+      this.fill(0)
     }
   }
 
@@ -77,22 +87,23 @@ export class LineStream {
   }
 
   private take(): string | null {
-    const end = this.text.indexOf('\n', this.searched)
+    const end = this.mayHaveEnd ? this.text.indexOf('\n') : -1
     if (end < 0) {
-      this.searched = this.text.length
+      this.mayHaveEnd = false
       if (this.text.length > LINE_LIMIT) throw this.fail(`a line of more than ${LINE_LIMIT} characters`)
       return null
     }
     const line = this.text.slice(0, end)
     this.text = this.text.slice(end + 1)
-    this.searched = 0
     return line.endsWith('\r') ? line.slice(0, -1) : line
   }
 
-  private fill(): void {
-    const { bytes } = this.guard(() => this.stream.receive(CHUNK_BYTES, this.deadlineMs, 0))
+  private fill(deadlineMs: number): void {
+    const { bytes } = this.guard(() => this.stream.receive(CHUNK_BYTES, deadlineMs, 0))
     if (bytes.length === 0) throw this.fail('the connection was closed')
-    this.text += this.decoder.decode(bytes, { stream: true })
+    const piece = this.decoder.decode(bytes, { stream: true })
+    this.mayHaveEnd ||= piece.includes('\n')
+    this.text += piece
   }
 
   private guard<T>(use: () => T): T {

@@ -55,9 +55,11 @@ export class Qmp {
     }
   }
 
-  /** What arrived since the last call, without waiting. */
+  /** What arrived since the last call, without waiting: at most 1000. */
   takeEvents(): readonly QmpEvent[] {
-    for (let line = this.lines.arrived(); line !== null; line = this.lines.arrived()) {
+    while (this.waiting.length < EVENTS_KEPT) {
+      const line = this.lines.arrived()
+      if (line === null) break
       if (!this.keep(this.message(line))) throw this.lines.fail('an answer that nobody asked for')
     }
     return this.waiting.splice(0)

@@ -47,12 +47,15 @@ describe('the QMP client', () => {
     expect(session.takeEvents()).toEqual([])
   })
 
-  it('keeps only so many events that nobody takes', () => {
-    const { server, qmp } = connect()
+  it('keeps only the latest events that nobody takes, and takes no more at once', () => {
+    const events = Array.from({ length: 1010 }, (_, i) => `{"event":"E${i}"}\n`).join('')
+    const { server, qmp } = connect({ stop: (id) => `${events}{"return":{},"id":${id}}\n` })
     const session = qmp()
-    for (let i = 0; i < 1010; i++) server.say(`{"event":"E${i}"}\n`)
-    const events = session.takeEvents()
-    expect([events.length, events[0].event]).toEqual([1000, 'E10'])
+    session.execute('stop')
+    const kept = session.takeEvents()
+    expect([kept.length, kept[0].event]).toEqual([1000, 'E10'])
+    server.say(events)
+    expect([session.takeEvents().length, session.takeEvents().length]).toEqual([1000, 10])
   })
 
   it("a refusal carries QEMU's words, and the session goes on", () => {
