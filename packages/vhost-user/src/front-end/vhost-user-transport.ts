@@ -173,7 +173,8 @@ export class VhostUserTransport implements VirtioTransport, Disposable {
   }
 
   writeFeatures(features: FeatureSet): void {
-    const theirs = features.and(this.offered).or(this.offered.and(PROTOCOL))
+    const onlyOurs = this.options.ownFeatures.without(this.offered)
+    const theirs = features.without(onlyOurs).or(this.offered.and(PROTOCOL))
     try {
       this.connection.tell(messages.SET_FEATURES, theirs)
     } catch (error) {
