@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto'
+import { readdirSync } from 'node:fs'
 import { sharedPoolScheme } from '@guestdma/bounce'
 import {
   BlkDevice,
@@ -11,8 +12,9 @@ import {
   type VirtioDevice,
 } from '@guestdma/devices'
 import { BlkDriver, FrameBatch, NetDriver } from '@guestdma/drivers'
-import { UnixSocket } from '@guestdma/node'
+import { EventFd, UnixSocket } from '@guestdma/node'
 import { BLK_S_OK, DEVICE_ID_NET, FeatureSet, SECTOR_SIZE, VIRTIO_F_VERSION_1 } from '@guestdma/spec'
+import fc from 'fast-check'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { VhostUserBackEnd, VhostUserTransport } from '../src/index.ts'
 import { encodeRequest } from '../src/protocol/codec.ts'
@@ -186,5 +188,47 @@ describe.skipIf(missingSystem !== '')(titled('back-end: a device model served to
     expect(backEnd?.lost).toMatchObject({ code: 'VHOST_VERSION' })
     expect([port.windows, backEnd?.descriptors, backEnd?.device.status]).toEqual([[], [], 0])
     await expect(disk.close()).rejects.toMatchObject({ code: 'TRANSPORT_DEVICE_STUCK' })
+  })
+
+  it('whatever a front end sends, poll does not throw, no descriptor is left over, and the next front end is served', () => {
+    serve(diskOver())
+    const types = [...messages.FRONT_END_MESSAGES.values()]
+    const message = fc
+      .constantFrom(...types)
+      .chain(({ request, payload: { least, most }, descriptors: [fewest, all] }) =>
+        fc.record({
+          request: fc.constant(request),
+          payload: fc.uint8Array({ minLength: least, maxLength: Math.min(most, least + 64) }),
+          // Small numbers, or none would name a queue.
+          sparse: fc.boolean(),
+          event: fc.boolean(),
+          count: fc.integer({ min: fewest, max: all }),
+        }),
+      )
+    const open = (): number => readdirSync('/proc/self/fd').length
+    const event = EventFd.create()
+    let before = -1
+    fc.assert(
+      fc.property(fc.array(message, { maxLength: 40 }), (sent) => {
+        const [ours, theirs] = UnixSocket.pair()
+        backEnd?.serve(theirs)
+        for (const { request, payload, sparse, event: isEvent, count } of sent) {
+          const bytes = new Uint8Array(12 + payload.length)
+          new Uint32Array(bytes.buffer, 0, 3).set([request, 1 | 8, payload.length])
+          bytes.set(sparse ? payload.map((byte, i) => (i % 4 === 0 ? byte & 1 : 0)) : payload, 12)
+          if (backEnd?.lost !== null) break
+          ours.send(bytes, Array(count).fill(isEvent ? event.fd : guest.pool.fd))
+          backEnd?.poll(16)
+        }
+        ours.close()
+        for (let i = 0; i < 4; i++) backEnd?.poll(16)
+        backEnd?.close()
+        if (before < 0) before = open()
+        expect([open(), port.windows]).toEqual([before, []])
+      }),
+      { numRuns: 200 },
+    )
+    event.close()
+    expect(() => connect()).not.toThrow()
   })
 })

@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { join } from 'node:path'
 import { BusWindows, NetDevice } from '@guestdma/devices'
 import { type Peer, spawnPeer, type UnixListener, UnixSocket, waitReadable } from '@guestdma/node'
-import { VIRTIO_F_IN_ORDER } from '@guestdma/spec'
+import { VIRTIO_F_IN_ORDER, VIRTIO_NET_F_MRG_RXBUF } from '@guestdma/spec'
 import { afterEach, describe, expect, it } from 'vitest'
 import { VhostUserBackEnd } from '../src/index.ts'
 import { missingPeer, titled } from './support/peers.ts'
@@ -66,10 +66,10 @@ async function until(done: () => boolean): Promise<void> {
 
 describe.skipIf(missing !== '')(titled("virtio-user: a network device of ours under DPDK's driver", missing), () => {
   it.each([
-    ['one buffer for each frame', 'mrg_rxbuf=0,in_order=0'],
-    ['frames over several buffers', 'mrg_rxbuf=1,in_order=0'],
-    ['in order', 'mrg_rxbuf=0,in_order=1'],
-  ])('frames come back: %s', async (_, options) => {
+    ['one buffer for each frame', 'mrg_rxbuf=0,in_order=0', [], [VIRTIO_F_IN_ORDER, VIRTIO_NET_F_MRG_RXBUF]],
+    ['mergeable buffers', 'mrg_rxbuf=1,in_order=0', [VIRTIO_NET_F_MRG_RXBUF], [VIRTIO_F_IN_ORDER]],
+    ['in order', 'mrg_rxbuf=0,in_order=1', [VIRTIO_F_IN_ORDER], [VIRTIO_NET_F_MRG_RXBUF]],
+  ])('frames come back: %s', async (_, options, agreed, not) => {
     const received: Uint8Array[] = []
     const port = new BusWindows('net')
     const device = new NetDevice({
@@ -84,6 +84,7 @@ describe.skipIf(missing !== '')(titled("virtio-user: a network device of ours un
     startTestpmd(options)
     backEnd.serve((listener as UnixListener).accept(DEADLINE_MS))
     await until(() => device.live)
+    expect([...agreed, ...not].filter((feature) => device.negotiated.has(feature))).toEqual(agreed)
     // A frame that arrives before the other program forwards is lost there.
     await until(() => {
       device.receive(frame(0, 60))

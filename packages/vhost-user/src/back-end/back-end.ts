@@ -104,19 +104,13 @@ export class VhostUserBackEnd implements Disposable {
    * the caller may sleep.
    */
   poll(budget: number): number {
-    let done = 0
-    for (const { kick, index, running } of this.queues) {
-      if (!running || kick === null || kick.take() === 0) continue
-      this.device.notify(this.device.queues[index])
-      done++
-    }
-    done += this.device.poll(budget)
     try {
-      return done + this.receive()
+      return this.takeDoorbells() + this.device.poll(budget) + this.receive()
     } catch (error) {
+      // Descriptors of the front end's may be no events at all.
       this.close()
       this.lost = error as Error
-      return done + 1
+      return 1
     }
   }
 
@@ -134,6 +128,16 @@ export class VhostUserBackEnd implements Disposable {
 
   [Symbol.dispose](): void {
     this.close()
+  }
+
+  private takeDoorbells(): number {
+    let rung = 0
+    for (const { kick, index, running } of this.queues) {
+      if (!running || kick === null || kick.take() === 0) continue
+      this.device.notify(this.device.queues[index])
+      rung++
+    }
+    return rung
   }
 
   private receive(): number {
@@ -158,10 +162,19 @@ export class VhostUserBackEnd implements Disposable {
   private answer(message: Message, socket: UnixSocket): boolean {
     const type = messages.FRONT_END_MESSAGES.get(message.request) as messages.AnyMessageType
     const handler = this.handlers.get(message.request) as Handler<unknown, unknown>
-    const result = handler(decodeRequest(this.device.name, type, message), message.descriptors)
+    const result = handler(this.decoded(type, message), message.descriptors)
     if (result === undefined) return false
     if (type.answered || message.needsAnswer) socket.send(encodeAnswer(type, result))
     return true
+  }
+
+  private decoded(type: messages.AnyMessageType, message: Message): unknown {
+    try {
+      return decodeRequest(this.device.name, type, message)
+    } catch (error) {
+      for (const descriptor of message.descriptors) closeSync(descriptor)
+      throw error
+    }
   }
 
   private handle<Request, Answer>(
@@ -266,8 +279,11 @@ export class VhostUserBackEnd implements Disposable {
   private setMemory(memory: GuestWindows | null): void {
     const before = this.memory
     this.memory = memory
-    this.port.setWindows(memory?.windows ?? [])
-    before?.close()
+    try {
+      this.port.setWindows(memory?.windows ?? [])
+    } finally {
+      before?.close()
+    }
   }
 
   private readConfig({ offset, bytes }: ConfigSpace): ConfigSpace {

@@ -1,7 +1,11 @@
+import { closeSync } from 'node:fs'
 import type { BusWindow } from '@guestdma/devices'
-import { Region } from '@guestdma/memory'
+import { hex, Region } from '@guestdma/memory'
 import { SharedMemory } from '@guestdma/node'
+import { VhostUserError } from '../protocol/errors.ts'
 import type { MemoryRegion } from '../protocol/payload.ts'
+
+const PAGE = 4096
 
 /** The memory that a front end gave (vhost-user, "Memory access"), mapped here. */
 export class GuestWindows {
@@ -11,25 +15,25 @@ export class GuestWindows {
   /**
    * Maps the regions of a table. Owns the descriptors, and closes them if this throws.
    *
-   * @throws NodeError where one cannot be mapped
+   * @throws VhostUserError `VHOST_DESCRIPTORS`, `VHOST_MEMORY`; NodeError where a region cannot be mapped
    */
   constructor(part: string, regions: readonly MemoryRegion[], descriptors: readonly number[]) {
     this.regions = regions
-    const errors: unknown[] = []
-    for (const [i, fd] of descriptors.entries()) {
-      const { offset, length } = regions[i] ?? { offset: 0, length: 0 }
-      try {
-        this.mapped.push(SharedMemory.from(fd, { name: `${part} memory ${i}`, bytes: offset + length }))
-      } catch (error) {
-        errors.push(error)
+    const left = [...descriptors]
+    try {
+      check(part, regions, descriptors)
+      for (const [i, { offset, length }] of regions.entries()) {
+        const options = { name: `${part} memory ${i}`, bytes: offset + length }
+        this.mapped.push(SharedMemory.from(left.shift() as number, options))
       }
+    } catch (error) {
+      for (const descriptor of left) closeSync(descriptor)
+      this.close()
+      throw error
     }
-    if (errors.length === 0) return
-    this.close()
-    throw errors[0]
   }
 
-  /** What a device reaches: guest addresses. */
+  /** What a device reaches, at guest addresses. */
   get windows(): BusWindow[] {
     return this.regions.map(({ guest, length, offset }, i) => {
       const { name, buffer } = this.mapped[i]
@@ -45,5 +49,18 @@ export class GuestWindows {
 
   close(): void {
     for (const memory of this.mapped) memory.close()
+  }
+}
+
+function check(part: string, regions: readonly MemoryRegion[], descriptors: readonly number[]): void {
+  if (regions.length !== descriptors.length) {
+    const text = `${regions.length} regions came with ${descriptors.length} descriptors`
+    throw new VhostUserError('VHOST_DESCRIPTORS', part, text, { regions: regions.length, count: descriptors.length })
+  }
+  for (const { guest, offset } of regions) {
+    // What is aligned for the guest is to be aligned here.
+    if ((guest - offset) % PAGE === 0) continue
+    const text = `the region at ${hex(guest)} has offset ${hex(offset)}, which must differ by whole pages`
+    throw new VhostUserError('VHOST_MEMORY', part, text, { guest, offset })
   }
 }
