@@ -1,8 +1,9 @@
 /**
- * vhost-user: a driver's way to devices that other processes serve.
+ * vhost-user: a driver's way to devices that other processes serve, and device models served to other processes.
  *
  * @packageDocumentation
  */
+export { VhostUserBackEnd, type VhostUserBackEndOptions } from './back-end/back-end.ts'
 export { DPDK_IOTLB, type IotlbCounters, IotlbDomain, type IotlbDomainOptions } from './front-end/iotlb-domain.ts'
 export { type IotlbProviderOptions, iotlbProvider } from './front-end/iotlb-provider.ts'
 export type { SharedWindow } from './front-end/memory-table.ts'

@@ -71,10 +71,10 @@ const AT_TYPE = HEADER_BYTES + 25
  */
 export class IotlbDomain implements IommuDomain {
   readonly name: string
-  readonly granule = PAGE
-  readonly leastLength = PAGE
+  readonly granule: number = PAGE
+  readonly leastLength: number = PAGE
   readonly identity = false
-  readonly inputStart = FIRST_IOVA
+  readonly inputStart: number = FIRST_IOVA
   readonly inputEnd: number
   readonly reserved: readonly never[] = []
   readonly gaps: boolean

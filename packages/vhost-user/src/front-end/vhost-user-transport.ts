@@ -1,6 +1,5 @@
 import { EventFd, UnixSocket } from '@guestdma/node'
 import {
-  DEVICE_ID_NET,
   FeatureSet,
   INTERRUPT_CONFIGURATION,
   INTERRUPT_USED_BUFFER,
@@ -23,6 +22,7 @@ import * as messages from '../protocol/messages.ts'
 import type { IotlbMessage } from '../protocol/payload.ts'
 import { BackEndRequests } from './back-end-requests.ts'
 import { Connection } from './connection.ts'
+import { shakeHands } from './handshake.ts'
 import { MemoryTable } from './memory-table.ts'
 import { type CheckedOptions, checkOptions, type VhostUserOptions } from './options.ts'
 
@@ -33,13 +33,6 @@ const HIDDEN = FeatureSet.of(
   VIRTIO_F_NOTIFICATION_DATA,
 )
 const PROTOCOL = FeatureSet.of(messages.VHOST_USER_F_PROTOCOL_FEATURES)
-const WANTED = FeatureSet.of(
-  messages.PROTOCOL_F_MQ,
-  messages.PROTOCOL_F_REPLY_ACK,
-  messages.PROTOCOL_F_BACKEND_REQ,
-  messages.PROTOCOL_F_STATUS,
-)
-const CONFIG = FeatureSet.of(messages.PROTOCOL_F_CONFIG)
 
 /** Where a queue begins: both positions 0, and in a packed ring both wrap counters 1. */
 const SPLIT_START = 0
@@ -98,11 +91,9 @@ export class VhostUserTransport implements VirtioTransport, Disposable {
     this.config = options.config === null ? null : options.config.slice()
     this.table = table
     this.connection = connection
-    connection.tell(messages.SET_OWNER, null)
-    this.offered = connection.ask(messages.GET_FEATURES, null)
-    this.protocolFeatures = this.agreeProtocol()
-    this.requireFeatures()
-    this.requireQueues()
+    const { offered, protocolFeatures } = shakeHands(connection, options)
+    this.offered = offered
+    this.protocolFeatures = protocolFeatures
     if (this.agreed(messages.PROTOCOL_F_BACKEND_REQ)) this.openChannel()
   }
 
@@ -182,7 +173,8 @@ export class VhostUserTransport implements VirtioTransport, Disposable {
   }
 
   writeFeatures(features: FeatureSet): void {
-    const theirs = features.and(this.offered).or(this.offered.and(PROTOCOL))
+    const onlyOurs = this.options.ownFeatures.without(this.offered)
+    const theirs = features.without(onlyOurs).or(this.offered.and(PROTOCOL))
     try {
       this.connection.tell(messages.SET_FEATURES, theirs)
     } catch (error) {
@@ -301,44 +293,6 @@ export class VhostUserTransport implements VirtioTransport, Disposable {
 
   private agreed(feature: number): boolean {
     return this.protocolFeatures.has(feature)
-  }
-
-  private agreeProtocol(): FeatureSet {
-    if (!this.offered.has(messages.VHOST_USER_F_PROTOCOL_FEATURES)) return FeatureSet.empty
-    const { connection } = this
-    const wanted = this.config === null ? WANTED.or(CONFIG) : WANTED
-    const agreed = connection.ask(messages.GET_PROTOCOL_FEATURES, null).and(wanted)
-    connection.tell(messages.SET_PROTOCOL_FEATURES, agreed)
-    connection.acknowledged = agreed.has(messages.PROTOCOL_F_REPLY_ACK)
-    return agreed
-  }
-
-  private requireFeatures(): void {
-    const missing: string[] = []
-    if (this.config === null && !this.agreed(messages.PROTOCOL_F_CONFIG)) missing.push('CONFIG (9), or give config')
-    if (this.options.iotlb) {
-      if (!this.agreed(messages.PROTOCOL_F_REPLY_ACK)) missing.push('REPLY_ACK (3) for iotlb')
-      if (!this.agreed(messages.PROTOCOL_F_BACKEND_REQ)) missing.push('BACKEND_REQ (5) for iotlb')
-      if (!this.offered.has(VIRTIO_F_ACCESS_PLATFORM)) missing.push('ACCESS_PLATFORM (33) for iotlb')
-    }
-    if (missing.length > 0)
-      throw new VhostUserError('VHOST_FEATURES', this.name, `the back end does not offer ${missing.join(', ')}`, {
-        offered: this.offered.bits(),
-        protocol: this.protocolFeatures.bits(),
-      })
-  }
-
-  // What GET_QUEUE_NUM counts is not said where queues come in pairs: DPDK counts pairs and others queues.
-  private requireQueues(): void {
-    if (!this.agreed(messages.PROTOCOL_F_MQ)) return
-    const { queues } = this.options
-    const has = this.connection.ask(messages.GET_QUEUE_NUM, null)
-    const needed = this.deviceId === DEVICE_ID_NET ? Math.ceil(queues / 2) : queues
-    if (has < needed)
-      throw new VhostUserError('VHOST_QUEUES', this.name, `the back end has ${has} queues of the ${queues} needed`, {
-        has,
-        queues,
-      })
   }
 
   private openChannel(): void {

@@ -1,15 +1,21 @@
+import type { FeatureSet } from '@guestdma/spec'
 import {
   CONFIG_ANSWER,
   CONFIG_SPACE,
+  type ConfigSpace,
   FEATURES,
   IOTLB,
+  type IotlbMessage,
   MAX_REGIONS,
   MEMORY_TABLE,
+  type MemoryRegion,
   NONE,
   type Payload,
   U64,
   VRING_ADDRESS,
   VRING_STATE,
+  type VringAddress,
+  type VringState,
 } from './payload.ts'
 
 /** Bits of the device features that are vhost's own and no feature of virtio. */
@@ -38,6 +44,8 @@ export interface MessageType<Request, Answer> {
   readonly descriptors: readonly [least: number, most: number]
 }
 
+/** Answered only where its sender asks. */
+export type Told<Request> = MessageType<Request, number>
 /** A kind of message whatever its payload. */
 export type AnyMessageType = MessageType<unknown, unknown>
 
@@ -51,7 +59,7 @@ function told<Request>(
   name: string,
   payload: Payload<Request>,
   descriptors: readonly [number, number] = NO_DESCRIPTORS,
-): MessageType<Request, number> {
+): Told<Request> {
   return { request, name, payload, answer: U64, answered: false, descriptors }
 }
 
@@ -65,27 +73,27 @@ function asked<Request, Answer>(
 }
 
 // vhost-user, "Front-end message types".
-export const GET_FEATURES = asked(1, 'GET_FEATURES', NONE, FEATURES)
-export const SET_FEATURES = told(2, 'SET_FEATURES', FEATURES)
-export const SET_OWNER = told(3, 'SET_OWNER', NONE)
-export const SET_MEM_TABLE = told(5, 'SET_MEM_TABLE', MEMORY_TABLE, [1, MAX_REGIONS])
-export const SET_VRING_NUM = told(8, 'SET_VRING_NUM', VRING_STATE)
-export const SET_VRING_ADDR = told(9, 'SET_VRING_ADDR', VRING_ADDRESS)
-export const SET_VRING_BASE = told(10, 'SET_VRING_BASE', VRING_STATE)
-export const GET_VRING_BASE = asked(11, 'GET_VRING_BASE', VRING_STATE, VRING_STATE)
-export const SET_VRING_KICK = told(12, 'SET_VRING_KICK', U64, EVENT_DESCRIPTOR)
-export const SET_VRING_CALL = told(13, 'SET_VRING_CALL', U64, EVENT_DESCRIPTOR)
-export const SET_VRING_ERR = told(14, 'SET_VRING_ERR', U64, EVENT_DESCRIPTOR)
-export const GET_PROTOCOL_FEATURES = asked(15, 'GET_PROTOCOL_FEATURES', NONE, FEATURES)
-export const SET_PROTOCOL_FEATURES = told(16, 'SET_PROTOCOL_FEATURES', FEATURES)
-export const GET_QUEUE_NUM = asked(17, 'GET_QUEUE_NUM', NONE, U64)
-export const SET_VRING_ENABLE = told(18, 'SET_VRING_ENABLE', VRING_STATE)
-export const SET_BACKEND_REQ_FD = told(21, 'SET_BACKEND_REQ_FD', NONE, ONE_DESCRIPTOR)
-export const IOTLB_MSG = told(22, 'IOTLB_MSG', IOTLB)
-export const GET_CONFIG = asked(24, 'GET_CONFIG', CONFIG_SPACE, CONFIG_ANSWER)
-export const SET_CONFIG = told(25, 'SET_CONFIG', CONFIG_SPACE)
-export const SET_STATUS = told(39, 'SET_STATUS', U64)
-export const GET_STATUS = asked(40, 'GET_STATUS', NONE, U64)
+export const GET_FEATURES: MessageType<null, FeatureSet> = asked(1, 'GET_FEATURES', NONE, FEATURES)
+export const SET_FEATURES: Told<FeatureSet> = told(2, 'SET_FEATURES', FEATURES)
+export const SET_OWNER: Told<null> = told(3, 'SET_OWNER', NONE)
+export const SET_MEM_TABLE: Told<readonly MemoryRegion[]> = told(5, 'SET_MEM_TABLE', MEMORY_TABLE, [1, MAX_REGIONS])
+export const SET_VRING_NUM: Told<VringState> = told(8, 'SET_VRING_NUM', VRING_STATE)
+export const SET_VRING_ADDR: Told<VringAddress> = told(9, 'SET_VRING_ADDR', VRING_ADDRESS)
+export const SET_VRING_BASE: Told<VringState> = told(10, 'SET_VRING_BASE', VRING_STATE)
+export const GET_VRING_BASE: MessageType<VringState, VringState> = asked(11, 'GET_VRING_BASE', VRING_STATE, VRING_STATE)
+export const SET_VRING_KICK: Told<number> = told(12, 'SET_VRING_KICK', U64, EVENT_DESCRIPTOR)
+export const SET_VRING_CALL: Told<number> = told(13, 'SET_VRING_CALL', U64, EVENT_DESCRIPTOR)
+export const SET_VRING_ERR: Told<number> = told(14, 'SET_VRING_ERR', U64, EVENT_DESCRIPTOR)
+export const GET_PROTOCOL_FEATURES: MessageType<null, FeatureSet> = asked(15, 'GET_PROTOCOL_FEATURES', NONE, FEATURES)
+export const SET_PROTOCOL_FEATURES: Told<FeatureSet> = told(16, 'SET_PROTOCOL_FEATURES', FEATURES)
+export const GET_QUEUE_NUM: MessageType<null, number> = asked(17, 'GET_QUEUE_NUM', NONE, U64)
+export const SET_VRING_ENABLE: Told<VringState> = told(18, 'SET_VRING_ENABLE', VRING_STATE)
+export const SET_BACKEND_REQ_FD: Told<null> = told(21, 'SET_BACKEND_REQ_FD', NONE, ONE_DESCRIPTOR)
+export const IOTLB_MSG: Told<IotlbMessage> = told(22, 'IOTLB_MSG', IOTLB)
+export const GET_CONFIG: MessageType<ConfigSpace, ConfigSpace> = asked(24, 'GET_CONFIG', CONFIG_SPACE, CONFIG_ANSWER)
+export const SET_CONFIG: Told<ConfigSpace> = told(25, 'SET_CONFIG', CONFIG_SPACE)
+export const SET_STATUS: Told<number> = told(39, 'SET_STATUS', U64)
+export const GET_STATUS: MessageType<null, number> = asked(40, 'GET_STATUS', NONE, U64)
 
 /** What the front end sends. */
 export const FRONT_END_MESSAGES: ReadonlyMap<number, AnyMessageType> = table(
@@ -113,8 +121,8 @@ export const FRONT_END_MESSAGES: ReadonlyMap<number, AnyMessageType> = table(
 )
 
 // vhost-user, "Back-end message types".
-export const BACKEND_IOTLB_MSG = told(1, 'BACKEND_IOTLB_MSG', IOTLB)
-export const BACKEND_CONFIG_CHANGE_MSG = told(2, 'BACKEND_CONFIG_CHANGE_MSG', NONE)
+export const BACKEND_IOTLB_MSG: Told<IotlbMessage> = told(1, 'BACKEND_IOTLB_MSG', IOTLB)
+export const BACKEND_CONFIG_CHANGE_MSG: Told<null> = told(2, 'BACKEND_CONFIG_CHANGE_MSG', NONE)
 
 /** What the back end sends over its request channel. */
 export const BACK_END_MESSAGES: ReadonlyMap<number, AnyMessageType> = table(

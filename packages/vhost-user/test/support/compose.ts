@@ -84,22 +84,22 @@ export async function openSession(options: SessionOptions): Promise<DeviceSessio
 }
 
 /** Runs a driver as an owner's loop does, asleep while there is nothing to do, until `promise` settles. */
-export async function run<T>(driver: VirtioDriver, promise: Promise<T>): Promise<T> {
+export async function run<T>(driver: VirtioDriver, promise: Promise<T>, pump?: () => number): Promise<T> {
   let settled = false
   const end = (): void => {
     settled = true
   }
   promise.then(end, end)
-  await until(driver, () => settled)
+  await until(driver, () => settled, pump)
   return promise
 }
 
-/** As {@link run}, until `done`. */
-export async function until(driver: VirtioDriver, done: () => boolean): Promise<void> {
+/** As {@link run}, until `done`. `pump`: lets a back end in this process work, and returns how much it did. */
+export async function until(driver: VirtioDriver, done: () => boolean, pump = (): number => 0): Promise<void> {
   const transport = driver.session.transport as VhostUserTransport
   for (const end = performance.now() + DEADLINE_MS; !done(); ) {
     if (performance.now() > end) throw new Error(`nothing happened for ${DEADLINE_MS} ms`)
-    if (driver.poll(256) === 0) {
+    if (driver.poll(256) + pump() === 0) {
       const { descriptors } = transport
       if (descriptors.length > 0 && waitReadable(descriptors, 2).length > 0) driver.interrupt()
     }
