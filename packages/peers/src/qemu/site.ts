@@ -10,7 +10,7 @@ import type { CaseProgress } from '../matrix/case.ts'
 import { auditedWindow } from '../work/audit.ts'
 import { expectIs, pattern } from '../work/workloads.ts'
 
-export const DISK = 2 << 20
+export const DISK: number = 2 << 20
 export const IOMMU_SLOT = 2
 export const DISK_SLOT = 3
 export const NET_SLOTS = [4, 5] as const

@@ -1,17 +1,20 @@
 import { pooledIommuScheme, virtioIommuScheme } from 'guestdma'
-import type { PeerCase } from '../matrix/case.ts'
+import type { PeerCase, PeerProgram } from '../matrix/case.ts'
 import { programPeer } from '../matrix/program-peer.ts'
 import { revocationRun } from './revocation.ts'
 import { blkRun, killed, netRun, systemReset } from './runs.ts'
 import { behindIommu, direct, pool, poolOf, region, regionOf } from './schemes.ts'
 import type { Setting } from './site.ts'
 
-export const qemuX86 = programPeer('qemu', 'QEMU', 'qemu-system-x86_64', [
+export const qemuX86: PeerProgram = programPeer('qemu', 'QEMU', 'qemu-system-x86_64', [
   'qemu-system-x86',
   'qemu-system-common',
   'seabios',
 ])
-export const qemuArm = programPeer('qemu-arm', 'QEMU', 'qemu-system-aarch64', ['qemu-system-arm', 'qemu-system-common'])
+export const qemuArm: PeerProgram = programPeer('qemu-arm', 'QEMU', 'qemu-system-aarch64', [
+  'qemu-system-arm',
+  'qemu-system-common',
+])
 
 const POOL = 8 << 20
 

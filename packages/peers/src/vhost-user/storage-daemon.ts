@@ -3,15 +3,18 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type Peer, spawnPeer } from '@guestdma/node'
 import { type Machine, MachineEvents } from 'guestdma'
-import type { CaseProgress, PeerCase } from '../matrix/case.ts'
+import type { CaseProgress, PeerCase, PeerProgram } from '../matrix/case.ts'
 import { programPeer } from '../matrix/program-peer.ts'
 import { expectInside } from '../work/audit.ts'
 import { diskWork, expectIs, expectSame, pattern, wholeDisk } from '../work/workloads.ts'
 import { type VhostSite, vhostSite } from './site.ts'
 
-export const storageDaemon = programPeer('qemu-storage-daemon', 'QEMU storage daemon', 'qemu-storage-daemon', [
-  'qemu-system-common',
-])
+export const storageDaemon: PeerProgram = programPeer(
+  'qemu-storage-daemon',
+  'QEMU storage daemon',
+  'qemu-storage-daemon',
+  ['qemu-system-common'],
+)
 
 const DISK = 2 << 20
 const BLK = { name: 'disk', deviceId: 2, queues: 1 } as const

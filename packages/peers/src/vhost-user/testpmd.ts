@@ -3,13 +3,13 @@ import { join } from 'node:path'
 import { type Peer, spawnPeer } from '@guestdma/node'
 import { FeatureSet, VIRTIO_NET_F_MAC } from '@guestdma/spec'
 import { MachineEvents, type RemoteConfig } from 'guestdma'
-import type { PeerCase } from '../matrix/case.ts'
+import type { PeerCase, PeerProgram } from '../matrix/case.ts'
 import { programPeer } from '../matrix/program-peer.ts'
 import { expectInside } from '../work/audit.ts'
 import { echoWork, expectIs, Station } from '../work/workloads.ts'
 import { type VhostBackend, vhostSite } from './site.ts'
 
-export const testpmd = programPeer(
+export const testpmd: PeerProgram = programPeer(
   'testpmd',
   'DPDK testpmd',
   'dpdk-testpmd',

@@ -1,12 +1,12 @@
 import { randomBytes } from 'node:crypto'
 import { BusWindows, NetDevice } from '@guestdma/devices'
 import { VIRTIO_F_IN_ORDER, VIRTIO_NET_F_MRG_RXBUF } from '@guestdma/spec'
-import type { PeerCase } from '../matrix/case.ts'
+import type { PeerCase, PeerProgram } from '../matrix/case.ts'
 import { expectIs, expectSame, pattern } from '../work/workloads.ts'
 import { withServed } from './served.ts'
 import { testpmd } from './testpmd.ts'
 
-export const virtioUser = { ...testpmd, id: 'virtio-user', name: 'DPDK virtio-user' }
+export const virtioUser: PeerProgram = { ...testpmd, id: 'virtio-user', name: 'DPDK virtio-user' }
 
 const MAC = [0x52, 0x54, 0, 0, 0, 1]
 const PROBE = 60

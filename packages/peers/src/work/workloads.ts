@@ -46,7 +46,7 @@ export async function diskWork(
   name: string,
   disk: Uint8Array,
   { saw }: CaseProgress,
-  { rounds = 24, seed = 1, most = 64 << 10 } = {},
+  { rounds = 24, seed = 1, most = 64 << 10 }: { rounds?: number; seed?: number; most?: number } = {},
 ): Promise<Uint8Array> {
   const model = disk.slice()
   const random = seeded(seed)
@@ -88,6 +88,12 @@ export async function wholeDisk(machine: Machine, name: string, expected: Uint8A
   }
 }
 
+interface Work {
+  readonly rounds?: number
+  /** For each round. */
+  readonly deadlineMs?: number
+}
+
 /** A station of a test network: what it received, and what its driver tells. */
 export class Station {
   readonly frames: Uint8Array[] = []
@@ -104,7 +110,7 @@ export async function netWork(
   names: readonly [string, string],
   stations: readonly [Station, Station],
   { saw }: CaseProgress,
-  { rounds = 12, deadlineMs = 20_000 } = {},
+  { rounds = 12, deadlineMs = 20_000 }: Work = {},
 ): Promise<void> {
   const random = seeded(7)
   // Receive buffers are posted by the first turn. What comes before them waits in QEMU, which then lets the next overtake.
@@ -151,7 +157,7 @@ export async function echoWork(
   name: string,
   station: Station,
   { saw }: CaseProgress,
-  { rounds = 20, deadlineMs = 20_000 } = {},
+  { rounds = 20, deadlineMs = 20_000 }: Work = {},
 ): Promise<void> {
   const random = seeded(11)
   machine.pump()
