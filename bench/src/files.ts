@@ -1,5 +1,6 @@
 import type { BenchFailure, Environment } from '@guestdma/bench'
 import type { IovaFigure } from './iova.ts'
+import type { PeerFigure } from './peers.ts'
 
 /** What one case allocates on the JavaScript heap. */
 export interface HeapFigure {
@@ -25,6 +26,14 @@ export interface IovaReport {
   readonly complete: boolean
   readonly environment: Environment
   readonly figures: readonly IovaFigure[]
+}
+
+/** The file that `bench --peers --json` writes. */
+export interface PeersSpeedReport {
+  readonly schema: 'guestdma-peers-speed-1'
+  readonly complete: boolean
+  readonly environment: Environment
+  readonly figures: readonly PeerFigure[]
 }
 
 export function toJson(report: object): string {

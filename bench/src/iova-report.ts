@@ -1,37 +1,8 @@
-import { spawn } from 'node:child_process'
-import { createInterface } from 'node:readline'
-import { fileURLToPath } from 'node:url'
 import { formatTable, textColumns, wrap } from '@guestdma/bench/program'
 import type { IovaFigure } from './iova.ts'
 
 /** What the program prints in all. */
-const FIGURES = 12
-
-/**
- * Runs `iova.ts` on the built packages, in a process that loads no TypeScript. `onFigures` is called with all figures so
- * far, and how much of the work that is. `failure` says how the process ended where figures are missing.
- */
-export async function measureIova(
-  signal: AbortSignal,
-  onFigures: (sofar: readonly IovaFigure[], fraction: number) => void,
-): Promise<{ figures: readonly IovaFigure[]; failure: string | undefined }> {
-  const program = fileURLToPath(new URL('../dist/iova.js', import.meta.url))
-  const child = spawn(process.execPath, ['--conditions=guestdma-built', program], {
-    stdio: ['pipe', 'pipe', 'inherit'],
-  })
-  signal.addEventListener('abort', () => void child.kill('SIGKILL'))
-  const ended = new Promise<string>((resolve, reject) => {
-    child.on('error', reject)
-    child.on('close', (code, killedBy) => resolve(killedBy ?? `code ${code}`))
-  })
-  const figures: IovaFigure[] = []
-  for await (const line of createInterface({ input: child.stdout })) {
-    figures.push(JSON.parse(line) as IovaFigure)
-    onFigures(figures, figures.length / FIGURES)
-  }
-  const how = await ended
-  return { figures, failure: how === 'code 0' ? undefined : `the worker ended with ${how}` }
-}
+export const IOVA_FIGURES = 12
 
 /** One line for each domain and victim: few live mappings, many, and their ratio. */
 export function formatIova(figures: readonly IovaFigure[]): string {

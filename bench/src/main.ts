@@ -14,9 +14,13 @@ import {
   writeWhole,
 } from '@guestdma/bench/program'
 import { SCHEMES } from 'guestdma'
-import { type HeapFigure, type HeapReport, type IovaReport, toJson } from './files.ts'
-import { formatIova, measureIova } from './iova-report.ts'
+import { runFigures } from './figure-program.ts'
+import { type HeapFigure, type HeapReport, type IovaReport, type PeersSpeedReport, toJson } from './files.ts'
+import type { IovaFigure } from './iova.ts'
+import { formatIova, IOVA_FIGURES } from './iova-report.ts'
 import { NONE } from './machines.ts'
+import type { PeerFigure } from './peers.ts'
+import { formatPeers, PEER_FIGURES } from './peers-report.ts'
 import { drawReport } from './picture.ts'
 import { SCENARIOS } from './scenarios.ts'
 import { EXTRA } from './table.ts'
@@ -28,6 +32,7 @@ usage: bench [--scheme ID…] [--only WORDS] [--quick]
              [--repeat N] [--json FILE] [--svg FILE]
        bench --heap [--scheme ID…] [--only WORDS] [--json FILE]
        bench --iova [--json FILE]
+       bench --peers [--json FILE]
 
   --scheme ID   only this scheme; may be given several times:
 ${[NONE, ...Object.keys(SCHEMES)].map((id) => `                ${id}\n`).join('')}  --only WORDS  only what matches all words, such as
@@ -38,6 +43,9 @@ ${[NONE, ...Object.keys(SCHEMES)].map((id) => `                ${id}\n`).join(''
                 bases, with five classes of backends loaded
   --iova        only what map and unmap cost behind an IOMMU with
                 a thousand and with a million live mappings
+  --peers       only devices of other processes, beside the bare
+                ring: needs qemu-storage-daemon and dpdk-testpmd
+                (Debian: qemu-system-common, dpdk-dev)
   --repeat N    N processes for each figure, of which the fastest
                 counts (a machine is only ever slowed down)
   --json FILE   also write the report as JSON, as results come
@@ -74,7 +82,8 @@ async function main(): Promise<number> {
   const repeat = Number(values.repeat ?? 1)
   if (!Number.isInteger(repeat) || repeat < 1)
     throw usage(`--repeat ${values.repeat}: must be a whole number from 1 on`)
-  if (values.svg !== undefined && (values.heap || values.iova)) throw usage('--svg draws neither --heap nor --iova')
+  if (values.svg !== undefined && (values.heap || values.iova || values.peers))
+    throw usage('--svg draws none of --heap, --iova and --peers')
   if (values.svg !== undefined && !subjects.some(isDrawn))
     throw usage('--svg draws net cases of 64 bytes in batches of 32, and none is measured')
   const { json, svg } = values
@@ -89,6 +98,7 @@ async function main(): Promise<number> {
     if (json !== undefined) writeWhole(json, toJson(report))
   }
   if (values.iova) return iova(stop, save)
+  if (values.peers) return peers(stop, save)
   const effort = values.quick ? { milliseconds: 60, warmup: 120 } : { milliseconds: 600, warmup: 400 }
   const common = {
     worker: new URL('../dist/worker.js', import.meta.url),
@@ -163,15 +173,31 @@ async function iova(stop: Stop, save: (report: IovaReport) => void): Promise<num
   const environment = readEnvironment()
   const started = { schema: 'guestdma-iova-1', environment } as const
   progress.show('mappings', 0)
-  const { figures, failure } = await measureIova(stop.signal, (sofar, fraction) => {
+  const { figures, failure } = await runFigures<IovaFigure>('iova', stop.signal, (sofar) => {
     save({ ...started, complete: false, figures: sofar })
-    progress.show('mappings', fraction)
+    progress.show('mappings', sofar.length / IOVA_FIGURES)
   })
   progress.clear()
   const complete = failure === undefined && !stop.signal.aborted
   save({ ...started, complete, figures })
   process.stdout.write(formatIova(figures))
   if (!complete) process.stdout.write('This report is PARTIAL: cases are missing.\n')
+  if (failure !== undefined && !stop.signal.aborted) process.stderr.write(`bench: ${failure}\n`)
+  return stop.exitCode ?? (complete ? 0 : 1)
+}
+
+async function peers(stop: Stop, save: (report: PeersSpeedReport) => void): Promise<number> {
+  const environment = readEnvironment()
+  const started = { schema: 'guestdma-peers-speed-1', environment } as const
+  progress.show('devices of other processes', 0)
+  const { figures, failure } = await runFigures<PeerFigure>('peers', stop.signal, (sofar) => {
+    save({ ...started, complete: false, figures: sofar })
+    progress.show('devices of other processes', sofar.length / PEER_FIGURES)
+  })
+  progress.clear()
+  const complete = failure === undefined && !stop.signal.aborted
+  save({ ...started, complete, figures })
+  process.stdout.write(formatPeers(figures))
   if (failure !== undefined && !stop.signal.aborted) process.stderr.write(`bench: ${failure}\n`)
   return stop.exitCode ?? (complete ? 0 : 1)
 }
@@ -202,6 +228,7 @@ function readArguments() {
         quick: { type: 'boolean' },
         heap: { type: 'boolean' },
         iova: { type: 'boolean' },
+        peers: { type: 'boolean' },
         json: { type: 'string' },
         svg: { type: 'string' },
         repeat: { type: 'string' },

@@ -1,0 +1,331 @@
+// How fast devices of other processes are driven, beside the bare ring on the same kind of connection. A program of its
+// own, run on the built packages by `bench --peers`. Prints a line of JSON for each figure.
+import { randomBytes } from 'node:crypto'
+import { truncateSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { endWithParent } from '@guestdma/bench/program'
+import type { DmaScheme } from '@guestdma/dma'
+import { type DeviceAddress, guestAddress, Region } from '@guestdma/memory'
+import { type Peer, SharedMemory, spawnPeer } from '@guestdma/node'
+import {
+  FeatureSet,
+  STATUS_ACKNOWLEDGE,
+  STATUS_DRIVER,
+  STATUS_DRIVER_OK,
+  STATUS_FEATURES_OK,
+  VIRTIO_F_VERSION_1,
+  VIRTIO_NET_F_MAC,
+} from '@guestdma/spec'
+import { DPDK_IOTLB, iotlbProvider, type VhostUserOptions, VhostUserTransport } from '@guestdma/vhost-user'
+import { createMachine, FrameBatch, type Machine, sharedPoolScheme } from 'guestdma'
+import { BARE_BYTES, BareRing } from './bare-ring.ts'
+
+/** Requests or frames per second: of the driver, of the bare ring, and the median of their ratios round by round. */
+export interface PeerFigure {
+  readonly peer: string
+  readonly work: string
+  readonly backend: string
+  readonly bare: number
+  readonly driver: number
+  readonly ratio: number
+}
+
+const RAM = 0x8000_0000
+const RAM_BYTES = 16 << 20
+const POOL_BYTES = 4 << 20
+const POOL_DEVICE = 0x12_3456_0000
+const ROUNDS = 7
+const WARM_MS = 150
+const MS = 400
+const WAIT = { pump: (): void => {}, deadlineMs: 20_000 }
+
+/** One way to do the work: does some of it, and returns how much. */
+type Work = () => number | Promise<number>
+
+async function rate(work: Work): Promise<number> {
+  for (const end = performance.now() + WARM_MS; performance.now() < end; ) await work()
+  const begin = performance.now()
+  let done = 0
+  while (performance.now() - begin < MS) done += await work()
+  return (done * 1000) / (performance.now() - begin)
+}
+
+const median = (values: readonly number[]): number => [...values].sort((a, b) => a - b)[values.length >> 1]
+
+/** Opens a way to work and closes it again; both ways take turns, so that a machine that slows down slows both. */
+type Way = () => Promise<{ readonly work: Work; close(): Promise<void> | void }>
+
+async function compare(peer: string, work: string, backend: string, bare: Way, driver: Way): Promise<void> {
+  const rates: [number[], number[]] = [[], []]
+  for (let round = 0; round < ROUNDS; round++) {
+    for (const [i, way] of [bare, driver].entries()) {
+      const opened = await way()
+      rates[i].push(await rate(opened.work))
+      await opened.close()
+    }
+  }
+  const ratio = median(rates[1].map((value, i) => value / rates[0][i]))
+  const figure: PeerFigure = { peer, work, backend, bare: median(rates[0]), driver: median(rates[1]), ratio }
+  process.stdout.write(`${JSON.stringify(figure)}\n`)
+}
+
+/** A transport for the bare ring: features and status by hand. */
+function bareTransport(
+  path: string,
+  memory: SharedMemory,
+  options: Omit<VhostUserOptions, 'memory'>,
+): VhostUserTransport {
+  const transport = VhostUserTransport.connect(path, {
+    ...options,
+    memory: [{ memory, device: POOL_DEVICE }],
+    wait: WAIT,
+  })
+  const known = STATUS_ACKNOWLEDGE | STATUS_DRIVER
+  transport.writeStatus(0)
+  transport.writeStatus(known)
+  transport.writeFeatures(FeatureSet.of(VIRTIO_F_VERSION_1))
+  transport.writeStatus(known | STATUS_FEATURES_OK)
+  return transport
+}
+
+function start(transport: VhostUserTransport, rings: readonly BareRing[]): void {
+  for (const [i, { size, areas }] of rings.entries())
+    transport.enableQueue(i, size, areas as Parameters<VhostUserTransport['enableQueue']>[2])
+  transport.writeStatus(STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK | STATUS_DRIVER_OK)
+}
+
+function machineOver(
+  transport: VhostUserTransport,
+  memory: SharedMemory,
+  iotlb: boolean,
+  frames?: () => void,
+): Promise<Machine> {
+  const window = { region: new Region(memory.buffer, 'pool'), offset: 0, length: memory.bytes }
+  const pool = { window, device: POOL_DEVICE as DeviceAddress, home: 'guest-ram' } as const
+  const scheme: DmaScheme = iotlb ? throughIotlb(transport) : sharedPoolScheme({ memory: () => pool })
+  const net = transport.deviceId === 1
+  return createMachine({
+    memory: [{ base: RAM, length: RAM_BYTES, memory: iotlb ? memory.buffer : new ArrayBuffer(RAM_BYTES) }],
+    schemes: [scheme],
+    deadlineMs: WAIT.deadlineMs,
+    devices: [
+      {
+        type: net ? 'net' : 'blk',
+        name: 'dev0',
+        transport,
+        dma: scheme.id,
+        mode: net ? 'pool' : 'map',
+        enforcedBy: iotlb ? 'peer' : 'construction',
+        ...(frames === undefined ? {} : { observer: { frames } }),
+      },
+    ],
+  })
+}
+
+function throughIotlb(transport: VhostUserTransport): DmaScheme {
+  const provider = iotlbProvider(transport, { domain: DPDK_IOTLB })
+  return {
+    id: provider.id,
+    provider,
+    install(platform) {
+      platform.declareRam(true)
+      return () => platform.nothing()
+    },
+  }
+}
+
+const BLK = { name: 'dev0', deviceId: 2, queues: 1 }
+const SECTOR = 512
+
+async function blk(depth: number): Promise<void> {
+  let path = ''
+  const peer = spawnPeer({
+    command: 'qemu-storage-daemon',
+    args: (dir) => {
+      path = join(dir, 's')
+      writeFileSync(join(dir, 'disk.raw'), '')
+      truncateSync(join(dir, 'disk.raw'), 1 << 20)
+      return [
+        ...['--blockdev', `driver=file,node-name=file,filename=${dir}/disk.raw`],
+        ...['--blockdev', 'driver=raw,node-name=disk,file=file'],
+        ...['--export', `type=vhost-user-blk,id=e,node-name=disk,addr.type=unix,addr.path=${path},writable=on`],
+      ]
+    },
+  })
+  const bare: Way = async () => {
+    const memory = SharedMemory.create('bare', BARE_BYTES)
+    const transport = bareTransport(path, memory, BLK)
+    const ring = new BareRing(memory.buffer, 0, POOL_DEVICE)
+    for (let i = 0; i < depth; i++) {
+      const cell = ring.free + i * 1024
+      ring.describe(3 * i, POOL_DEVICE + cell, 16, 1, 3 * i + 1)
+      ring.describe(3 * i + 1, POOL_DEVICE + cell + 512, SECTOR, 3, 3 * i + 2)
+      ring.describe(3 * i + 2, POOL_DEVICE + cell + 16, 1, 2, 0)
+    }
+    start(transport, [ring])
+    const work = (): number => {
+      ring.offer(depth, 3, depth)
+      if (ring.wantsDoorbell) transport.notify(0, 0)
+      while (ring.done !== ring.offered);
+      return depth
+    }
+    return {
+      work,
+      close: () => {
+        transport.writeStatus(0)
+        transport.close()
+        memory.close()
+      },
+    }
+  }
+  const driver: Way = async () => {
+    const memory = SharedMemory.create('pool', POOL_BYTES)
+    const transport = VhostUserTransport.connect(path, {
+      ...BLK,
+      memory: [{ memory, device: POOL_DEVICE }],
+      wait: WAIT,
+    })
+    const machine = await machineOver(transport, memory, false)
+    const disk = machine.blk('dev0')
+    const buffers = Array.from({ length: depth }, () => guestAddress(machine.ram.allocate(SECTOR, SECTOR)))
+    const work = async (): Promise<number> => {
+      let left = depth
+      for (const buffer of buffers) void disk.read(0, buffer, SECTOR).then(() => left--)
+      while (left > 0) {
+        if (disk.poll(256) > 0) await undefined
+      }
+      return depth
+    }
+    return {
+      work,
+      close: async () => {
+        await machine.close()
+        transport.close()
+        memory.close()
+      },
+    }
+  }
+  await compare('qemu-storage-daemon', `blk 512 B reads, depth ${depth}`, 'shared-pool', bare, driver)
+  await peer.close()
+}
+
+const MAC = [0x52, 0x54, 0, 0, 0, 1]
+const NET = {
+  name: 'dev0',
+  deviceId: 1,
+  queues: 2,
+  config: Uint8Array.from([...MAC, 1, 0, 1, 0, 0xdc, 0x05]),
+  ownFeatures: FeatureSet.of(VIRTIO_NET_F_MAC),
+}
+const FRAME = 64
+const HEADER = 12
+const BATCH = 32
+const [RECEIVE, TRANSMIT] = [0, 1]
+
+function startTestpmd(iotlb: boolean): { readonly peer: Peer; readonly path: string } {
+  const prefix = `guestdma-${randomBytes(4).toString('hex')}`
+  const peer = spawnPeer({
+    command: 'dpdk-testpmd',
+    args: (dir) => [
+      ...['-l', '0-1', '--no-huge', '-m', '256', '--no-pci', '--iova-mode=va', '--no-telemetry'],
+      ...['--file-prefix', prefix, '--vdev', `net_vhost0,iface=${dir}/s,queues=1,iommu-support=${iotlb ? 1 : 0}`],
+      ...['--', '--forward-mode=macswap', '--no-mlockall', '-a', '-i', '--total-num-mbufs=8192'],
+    ],
+    files: [`/var/run/dpdk/${prefix}`],
+  })
+  return { peer, path: join(peer.dir, 's') }
+}
+
+async function net(iotlb: boolean): Promise<void> {
+  const { peer, path } = startTestpmd(iotlb)
+  const bare: Way = async () => {
+    const memory = SharedMemory.create('bare', BARE_BYTES)
+    const transport = bareTransport(path, memory, NET)
+    const rings = [0, BARE_BYTES / 2].map((at) => new BareRing(memory.buffer, at, POOL_DEVICE))
+    const bytes = new Uint8Array(memory.buffer)
+    for (const [side, ring] of rings.entries()) {
+      const stride = side === RECEIVE ? 1536 : 128
+      for (let i = 0; i < ring.size; i++) {
+        const at = ring.free + i * stride
+        if (side === TRANSMIT) bytes.set([2, 0, 0, 0, 0, 9, ...MAC, 0x88, 0xb5], at + HEADER)
+        ring.describe(i, POOL_DEVICE + at, side === RECEIVE ? stride : HEADER + FRAME, side === RECEIVE ? 2 : 0, 0)
+      }
+    }
+    start(transport, rings)
+    const [receive, transmit] = rings
+    receive.offer(receive.size, 1, receive.size)
+    transport.notify(RECEIVE, 0)
+    let taken = 0
+    const work = (): number => {
+      transmit.offer(BATCH, 1, transmit.size)
+      if (transmit.wantsDoorbell) transport.notify(TRANSMIT, 0)
+      while (((transmit.offered - transmit.done) & 0xffff) > 2 * BATCH);
+      const came = (receive.done - taken) & 0xffff
+      taken = (taken + came) & 0xffff
+      if (came > 0) receive.offer(came, 1, receive.size)
+      if (came > 0 && receive.wantsDoorbell) transport.notify(RECEIVE, 0)
+      return came
+    }
+    return {
+      work,
+      close: () => {
+        transport.writeStatus(0)
+        transport.close()
+        memory.close()
+      },
+    }
+  }
+  const driver: Way = async () => {
+    const memory = SharedMemory.create('pool', iotlb ? RAM_BYTES : POOL_BYTES)
+    const windows = [{ memory, device: iotlb ? RAM : POOL_DEVICE }]
+    const transport = VhostUserTransport.connect(path, { ...NET, memory: windows, iotlb, wait: WAIT })
+    const machine = await machineOver(transport, memory, iotlb, () => {})
+    const nic = machine.net('dev0')
+    const batch = new FrameBatch(BATCH)
+    batch.length.fill(FRAME)
+    const header = [2, 0, 0, 0, 0, 9, ...MAC, 0x88, 0xb5]
+    // Every buffer is filled once: what is compared is how frames move, and not how they are made.
+    const all: number[] = []
+    for (let buffer = nic.acquire(); buffer >= 0; buffer = nic.acquire()) all.push(buffer)
+    for (const buffer of all) nic.bufferRegion.u8.set(header, nic.bufferOffset(buffer))
+    for (const buffer of all) nic.release(buffer)
+    const { counters } = nic
+    const work = (): number => {
+      const before = counters.framesReceived
+      let count = 0
+      while (count < BATCH) {
+        const buffer = nic.acquire()
+        if (buffer < 0) break
+        batch.buffer[count++] = buffer
+      }
+      batch.count = count
+      const sent = nic.send(batch)
+      for (let i = sent; i < count; i++) nic.release(batch.buffer[i])
+      nic.poll(256)
+      return counters.framesReceived - before
+    }
+    return {
+      work,
+      close: async () => {
+        await machine.close()
+        transport.close()
+        memory.close()
+      },
+    }
+  }
+  await compare(
+    'testpmd',
+    'net 64 B, macswap',
+    iotlb ? 'vhost-iotlb, pool buffers' : 'shared-pool, pool buffers',
+    bare,
+    driver,
+  )
+  await peer.close()
+}
+
+endWithParent()
+await blk(1)
+await blk(32)
+await net(false)
+await net(true)
+process.exit()
