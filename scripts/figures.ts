@@ -56,7 +56,12 @@ async function main(): Promise<number> {
     return 0
   }
   if (values.measure) for (const measurement of Object.values(MEASUREMENTS)) await measure(measurement)
-  const measured: Measured = { smallPackets: read('smallPackets'), heap: read('heap'), iova: read('iova') }
+  const measured: Measured = {
+    smallPackets: read('smallPackets'),
+    heap: read('heap'),
+    iova: read('iova'),
+    peers: read('peers'),
+  }
   const figures = figuresOf(measured)
   if (values.json) {
     console.log(JSON.stringify(figures, null, 2))

@@ -1,5 +1,5 @@
 import type { BenchReport, BenchResult } from '@guestdma/bench'
-import type { HeapReport, IovaReport } from './files.ts'
+import type { HeapReport, IovaReport, PeersSpeedReport } from './files.ts'
 import type { IovaFigure } from './iova.ts'
 
 /** A run of `bench` whose results texts quote. */
@@ -14,6 +14,7 @@ export const MEASUREMENTS = {
   smallPackets: { file: 'bench/results/small-packets.json', args: ['--only', 'net 64 32 warm', '--repeat', '3'] },
   heap: { file: 'bench/results/heap.json', args: ['--heap', '--only', 'net map 64 32'] },
   iova: { file: 'bench/results/iova.json', args: ['--iova'] },
+  peers: { file: 'bench/results/peers.json', args: ['--peers'] },
 } as const satisfies Record<string, Measurement>
 
 /** The files that {@link MEASUREMENTS} wrote. */
@@ -21,10 +22,11 @@ export interface Measured {
   readonly smallPackets: BenchReport
   readonly heap: HeapReport
   readonly iova: IovaReport
+  readonly peers: PeersSpeedReport
 }
 
 /** The figures that texts quote, by the name that stands in their markers. Throws where a result is missing. */
-export function figuresOf({ smallPackets, heap, iova }: Measured): Readonly<Record<string, string>> {
+export function figuresOf({ smallPackets, heap, iova, peers }: Measured): Readonly<Record<string, string>> {
   const packet = (operation: string, backend: string, mode = 'map'): BenchResult => {
     const found = smallPackets.results.find(
       (result) => result.operation === operation && result.backend === backend && result.mode === mode,
@@ -66,6 +68,9 @@ export function figuresOf({ smallPackets, heap, iova }: Measured): Readonly<Reco
     'iova-random-many': whole(mapping('none', 'random', 1e6)),
     'iova-virtio-random-few': whole(mapping('virtio-iommu', 'random', 1e3)),
     'iova-virtio-random-many': whole(mapping('virtio-iommu', 'random', 1e6)),
+    'peers-command': command(MEASUREMENTS.peers),
+    'peers-machine': machine(peers),
+    'peers-speed': peersTable(peers),
     'iova-touch-ratio': whole(mapping('table', 'random', 1e6) / mapping('table', 'random', 1e3)),
   }
 }
@@ -95,12 +100,23 @@ function smallPacketTable(
   ].join('\n')
 }
 
+function peersTable({ figures }: PeersSpeedReport): string {
+  const row = (cells: readonly string[]): string => `| ${cells.join(' | ')} |`
+  return [
+    row(['peer', 'work', 'backend', 'bare ring, per second', 'driver, per second', 'ratio']),
+    '|---|---|---|---|---|---|',
+    ...figures.map(({ peer, work, backend, bare, driver, ratio }) =>
+      row([peer, work, backend, whole(bare), whole(driver), ratio.toFixed(2)]),
+    ),
+  ].join('\n')
+}
+
 function command({ args }: Measurement): string {
   const words = args.map((arg) => (arg.includes(' ') ? `"${arg}"` : arg))
   return `\`npx -y pnpm@12.21.0 bench ${words.join(' ')}\``
 }
 
-function machine({ environment: { cpu, node } }: BenchReport): string {
+function machine({ environment: { cpu, node } }: Pick<BenchReport, 'environment'>): string {
   return `${cpu} with Node ${node}`
 }
 
