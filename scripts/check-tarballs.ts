@@ -15,7 +15,7 @@ README.md under every supported Node, types under every supported TypeScript. Ne
 const nodes = ['22', '24', '26']
 const typescripts = ['5.9', '7']
 /** These packages need Node, at run time and in their types. */
-const nodeOnly = ['@guestdma/bench', '@guestdma/node', '@guestdma/vhost-user']
+const nodeOnly = ['@guestdma/bench', '@guestdma/node', '@guestdma/peers', '@guestdma/qemu', '@guestdma/vhost-user']
 
 const env = plainEnvironment()
 const directory = temporaryDirectory()

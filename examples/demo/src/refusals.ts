@@ -77,7 +77,7 @@ function openPlatform(): DmaScheme {
     const { guest, window } = platform.reserve(POOL, 4096)
     platform.declarePool({ window, device: deviceAddress(guest), home: 'guest-ram' })
     platform.declareRam(true)
-    return platform.everything()
+    return () => platform.everything()
   })
 }
 

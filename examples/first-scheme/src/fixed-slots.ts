@@ -179,6 +179,7 @@ class FixedSlotsBackend implements DmaBackend {
 
   syncForDevice(m: DmaMappings, row: number, offset: number, length: number): DmaStatus {
     this.counters.syncs++
+    if (!m.spans(row, offset, length)) return DMA_UNMAPPABLE
     // Where only the device writes, the guest's bytes are older than the slot's.
     if ((m.direction[row] & TO_DEVICE) !== 0) this.copyIn(m, row, offset, length)
     return DMA_OK
@@ -186,6 +187,7 @@ class FixedSlotsBackend implements DmaBackend {
 
   syncForCpu(m: DmaMappings, row: number, offset: number, length: number): DmaStatus {
     this.counters.syncs++
+    if (!m.spans(row, offset, length)) return DMA_UNMAPPABLE
     if ((m.direction[row] & FROM_DEVICE) !== 0) this.copyOut(m, row, offset, length)
     return DMA_OK
   }
@@ -248,7 +250,8 @@ export function fixedSlotsScheme({ slots = 256, allocBytes = 128 << 10 }: FixedS
             },
       create: ({ memory, fact }) => new FixedSlotsBackend(memory, fact(slotWindow) as SlotWindow),
     },
-    // What the platform does: sets the window aside, tells the driver of it, and gives the device a port to it alone.
+    // What the platform does: sets the window aside, tells the driver of it, and gives the device a port to it alone,
+    // unless the device lives elsewhere.
     install(platform) {
       if (!Number.isInteger(slots) || slots < 2) {
         throw new GuestDmaError('SLOTS_COUNT', platform.device, `${slots} slots do not suffice to send and to receive`)
@@ -259,7 +262,7 @@ export function fixedSlotsScheme({ slots = 256, allocBytes = 128 << 10 }: FixedS
       clear(window.region, window.offset, window.length)
       platform.declareRam(false)
       platform.declareFact(slotWindow, { base: guest, window, count: slots })
-      return platform.window(deviceAddress(guest), window)
+      return () => platform.window(deviceAddress(guest), window)
     },
   }
 }

@@ -199,9 +199,9 @@ export class BounceBackend implements DmaBackend {
   syncForDevice(m: DmaMappings, row: number, offset: number, length: number): DmaStatus {
     const { memory, pool, totals } = this
     totals.syncs++
+    if (!m.spans(row, offset, length)) return UNMAPPABLE
     // Bytes that only the device writes must not be overwritten with older ones of the guest's.
     if ((m.direction[row] & TO) === 0) return OK
-    if (!inside(m, row, offset, length)) return UNMAPPABLE
     memory.locate(m.guest, row, m.length[row])
     memory.region.refresh()
     pool.region.refresh()
@@ -212,9 +212,8 @@ export class BounceBackend implements DmaBackend {
 
   syncForCpu(m: DmaMappings, row: number, offset: number, length: number): DmaStatus {
     this.totals.syncs++
-    if ((m.direction[row] & FROM) === 0) return OK
-    if (!inside(m, row, offset, length)) return UNMAPPABLE
-    this.copyBack(m, row, offset, length)
+    if (!m.spans(row, offset, length)) return UNMAPPABLE
+    if ((m.direction[row] & FROM) !== 0) this.copyBack(m, row, offset, length)
     return OK
   }
 
@@ -258,8 +257,4 @@ export class BounceBackend implements DmaBackend {
 
 function slotsFor(bytes: number): number {
   return bytes <= SLOT ? 1 : Math.ceil(bytes / SLOT)
-}
-
-function inside(m: DmaMappings, row: number, offset: number, length: number): boolean {
-  return offset >= 0 && length >= 0 && offset + length <= m.length[row]
 }

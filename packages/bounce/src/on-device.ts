@@ -2,7 +2,6 @@ import type {
   DmaBackend,
   DmaProvider,
   DmaScheme,
-  DmaTraits,
   PlatformBuilder,
   PlatformOffer,
   PoolFact,
@@ -29,10 +28,13 @@ export interface OnDeviceOptions {
    * through to a guest keeps the host's address. Bus addressing then leads nowhere; offsets do not depend on it.
    */
   readonly deviceView?: number
+  /**
+   * The region of a device that lives elsewhere, as this side maps it, with its address on the bus. It may lie in the BAR
+   * of a neighbour.
+   */
+  memory?(device: string): PoolFact
   /** See {@link ClearPolicy}. */
   readonly clear?: ClearPolicy
-  /** See `BounceBackendOptions.enforcedBy`. */
-  readonly enforcedBy?: DmaTraits['enforcedBy']
   /** See `BouncePoolOptions.reserve`. */
   readonly reserve?: number
 }
@@ -48,15 +50,13 @@ export function onDeviceScheme(options: OnDeviceOptions = {}): DmaScheme {
   return {
     id: ID,
     provider: onDeviceProvider(options),
-    install(platform: PlatformBuilder): BusPort {
-      const pci = platform.transport === 'pci'
-      const { device, window } = pci ? platform.deviceMemory(size) : inGuestRam(platform, size)
-      const home = pci ? 'device-memory' : 'guest-ram'
+    install(platform: PlatformBuilder): () => BusPort {
+      const { device, window, home } = options.memory?.(platform.device) ?? ownRegion(platform, size)
       // An offset is the same in either view: the device adds where it sees the region.
       const at = (addressing === 'offset' ? 0 : (deviceView ?? device)) as DeviceAddress
       platform.declareRam(false)
       platform.declareSwiotlb({ window, device: addressing === 'offset' ? at : device, home, addressing, bit })
-      return platform.window(at, window)
+      return () => platform.window(at, window)
     },
   }
 }
@@ -64,12 +64,13 @@ export function onDeviceScheme(options: OnDeviceOptions = {}): DmaScheme {
 const ID = 'on-device'
 const PAGE = 4096
 
-function inGuestRam(platform: PlatformBuilder, size: number): { device: DeviceAddress; window: PoolFact['window'] } {
+function ownRegion(platform: PlatformBuilder, size: number): PoolFact {
+  if (platform.transport === 'pci') return { ...platform.deviceMemory(size), home: 'device-memory' }
   const { guest, window } = platform.reserve(size, PAGE)
-  return { device: guest as number as DeviceAddress, window }
+  return { window, device: guest as number as DeviceAddress, home: 'guest-ram' }
 }
 
-function onDeviceProvider({ clear, reserve, enforcedBy }: OnDeviceOptions): DmaProvider {
+function onDeviceProvider({ clear, reserve }: OnDeviceOptions): DmaProvider {
   return {
     id: ID,
     reach: 'pool',
@@ -99,7 +100,7 @@ function onDeviceProvider({ clear, reserve, enforcedBy }: OnDeviceOptions): DmaP
         memory: offer.memory,
         pool,
         ...(clear === undefined ? {} : { clear }),
-        ...(enforcedBy === undefined ? {} : { enforcedBy }),
+        enforcedBy: offer.enforcedBy,
       })
     },
   }

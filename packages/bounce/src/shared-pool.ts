@@ -2,7 +2,6 @@ import {
   type DmaBackend,
   type DmaProvider,
   type DmaScheme,
-  type DmaTraits,
   type FactKey,
   factKey,
   type PlatformBuilder,
@@ -23,10 +22,13 @@ export interface SharedPoolOptions {
   readonly size?: number
   /** One pool for all devices of the machine, or one for each (default). */
   readonly per?: 'device' | 'machine'
+  /**
+   * Memory that a pool consists of, where it is not guest RAM of the machine: a file of its own, say, whose descriptor is
+   * all that another process is given. Called for each pool with the name of the device that comes first.
+   */
+  memory?(device: string): PoolFact
   /** See {@link ClearPolicy}. Default: `on-lend` for a pool of one device, `on-return` for one of several. */
   readonly clear?: ClearPolicy
-  /** See `BounceBackendOptions.enforcedBy`. */
-  readonly enforcedBy?: DmaTraits['enforcedBy']
   /** See `BouncePoolOptions.reserve`. */
   readonly reserve?: number
 }
@@ -41,11 +43,9 @@ export function sharedPoolScheme(options: SharedPoolOptions = {}): DmaScheme {
   return {
     id: ID,
     provider: sharedPoolProvider(options, per === 'device'),
-    install(platform: PlatformBuilder): BusPort {
+    install(platform: PlatformBuilder): () => BusPort {
       const make = (): { fact: PoolFact; pool: BouncePool } => {
-        const { guest, window } = platform.reserve(size, PAGE)
-        // A pool in guest RAM appears on the bus where the guest sees it.
-        const fact: PoolFact = { window, device: guest as number as DeviceAddress, home: 'guest-ram' }
+        const fact = options.memory?.(platform.device) ?? inGuestRam(platform, size)
         const name = per === 'device' ? `${platform.device} pool` : 'default pool'
         return { fact, pool: new BouncePool({ name, pool: fact, ...(reserve === undefined ? {} : { reserve }) }) }
       }
@@ -53,7 +53,7 @@ export function sharedPoolScheme(options: SharedPoolOptions = {}): DmaScheme {
       platform.declareRam(false)
       platform.declarePool(fact)
       platform.declareFact(bouncePoolFact, pool)
-      return platform.window(fact.device, fact.window)
+      return () => platform.window(fact.device, fact.window)
     },
   }
 }
@@ -61,7 +61,13 @@ export function sharedPoolScheme(options: SharedPoolOptions = {}): DmaScheme {
 const ID = 'shared-pool'
 const PAGE = 4096
 
-function sharedPoolProvider({ clear, enforcedBy }: SharedPoolOptions, exclusive: boolean): DmaProvider {
+// A pool in guest RAM appears on the bus where the guest sees it.
+function inGuestRam(platform: PlatformBuilder, size: number): PoolFact {
+  const { guest, window } = platform.reserve(size, PAGE)
+  return { window, device: guest as number as DeviceAddress, home: 'guest-ram' }
+}
+
+function sharedPoolProvider({ clear }: SharedPoolOptions, exclusive: boolean): DmaProvider {
   return {
     id: ID,
     reach: 'pool',
@@ -95,7 +101,7 @@ function sharedPoolProvider({ clear, enforcedBy }: SharedPoolOptions, exclusive:
         pool,
         exclusive: alone,
         ...(clear === undefined ? {} : { clear }),
-        ...(enforcedBy === undefined ? {} : { enforcedBy }),
+        enforcedBy: offer.enforcedBy,
       })
     },
   }

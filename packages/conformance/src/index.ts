@@ -1,10 +1,17 @@
 /**
  * Suites for whoever implements a part of guestdma, and doubles that play its other side: a checking backend, a faulty
- * one, an exact IOMMU, the hardest bounce buffer, memory that steps, and split rings that keep the rules or break them.
- * The test runner's functions are handed in.
+ * one, an exact IOMMU, the hardest bounce buffer, one that seals what it carries, memory that steps, split rings that
+ * keep the rules or break them, and a transport that audits what a device is told. The test runner's functions are handed in.
  *
  * @packageDocumentation
  */
+export { AuditedTransport, type AuditFinding, type AuditOptions, type AuditSpan } from './audit/audited-transport.ts'
+export type {
+  DeviceMemoryLookup,
+  PublishedPart,
+  PublishedRing,
+  PublishedVisitor,
+} from './audit/published-ring.ts'
 export { BouncingBackend, type BouncingOptions, BouncingSlots, bouncingScheme } from './doubles/bouncing-backend.ts'
 export { reaches, readBus, writeBus } from './doubles/bus-access.ts'
 export { CheckedBackend, checked } from './doubles/checked-backend.ts'
@@ -13,6 +20,7 @@ export { ExactBackend, type ExactOptions, exactScheme } from './doubles/exact-ba
 export { FaultyBackend } from './doubles/faulty-backend.ts'
 export { ForwardingBackend } from './doubles/forwarding-backend.ts'
 export { type PeerChain, type PeerElement, PeerError, type PeerSetup, type RingPeer } from './doubles/ring-peer.ts'
+export { SealingBackend, type SealingOptions, sealingCodec, sealingScheme } from './doubles/sealing-backend.ts'
 export { HostileSplitRing, SplitRingPeer } from './doubles/split-ring-peer.ts'
 export { SteppingMemory } from './doubles/stepping-memory.ts'
 export { TestMachine, type TestMachineOptions, TestPlatform } from './doubles/test-machine.ts'

@@ -59,7 +59,9 @@ test('an index that is stored otherwise than by storeThenLoad is an error', () =
     return queue
   }
   const history = { direction: 'transmit', size: 2, chains: 2, batch: 1, eventIndex: true, make } as const
-  expect(() => exploreHandshake(history)).toThrow(/driver: a plain store to \d+, where an index/)
+  expect(() => exploreHandshake(history)).toThrow(
+    expect.objectContaining({ code: 'CHECK_PLAIN_STORE', part: 'driver' }),
+  )
 })
 
 describe('each of the four barriers is needed: without it a wake-up is lost', () => {

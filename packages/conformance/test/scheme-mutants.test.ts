@@ -14,10 +14,9 @@ import {
   newDmaCounters,
 } from '@guestdma/dma'
 import { describe, expect, test } from 'vitest'
-import { bouncingScheme, describeDmaScheme, exactScheme, ForwardingBackend } from '../src/index.ts'
+import { bouncingScheme, describeDmaScheme, exactScheme, ForwardingBackend, sealingScheme } from '../src/index.ts'
 import { collect } from './support/collect.ts'
-import { withBackend } from './support/lies.ts'
-import { sealingScheme } from './support/sealing.ts'
+import { claiming, withBackend } from './support/lies.ts'
 import { small } from './support/small.ts'
 
 // One error each, of those that real backends had; and the test that has to notice.
@@ -281,7 +280,12 @@ const MUTANTS: ReadonlyArray<
       })(inner),
     /commits say Ok/,
   ],
-  ['transforms a payload that it calls plain', sealingScheme('plain'), (inner) => inner, /traits > payload/],
+  [
+    'transforms a payload that it calls plain',
+    claiming(sealingScheme({ tag: false }), { payload: 'plain' }),
+    (inner) => inner,
+    /traits > payload/,
+  ],
 ]
 
 describe('describeDmaScheme notices a backend that', () => {

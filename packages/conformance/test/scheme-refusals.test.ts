@@ -50,6 +50,16 @@ describe('a backend that throws an error of its own fails tests, and the others 
     })
     const { failed } = await collect((functions) => describeDmaScheme(functions, scheme, small), /map and unmap/)
     expect(failed.length).toBeGreaterThan(0)
-    expect(failed.every(({ message }) => message === 'own error of create')).toBe(true)
+    expect(failed.every(({ message }) => message.endsWith('own error of create'))).toBe(true)
+  })
+
+  test('the function that makes the scheme', async () => {
+    const make = (): never => {
+      throw new TypeError('own error of the factory')
+    }
+    const { ran, failed } = await collect((functions) => describeDmaScheme(functions, make, small))
+    expect(ran).toBeGreaterThan(50)
+    expect(failed.length).toBe(ran)
+    expect(failed.every(({ message }) => message.endsWith('own error of the factory'))).toBe(true)
   })
 })

@@ -51,7 +51,7 @@ function faulty({ makeSlots, ramAt, make }: Faults): DmaScheme {
         return make === undefined ? new BouncingBackend(memory, slots) : make(memory, slots)
       },
     },
-    install(platform): BusPort {
+    install(platform): () => BusPort {
       const slots = makeSlots === undefined ? new BouncingSlots(SLOTS, SLOT_BYTES) : makeSlots(platform)
       platform.declareRam(false)
       platform.declareFact(slotsOf, slots)
@@ -62,7 +62,7 @@ function faulty({ makeSlots, ramAt, make }: Faults): DmaScheme {
         const [ram] = platform.memory.ranges
         windows.push({ base: DEVICE_BASE + distance, length, region: ram.region, offset: ram.offset + (1 << 20) })
       }
-      return new BusWindows(platform.device, windows)
+      return () => new BusWindows(platform.device, windows)
     },
   }
 }
@@ -140,9 +140,9 @@ function declaringRam(scheme: DmaScheme, reachable: boolean): DmaScheme {
   return {
     ...scheme,
     install(platform) {
-      const port = scheme.install(platform)
+      const enforce = scheme.install(platform)
       platform.declareRam(reachable)
-      return port
+      return enforce
     },
   }
 }

@@ -147,8 +147,9 @@ export interface DmaBackend {
    * Memory that both sides see. Set-up time. It is zeroed [alloc-zeroed], aligned to `align` on the device's side
    * [alloc-aligned], and consists of whole granules that no other region shares [alloc-granules].
    *
-   * `use` says what it holds. The device reads and writes a `ring` as it is, so a backend never transforms it. It may
-   * transform or place `payload` in another way. The caller owns the region until `free` or `dispose`.
+   * `use` says what it holds. The device reads and writes a `ring` as it is, so a backend never transforms it
+   * [alloc-plain]. It may transform or place `payload` in another way. The caller owns the region until `free` or
+   * `dispose`.
    *
    * @throws DmaError `DMA_ALLOC` where there is no room; nothing is taken then [alloc-refused]
    */
@@ -158,18 +159,18 @@ export interface DmaBackend {
    *
    * @throws DmaError `DMA_FREE` for a region that is not allocated here, or was freed before: misuse [free-once].
    *   `DMA_STILL_REACHABLE` where the removal was not confirmed: the region stays allocated and out of use until
-   *   `dispose`, and the caller leaves it alone.
+   *   `dispose`, and the caller leaves it alone [free-unconfirmed].
    */
   free(region: DmaRegion): void
 
   /**
    * Lends the guest range in `row` and fills in `device`, `deviceLength` and `token` [map-lends]. `deviceLength` is from
-   * `length` to `length + limits.overhead`.
+   * `length` to `length + limits.overhead` [map-overhead].
    *
-   * Returns `DMA_OK`; `DMA_EXHAUSTED` [map-exhausted]; `DMA_TOO_LONG`, only beyond `maxMappingLength` [map-too-long];
-   * `DMA_UNMAPPABLE` where the range is not guest memory [map-unmappable]. On any status but `DMA_OK` the backend holds
-   * nothing of the row [map-undo]. The row is the caller's, is not unmapped, and its `device`, `deviceLength` and
-   * `token` mean nothing.
+   * Returns `DMA_OK`; `DMA_EXHAUSTED` [map-exhausted]; `DMA_TOO_LONG`, only beyond `maxMappingLength`, and for good
+   * [map-too-long]; `DMA_UNMAPPABLE` where the range is not guest memory [map-unmappable]; `DMA_FAILED` after a commit
+   * that failed. On any status but `DMA_OK` the backend holds nothing of the row [map-undo]. The row is the caller's, is
+   * not unmapped, and its `device`, `deviceLength` and `token` mean nothing.
    */
   map(m: DmaMappings, row: number): DmaStatus
   /**
@@ -178,42 +179,53 @@ export interface DmaBackend {
    * the buffer, or it refuses with `DMA_CORRUPT` and delivers nothing [unmap-clamped].
    *
    * Returns `DMA_OK` or `DMA_CORRUPT`. In both cases the row is no longer live and is not unmapped again. The caller
-   * calls `commitUnmaps` as usual; the queue completes the chain with the status. A backend that transforms payload
-   * returns `DMA_CORRUPT` where its check fails. Descriptors carry
-   * `deviceLength`, so a device takes a tag behind the payload for payload, and `written` counts payload only. With
+   * calls `commitUnmaps` as usual; the queue completes the chain with the status.
+   *
+   * A backend that transforms payload returns `DMA_CORRUPT` where its check of bytes [0, `written`) fails. It delivers
+   * nothing then, and counts it in `corrupt` [unmap-corrupt]. Where `written` is 0, or only the device reads the row,
+   * there is nothing to check and it returns `DMA_OK` [unmap-unchecked]. A backend with `plain` payload has no check.
+   *
+   * A tag of such a backend lies right behind byte `written`, not behind byte `length` [unmap-written]. `written` counts
+   * payload only. Descriptors carry `deviceLength`, so a device that knows nothing of the tag takes it for payload. With
    * devices of type net and block an encrypting backend therefore keeps its tags in memory of its own.
    */
   unmap(m: DmaMappings, row: number, written: number): DmaStatus
 
   /**
    * Makes what the CPU wrote into [offset, offset + length) of a live mapping visible to the device [sync-device].
-   * Where only the device writes, it changes nothing. `offset` and `length` are multiples of `limits.syncGranule`, or
-   * end where the mapping ends.
+   * Where only the device writes, it changes nothing [sync-direction]. `offset` and `length` are multiples of
+   * `limits.syncGranule`, or end where the mapping ends. A backend that can only sync whole mappings declares a
+   * `syncGranule` of at least `maxMappingLength`.
    *
-   * Returns `DMA_OK`, or `DMA_UNMAPPABLE` for a range outside of the mapping, of which nothing is copied. A backend that
-   * has nothing to copy may answer `DMA_OK`. The row stays live.
+   * Returns `DMA_OK`, or `DMA_UNMAPPABLE` for a range that is not within the mapping, in every direction and also where
+   * there is nothing to copy. Nothing is copied then [sync-range]. The row stays live.
    */
   syncForDevice(m: DmaMappings, row: number, offset: number, length: number): DmaStatus
   /**
    * Makes what the device wrote into [offset, offset + length) of a live mapping visible to the CPU, and changes nothing
-   * else [sync-cpu]. Ranges and statuses are those of `syncForDevice`. The row stays live.
+   * else [sync-cpu]. Where only the device reads, it changes nothing [sync-direction]. Ranges and statuses are those of
+   * `syncForDevice`, and `DMA_CORRUPT` where the check of a backend that transforms payload fails: nothing is delivered
+   * [sync-corrupt]. The row stays live.
    */
   syncForCpu(m: DmaMappings, row: number, offset: number, length: number): DmaStatus
 
   /**
    * Makes the maps since the last `DMA_OK` count. With nothing to do it returns `DMA_OK` [commit-empty].
    *
-   * Any other status: no map since the last `DMA_OK` counts. The caller unmaps those rows, calls `commitUnmaps`, and
-   * publishes nothing. The status says whether to try again (`DMA_EXHAUSTED`), to give up (`DMA_TOO_LONG`,
+   * Any other status: no map since the last `DMA_OK` counts, and earlier ones still do. The caller unmaps those rows
+   * with a `written` of 0, calls `commitUnmaps`, and publishes nothing. The backend keeps nothing of them
+   * [commit-maps-failed]. The status says whether to try again (`DMA_EXHAUSTED`), to give up (`DMA_TOO_LONG`,
    * `DMA_UNMAPPABLE`) or that the confirming side failed (`DMA_FAILED`).
    */
   commitMaps(): DmaStatus
   /**
-   * Completes the unmaps since the last call. `DMA_OK` where `revocation` is `strict`: the device cannot reach what was
-   * unmapped, and no access that began earlier is still running. With nothing to do it returns `DMA_OK` [commit-empty].
+   * Completes the unmaps since the last `DMA_OK`. `DMA_OK` where `revocation` is `strict`: the device cannot reach what
+   * was unmapped, and no access that began earlier is still running [commit-revokes]. With nothing to do it returns
+   * `DMA_OK` [commit-empty].
    *
-   * Any other status: the device may still reach it. The caller quarantines what was unmapped (neither reads, reuses nor
-   * releases it) and stops using the queue. The backend keeps its own memory and addresses of those rows out of use.
+   * `DMA_FAILED`: the device may still reach it. The caller quarantines what was unmapped (neither reads, reuses nor
+   * releases it) and stops using the queue. The backend keeps its own memory and addresses of those rows out of use,
+   * until a later call returns `DMA_OK` or until `dispose` [commit-unmaps-failed].
    */
   commitUnmaps(): DmaStatus
 

@@ -151,14 +151,14 @@ export class DirectBackend implements DmaBackend {
     return OK
   }
 
-  syncForDevice(_m: DmaMappings, _row: number, _offset: number, _length: number): DmaStatus {
+  syncForDevice(m: DmaMappings, row: number, offset: number, length: number): DmaStatus {
     this.counters.syncs++
-    return OK
+    return m.spans(row, offset, length) ? OK : UNMAPPABLE
   }
 
-  syncForCpu(_m: DmaMappings, _row: number, _offset: number, _length: number): DmaStatus {
+  syncForCpu(m: DmaMappings, row: number, offset: number, length: number): DmaStatus {
     this.counters.syncs++
-    return OK
+    return m.spans(row, offset, length) ? OK : UNMAPPABLE
   }
 
   commitMaps(): DmaStatus {
@@ -186,9 +186,9 @@ export function directScheme({ busOffset = 0 }: { busOffset?: number } = {}): Dm
   return {
     id: directProvider.id,
     provider: directProvider,
-    install(platform: PlatformBuilder): BusPort {
+    install(platform: PlatformBuilder): () => BusPort {
       platform.declareRam(true, busOffset)
-      return platform.everything(busOffset)
+      return () => platform.everything(busOffset)
     },
   }
 }

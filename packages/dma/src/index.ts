@@ -25,8 +25,8 @@ export {
 } from './errors.ts'
 export { type FactKey, factKey, type PoolFact, type SwiotlbDeclaration } from './facts.ts'
 export { DmaMappings } from './mappings.ts'
-export type { PlatformOffer, Suitability } from './offer.ts'
-export type { IommuFault, IommuPlace, IommuRequest, PlatformBuilder, SharedPages } from './platform.ts'
+export { type OfferedFacts, type PlatformOffer, platformOffer, type Suitability } from './offer.ts'
+export type { IommuFault, IommuPlace, IommuRequest, MachineHooks, PlatformBuilder, SharedPages } from './platform.ts'
 export { type DmaProvider, type DmaScheme, platformScheme } from './scheme.ts'
 export { type Candidate, DMA_FEATURES, type DmaChoice, listedIds, type Selection, select } from './select.ts'
 export {

@@ -38,4 +38,9 @@ export class DmaMappings {
   get rows(): number {
     return this.guest.length
   }
+
+  /** Does [offset, offset + length) lie within the bytes that `row` lends? What a backend asks before it syncs. */
+  spans(row: number, offset: number, length: number): boolean {
+    return offset >= 0 && length >= 0 && offset + length <= this.length[row]
+  }
 }

@@ -1,5 +1,6 @@
 import type { GuestMemory, SpanAllocator } from '@guestdma/memory'
 import type { FeatureSet } from '@guestdma/spec'
+import type { DmaTraits } from './backend.ts'
 import type { FactKey, PoolFact } from './facts.ts'
 
 /** What a driver knows when it chooses a backend: what the platform declares and what the device offers. */
@@ -27,9 +28,36 @@ export interface PlatformOffer {
   readonly ram: SpanAllocator
   /** May this thread block? A browser's main thread may not, and a backend whose commit waits is unusable there. */
   readonly mayBlock: boolean
+  /** What keeps the device to what it may reach; a backend says so in its traits. */
+  readonly enforcedBy: DmaTraits['enforcedBy']
   /** The ids that the caller listed; empty for `auto`. */
   readonly listed: ReadonlySet<string>
   readonly fact: <T>(key: FactKey<T>) => T | undefined
+}
+
+/** What has to be said of a device. The rest is that of a device on mmio, without an IOMMU, that reaches all of RAM. */
+export type OfferedFacts = Pick<PlatformOffer, 'device' | 'offered' | 'memory' | 'ram'> &
+  Partial<Omit<PlatformOffer, 'fact'>> & {
+    /** By key, what {@link PlatformOffer.fact} answers. */
+    readonly facts?: ReadonlyMap<FactKey<unknown>, unknown>
+  }
+
+/** An offer from facts, for whoever negotiates without a machine. */
+export function platformOffer({ facts, ...said }: OfferedFacts): PlatformOffer {
+  return {
+    transport: { kind: 'mmio', transitional: false },
+    ramReachable: true,
+    iommu: undefined,
+    pool: undefined,
+    region: undefined,
+    swiotlbRfc: false,
+    busOffset: 0,
+    mayBlock: true,
+    enforcedBy: 'trusted-code',
+    listed: new Set(),
+    ...said,
+    fact: <T>(key: FactKey<T>): T | undefined => facts?.get(key) as T | undefined,
+  }
 }
 
 /**

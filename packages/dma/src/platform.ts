@@ -18,6 +18,7 @@ export interface PlatformBuilder {
   readonly transport: string
   readonly memory: GuestMemory
   readonly ram: SpanAllocator
+  readonly hooks: MachineHooks
 
   /** Sets aside guest RAM that nothing else is given: its guest address and the window on its bytes. */
   reserve(length: number, align: number): { readonly guest: GuestAddress; readonly window: MemoryWindow }
@@ -29,15 +30,16 @@ export interface PlatformBuilder {
   /** One value per machine and key, for what several devices share. */
   shared<T>(key: FactKey<T>, make: () => T): T
 
+  // Ports are made by what `DmaScheme.install` returns, since a device that lives elsewhere has none here.
   /** A port that reaches all guest RAM, at guest address + `busOffset`. */
   everything(busOffset?: number): BusPort
   /** A port that reaches one window and nothing else. */
   window(at: DeviceAddress, window: MemoryWindow): BusPort
   /** A port that reaches nothing. */
   nothing(): BusPort
-  /** Puts the device behind an IOMMU and declares so. */
+  /** Puts the device behind an IOMMU of this machine and declares so. Throws where the device lives elsewhere. */
   iommu(request: IommuRequest): IommuPlace
-  /** A port for pages that are shared one by one. */
+  /** A port for pages that are shared one by one. Throws where the device lives elsewhere. */
   sharedPages(): SharedPages
 
   declareRam(reachable: boolean, busOffset?: number): void
@@ -81,8 +83,10 @@ export interface IommuRequest {
   readonly ownPool?: number
 }
 
-/** A device's place behind an IOMMU. */
+/** A device's place behind an IOMMU of this machine. */
 export interface IommuPlace {
+  /** The IOMMU's name, for messages. */
+  readonly name: string
   /** What the device reaches: what the IOMMU translates. */
   readonly port: BusPort
   /** The number by which the IOMMU's driver names this device. */
@@ -93,8 +97,10 @@ export interface IommuPlace {
   readonly ownPool: PoolFact | undefined
   /** Lets the IOMMU work; for waits. */
   pump(): void
-  /** The longest wait for the IOMMU, in milliseconds. Default: what the transport waits for a device. */
-  readonly deadlineMs?: number
+}
+
+/** What a machine does for a driver that a scheme brings along, such as that of an IOMMU. */
+export interface MachineHooks {
   /** Runs `start` before any device's driver is brought up. */
   prepare(start: () => Promise<void>): void
   /** Gives the scheme a turn whenever the machine's drivers have one. It returns how much it did. */
@@ -106,9 +112,11 @@ export interface IommuPlace {
   wake?(): void
   /** Runs when the machine ends, before its memory goes back. */
   onClose(close: () => Promise<void>): void
+  /** The longest wait for a device, in milliseconds. Default: what the transport waits for one. */
+  readonly deadlineMs?: number
   /** Tells the machine's user of a fault. */
   report(fault: IommuFault): void
-  /** Tells the machine's user that the IOMMU itself failed. */
+  /** Tells the machine's user that the scheme's own device failed. */
   failed?(error: GuestDmaError): void
 }
 

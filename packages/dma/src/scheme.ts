@@ -27,18 +27,20 @@ export interface DmaScheme {
   readonly id: string
   readonly provider: DmaProvider
   /**
-   * Declares the facts for one device and returns what that device can reach. Called once for each device;
-   * `provider.create` is called again after each reset. Ports that `platform` made report their faults and can be cut
-   * off; a port of one's own does neither.
+   * Declares the facts for one device, and returns what enforces them: a function that makes the port through which a
+   * device of this machine reaches memory. It is called once, right afterwards, and never for a device that lives
+   * elsewhere, which somebody else confines. `install` is called once for each device; `provider.create` is called again
+   * after each reset. Ports that `platform` made report their faults and can be cut off; a port of one's own does
+   * neither.
    */
-  install(platform: PlatformBuilder): BusPort
+  install(platform: PlatformBuilder): () => BusPort
 }
 
 /**
  * A platform without a backend of its own: what devices can reach and what is declared of it. For platforms on which
  * the choice is left to the schemes of others.
  */
-export function platformScheme(id: string, install: (platform: PlatformBuilder) => BusPort): DmaScheme {
+export function platformScheme(id: string, install: (platform: PlatformBuilder) => () => BusPort): DmaScheme {
   return {
     id,
     provider: {

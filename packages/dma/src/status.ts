@@ -16,7 +16,7 @@ export const DMA_TOO_LONG = -2
 export const DMA_UNMAPPABLE = -3
 /** The mapping was taken back, but the bytes of the device failed the backend's check and were not delivered. */
 export const DMA_CORRUPT = -4
-/** The IOMMU, or whoever else confirms a commit, did not confirm it. */
+/** The IOMMU, or whoever else confirms commits, did not confirm one: this commit, or an earlier one for `map`. */
 export const DMA_FAILED = -5
 
 export type DmaStatus = 0 | -1 | -2 | -3 | -4 | -5

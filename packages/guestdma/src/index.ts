@@ -9,22 +9,21 @@ export { directScheme, platformScheme } from '@guestdma/dma'
 export { FrameBatch } from '@guestdma/drivers'
 export { pooledIommuScheme, sharedPagesScheme, virtioIommuScheme } from '@guestdma/iommu'
 export { GuestMemory, guestAddress } from '@guestdma/memory'
-export type { BlkConfig, DeviceConfig, MachineConfig, NetConfig } from './config.ts'
-export type { DeviceCounters, MachineCounters } from './counters.ts'
-export { MACHINE_CODES, MachineError } from './errors.ts'
-export { type MachineEventMap, MachineEvents, type SchemeChosen } from './events.ts'
-export { createMachine, Machine } from './machine.ts'
-export type { MachineDevice } from './machine-device.ts'
-export { SCHEMES, type SchemeSizes } from './schemes.ts'
+export type { BlkConfig, DeviceConfig, MachineConfig, NetConfig, OwnKindConfig, RemoteConfig } from './config/config.ts'
+export type { DriverKind, DriverOptions } from './config/driver-kinds.ts'
+export { MACHINE_CODES, MachineError } from './config/errors.ts'
+export { type MachineEventMap, MachineEvents, type SchemeChosen } from './config/events.ts'
+export type { DeviceCounters, MachineCounters } from './machine/counters.ts'
+export { createMachine, Machine } from './machine/machine.ts'
+export type { MachineDevice } from './machine/machine-device.ts'
 export {
   AGREED_FEATURES,
-  BLK_DRIVER,
-  BLK_OPTIONS,
   DMA_BACKEND,
+  DRIVER,
+  DRIVER_OPTIONS,
   GUEST_MEMORY,
   GUEST_RAM,
-  NET_DRIVER,
-  NET_OPTIONS,
   SESSION,
   TRANSPORT,
-} from './tokens.ts'
+} from './machine/tokens.ts'
+export { SCHEMES, type SchemeSizes } from './schemes.ts'

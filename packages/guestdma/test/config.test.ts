@@ -88,7 +88,12 @@ const MACHINE: readonly Case[] = [
 ]
 
 const DEVICE: readonly Case[] = [
-  ['a type that is none', { devices: [net({ type: 'block' })] }, 'devices[0].type', /'net' or 'blk', not 'block'/],
+  [
+    'a type that is none',
+    { devices: [net({ type: 'block' })] },
+    'devices[0].type',
+    /'net', 'blk' or a DriverKind.*, not 'block'/,
+  ],
   ['no type', { devices: [net({ type: undefined })] }, 'devices[0].type', /not undefined/],
   ['no options', { devices: [net({ device: undefined })] }, 'devices[0].device', /\{ mac \}, not undefined/],
   ['a model instead of its options', { devices: [blk({ device: [] })] }, 'devices[0].device', /not an empty array/],

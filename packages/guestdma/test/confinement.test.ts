@@ -42,7 +42,7 @@ describe('deny-all: a platform on which a device reaches nothing (virtio 1.4 §6
   const denyAll = (ram: boolean): DmaScheme =>
     platformScheme('deny-all', (platform) => {
       platform.declareRam(ram)
-      return platform.nothing()
+      return () => platform.nothing()
     })
 
   it('that says so is refused before FEATURES_OK', async () => {
@@ -232,9 +232,9 @@ describe('boot bypass: what devices reach before the IOMMU’s driver starts (vi
     return {
       ...scheme,
       install(platform) {
-        const port: BusPort = scheme.install(platform)
+        const port: BusPort = scheme.install(platform)()
         stolen.push(reach(port, where(), 16))
-        return port
+        return () => port
       },
     }
   }

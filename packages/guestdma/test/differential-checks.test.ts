@@ -51,7 +51,7 @@ describe('differential: what is wrong is found', () => {
       ...scheme,
       install: (platform) => {
         scheme.install(platform)
-        return platform.everything()
+        return () => platform.everything()
       },
     }))
     expect(wrong.join('\n')).toMatch(/window .* is more than its reach/)

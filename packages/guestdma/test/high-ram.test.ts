@@ -3,8 +3,8 @@ import { type DmaScheme, directScheme } from '@guestdma/dma'
 import { virtioIommuScheme } from '@guestdma/iommu'
 import { GuestMemory } from '@guestdma/memory'
 import { describe, expect, test } from 'vitest'
-import { BarSpace } from '../src/bar-space.ts'
 import { createMachine } from '../src/index.ts'
+import { BarSpace } from '../src/platform/bar-space.ts'
 
 const LENGTH = 4 << 20
 

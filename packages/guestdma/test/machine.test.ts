@@ -5,16 +5,18 @@ import { NetDriver, type ReceivedFrames } from '@guestdma/drivers'
 import { GuestMemory, guestAddress, SpanAllocator } from '@guestdma/memory'
 import { FeatureSet, VIRTIO_F_ACCESS_PLATFORM, VIRTIO_F_SWIOTLB } from '@guestdma/spec'
 import {
+  type BlkConfig,
   createMachine,
   type DeviceConfig,
   DMA_BACKEND,
+  DRIVER,
   GUEST_MEMORY,
   GUEST_RAM,
   type Machine,
   type MachineConfig,
   MachineEvents,
   MemoryBlockStore,
-  NET_DRIVER,
+  type NetConfig,
   type SchemeChosen,
   Wire,
 } from 'guestdma'
@@ -37,13 +39,13 @@ import {
   TRANSPORTS,
 } from './support/machines.ts'
 
-const net = (name: string, more: Partial<DeviceConfig & { type: 'net' }> = {}): DeviceConfig => ({
+const net = (name: string, more: Partial<NetConfig> = {}): DeviceConfig => ({
   type: 'net',
   name,
   device: { mac: MAC },
   ...more,
 })
-const blk = (name: string, more: Partial<DeviceConfig & { type: 'blk' }> = {}): DeviceConfig => ({
+const blk = (name: string, more: Partial<BlkConfig> = {}): DeviceConfig => ({
   type: 'blk',
   name,
   device: { store: new MemoryBlockStore(pattern(64 * 512)) },
@@ -116,7 +118,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
 
     it('refuses a listed scheme that the platform does not carry, and sets FAILED', async () => {
       let device: NetDevice | null = null
-      const make: DeviceConfig['make'] = (port) => {
+      const make: BlkConfig['make'] = (port) => {
         device = new NetDevice({ name: 'net0', port, mac: MAC })
         return device
       }
@@ -180,7 +182,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
   describe('machine/names and device types', () => {
     it('refuses two devices with one name, before anything is made', async () => {
       let first: BlkDevice | null = null
-      const make: DeviceConfig['make'] = (port) => {
+      const make: BlkConfig['make'] = (port) => {
         first = new BlkDevice({ name: 'disk0', port, store: new MemoryBlockStore(new Uint8Array(512)) })
         return first
       }
@@ -190,7 +192,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
 
     it('closes the devices that were up when a later one fails', async () => {
       let first: BlkDevice | null = null
-      const make: DeviceConfig['make'] = (port) => {
+      const make: BlkConfig['make'] = (port) => {
         first = new BlkDevice({ name: 'disk0', port, store: new MemoryBlockStore(new Uint8Array(512)) })
         return first
       }
@@ -204,7 +206,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
 
     it('closes a device whose queues are too small for its driver, and its name says which', async () => {
       const devices: NetDevice[] = []
-      const make: DeviceConfig['make'] = (port) => {
+      const make: BlkConfig['make'] = (port) => {
         devices.push(new NetDevice({ name: 'net0', port, mac: MAC, queueSize: 1, accessPlatform: 'offered' }))
         return devices[0]
       }
@@ -224,7 +226,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
     })
 
     it('refuses a model whose device ID is not of the type', async () => {
-      const make: DeviceConfig['make'] = (port) =>
+      const make: BlkConfig['make'] = (port) =>
         new BlkDevice({ name: 'net0', port, store: new MemoryBlockStore(new Uint8Array(512)) })
       await expect(machine([net('net0', { make })])).rejects.toMatchObject({
         code: expect.stringMatching(/^(MACHINE_DEVICE_TYPE|TRANSPORT_DEVICE_TYPE)$/),
@@ -241,7 +243,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
 
     it('uses a model of the caller’s', async () => {
       const store = new MemoryBlockStore(pattern(1024, 3))
-      const make: DeviceConfig['make'] = (port) =>
+      const make: BlkConfig['make'] = (port) =>
         new BlkDevice({ name: 'mine', port, store, id: 'my own', accessPlatform: 'offered' })
       const { made } = await chosen([blk('disk0', { make })])
       expect(await made.run(made.blk('disk0').id())).toBe('my own')
@@ -436,7 +438,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
   describe('reset/quarantine', () => {
     const stuckMachine = async (): Promise<{ made: Machine; disk: StuckDisk }> => {
       const disks: StuckDisk[] = []
-      const make: DeviceConfig['make'] = (port) => {
+      const make: BlkConfig['make'] = (port) => {
         const disk = new StuckDisk({
           name: 'disk0',
           port,
@@ -649,8 +651,8 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       const made = await machine([net('net0'), net('net1')])
       for (const name of ['net0', 'net1']) {
         const container = containerOf(made, name)
-        expect(container.resolve(NET_DRIVER)).toBe(made.net(name))
-        expect(container.resolve(NET_DRIVER)).toBe(made.net(name))
+        expect(container.resolve(DRIVER)).toBe(made.net(name))
+        expect(container.resolve(DRIVER)).toBe(made.net(name))
       }
     })
 
@@ -660,7 +662,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       await made.reset('net0')
       expect(made.net('net0')).not.toBe(before[0])
       expect(made.device('net0').negotiated.backend).not.toBe(before[1])
-      expect(containerOf(made, 'net0').resolve(NET_DRIVER)).toBe(made.net('net0'))
+      expect(containerOf(made, 'net0').resolve(DRIVER)).toBe(made.net('net0'))
     })
 
     it('holds memory and RAM under global symbols, and no device’s things', async () => {
@@ -669,7 +671,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       expect(made.container.resolve(GUEST_RAM)).toBeInstanceOf(SpanAllocator)
       expect(DMA_BACKEND).toBe(Symbol.for('guestdma.DmaBackend'))
       expect(made.container.isRegistered(DMA_BACKEND, true)).toBe(false)
-      expect(() => made.container.resolve(NET_DRIVER)).toThrow()
+      expect(() => made.container.resolve(DRIVER)).toThrow()
     })
 
     it('two machines have nothing in common', async () => {
@@ -730,7 +732,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       const wire = new Wire()
       let bounced = 0
       let fired = false
-      const echo = (name: string): Partial<DeviceConfig & { type: 'net' }> => ({
+      const echo = (name: string): Partial<NetConfig> => ({
         device: { mac: MAC, link: name === 'net0' ? wire.a : wire.b },
         observer: {
           frames: (batch) => {

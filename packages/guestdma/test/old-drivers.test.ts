@@ -99,9 +99,9 @@ describe('an old driver and a permissive device, which offers 27 and goes on wit
     const open: DmaScheme = {
       ...pool,
       install(platform) {
-        const { windows } = pool.install(platform) as BusWindows
+        const { windows } = pool.install(platform)() as BusWindows
         ports.push(new ExposurePort(everything(platform.memory), windows[0].base, windows[0].length))
-        return ports[ports.length - 1]
+        return () => ports[ports.length - 1]
       },
     }
     await traffic(await site([open]))
@@ -160,7 +160,7 @@ describe('downgrade: a device’s claim may narrow the choice, never widen it (v
       platform.declareSwiotlb({ window, device, home: 'guest-ram', addressing: 'bus', bit: 'offered' })
       platform.declareRam(true)
       ports.push(platform.everything())
-      return ports[ports.length - 1]
+      return () => ports[ports.length - 1]
     })
 
   /** Clears FEATURES_OK wherever 27 is accepted. */

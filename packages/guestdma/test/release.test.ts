@@ -30,7 +30,10 @@ function uncut(scheme: DmaScheme): DmaScheme {
   return {
     id: 'uncut',
     provider: { ...scheme.provider, id: 'uncut' },
-    install: (platform) => Object.create(scheme.install(platform)) as BusPort,
+    install: (platform) => {
+      const enforce = scheme.install(platform)
+      return () => Object.create(enforce()) as BusPort
+    },
   }
 }
 

@@ -83,6 +83,7 @@ function offerOf(inputs: Inputs, listed: readonly string[]): PlatformOffer {
     memory,
     ram,
     mayBlock: true,
+    enforcedBy: 'trusted-code',
     listed: new Set(listed),
     fact: <T>(key: FactKey<T>): T | undefined => {
       const driven = i === 'driven' || i === 'bypass'

@@ -1,7 +1,7 @@
 // Device and driver that nobody polls by the clock: each is polled because its `onWork` was called, and for no other
 // reason. A wake-up that is lost is a test that ends with something unfinished.
 import { BlkDevice, type BlockRequest, everything, LoopbackLink, MmioRegisters, NetDevice } from '@guestdma/devices'
-import { directScheme, type PlatformOffer } from '@guestdma/dma'
+import { directScheme, type PlatformOffer, platformOffer } from '@guestdma/dma'
 import { BLK_FEATURES, BlkDriver, DeviceSession, NET_FEATURES, NetDriver, type VirtioDriver } from '@guestdma/drivers'
 import { type BusPort, GuestMemory, guestAddress, SpanAllocator } from '@guestdma/memory'
 import { FeatureSet, NET_FEATURE_DEPENDENCIES, VIRTIO_F_EVENT_IDX } from '@guestdma/spec'
@@ -76,22 +76,14 @@ async function compose<D extends VirtioDriver>(
   const transport = MmioTransport.probe(new MmioRegisters(device, { notify, interrupts: { level } }), 'dev0')
   if (transport === null) throw new Error('no device')
   const wait = { pump: (): void => {} }
-  const offer = (offered: typeof NET_FEATURES): PlatformOffer => ({
-    device: 'dev0',
-    offered,
-    transport: { kind: 'mmio', transitional: false },
-    ramReachable: true,
-    iommu: undefined,
-    pool: undefined,
-    region: undefined,
-    swiotlbRfc: false,
-    busOffset: 0,
-    memory,
-    ram,
-    mayBlock: true,
-    listed: new Set(),
-    fact: () => undefined,
-  })
+  const offer = (offered: typeof NET_FEATURES): PlatformOffer =>
+    platformOffer({
+      device: 'dev0',
+      offered,
+      transport: { kind: 'mmio', transitional: false },
+      memory,
+      ram,
+    })
   const { provider } = directScheme()
   const dependencies = NET_FEATURE_DEPENDENCIES
   const options = { transport, understood: features, dependencies, providers: [provider], offer, wait }

@@ -17,13 +17,14 @@ export { type PooledIommuOptions, pooledIommuScheme } from './schemes/pooled.ts'
 export { type SharedPagesOptions, sharedPagesFact, sharedPagesScheme } from './schemes/shared-pages.ts'
 export {
   attach,
-  declareEndpoint,
+  behindForeign,
+  behindOwn,
+  type ForeignIommu,
   type IommuEndpoint,
   IommuUnit,
   iommuEndpointFact,
-  type VirtioIommuSchemeOptions,
-  virtioIommuScheme,
-} from './schemes/virtio-iommu.ts'
+} from './schemes/unit.ts'
+export { type VirtioIommuSchemeOptions, virtioIommuScheme } from './schemes/virtio-iommu.ts'
 export { describeRequestStatus, IOMMU_CODES, IommuError } from './virtio/errors.ts'
 export { parseProperties, type ReservedRange } from './virtio/probe.ts'
 export { VirtioIommuDomain } from './virtio/virtio-domain.ts'

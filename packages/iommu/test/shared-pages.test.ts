@@ -9,7 +9,7 @@ async function installed(pageBytes = 4096) {
   const platform = new FakePlatform({ pageBytes })
   const scheme = sharedPagesScheme()
   const builder = platform.builder('net0', 8)
-  const reached = scheme.install(builder)
+  const reached = scheme.install(builder)()
   const what = offer(platform, builder, { iommu: undefined })
   const backend: DmaBackend = await scheme.provider.create(what, FeatureSet.empty)
   const shared = (): number[] => [...platform.pages.shared].map((at) => (at - BASE) / pageBytes).sort((a, b) => a - b)

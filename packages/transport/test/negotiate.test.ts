@@ -7,6 +7,7 @@ import {
   type DmaProvider,
   listedIds,
   type PlatformOffer,
+  platformOffer,
   type Suitability,
 } from '@guestdma/dma'
 import { GuestMemory, guestAddress, SpanAllocator } from '@guestdma/memory'
@@ -87,22 +88,15 @@ async function runOver(kind: 'mmio' | 'pci', options: RunOptions): Promise<Run> 
   if (transport === null) throw new Error('no device')
   registers.log.length = 0
   const { dma = 'auto' } = options
-  const offer = (offered: FeatureSet): PlatformOffer => ({
-    device: 'dev0',
-    offered,
-    transport: { kind, transitional: false },
-    ramReachable: true,
-    iommu: undefined,
-    pool: undefined,
-    region: undefined,
-    swiotlbRfc: false,
-    busOffset: 0,
-    memory,
-    ram: new SpanAllocator(guestAddress(0), 0x1000),
-    mayBlock: true,
-    listed: listedIds(dma),
-    fact: () => undefined,
-  })
+  const offer = (offered: FeatureSet): PlatformOffer =>
+    platformOffer({
+      device: 'dev0',
+      offered,
+      transport: { kind, transitional: false },
+      memory,
+      ram: new SpanAllocator(guestAddress(0), 0x1000),
+      listed: listedIds(dma),
+    })
   const outcome = await negotiate({
     transport,
     understood: FeatureSet.of(...(options.understood ?? [])),

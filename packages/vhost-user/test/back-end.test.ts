@@ -23,7 +23,7 @@ import { type Guest, newGuest, openSession, POOL_DEVICE, run, until } from './su
 import { missingSystem, titled } from './support/peers.ts'
 
 const DISK_BYTES = 1 << 20
-const { provider } = sharedPoolScheme({ enforcedBy: 'construction' })
+const { provider } = sharedPoolScheme()
 const content = randomBytes(DISK_BYTES)
 
 let guest: Guest

@@ -17,7 +17,7 @@ const COMMAND = 'qemu-storage-daemon'
 const missing = missingPeer(COMMAND, 'apt-get install qemu-system-common')
 
 const DISK_BYTES = 1 << 20
-const { provider } = sharedPoolScheme({ enforcedBy: 'construction' })
+const { provider } = sharedPoolScheme()
 
 const content = randomBytes(DISK_BYTES)
 

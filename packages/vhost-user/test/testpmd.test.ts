@@ -101,7 +101,7 @@ async function start(
 ): Promise<NetDriver> {
   const provider: DmaProvider = iotlb
     ? iotlbProvider(over, { domain: DPDK_IOTLB, mode, onDomain: watch })
-    : sharedPoolScheme({ enforcedBy: 'construction' }).provider
+    : sharedPoolScheme().provider
   received.length = 0
   const frames = (batch: ReceivedFrames): void => {
     for (let i = 0; i < batch.count; i++) received.push(batch.copy(i))

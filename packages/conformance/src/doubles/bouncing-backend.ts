@@ -32,6 +32,8 @@ export interface BouncingOptions {
   readonly clear?: boolean
   /** One set of slots for all devices of a machine. Default false. */
   readonly shared?: boolean
+  /** Bytes behind each buffer that the device sees as well. Default 0. */
+  readonly overhead?: number
 }
 
 /** Where the device sees the slots: beyond 32 bits, and at no guest address. */
@@ -39,6 +41,7 @@ const DEVICE_BASE = 0x9_0000_0000
 
 /** Slots of a {@link BouncingBackend} in memory of their own. */
 export class BouncingSlots {
+  readonly device: number = DEVICE_BASE
   readonly region: Region
   readonly used: Uint8Array
   readonly slotBytes: number
@@ -75,14 +78,17 @@ export class BouncingBackend implements DmaBackend {
   private readonly memory: GuestMemory
   private readonly slots: BouncingSlots
   private readonly clear: boolean
+  private readonly overhead: number
   private readonly general: number
   private readonly regions = new Map<DmaRegion, number>()
   private readonly held = new Map<number, number>()
 
-  constructor(memory: GuestMemory, slots: BouncingSlots, { clear = true, shared = false }: BouncingOptions = {}) {
+  constructor(memory: GuestMemory, slots: BouncingSlots, options: BouncingOptions = {}) {
+    const { clear = true, shared = false, overhead = 0 } = options
     this.memory = memory
     this.slots = slots
     this.clear = clear
+    this.overhead = overhead
     const count = slots.used.length
     this.general = count - (count >>> 2)
     this.traits = {
@@ -104,12 +110,12 @@ export class BouncingBackend implements DmaBackend {
     const run = count >>> 2
     return {
       granule: 1,
-      maxMappingLength: run * slotBytes - 7,
+      maxMappingLength: run * slotBytes - 7 - this.overhead,
       maxLiveMappings: count,
       // Rings and standing mappings can break up all that is not kept, from where one maximal mapping always fits.
       assuredMappings: 1,
       maxDeviceAddress: DEVICE_BASE + count * slotBytes - 1,
-      overhead: 0,
+      overhead: this.overhead,
       syncGranule: 1,
       staleEntries: 0,
       staleNs: 0,
@@ -148,7 +154,7 @@ export class BouncingBackend implements DmaBackend {
     }
     const lead = m.guest[row] % 8
     const { slotBytes, used, region } = this.slots
-    const count = Math.ceil((lead + length) / slotBytes)
+    const count = Math.ceil((lead + length + this.overhead) / slotBytes)
     if (count > used.length - this.general) {
       this.counters.tooLong++
       return DMA_TOO_LONG
@@ -169,7 +175,7 @@ export class BouncingBackend implements DmaBackend {
       this.counters.bytesCleared += length
     }
     m.device[row] = DEVICE_BASE + at
-    m.deviceLength[row] = length
+    m.deviceLength[row] = length + this.overhead
     m.token[row] = slot
     this.counters.maps++
     return DMA_OK
@@ -184,6 +190,7 @@ export class BouncingBackend implements DmaBackend {
 
   syncForDevice(m: DmaMappings, row: number, offset: number, length: number): DmaStatus {
     this.counters.syncs++
+    if (!m.spans(row, offset, length)) return DMA_UNMAPPABLE
     if ((m.direction[row] & TO_DEVICE) === 0) return DMA_OK
     this.slots.region.u8.set(this.guestBytes(m, row, offset, length), m.device[row] - DEVICE_BASE + offset)
     this.counters.bytesCopiedToDevice += length
@@ -192,6 +199,7 @@ export class BouncingBackend implements DmaBackend {
 
   syncForCpu(m: DmaMappings, row: number, offset: number, length: number): DmaStatus {
     this.counters.syncs++
+    if (!m.spans(row, offset, length)) return DMA_UNMAPPABLE
     if ((m.direction[row] & FROM_DEVICE) !== 0) this.toGuest(m, row, offset, length)
     return DMA_OK
   }
@@ -255,7 +263,7 @@ export function bouncingScheme(options: BouncingOptions = {}): DmaScheme {
       platform.declareRam(false)
       platform.declareFact(slotsFact, own)
       const { region } = own
-      return new BusWindows(platform.device, [{ base: DEVICE_BASE, length: region.length, region }])
+      return () => new BusWindows(platform.device, [{ base: DEVICE_BASE, length: region.length, region }])
     },
   }
 }

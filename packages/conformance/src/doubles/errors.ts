@@ -1,6 +1,6 @@
 import { GuestDmaError } from '@guestdma/memory'
 
-/** A breach of the contract of `DmaBackend`, seen by {@link CheckedBackend}. */
+/** What {@link CheckedBackend} or a suite finds wrong with the part under test. */
 export class CheckError extends GuestDmaError<keyof typeof CHECK_CODES> {}
 
 export const CHECK_CODES = {
@@ -15,6 +15,10 @@ export const CHECK_CODES = {
   CHECK_DISPOSED: {
     meaning: 'A backend was used after its dispose.',
     advice: 'Dispose last.',
+  },
+  CHECK_DOORBELL: {
+    meaning: 'A queue rang the doorbell of another queue.',
+    advice: 'Call `doorbell` with the `index` that the queue was made with.',
   },
   CHECK_FREE: {
     meaning: 'A region was freed that is not allocated, or was freed already.',
@@ -36,9 +40,29 @@ export const CHECK_CODES = {
     meaning: 'A row was unmapped or synchronised that is not mapped, or does not exist.',
     advice: 'Do so only between map and unmap.',
   },
+  CHECK_PLAIN_STORE: {
+    meaning: 'A side of a handshake stored an index or an event field as if it were any other byte.',
+    advice: 'Store it with the method of Region that has the barrier it needs.',
+  },
+  CHECK_PACKED: {
+    meaning: 'A packed ring was agreed on a transport whose audit reads split rings only.',
+    advice: 'Accept only features that the transport offers.',
+  },
   CHECK_REUSE: {
     meaning: 'A row was mapped again before its unmap was committed, or after a commit that failed.',
     advice: 'Commit unmaps first; after a failed commit, leave the row until the device was reset.',
+  },
+  CHECK_SCHEME: {
+    meaning: 'A scheme cannot be used on the platform that its own install set up.',
+    advice: 'Declare in `install` what `assess` looks for.',
+  },
+  CHECK_STATES: {
+    meaning: 'A handshake has more states than can be explored.',
+    advice: 'Pass a smaller history.',
+  },
+  CHECK_STATUS: {
+    meaning: 'A call of a backend that had to succeed in a test returned another status than Ok.',
+    advice: 'Read the lines of DmaBackend that the message names, and mend the backend or the limits that it declares.',
   },
   CHECK_SYNC: {
     meaning: 'A synchronisation goes outside its mapping.',
@@ -47,6 +71,10 @@ export const CHECK_CODES = {
   CHECK_UNCHECKED: {
     meaning: 'A row was used whose map did not return Ok.',
     advice: 'Check the status of each row.',
+  },
+  CHECK_UNPUBLISHED: {
+    meaning: 'A side of a handshake loaded bytes that the other side had not published.',
+    advice: 'Load the index first, and only the entries below it.',
   },
   CHECK_WRITTEN: {
     meaning: 'More bytes are said to be written than were lent, or no integer.',

@@ -173,14 +173,14 @@ export class ExactBackend implements DmaBackend {
     return DMA_OK
   }
 
-  syncForDevice(_m: DmaMappings, _row: number, _offset: number, _length: number): DmaStatus {
+  syncForDevice(m: DmaMappings, row: number, offset: number, length: number): DmaStatus {
     this.counters.syncs++
-    return DMA_OK
+    return m.spans(row, offset, length) ? DMA_OK : DMA_UNMAPPABLE
   }
 
-  syncForCpu(_m: DmaMappings, _row: number, _offset: number, _length: number): DmaStatus {
+  syncForCpu(m: DmaMappings, row: number, offset: number, length: number): DmaStatus {
     this.counters.syncs++
-    return DMA_OK
+    return m.spans(row, offset, length) ? DMA_OK : DMA_UNMAPPABLE
   }
 
   commitMaps(): DmaStatus {
@@ -254,7 +254,7 @@ export function exactScheme(options: ExactOptions = {}): DmaScheme {
       const port = new BusWindows(platform.device)
       platform.declareRam(true, options.busOffset ?? BUS_OFFSET)
       platform.declareFact(portFact, port)
-      return port
+      return () => port
     },
   }
 }

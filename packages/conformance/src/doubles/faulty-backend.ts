@@ -9,6 +9,7 @@ import {
   type DmaRegion,
   type DmaStatus,
 } from '@guestdma/dma'
+import { hex } from '@guestdma/memory'
 import { ForwardingBackend } from './forwarding-backend.ts'
 
 /**
@@ -21,6 +22,7 @@ import { ForwardingBackend } from './forwarding-backend.ts'
  */
 export class FaultyBackend extends ForwardingBackend {
   failAlloc = 0
+  failFree = 0
   failMap = 0
   failCommitMaps = 0
   failCommitUnmaps = 0
@@ -33,6 +35,15 @@ export class FaultyBackend extends ForwardingBackend {
       throw new DmaError('DMA_ALLOC', this.name, `told to refuse ${length} bytes`, { length, align })
     }
     return super.alloc(length, align, direction, use)
+  }
+
+  override free(region: DmaRegion): void {
+    if (this.failFree > 0 && --this.failFree === 0) {
+      throw new DmaError('DMA_STILL_REACHABLE', this.name, `told not to confirm that ${hex(region.device)} is free`, {
+        device: region.device,
+      })
+    }
+    super.free(region)
   }
 
   override map(m: DmaMappings, row: number): DmaStatus {

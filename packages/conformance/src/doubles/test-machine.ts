@@ -1,13 +1,15 @@
 import { everything, IommuDevice, MmioRegisters, nothing, oneWindow, PagePort } from '@guestdma/devices'
-import type {
-  FactKey,
-  IommuPlace,
-  IommuRequest,
-  PlatformBuilder,
-  PlatformOffer,
-  PoolFact,
-  SharedPages,
-  SwiotlbDeclaration,
+import {
+  type FactKey,
+  type IommuPlace,
+  type IommuRequest,
+  type MachineHooks,
+  type PlatformBuilder,
+  type PlatformOffer,
+  type PoolFact,
+  platformOffer,
+  type SharedPages,
+  type SwiotlbDeclaration,
 } from '@guestdma/dma'
 import {
   type BusPort,
@@ -154,8 +156,16 @@ export class TestPlatform implements PlatformBuilder {
   private swiotlb: SwiotlbDeclaration | undefined
   private iommuFact: PlatformOffer['iommu']
   readonly transport: 'mmio' | 'pci'
+  readonly hooks: MachineHooks
 
   constructor(device: string, machine: TestMachine) {
+    this.hooks = {
+      // A provider that is asked for a backend starts what has not started.
+      prepare: () => {},
+      onPump: (poll) => void machine.turns.push(poll),
+      onClose: () => {},
+      report: () => {},
+    }
     this.device = device
     this.transport = machine.transport
     this.machine = machine
@@ -190,7 +200,6 @@ export class TestPlatform implements PlatformBuilder {
   }
 
   iommu(request: IommuRequest): IommuPlace {
-    const { machine } = this
     const host = this.iommuHost(request)
     const endpoint = host.next++
     const port = host.device.addEndpoint(endpoint, {
@@ -199,16 +208,12 @@ export class TestPlatform implements PlatformBuilder {
     })
     this.iommuFact = { bypass: request.bootBypass ?? false }
     return {
+      name: host.device.name,
       port,
       endpoint,
       registers: host.registers,
       ownPool: host.ownPool,
       pump: () => void host.device.poll(Infinity),
-      // A provider that is asked for a backend starts what has not started.
-      prepare: () => {},
-      onPump: (poll) => void machine.turns.push(poll),
-      onClose: () => {},
-      report: () => {},
     }
   }
 
@@ -241,7 +246,7 @@ export class TestPlatform implements PlatformBuilder {
   /** What a driver is offered by a device with these feature bits. */
   offer(offered: FeatureSet, listed: ReadonlySet<string>): PlatformOffer {
     const { device, memory, ram, ramReachable, busOffset, pool, facts } = this
-    return {
+    return platformOffer({
       device,
       offered,
       transport: { kind: this.transport, transitional: false },
@@ -253,10 +258,9 @@ export class TestPlatform implements PlatformBuilder {
       busOffset,
       memory,
       ram,
-      mayBlock: true,
       listed,
-      fact: <T>(key: FactKey<T>): T | undefined => facts.get(key) as T | undefined,
-    }
+      facts,
+    })
   }
 
   private iommuHost(request: IommuRequest): TestIommu {

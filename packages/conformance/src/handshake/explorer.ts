@@ -14,6 +14,7 @@ import {
   VIRTIO_F_VERSION_1,
 } from '@guestdma/spec'
 import { SplitVirtqueue, type Virtqueue, type VirtqueueOptions } from '@guestdma/virtqueue'
+import { CheckError } from '../doubles/errors.ts'
 import { deviceProgram, driverProgram, type History } from './programs.ts'
 import { type BufferedStore, Side, type SideEvent } from './side.ts'
 
@@ -161,7 +162,12 @@ class Explorer {
         if (seen.has(key)) continue
         seen.add(key)
         open.push(successor)
-        if (seen.size > MAX_STATES) throw new Error(`more than ${MAX_STATES} states; take a smaller history`)
+        if (seen.size > MAX_STATES)
+          throw new CheckError(
+            'CHECK_STATES',
+            'handshake',
+            `there are more than ${MAX_STATES} states; pass a smaller history`,
+          )
       }
     }
     return { states: seen.size, lost: null }
@@ -238,7 +244,12 @@ class Explorer {
     const overlaps = (store: BufferedStore): boolean =>
       store.offset < offset + bytes && offset < store.offset + store.bytes
     if (!this.barriers.has(offset) && buffers[1 - side].some(overlaps)) {
-      throw new Error(`the ${NAMES[side]} loads ${offset} before the ${NAMES[1 - side]} has published it`)
+      throw new CheckError(
+        'CHECK_UNPUBLISHED',
+        NAMES[side],
+        `it loads byte ${offset} before the ${NAMES[1 - side]} has published it`,
+        { offset, bytes },
+      )
     }
     const seen = written(memory, buffers[side])
     let value = 0

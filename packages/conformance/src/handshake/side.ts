@@ -1,4 +1,5 @@
 import { Region } from '@guestdma/memory'
+import { CheckError } from '../doubles/errors.ts'
 
 /** One store that the other side cannot see yet. */
 export interface BufferedStore {
@@ -127,7 +128,12 @@ export class Side {
 
   private plainStore(store: BufferedStore): void {
     if (this.isShared(store.offset)) {
-      throw new Error(`${this.raw.name}: a plain store to ${store.offset}, where an index or an event field lies`)
+      throw new CheckError(
+        'CHECK_PLAIN_STORE',
+        this.raw.name,
+        `a plain store to byte ${store.offset}, where an index or an event field lies`,
+        { offset: store.offset, bytes: store.bytes },
+      )
     }
     this.buffer(store)
   }

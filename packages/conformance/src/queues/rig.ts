@@ -3,6 +3,7 @@ import { type DmaMappings, type DmaRegion, type DmaStatus, TO_DEVICE } from '@gu
 import { FeatureSet, VIRTIO_F_VERSION_1 } from '@guestdma/spec'
 import { SEGMENT_DEVICE, SEGMENT_GUEST, type Virtqueue, type VirtqueueOptions } from '@guestdma/virtqueue'
 import { CheckedBackend } from '../doubles/checked-backend.ts'
+import { CheckError } from '../doubles/errors.ts'
 import { ExactBackend } from '../doubles/exact-backend.ts'
 import { FaultyBackend } from '../doubles/faulty-backend.ts'
 import { ForwardingBackend } from '../doubles/forwarding-backend.ts'
@@ -75,7 +76,15 @@ export class QueueRig {
     this.backend = new CheckedBackend(this.faulty)
     const features = FeatureSet.of(VIRTIO_F_VERSION_1, ...(suite.format ?? []), ...bits)
     const doorbell = (index: number, position: number): void => {
-      if (index !== QUEUE_INDEX) throw new Error(`the doorbell rang for queue ${index}`)
+      if (index !== QUEUE_INDEX)
+        throw new CheckError(
+          'CHECK_DOORBELL',
+          'test queue',
+          `queue ${QUEUE_INDEX} rang the doorbell of queue ${index}`,
+          {
+            index,
+          },
+        )
       this.doorbells.push(position)
     }
     this.queue = make({

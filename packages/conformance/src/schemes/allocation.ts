@@ -57,7 +57,7 @@ export function describeAllocation({ test, check }: SchemeSuite): void {
   })
 
   for (const direction of DIRECTIONS) {
-    test(`both sides see the same bytes, direction ${direction}`, ({ backend, port }) => {
+    test(`both sides see the same bytes of a ring, direction ${direction} [alloc-plain]`, ({ backend, port }) => {
       const region = backend.alloc(3000, 8, direction, 'ring')
       if ((direction & TO_DEVICE) !== 0) {
         fillPattern(cpuView(region), 1)

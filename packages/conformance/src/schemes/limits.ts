@@ -81,6 +81,30 @@ export function describeLimits({ test, check }: SchemeSuite): void {
     rig.takeBack(rig.lend(4096, rig.longest, TO_DEVICE), 0)
   })
 
+  test('TooLong is for good: a length up to maxMappingLength never gets it, and what got it gets it where nothing is left [map-too-long]', (rig) => {
+    const m = new DmaMappings(1)
+    const beyond = [1, 8, 4096].map((more) => Math.min(rig.longest + more, rig.arena.length))
+    const refused = beyond.filter((length) => {
+      const status = rig.map(m, 0, 0, length, FROM_DEVICE)
+      if (status === DMA_OK) rig.takeBack(m, 0)
+      return status === DMA_TOO_LONG
+    })
+    const held = new DmaMappings(BOUND)
+    const { rows } = fill(rig, held, 64)
+    for (const length of new Set([1, 64, rig.longest - 1, rig.longest])) {
+      const status = rig.map(m, 0, 0, length, FROM_DEVICE)
+      check(
+        `map of ${length} bytes where nothing is left`,
+        status === DMA_TOO_LONG ? 'TooLong' : 'not TooLong',
+        'not TooLong',
+      )
+      if (status === DMA_OK) rig.takeBack(m, 0)
+    }
+    for (const length of refused)
+      check(`map of ${length} bytes again, where nothing is left`, rig.map(m, 0, 0, length, FROM_DEVICE), DMA_TOO_LONG)
+    release(rig, held, rows)
+  })
+
   for (const size of ['small', 'the longest'] as const) {
     test(`mappings until none is left, ${size}: Exhausted, and a retry works after an unmap [map-exhausted]`, (rig) => {
       const { backend } = rig

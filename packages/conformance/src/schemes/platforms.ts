@@ -13,20 +13,20 @@ const STEP = 1024
 
 // Platforms that other schemes set up, in the ways that differ for a driver. Device addresses are guest addresses where
 // nothing else is said.
-const PLATFORMS: ReadonlyArray<readonly [name: string, install: (platform: PlatformBuilder) => BusPort]> = [
-  ['on which the device reaches nothing', (platform) => platform.nothing()],
+const PLATFORMS: ReadonlyArray<readonly [name: string, install: (platform: PlatformBuilder) => () => BusPort]> = [
+  ['on which the device reaches nothing', (platform) => () => platform.nothing()],
   [
     'on which the device reaches all of RAM',
     (platform) => {
       platform.declareRam(true)
-      return platform.everything()
+      return () => platform.everything()
     },
   ],
   [
     'on which the bus is offset',
     (platform) => {
       platform.declareRam(true, 0x3_0000_0000)
-      return platform.everything(0x3_0000_0000)
+      return () => platform.everything(0x3_0000_0000)
     },
   ],
   [
@@ -34,7 +34,7 @@ const PLATFORMS: ReadonlyArray<readonly [name: string, install: (platform: Platf
     (platform) => {
       const { guest, window } = platform.reserve(1 << 18, 4096)
       platform.declarePool({ window, device: deviceAddress(guest), home: 'guest-ram' })
-      return platform.window(deviceAddress(guest), window)
+      return () => platform.window(deviceAddress(guest), window)
     },
   ],
 ]
@@ -122,7 +122,7 @@ export function describePlatforms({ test, plainTest, check, make, options }: Sch
         const machine = new TestMachine(options)
         const offer = (listed: readonly string[]) => {
           const other = machine.platform('foreign0')
-          const port = install(other)
+          const port = install(other)()
           return { port, offer: other.offer(offered, new Set(listed)) }
         }
         for (const listed of [[], [foreign.provider.id]]) {

@@ -1,14 +1,17 @@
 import {
+  DMA_OK,
   type DmaBackend,
   type DmaDirection,
   DmaMappings,
   type DmaScheme,
+  describeStatus,
   type PlatformOffer,
   select,
 } from '@guestdma/dma'
 import type { BusPort } from '@guestdma/memory'
 import { FeatureSet, VIRTIO_F_ACCESS_PLATFORM, VIRTIO_F_VERSION_1 } from '@guestdma/spec'
 import { readBus, writeBus } from '../doubles/bus-access.ts'
+import { CheckError } from '../doubles/errors.ts'
 import type { TestMachine, TestMachineOptions } from '../doubles/test-machine.ts'
 import type { Check } from '../runner/test-functions.ts'
 
@@ -23,6 +26,11 @@ export interface DmaSchemeOptions extends TestMachineOptions {
    * where `traits.payload` is `transformed`.
    */
   readonly codec?: { open(onBus: Uint8Array): Uint8Array; seal(plain: Uint8Array): Uint8Array }
+  /**
+   * Makes the next call of this kind fail on this backend: `commitMaps` once, the others once or for good. Where those
+   * calls can fail, the suite tests what holds afterwards; without it those tests do not exist.
+   */
+  readonly failNext?: (backend: DmaBackend, call: 'commitMaps' | 'commitUnmaps' | 'free') => void
 }
 
 /** A scheme set up for one device of a {@link TestMachine}. */
@@ -65,13 +73,18 @@ export class SchemeRig {
     name: string,
   ): Promise<SchemeRig> {
     const platform = machine.platform(name)
-    const port = scheme.install(platform)
+    const port = scheme.install(platform)()
     const offered = options.offered ?? FeatureSet.of(VIRTIO_F_VERSION_1, VIRTIO_F_ACCESS_PLATFORM)
     const offer = platform.offer(offered, new Set([scheme.provider.id]))
     const { ladder, reports } = select(offer, [scheme.provider], scheme.provider.id)
     const [candidate] = ladder
     if (candidate === undefined)
-      throw new Error(`the scheme is not usable on the platform that it installed itself on: ${reports[0]?.why}`)
+      throw new CheckError(
+        'CHECK_SCHEME',
+        scheme.id,
+        `the scheme is not usable on the platform that it installed itself on: ${reports[0]?.why}`,
+        { why: reports[0]?.why },
+      )
     const agreed = offered.and(FeatureSet.of(VIRTIO_F_VERSION_1)).or(candidate.accept)
     const backend = await scheme.provider.create(offer, agreed)
     return new SchemeRig(machine, port, backend, scheme, offer, agreed, options.codec)
@@ -106,7 +119,8 @@ export class SchemeRig {
     const m = new DmaMappings(1)
     const status = this.map(m, 0, at, length, direction)
     const commit = this.backend.commitMaps()
-    if (status !== 0 || commit !== 0) throw new Error(`map of ${length} bytes: status ${status}, commit ${commit}`)
+    if (status !== DMA_OK || commit !== DMA_OK)
+      this.refused(`map of ${length} bytes`, status, 'commitMaps', commit, '[map-lends], [map-exhausted]')
     return m
   }
 
@@ -114,7 +128,19 @@ export class SchemeRig {
   takeBack(m: DmaMappings, written: number, row = 0): void {
     const status = this.backend.unmap(m, row, written)
     const commit = this.backend.commitUnmaps()
-    if (status !== 0 || commit !== 0) throw new Error(`unmap: status ${status}, commit ${commit}`)
+    if (status !== DMA_OK || commit !== DMA_OK)
+      this.refused(
+        `unmap with ${written} bytes written`,
+        status,
+        'commitUnmaps',
+        commit,
+        '[unmap-written], [commit-revokes]',
+      )
+  }
+
+  private refused(call: string, status: number, commitCall: string, commit: number, lines: string): never {
+    const message = `${call} must be ok and is ${describeStatus(status)}, and ${commitCall} must be ok and is ${describeStatus(commit)}; see ${lines} of DmaBackend`
+    throw new CheckError('CHECK_STATUS', this.backend.name, message, { status, commit })
   }
 
   /** What the device makes of a mapping, or `null` where its port refuses. */
@@ -145,6 +171,17 @@ export function pattern(length: number, seed: number): Uint8Array<ArrayBuffer> {
   const bytes = new Uint8Array(length)
   fillPattern(bytes, seed)
   return bytes
+}
+
+/**
+ * A mapping's length, and a part [from, to) of it that can be synced: the second quarter, or all of it where a backend
+ * can only sync whole mappings.
+ */
+export function syncParts(rig: SchemeRig): { length: number; from: number; to: number } {
+  const unit = Math.max(16, rig.backend.limits.syncGranule)
+  if (4 * unit <= rig.longest) return { length: 4 * unit, from: unit, to: 2 * unit }
+  const length = Math.min(256, rig.longest)
+  return { length, from: 0, to: length }
 }
 
 /** Where two byte strings differ first, or -1. `null` differs everywhere. */

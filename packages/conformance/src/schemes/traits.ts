@@ -100,7 +100,7 @@ export function describeTraits({ test, check }: SchemeSuite): void {
     check('a byte that was never lent was overwritten', touched, rig.backend.traits.reach === 'all')
   })
 
-  test('revocation: whether, and when, the device loses what was taken back', (rig) => {
+  test('revocation: whether, and when, the device loses what was taken back [commit-revokes]', (rig) => {
     const { revocation, streaming } = rig.backend.traits
     const { staleEntries, staleNs, granule } = rig.backend.limits
     // Where some granules are copied, those are looked at that are not.

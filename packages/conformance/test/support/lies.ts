@@ -1,5 +1,5 @@
 import type { DmaBackend, DmaLimits, DmaScheme, DmaTraits } from '@guestdma/dma'
-import { ForwardingBackend } from '../../src/index.ts'
+import { FaultyBackend, ForwardingBackend } from '../../src/index.ts'
 
 /** The scheme with its backend replaced: what a backend that lies or errs looks like to the suite. */
 export function withBackend(scheme: DmaScheme, replace: (backend: DmaBackend) => DmaBackend): DmaScheme {
@@ -13,6 +13,16 @@ export function withBackend(scheme: DmaScheme, replace: (backend: DmaBackend) =>
       create: async (offer, agreed) => replace(await provider.create(offer, agreed)),
     },
   }
+}
+
+/** For a scheme whose backends are wrapped by {@link FaultyBackend}. */
+export function failNext(backend: DmaBackend, call: 'commitMaps' | 'commitUnmaps' | 'free'): void {
+  let inner = backend
+  while (inner instanceof ForwardingBackend && !(inner instanceof FaultyBackend)) inner = inner.inner
+  if (!(inner instanceof FaultyBackend)) throw new TypeError('the backend is not faulty')
+  if (call === 'commitMaps') inner.failCommitMaps = 1
+  else if (call === 'commitUnmaps') inner.failCommitUnmaps = 1
+  else inner.failFree = 1
 }
 
 /** The scheme, with a backend that declares other traits and limits than its own. */

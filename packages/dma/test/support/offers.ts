@@ -65,6 +65,7 @@ export function offer(facts: Facts = {}): PlatformOffer {
     memory,
     ram,
     mayBlock: true,
+    enforcedBy: 'trusted-code',
     listed: new Set(listed),
     fact: () => undefined,
   }

@@ -37,6 +37,8 @@ const IDLE_POLLS = 64
 export abstract class VirtioDriver {
   declare readonly name: string
   declare readonly session: DeviceSession
+  /** What the driver did so far, by name. */
+  abstract readonly counters: object
   broken: DeviceBrokenError | null = null
   /** See {@link WaitingOptions.onWork}. */
   declare onWork: (() => void) | null

@@ -6,6 +6,7 @@ import {
   DmaError,
   type DmaMappings,
   type DmaStatus,
+  platformOffer,
 } from '@guestdma/dma'
 import {
   BLK_FEATURES,
@@ -130,22 +131,14 @@ async function makeRig(deviceId: number, options: RigOptions = {}): Promise<Rig>
       },
     ],
     dma: 'auto',
-    offer: (offered) => ({
-      device: 'dev0',
-      offered,
-      transport: { kind: transport.kind, transitional: transport.transitional },
-      ramReachable: true,
-      iommu: undefined,
-      pool: undefined,
-      region: undefined,
-      swiotlbRfc: false,
-      busOffset: 0,
-      memory,
-      ram,
-      mayBlock: true,
-      listed: new Set(),
-      fact: () => undefined,
-    }),
+    offer: (offered) =>
+      platformOffer({
+        device: 'dev0',
+        offered,
+        transport: { kind: transport.kind, transitional: transport.transitional },
+        memory,
+        ram,
+      }),
     wait,
   })
   const { detach } = options

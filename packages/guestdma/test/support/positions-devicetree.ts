@@ -27,7 +27,7 @@ export function exampleOfTheRfc(bit: SwiotlbDeclaration['bit']): {
       const window = platform.memory.window(guestAddress(base), length)
       platform.declareRam(false)
       platform.declareSwiotlb({ window, device: deviceAddress(base), home: 'guest-ram', addressing: 'bus', bit })
-      return platform.window(deviceAddress(base), window)
+      return () => platform.window(deviceAddress(base), window)
     },
   }
   return { scheme, pool, memory }

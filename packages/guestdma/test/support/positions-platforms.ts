@@ -9,10 +9,10 @@ export function stubIommu(withPool: boolean): DmaScheme {
   return platformScheme('stub', (platform) => {
     platform.declareIommu({ bypass: false })
     platform.declareRam(!withPool)
-    if (!withPool) return platform.nothing()
+    if (!withPool) return () => platform.nothing()
     const { guest, window } = platform.reserve(1 << 20, 4096)
     platform.declarePool({ window, device: deviceAddress(guest), home: 'guest-ram' })
-    return platform.window(deviceAddress(guest), window)
+    return () => platform.window(deviceAddress(guest), window)
   })
 }
 
@@ -32,10 +32,10 @@ export function withPool(size: number): DmaScheme {
   const pool = sharedPoolScheme({ size })
   const region = onDeviceScheme({ size, bit: 'offered' })
   return platformScheme('both', (platform) => {
-    const { windows } = pool.install(platform) as BusWindows
-    const port = region.install(platform) as BusWindows
+    const { windows } = pool.install(platform)() as BusWindows
+    const port = region.install(platform)() as BusWindows
     port.setWindows([...windows, ...port.windows])
-    return port
+    return () => port
   })
 }
 

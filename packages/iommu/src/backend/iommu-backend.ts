@@ -470,7 +470,7 @@ export class IommuBackend implements DmaBackend {
 
   syncForDevice(m: DmaMappings, row: number, offset: number, length: number): DmaStatus {
     this.counters.syncs++
-    if (!inside(m, row, offset, length)) return UNMAPPABLE
+    if (!m.spans(row, offset, length)) return UNMAPPABLE
     if (this.slots !== null && (m.token[row] & TOKEN_SLOTS) !== 0)
       this.counters.bytesCopiedToDevice += this.slots.fill(m, row, offset, length)
     return OK
@@ -478,7 +478,7 @@ export class IommuBackend implements DmaBackend {
 
   syncForCpu(m: DmaMappings, row: number, offset: number, length: number): DmaStatus {
     this.counters.syncs++
-    if (!inside(m, row, offset, length)) return UNMAPPABLE
+    if (!m.spans(row, offset, length)) return UNMAPPABLE
     if (this.slots !== null && (m.token[row] & TOKEN_SLOTS) !== 0)
       this.counters.bytesCopiedFromDevice += this.slots.drain(m, row, offset, length)
     return OK
@@ -819,8 +819,4 @@ export class IommuBackend implements DmaBackend {
 // A direction as the device sees it: what goes to the device is what it may read. The bits are the same.
 function access(direction: number): number {
   return direction
-}
-
-function inside(m: DmaMappings, row: number, offset: number, length: number): boolean {
-  return offset >= 0 && length >= 0 && offset + length <= m.length[row]
 }

@@ -5,7 +5,6 @@ import {
   DmaError,
   type DmaProvider,
   type DmaScheme,
-  type DmaTraits,
   factKey,
   type PlatformBuilder,
   type PlatformOffer,
@@ -16,7 +15,8 @@ import { FeatureSet, VIRTIO_F_ACCESS_PLATFORM } from '@guestdma/spec'
 import { DOMAIN_READ, DOMAIN_WRITE, REQUEST_GUEST, REQUEST_IOVA, REQUEST_LENGTH } from '../backend/domain.ts'
 import { IovaAllocator } from '../backend/iova-allocator.ts'
 import type { VirtioIommuDomain } from '../virtio/virtio-domain.ts'
-import { attach, behindIommu, declareEndpoint, type IommuUnit, orDetach } from './virtio-iommu.ts'
+import { attach, behindForeign, behindOwn, type ForeignIommu, type IommuUnit, orDetach } from './unit.ts'
+import { behindIommu } from './virtio-iommu.ts'
 
 /** The guest address of a pool, which an IOMMU's driver needs and a device does not. */
 const poolGuestFact = factKey<GuestAddress>('guest address of the pool')
@@ -27,13 +27,13 @@ export interface PooledIommuOptions {
   readonly size?: number
   readonly clear?: ClearPolicy
   readonly reserve?: number
-  /** See `BounceBackendOptions.enforcedBy`. */
-  readonly enforcedBy?: DmaTraits['enforcedBy']
   /**
    * Guest RAM is private: neither device nor IOMMU reaches more of it than the pools. Default false: RAM could be
    * mapped, but only the pool is ("simple mode").
    */
   readonly privateRam?: boolean
+  /** The IOMMU of devices that live elsewhere. Default: one that this machine makes. */
+  readonly iommu?: ForeignIommu
 }
 
 /**
@@ -42,7 +42,7 @@ export interface PooledIommuOptions {
  * SWIOTLB RFC's discussion), `virtio-iommu-pool` where RAM is private.
  */
 export function pooledIommuScheme(options: PooledIommuOptions = {}): DmaScheme {
-  const { size = 4 << 20, clear = 'on-lend', reserve, privateRam = false, enforcedBy = 'trusted-code' } = options
+  const { size = 4 << 20, clear = 'on-lend', reserve, privateRam = false } = options
   const id = options.id ?? (privateRam ? 'virtio-iommu-pool' : 'virtio-iommu-simple')
   const key = factKey<IommuUnit>(id)
   const provider: DmaProvider = {
@@ -68,7 +68,7 @@ export function pooledIommuScheme(options: PooledIommuOptions = {}): DmaScheme {
         const pool = mapPool(id, offer, domain)
         const name = `${offer.device} pool`
         const slots = new BouncePool({ name, pool, ...(reserve === undefined ? {} : { reserve }) })
-        return new BounceBackend({ name: id, memory: offer.memory, pool: slots, clear, enforcedBy })
+        return new BounceBackend({ name: id, memory: offer.memory, pool: slots, clear, enforcedBy: offer.enforcedBy })
       })
       return Object.assign(backend, {
         dispose(): void {
@@ -84,19 +84,16 @@ export function pooledIommuScheme(options: PooledIommuOptions = {}): DmaScheme {
   return {
     id,
     provider,
-    install(platform: PlatformBuilder): BusPort {
+    install(platform: PlatformBuilder): () => BusPort {
       const { guest, window } = platform.reserve(size, Math.max(POOL_ALIGN, LARGEST_GRANULE))
       const device = guest as number as DeviceAddress
-      const place = platform.iommu({
-        key,
-        // Private RAM: under the IOMMU there is the pool and nothing else.
-        ...(privateRam ? { downstream: platform.window(device, window), ownPool: OWN_POOL } : {}),
-      })
-      declareEndpoint(platform, key, place)
       platform.declareRam(!privateRam)
       platform.declarePool({ window, device, home: 'guest-ram' })
       platform.declareFact(poolGuestFact, guest)
-      return place.port
+      if (options.iommu !== undefined) return behindForeign(platform, key, options.iommu)
+      // Private RAM: under the IOMMU there is the pool and nothing else.
+      const confined = privateRam ? { downstream: platform.window(device, window), ownPool: OWN_POOL } : {}
+      return behindOwn(platform, key, platform.iommu({ key, ...confined }))
     },
   }
 }

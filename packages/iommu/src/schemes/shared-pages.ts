@@ -2,7 +2,6 @@ import {
   DMA_OK,
   type DmaScheme,
   type DmaStatus,
-  type DmaTraits,
   type FactKey,
   factKey,
   type PlatformBuilder,
@@ -19,8 +18,6 @@ export const sharedPagesFact: FactKey<SharedPages> = factKey<SharedPages>('share
 export interface SharedPagesOptions {
   /** Default `shared-pages`. */
   readonly id?: string
-  /** Who holds the device to the pages that are shared; see `IommuBackendOptions`. */
-  readonly enforcedBy?: DmaTraits['enforcedBy']
 }
 
 /**
@@ -29,7 +26,7 @@ export interface SharedPagesOptions {
  * is the address and who enforces it; the device reaches whole pages.
  */
 export function sharedPagesScheme(options: SharedPagesOptions = {}): DmaScheme {
-  const { id = 'shared-pages', enforcedBy = 'trusted-code' } = options
+  const { id = 'shared-pages' } = options
   return {
     id,
     provider: {
@@ -43,7 +40,7 @@ export function sharedPagesScheme(options: SharedPagesOptions = {}): DmaScheme {
               accept: FeatureSet.of(VIRTIO_F_ACCESS_PLATFORM).and(offer.offered),
               why: 'guest RAM is private and its pages can be shared one by one',
             },
-      create: ({ memory, ram, device, fact }) =>
+      create: ({ memory, ram, device, fact, enforcedBy }) =>
         new IommuBackend({
           name: id,
           memory,
@@ -52,11 +49,11 @@ export function sharedPagesScheme(options: SharedPagesOptions = {}): DmaScheme {
           domain: new SharedPagesDomain(device, fact(sharedPagesFact) as SharedPages),
         }),
     },
-    install(platform: PlatformBuilder): BusPort {
+    install(platform: PlatformBuilder): () => BusPort {
       const pages = platform.sharedPages()
       platform.declareFact(sharedPagesFact, pages)
       platform.declareRam(false)
-      return pages
+      return () => pages
     },
   }
 }

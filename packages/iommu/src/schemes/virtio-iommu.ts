@@ -1,108 +1,24 @@
-import { sharedPoolScheme } from '@guestdma/bounce'
 import {
   type DmaBackend,
   type DmaProvider,
   type DmaScheme,
-  type DmaTraits,
-  type FactKey,
   factKey,
-  type IommuPlace,
   type PlatformBuilder,
   type PlatformOffer,
-  type PoolFact,
   type Suitability,
 } from '@guestdma/dma'
-import type { BusPort, GuestMemory, SpanAllocator } from '@guestdma/memory'
+import type { BusPort } from '@guestdma/memory'
 import { FeatureSet, VIRTIO_F_ACCESS_PLATFORM } from '@guestdma/spec'
-import { MmioTransport, resetDevice } from '@guestdma/transport'
 import { IommuBackend } from '../backend/iommu-backend.ts'
-import { IommuError } from '../virtio/errors.ts'
-import type { VirtioIommuDomain } from '../virtio/virtio-domain.ts'
-import { VirtioIommu, type VirtioIommuOptions } from '../virtio/virtio-iommu.ts'
-
-/**
- * An IOMMU and its driver, shared by the devices behind it. A driver whose device failed is replaced when the next of
- * them is attached; each comes back with its own reset.
- */
-export class IommuUnit {
-  /** A turn is due: see `IommuPlace.wake`. */
-  declare readonly wake: (() => void) | undefined
-  declare private readonly options: () => VirtioIommuOptions
-  private starting: Promise<VirtioIommu> | null = null
-  private driver: VirtioIommu | null = null
-  // Its device failed; it still holds its memory.
-  private failed: { readonly driver: VirtioIommu; readonly options: VirtioIommuOptions } | null = null
-  private current: VirtioIommuOptions | null = null
-  // Backends with deferred removals want a turn as well.
-  private readonly turns = new Set<() => number>()
-
-  constructor(options: () => VirtioIommuOptions, wake?: () => void) {
-    this.options = options
-    this.wake = wake
-  }
-
-  /**
-   * Brings the driver up, where it is not up or its device failed.
-   *
-   * @throws what `VirtioIommu.start` throws; DeviceStuckError. It may be tried again.
-   */
-  start(): Promise<VirtioIommu> {
-    if (this.driver?.restartDue === true && this.current !== null) {
-      this.failed = { driver: this.driver, options: this.current }
-      this.driver = null
-      this.starting = null
-    }
-    if (this.starting === null) {
-      const starting = this.bringUp()
-      this.starting = starting
-      starting.catch(() => {
-        if (this.starting === starting) this.starting = null
-      })
-    }
-    return this.starting
-  }
-
-  private async bringUp(): Promise<VirtioIommu> {
-    await this.closeFailed()
-    this.current = this.options()
-    this.driver = await VirtioIommu.start(this.current)
-    return this.driver
-  }
-
-  // Takes back what a driver holds whose device failed: not before the device has confirmed a reset.
-  private async closeFailed(): Promise<void> {
-    const { failed } = this
-    if (failed === null) return
-    await resetDevice(failed.options.transport, failed.options.wait)
-    this.failed = null
-    await failed.driver.close()
-  }
-
-  /** Gives driver and backends a turn. */
-  poll(): number {
-    let done = this.driver?.poll() ?? 0
-    for (const turn of this.turns) done += turn()
-    return done
-  }
-
-  onTurn(turn: () => number): () => void {
-    this.turns.add(turn)
-    return () => this.turns.delete(turn)
-  }
-
-  async close(): Promise<void> {
-    await this.closeFailed()
-    await this.driver?.close()
-  }
-}
-
-/** A device's place behind an IOMMU whose driver is here: what a platform declares for the providers of this package. */
-export interface IommuEndpoint {
-  readonly unit: IommuUnit
-  readonly endpoint: number
-}
-
-export const iommuEndpointFact: FactKey<IommuEndpoint> = factKey<IommuEndpoint>('iommu endpoint')
+import {
+  attach,
+  behindForeign,
+  behindOwn,
+  type ForeignIommu,
+  type IommuUnit,
+  iommuEndpointFact,
+  orDetach,
+} from './unit.ts'
 
 export interface VirtioIommuSchemeOptions {
   /** Default `virtio-iommu`, with what differs from the defaults behind it: `virtio-iommu-lazy`, `virtio-iommu-byte`. */
@@ -111,7 +27,6 @@ export interface VirtioIommuSchemeOptions {
   readonly mode?: 'strict' | 'lazy'
   readonly subGranule?: 'share' | 'bounce'
   readonly lazy?: { readonly entries?: number; readonly ms?: number }
-  readonly enforcedBy?: DmaTraits['enforcedBy']
   /** The smallest unit that the IOMMU maps, a power of two from 1 to 65536. Default 4096. */
   readonly granule?: number
   /** The IOMMU lets everything pass until its driver starts. Default false. */
@@ -120,6 +35,8 @@ export interface VirtioIommuSchemeOptions {
   readonly maxMappings?: number
   /** A second stage under the IOMMU: what of guest memory it can reach. Default: all RAM. */
   downstream?(platform: PlatformBuilder): BusPort
+  /** The IOMMU of devices that live elsewhere. Default: one that this machine makes, as the options above say. */
+  readonly iommu?: ForeignIommu
 }
 
 /**
@@ -153,7 +70,7 @@ export function virtioIommuScheme(options: VirtioIommuSchemeOptions = {}): DmaSc
             mode,
             subGranule,
             ...(options.lazy === undefined ? {} : { lazy: options.lazy }),
-            ...(options.enforcedBy === undefined ? {} : { enforcedBy: options.enforcedBy }),
+            enforcedBy: offer.enforcedBy,
             ...(unit.wake === undefined ? {} : { wake: unit.wake }),
           }),
       )
@@ -169,7 +86,9 @@ export function virtioIommuScheme(options: VirtioIommuSchemeOptions = {}): DmaSc
   return {
     id,
     provider,
-    install(platform: PlatformBuilder): BusPort {
+    install(platform: PlatformBuilder): () => BusPort {
+      platform.declareRam(true)
+      if (options.iommu !== undefined) return behindForeign(platform, key, options.iommu)
       const downstream = options.downstream?.(platform)
       const place = platform.iommu({
         key,
@@ -178,45 +97,8 @@ export function virtioIommuScheme(options: VirtioIommuSchemeOptions = {}): DmaSc
         ...(options.maxMappings === undefined ? {} : { maxMappings: options.maxMappings }),
         ...(downstream === undefined ? {} : { downstream }),
       })
-      declareEndpoint(platform, key, place)
-      platform.declareRam(true)
-      return place.port
+      return behindOwn(platform, key, place)
     },
-  }
-}
-
-/** Declares that a device is behind an IOMMU whose driver is made here; `key` names the IOMMU. */
-export function declareEndpoint(platform: PlatformBuilder, key: FactKey<IommuUnit>, place: IommuPlace): void {
-  const { memory, ram } = platform
-  const unit = platform.shared(key, () => {
-    const made = new IommuUnit(() => unitOptions(memory, ram, place), place.wake?.bind(place))
-    // The IOMMU's driver starts first: until then its unattached endpoints may be in bypass.
-    place.prepare(async () => void (await made.start()))
-    place.onPump(() => made.poll())
-    place.onClose(() => made.close())
-    return made
-  })
-  platform.declareFact(iommuEndpointFact, { unit, endpoint: place.endpoint })
-}
-
-/** For providers: brings the IOMMU's driver up where that has not happened, and attaches the offer's device. */
-export async function attach(offer: PlatformOffer): Promise<{ unit: IommuUnit; domain: VirtioIommuDomain }> {
-  const { unit, endpoint } = offer.fact(iommuEndpointFact) as IommuEndpoint
-  const iommu = await unit.start()
-  return { unit, domain: iommu.attach(endpoint, offer.device) }
-}
-
-/** For providers: what `make` makes; where it throws, the endpoint is detached again. */
-export function orDetach<T>(domain: VirtioIommuDomain, make: () => T): T {
-  try {
-    return make()
-  } catch (error) {
-    try {
-      domain.dispose()
-    } catch {
-      // The first error is the one to tell.
-    }
-    throw error
   }
 }
 
@@ -244,44 +126,4 @@ export function behindIommu(offer: PlatformOffer): string | null {
 
 function unusable(why: string): Suitability {
   return { fit: 'unusable', why }
-}
-
-function unitOptions(memory: GuestMemory, ram: SpanAllocator, place: IommuPlace): VirtioIommuOptions {
-  const transport = MmioTransport.probe(place.registers, 'iommu')
-  if (transport === null)
-    throw new IommuError('IOMMU_NO_DEVICE', 'iommu', 'there is no device in the place of the IOMMU')
-  return {
-    transport,
-    memory,
-    ram,
-    wait: { pump: () => place.pump(), ...(place.deadlineMs === undefined ? {} : { deadlineMs: place.deadlineMs }) },
-    observer: (fault) => place.report(fault),
-    onBroken: (error) => place.failed?.(error),
-    ...(place.ownPool === undefined ? {} : { dma: overPool(memory, ram, place.ownPool) }),
-  }
-}
-
-// The IOMMU's own queues, where the IOMMU cannot reach all of guest RAM.
-function overPool(memory: GuestMemory, ram: SpanAllocator, pool: PoolFact): NonNullable<VirtioIommuOptions['dma']> {
-  const { provider } = sharedPoolScheme()
-  return {
-    providers: [provider],
-    dma: provider.id,
-    offer: (offered) => ({
-      device: 'iommu',
-      offered,
-      transport: { kind: 'mmio', transitional: false },
-      ramReachable: false,
-      iommu: undefined,
-      pool,
-      region: undefined,
-      swiotlbRfc: false,
-      busOffset: 0,
-      memory,
-      ram,
-      mayBlock: true,
-      listed: new Set([provider.id]),
-      fact: () => undefined,
-    }),
-  }
 }

@@ -31,6 +31,11 @@ export const IOMMU_CODES = {
     meaning: 'The event queue of the IOMMU broke, so that no more faults are reported.',
     advice: 'Reset all devices behind the IOMMU to have reports again.',
   },
+  IOMMU_FOREIGN: {
+    meaning: 'A device model of this machine was put behind an IOMMU that lives elsewhere.',
+    advice:
+      'Give the scheme no iommu, so that the machine makes one, or give the device a transport to where it lives.',
+  },
   IOMMU_GRANULE: {
     meaning: 'The page sizes of the IOMMU have no granule that is supported.',
     advice: 'Let the device offer a page size within the bounds that the message names.',

@@ -10,6 +10,7 @@ import {
   FROM_DEVICE,
   type IommuFault,
   type PlatformOffer,
+  platformOffer,
   TO_DEVICE,
 } from '@guestdma/dma'
 import { DeviceSession, QUEUE_FEATURES } from '@guestdma/drivers'
@@ -742,21 +743,14 @@ function ownQueuesInRam({ transport, memory, ram }: VirtioIommuOptions): NonNull
   return {
     providers: [directScheme().provider],
     dma: 'direct',
-    offer: (offered) => ({
-      device: transport.name,
-      offered,
-      transport: { kind: transport.kind, transitional: transport.transitional },
-      ramReachable: true,
-      iommu: undefined,
-      pool: undefined,
-      region: undefined,
-      swiotlbRfc: false,
-      busOffset: 0,
-      memory,
-      ram,
-      mayBlock: true,
-      listed: new Set(['direct']),
-      fact: () => undefined,
-    }),
+    offer: (offered) =>
+      platformOffer({
+        device: transport.name,
+        offered,
+        transport: { kind: transport.kind, transitional: transport.transitional },
+        memory,
+        ram,
+        listed: new Set(['direct']),
+      }),
   }
 }

@@ -101,6 +101,12 @@ export class FakePlatform {
       transport: 'mmio',
       memory,
       ram,
+      hooks: {
+        prepare: (start) => void this.prepared.push(start),
+        onPump: (poll) => void this.pumps.push(poll),
+        onClose: (close) => void this.closes.push(close),
+        report: (fault) => void this.faults.push(fault),
+      },
       reserve: (length, align) => {
         const guest = ram.allocate(length, align)
         return { guest, window: memory.window(guest, length) }
@@ -117,15 +123,12 @@ export class FakePlatform {
         this.asked.push(request)
         const pool = request.ownPool === undefined ? undefined : this.ownPool(request.ownPool)
         return {
+          name: 'iommu',
           port: this.iommuPort,
           endpoint,
           registers: rig.device,
           ownPool: pool,
           pump: () => rig.device.pump(),
-          prepare: (start) => void this.prepared.push(start),
-          onPump: (poll) => void this.pumps.push(poll),
-          onClose: (close) => void this.closes.push(close),
-          report: (fault) => void this.faults.push(fault),
         }
       },
       sharedPages: () => this.pages,
@@ -176,6 +179,7 @@ export function offer(
     memory,
     ram,
     mayBlock: true,
+    enforcedBy: 'trusted-code',
     listed: new Set(),
     fact: <T>(key: FactKey<T>) => declared.facts.get(key) as T | undefined,
     ...rest,

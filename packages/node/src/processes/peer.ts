@@ -88,6 +88,8 @@ export function spawnPeer({ command, args, files = [], env = process.env }: Peer
     reaper.stdin.write(`${child.pid}\n`)
     reaper.unref()
     return peerOf(command, dir, log, child, () => {
+      // From here on somebody may wait for it.
+      reaper.ref()
       reaper.stdin.end()
       return removed
     })

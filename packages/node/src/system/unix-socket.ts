@@ -1,7 +1,7 @@
 import { constants as system } from 'node:os'
 import { NodeError } from './errors.ts'
 import { callFailed, checked, libc, uninterrupted } from './libc.ts'
-import { deadlineAfter, POLLIN, POLLOUT, waitFor } from './poll.ts'
+import { deadlineAfter, POLLIN, POLLOUT, waitFor, waitReadable } from './poll.ts'
 import { MAX_DESCRIPTORS, SocketMessage } from './socket-message.ts'
 
 const AF_UNIX = 1
@@ -140,6 +140,11 @@ export class UnixSocket implements Disposable {
   /** -1 after {@link close}. */
   get fd(): number {
     return this.descriptor
+  }
+
+  /** Would {@link receive} return at once? Throws `NODE_CLOSED` after {@link close}. */
+  get isReadable(): boolean {
+    return waitReadable([this.descriptor], 0).length > 0
   }
 
   /**

@@ -87,6 +87,20 @@ describe.skipIf(unsuited !== '')(`spawnPeer${unsuited}`, () => {
     expect(existsSync(dir)).toBe(false)
   })
 
+  it('can be closed by a program that has nothing else to wait for', async () => {
+    const code = `
+      import { spawnPeer } from '${index}'
+      await spawnPeer({ command: 'sleep', args: ['1000'] }).close()
+      console.log('closed')`
+    const owner = spawn(process.execPath, ['--input-type=module', '-e', code], { stdio: ['ignore', 'pipe', 'ignore'] })
+    let printed = ''
+    owner.stdout.on('data', (text) => {
+      printed += text
+    })
+    expect(await new Promise((resolve) => owner.once('close', resolve))).toBe(0)
+    expect(printed).toBe('closed\n')
+  })
+
   it.each(["process.kill(process.pid, 'SIGKILL')", 'process.exit(0)', "throw new Error('crash')"])(
     'leaves no process and no file when its owner ends by: %s',
     async (end) => {

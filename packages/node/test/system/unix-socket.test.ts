@@ -42,7 +42,9 @@ describe.skipIf(missing !== '')(titled('UnixSocket'), () => {
     using listener = UnixSocket.listen(path)
     using client = UnixSocket.connect(path, { deadlineMs: 1000 })
     using server = listener.accept(1000)
+    expect(server.isReadable).toBe(false)
     client.send(Buffer.from('question'))
+    expect(server.isReadable).toBe(true)
     expect(text(server.receive(100, 1000).bytes)).toBe('question')
     server.send(Buffer.from('answer'))
     expect(text(client.receive(3, 1000).bytes)).toBe('ans')
@@ -130,6 +132,7 @@ describe.skipIf(missing !== '')(titled('UnixSocket'), () => {
     expect(() => here.send(Buffer.from('x'))).toThrow(closed)
     expect(() => there.send(Buffer.from('x'))).toThrow(closed)
     expect(() => there.receive(1, 0)).toThrow(closed)
+    expect(() => there.isReadable).toThrow(closed)
     here.close()
   })
 

@@ -1,4 +1,4 @@
-import type { DmaProvider, PlatformOffer, PoolFact } from '@guestdma/dma'
+import { type DmaProvider, type PoolFact, platformOffer } from '@guestdma/dma'
 import { BLK_FEATURES, DeviceSession, NET_FEATURES, type VirtioDriver } from '@guestdma/drivers'
 import { type DeviceAddress, GuestMemory, guestAddress, Region, SpanAllocator } from '@guestdma/memory'
 import { SharedMemory, waitReadable } from '@guestdma/node'
@@ -62,22 +62,18 @@ export async function openSession(options: SessionOptions): Promise<DeviceSessio
     providers: [provider],
     dma: provider.id,
     wait: WAIT,
-    offer: (offered): PlatformOffer => ({
-      device: transport.name,
-      offered,
-      transport: { kind: transport.kind, transitional: transport.transitional },
-      ramReachable: false,
-      iommu: undefined,
-      pool: guest.poolFact,
-      region: undefined,
-      swiotlbRfc: false,
-      busOffset: 0,
-      memory,
-      ram,
-      mayBlock: true,
-      listed: new Set([provider.id]),
-      fact: () => undefined,
-    }),
+    offer: (offered) =>
+      platformOffer({
+        enforcedBy: 'construction',
+        device: transport.name,
+        offered,
+        transport: { kind: transport.kind, transitional: transport.transitional },
+        ramReachable: false,
+        pool: guest.poolFact,
+        memory,
+        ram,
+        listed: new Set([provider.id]),
+      }),
   })
   const detach = (): boolean => {
     if (!ended()) return false

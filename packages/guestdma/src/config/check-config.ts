@@ -1,7 +1,8 @@
+import type { BlkDeviceOptions, NetDeviceOptions } from '@guestdma/devices'
 import { type DmaScheme, listedIds, UnknownSchemeError } from '@guestdma/dma'
 import { GuestMemory, type GuestRange } from '@guestdma/memory'
 import { FEATURE_BITS, MAX_QUEUE_SIZE } from '@guestdma/spec'
-import type { BlkConfig, DeviceConfig, MachineConfig, NetConfig } from './config.ts'
+import type { DeviceConfig, MachineConfig } from './config.ts'
 import { MachineError } from './errors.ts'
 import {
   checkFields,
@@ -66,15 +67,25 @@ export function checkSchemeIds(devices: readonly DeviceConfig[], schemes: readon
 }
 
 function checkDevice(path: string, fields: Fields): void {
-  const { name, type, make, device } = fields
+  const { name, type, transport, make, device } = fields
   if (!isString(name) || name === '') refuse({ part: 'machine', path }, 'name', 'a name for the device', name)
   const at = { part: name, path }
-  if (type !== 'net' && type !== 'blk') refuse(at, 'type', "'net' or 'blk'", type)
-  const [rules, model, example] =
-    type === 'net' ? ([NET, NET_MODEL, 'mac'] as const) : ([BLK, BLK_MODEL, 'store'] as const)
+  if (type !== 'net' && type !== 'blk' && !isKind(type))
+    refuse(at, 'type', "'net', 'blk' or a DriverKind, { name, deviceId, features, make }", type)
+  const driver = type === 'net' ? NET : DRIVER
+  // A transport leads to a device that lives elsewhere; a name of one is for a model that runs here.
+  if (isObject(transport)) {
+    checkFields<object>(at, fields, { ...driver, ...REMOTE })
+    return
+  }
+  const rules = { ...driver, ...HERE }
+  if (make !== undefined || isKind(type)) {
+    checkFields<object>(at, fields, isKind(type) ? { ...rules, make: { ...HERE.make, optional: false } } : rules)
+    // Options of a model that is not one of ours are its maker's.
+    return
+  }
+  const [model, example] = type === 'net' ? ([NET_MODEL, 'mac'] as const) : ([BLK_MODEL, 'store'] as const)
   checkFields<object>(at, fields, rules, { key: 'device', rules: model })
-  // Options of a model that is not one of ours are its maker's.
-  if (make !== undefined) return
   if (!isObject(device)) refuse(at, 'device', `the options of the model, such as { ${example} }`, device)
   checkFields<object>({ ...at, path: `${path}.device` }, device, model)
 }
@@ -115,15 +126,15 @@ const RANGE: Rules<GuestRange> = {
 
 const queueSize = mayBeInteger(1, MAX_QUEUE_SIZE)
 
-const BLK: Rules<BlkConfig> = {
-  type: must("'net' or 'blk'", isString),
+/** What is said of every device's driver. */
+const DRIVER = {
+  type: must("'net', 'blk' or a DriverKind", (value) => isString(value) || isKind(value)),
   name: must('a name for the device', isString),
   platform: may("a scheme's id", isString),
   dma: may(
     "'auto', a scheme's id or an array of ids",
     (value) => isString(value) || (isList(value, isString) && (value as unknown[]).length > 0),
   ),
-  transport: mayBeOneOf('mmio', 'pci'),
   mode: mayBeOneOf('map', 'pool'),
   queueSize,
   interrupts: mayBeBoolean(),
@@ -131,16 +142,35 @@ const BLK: Rules<BlkConfig> = {
     'a positive number of milliseconds',
     (value) => typeof value === 'number' && value > 0 && value < Infinity,
   ),
-  make: mayBeFunction("a function that makes the device's model over a port"),
-  device: may('the options of the model', isObject),
 }
 
-const NET: Rules<NetConfig> = {
-  ...BLK,
+const NET = {
+  ...DRIVER,
   observer: may(
     'an object with the functions frames and sent, or one of them',
     (value) => isObject(value) && [value.frames, value.sent].every((call) => call === undefined || isFunction(call)),
   ),
+}
+
+/** A device whose model runs here. */
+const HERE = {
+  transport: may(
+    "'mmio' or 'pci', or a VirtioTransport where the device lives elsewhere",
+    (value) => value === 'mmio' || value === 'pci',
+  ),
+  make: mayBeFunction("a function that makes the device's model over a port"),
+  device: may('the options of the model', isObject),
+}
+
+/** A device that lives elsewhere. */
+const REMOTE = {
+  transport: must('a VirtioTransport, such as what PciTransport.probe returns', (value) =>
+    has(value, 'readStatus', 'writeStatus', 'readFeatures', 'enableQueue', 'notify', 'takeInterrupts'),
+  ),
+  enforcedBy: mayBeOneOf('peer', 'construction'),
+  detach: mayBeFunction('a function that cuts the device off from memory and returns whether it did'),
+  listen: mayBeFunction('a function that calls what it is given at each interrupt, and returns how to stop that'),
+  messages: mayBeOneOf('memory'),
 }
 
 const featureBits = may(`an array of feature bits, integers from 0 to ${FEATURE_BITS - 1}`, (value) =>
@@ -159,7 +189,7 @@ const MODEL = {
   queueSize,
 }
 
-const NET_MODEL: Rules<NetConfig['device']> = {
+const NET_MODEL: Rules<Omit<NetDeviceOptions, 'name' | 'port'>> = {
   ...MODEL,
   mac: may(
     'an array of 6 bytes, such as [0x52, 0x54, 0, 1, 2, 3]',
@@ -172,7 +202,7 @@ const NET_MODEL: Rules<NetConfig['device']> = {
   mergeable: mayBeBoolean(),
 }
 
-const BLK_MODEL: Rules<BlkConfig['device']> = {
+const BLK_MODEL: Rules<Omit<BlkDeviceOptions, 'name' | 'port'>> = {
   ...MODEL,
   store: must('a BlockStore, such as new MemoryBlockStore(bytes)', (value) => has(value, 'read', 'write', 'flush')),
   id: may('a string', isString),
@@ -188,4 +218,8 @@ const BLK_MODEL: Rules<BlkConfig['device']> = {
 
 function isScheme(value: unknown): boolean {
   return has(value, 'install') && isString((value as Fields).id) && isObject((value as Fields).provider)
+}
+
+function isKind(value: unknown): boolean {
+  return has(value, 'make') && isInteger(1)((value as Fields).deviceId) && has((value as Fields).features, 'has', 'or')
 }

@@ -28,6 +28,10 @@ export const MACHINE_CODES = {
     meaning: 'A device did not confirm its reset, so that its memory stays out of use.',
     advice: 'Discard the guest memory with the machine.',
   },
+  MACHINE_REMOTE: {
+    meaning: 'Something of a device was asked for that only a device of this machine has: it lives elsewhere.',
+    advice: 'Ask for the driver or the transport, or give the scheme what it would make here; the message says what.',
+  },
   MACHINE_RESERVE: {
     meaning: 'There is no guest RAM left for the pool of a device.',
     advice: 'Give the machine more memory, or the pool less.',

@@ -5,16 +5,16 @@ import { BlkDriver, NetDriver } from '@guestdma/drivers'
 import { virtioIommuScheme } from '@guestdma/iommu'
 import { attempt, GuestMemory, guestAddress, observe, SpanAllocator } from '@guestdma/memory'
 import type { DependencyContainer } from 'tsyringe'
-import { BarSpace } from './bar-space.ts'
-import { checkConfig, checkSchemeIds } from './check-config.ts'
-import type { MachineConfig } from './config.ts'
-import { instancePerContainerCachingFactory, container as root } from './container.ts'
+import { checkConfig, checkSchemeIds } from '../config/check-config.ts'
+import { isRemote, type MachineConfig } from '../config/config.ts'
+import { MachineError } from '../config/errors.ts'
+import { MachineEvents } from '../config/events.ts'
+import { BarSpace } from '../platform/bar-space.ts'
+import type { PlatformShared } from '../platform/shared.ts'
+import { container as root } from './container.ts'
 import type { MachineCounters } from './counters.ts'
-import { MachineError } from './errors.ts'
-import { MachineEvents } from './events.ts'
 import { MachineDevice } from './machine-device.ts'
-import type { PlatformShared } from './platform.ts'
-import { BLK_DRIVER, BLK_OPTIONS, GUEST_MEMORY, GUEST_RAM, NET_DRIVER, NET_OPTIONS, SESSION } from './tokens.ts'
+import { GUEST_MEMORY, GUEST_RAM } from './tokens.ts'
 
 // Two devices that answer each other for ever would otherwise keep pump() busy for ever.
 const MAX_ROUNDS = 1024
@@ -125,7 +125,8 @@ export class Machine {
 
   /**
    * Pumps until a promise settles: for stores that answer later, and for scripts. Resolves or rejects as the promise
-   * does. Between two pumps it sleeps until something is due. For a promise that never settles it sleeps without end:
+   * does. Between two pumps it sleeps until something is due, unless a device lives elsewhere and nothing tells of its
+   * completions (`RemoteConfig.listen`). For a promise that never settles it sleeps without end:
    * `requestDeadlineMs` of a device bounds how long a request to it may take.
    */
   async run<T>(promise: Promise<T>): Promise<T> {
@@ -138,7 +139,7 @@ export class Machine {
     while (!settled) {
       this.pump()
       // A microtask lets what was completed settle.
-      if (this.isDue) await Promise.resolve()
+      if (this.isDue || this.silent()) await Promise.resolve()
       else await Promise.race([settling, new Promise<void>((resolve) => this.sleepers.push(resolve))])
       // Whatever is always due must not keep stores, timers and sockets from their turn.
       if (performance.now() - turned < TURN_MS) continue
@@ -161,6 +162,11 @@ export class Machine {
     if (this.isDue) this.tellDue()
   }
 
+  private silent(): boolean {
+    for (const device of this.devices.values()) if (device.silent) return true
+    return false
+  }
+
   private tellDue(): void {
     const { sleepers } = this
     this.sleepers = []
@@ -174,10 +180,10 @@ export class Machine {
     for (let round = 0; round < MAX_ROUNDS; round++) {
       let work = 0
       this.isDue = false
-      for (const { model } of this.devices.values()) work += model.poll(budget)
+      for (const device of this.devices.values()) if (!device.remote) work += device.model.poll(budget)
       for (const device of own) work += device.poll(budget)
       for (const pump of pumps) work += guarded(pump)
-      for (const device of this.devices.values()) if (device.running) work += device.driver.poll(budget)
+      for (const device of this.devices.values()) work += device.poll(budget)
       total += work
       if (work === 0 && !this.isDue) return total
     }
@@ -271,12 +277,6 @@ export async function createMachine(config: MachineConfig): Promise<Machine> {
   const container = root.createChildContainer()
   container.registerInstance(GUEST_MEMORY, memory)
   container.registerInstance(GUEST_RAM, ram)
-  container.register(NET_DRIVER, {
-    useFactory: instancePerContainerCachingFactory((c) => new NetDriver(c.resolve(SESSION), c.resolve(NET_OPTIONS))),
-  })
-  container.register(BLK_DRIVER, {
-    useFactory: instancePerContainerCachingFactory((c) => new BlkDriver(c.resolve(SESSION), c.resolve(BLK_OPTIONS))),
-  })
 
   const devices = new Map<string, MachineDevice>()
   let machine: Machine | null = null
@@ -302,7 +302,7 @@ export async function createMachine(config: MachineConfig): Promise<Machine> {
   machine = new Machine(memory, ram, events, container, devices, common, config.onWork ?? null)
   const wait = {
     pump: (): void => {
-      for (const { model } of devices.values()) model.poll(BUDGET)
+      for (const device of devices.values()) if (!device.remote) device.model.poll(BUDGET)
       for (const device of common.own) device.poll(BUDGET)
     },
     ...(config.deadlineMs === undefined ? {} : { deadlineMs: config.deadlineMs }),
@@ -316,7 +316,7 @@ export async function createMachine(config: MachineConfig): Promise<Machine> {
         scheme: schemes.find(({ id }) => id === device.platform) ?? usual,
         providers: schemes.map(({ provider }) => provider),
         dma: device.dma ?? 'auto',
-        transport: device.transport ?? config.transport ?? 'mmio',
+        transport: isRemote(device) ? 'mmio' : (device.transport ?? config.transport ?? 'mmio'),
         wait,
       }
       devices.set(device.name, new MachineDevice(device, context))

@@ -1,4 +1,4 @@
-import { BlkDevice, type MmioRegisters, NetDevice, type PciFunction, type VirtioDevice } from '@guestdma/devices'
+import type { MmioRegisters, PciFunction, VirtioDevice } from '@guestdma/devices'
 import {
   type CandidateReport,
   type DmaChoice,
@@ -7,34 +7,22 @@ import {
   listedIds,
   NoUsableBackendError,
 } from '@guestdma/dma'
-import {
-  BLK_FEATURES,
-  type BlkDriver,
-  DeviceSession,
-  NET_FEATURES,
-  type NetDriver,
-  type NetObserver,
-} from '@guestdma/drivers'
+import { DeviceSession, type NetObserver, type VirtioDriver } from '@guestdma/drivers'
 import { attempt, type BusPort } from '@guestdma/memory'
-import { DEVICE_ID_BLOCK, DEVICE_ID_NET, FeatureSet, NET_FEATURE_DEPENDENCIES, VIRTIO_F_SWIOTLB } from '@guestdma/spec'
 import { type Negotiated, negotiate, type VirtioTransport, type Wait } from '@guestdma/transport'
 import type { DependencyContainer } from 'tsyringe'
-import type { DeviceConfig } from './config.ts'
-import { type Connection, connect } from './connection.ts'
+import { type DeviceConfig, isRemote } from '../config/config.ts'
+import { kindOf } from '../config/driver-kinds.ts'
+import { MachineError } from '../config/errors.ts'
+import type { MachineEvents } from '../config/events.ts'
+import type { DevicePlatform } from '../platform/facts.ts'
+import { RemotePlatform } from '../platform/remote.ts'
+import type { PlatformShared } from '../platform/shared.ts'
+import { instancePerContainerCachingFactory } from './container.ts'
 import type { DeviceCounters } from './counters.ts'
-import { MachineError } from './errors.ts'
-import type { MachineEvents } from './events.ts'
-import { DevicePlatform, type PlatformShared } from './platform.ts'
-import {
-  AGREED_FEATURES,
-  BLK_DRIVER,
-  BLK_OPTIONS,
-  DMA_BACKEND,
-  NET_DRIVER,
-  NET_OPTIONS,
-  SESSION,
-  TRANSPORT,
-} from './tokens.ts'
+import { MessageMemory } from './messages.ts'
+import { type PlacedModel, placeModel } from './model.ts'
+import { AGREED_FEATURES, DMA_BACKEND, DRIVER, DRIVER_OPTIONS, SESSION, TRANSPORT } from './tokens.ts'
 
 /** What a device needs from its machine. */
 export interface MachineDeviceContext {
@@ -50,23 +38,27 @@ export interface MachineDeviceContext {
 }
 
 /**
- * One device of a machine: the model, its registers, and from `start` to `close` the driver over the backend that was
- * chosen.
+ * One device of a machine: from `start` to `close` its driver over the backend that was chosen. Its model and registers
+ * are here too, unless the device lives elsewhere.
  */
 export class MachineDevice {
   readonly name: string
-  readonly model: VirtioDevice
-  readonly port: BusPort
+  /** Does the device live elsewhere? Then there is no model, no port and no register of it here. */
+  readonly remote: boolean
+  /** How the driver reaches the device. */
+  readonly transport: VirtioTransport
   /** What the driver reports to. A user may set `frames` and `sent`; the rest feeds the machine's events. */
   readonly observer: NetObserver
 
   private readonly config: DeviceConfig
   private readonly context: MachineDeviceContext
   private readonly platform: DevicePlatform
-  private readonly connection: Connection
+  private readonly placed: PlacedModel | null
   private child: DependencyContainer | null = null
   private agreed: Negotiated | null = null
-  private current: NetDriver | BlkDriver | null = null
+  private current: VirtioDriver | null = null
+  private messages: MessageMemory | null = null
+  private unlisten: (() => void) | null = null
   private turn: Promise<void> = Promise.resolve()
   /**
    * Bytes of guest RAM that stay out of use, since nothing can keep the device from them; `null` where there was no need
@@ -76,45 +68,33 @@ export class MachineDevice {
 
   constructor(config: DeviceConfig, context: MachineDeviceContext) {
     const { name } = config
-    const { events, scheme } = context
+    const { events, common, scheme } = context
     this.name = name
     this.config = config
     this.context = context
-    this.platform = new DevicePlatform(
-      name,
-      context.transport,
-      context.common,
-      (fault) => events.tell('fault', { device: name, fault }),
-      { level: () => {}, message: (_address, data) => this.connection.message(data) },
-    )
-    try {
-      this.port = scheme.install(this.platform)
-      this.model = makeDevice(config, this.port, this.platform)
-      const deviceId = config.type === 'net' ? DEVICE_ID_NET : DEVICE_ID_BLOCK
-      if (this.model.deviceId !== deviceId) {
-        throw new MachineError(
-          'MACHINE_DEVICE_TYPE',
-          name,
-          `the model has device ID ${this.model.deviceId}; type '${config.type}' needs ${deviceId}`,
-          { deviceId: this.model.deviceId },
-        )
+    this.remote = isRemote(config)
+    if (isRemote(config)) {
+      const { transport, enforcedBy = 'peer', detach } = config
+      checkType(name, transport, kindOf(config.type).deviceId)
+      const platform = new RemotePlatform(name, transport, common, {
+        enforcedBy,
+        ...(detach === undefined ? {} : { detach: () => detach.call(config) }),
+      })
+      try {
+        scheme.install(platform)
+      } catch (error) {
+        attempt([], () => platform.release())
+        throw error
       }
-      const { onWork } = this.model
-      const { wake } = context.common
-      this.model.onWork =
-        onWork === null
-          ? wake
-          : () => {
-              wake()
-              onWork()
-            }
-      this.model.faults.observer = (fault) => events.tell('fault', { device: name, fault })
-      this.connection = connect(this.model, this.platform, context.common.bars, () => this.current?.interrupt())
-    } catch (error) {
-      attempt([], () => this.platform.release())
-      throw error
+      this.platform = platform
+      this.placed = null
+      this.transport = transport
+    } else {
+      this.placed = placeModel(config, context, () => this.interrupt())
+      this.platform = this.placed.platform
+      this.transport = this.placed.connection.transport
     }
-    const user = config.type === 'net' ? config.observer : undefined
+    const user = 'observer' in config ? config.observer : undefined
     this.observer = {
       ...(user?.frames === undefined ? {} : { frames: (batch) => user.frames?.(batch) }),
       ...(user?.sent === undefined ? {} : { sent: (tokens, count) => user.sent?.(tokens, count) }),
@@ -125,19 +105,29 @@ export class MachineDevice {
     }
   }
 
-  /** How the driver reaches the device. */
-  get transport(): VirtioTransport {
-    return this.connection.transport
+  /** The device's model. Throws `MACHINE_REMOTE` where the device lives elsewhere, as {@link port} does. */
+  get model(): VirtioDevice {
+    return this.here('model').model
   }
 
-  /** The device's registers where it is on mmio; null over PCI. */
+  /** What the device reaches memory through. */
+  get port(): BusPort {
+    return this.here('port').port
+  }
+
+  /** The device's registers where its model is on mmio; null otherwise. */
   get registers(): MmioRegisters | null {
-    return this.connection.registers
+    return this.placed?.connection.registers ?? null
   }
 
-  /** The device's function where it is on PCI; null over mmio. */
+  /** The device's function where its model is on PCI; null otherwise. */
   get pci(): PciFunction | null {
-    return this.connection.pci
+    return this.placed?.connection.pci ?? null
+  }
+
+  /** Told by whoever learns of it that the device interrupts. The next pump does the work. */
+  interrupt(): void {
+    this.current?.interrupt()
   }
 
   /** Is there a driver now? */
@@ -157,7 +147,7 @@ export class MachineDevice {
     return this.child ?? this.refuseClosed()
   }
 
-  get driver(): NetDriver | BlkDriver {
+  get driver(): VirtioDriver {
     return this.current ?? this.refuseClosed()
   }
 
@@ -191,14 +181,14 @@ export class MachineDevice {
   private async bringUp(): Promise<void> {
     if (this.current !== null) return
     const { container, events, common, providers, dma, wait } = this.context
-    const { transport, platform, port } = this
-    const net = this.config.type === 'net'
+    const { transport, platform } = this
+    const kind = kindOf(this.config.type)
     const listed = listedIds(dma)
     const ram = common.ram.account()
     const agreed = await negotiate({
       transport,
-      understood: net ? NET_FEATURES : BLK_FEATURES,
-      dependencies: net ? NET_FEATURE_DEPENDENCIES : [],
+      understood: kind.features,
+      ...(kind.dependencies === undefined ? {} : { dependencies: kind.dependencies }),
       providers,
       dma,
       offer: (offered) => {
@@ -212,6 +202,7 @@ export class MachineDevice {
     })
     const { features, backend } = agreed
     const { memory } = common
+    const { mode, queueSize, requestDeadlineMs } = this.config
     const session = new DeviceSession({
       transport,
       features,
@@ -219,33 +210,37 @@ export class MachineDevice {
       memory,
       ram,
       wait,
-      detach: () => platform.detach(port),
+      detach: () => platform.detach(),
     })
     const child = container.createChildContainer()
     child.registerInstance(DMA_BACKEND, backend)
     child.registerInstance(AGREED_FEATURES, features)
     child.registerInstance(TRANSPORT, transport)
     child.registerInstance(SESSION, session)
-    const { mode, queueSize, interrupts, requestDeadlineMs } = this.config
-    const options = {
+    child.registerInstance(DRIVER_OPTIONS, {
       onWork: common.wake,
       observer: this.observer,
+      interrupts: this.interrupting,
       ...(mode === undefined ? {} : { mode }),
       ...(queueSize === undefined ? {} : { queueSize }),
-      ...(interrupts === undefined ? {} : { interrupts }),
       ...(requestDeadlineMs === undefined ? {} : { requestDeadlineMs }),
-    }
-    child.registerInstance(NET_OPTIONS, options)
-    child.registerInstance(BLK_OPTIONS, options)
+    })
+    child.register(DRIVER, {
+      useFactory: instancePerContainerCachingFactory((c) => kind.make(c.resolve(SESSION), c.resolve(DRIVER_OPTIONS))),
+    })
     try {
-      this.current = net ? child.resolve(NET_DRIVER) : child.resolve(BLK_DRIVER)
+      if (isRemote(this.config) && this.config.messages !== undefined)
+        this.messages = new MessageMemory(transport, backend)
+      this.current = child.resolve(DRIVER)
     } catch (error) {
       // The first error is the one to tell; what else fails only decides what becomes of the memory.
       session.giveUp()
       await session.close().catch(() => {})
+      this.messages = null
       this.noticeQuarantine(session)
       throw error
     }
+    if (isRemote(this.config)) this.unlisten = this.config.listen?.(() => this.interrupt()) ?? null
     this.child = child
     this.agreed = agreed
     events.tell('scheme', { device: this.name, scheme: agreed.scheme, why: agreed.why, ladder: agreed.ladder })
@@ -267,6 +262,9 @@ export class MachineDevice {
     if (current === null) return
     const { backend } = this.negotiated
     this.current = null
+    this.messages = null
+    this.unlisten?.()
+    this.unlisten = null
     this.child = null
     this.agreed = null
     try {
@@ -279,6 +277,18 @@ export class MachineDevice {
     }
   }
 
+  /** Does what is to be done for the device and its driver. Returns how much that was. */
+  poll(budget: number): number {
+    if (this.current === null) return 0
+    if (this.messages?.poll() === true) this.current.interrupt()
+    return this.current.poll(budget)
+  }
+
+  /** Must it be pumped by the clock, since nothing tells of what the device completed? */
+  get silent(): boolean {
+    return this.current !== null && isRemote(this.config) && this.config.listen === undefined
+  }
+
   /** The device's figures, as plain data. */
   counters(): DeviceCounters {
     const { backend, scheme } = this.negotiated
@@ -288,7 +298,7 @@ export class MachineDevice {
       driver: { ...driver.counters },
       backend: { ...backend.counters },
       queues: Object.fromEntries(driver.session.queues.map((queue) => [queue.name, { ...queue.counters }])),
-      faults: this.platform.faults + this.model.faults.count,
+      faults: this.platform.faults + (this.placed?.model.faults.count ?? 0),
     }
   }
 
@@ -305,23 +315,25 @@ export class MachineDevice {
     this.context.events.tell('quarantine', { device: this.name, bytes })
   }
 
+  private here(what: string): PlacedModel {
+    if (this.placed !== null) return this.placed
+    throw new MachineError('MACHINE_REMOTE', this.name, `the device lives elsewhere, so it has no ${what} here`)
+  }
+
+  // Does the driver ask for interrupts? There is no use in what nobody would hear of.
+  private get interrupting(): boolean {
+    const { config } = this
+    const heard = !isRemote(config) || config.listen !== undefined || config.messages !== undefined
+    return config.interrupts ?? heard
+  }
+
   private refuseClosed(): never {
     throw new MachineError('MACHINE_CLOSED', this.name, 'the device is closed; reset() starts it again')
   }
 }
 
-function makeDevice(config: DeviceConfig, port: BusPort, { swiotlb }: DevicePlatform): VirtioDevice {
-  if (config.make !== undefined) return config.make(port)
-  const bit = swiotlb === undefined || swiotlb.bit === 'absent' ? [] : [VIRTIO_F_SWIOTLB]
-  // Confined devices say so: without ACCESS_PLATFORM a driver may pass only physical addresses (virtio 1.4 §6.1).
-  const confined = { accessPlatform: 'offered' as const }
-  const features = {
-    offer: [...(config.device.offer ?? []), ...bit],
-    requires: (config.device.requires ?? FeatureSet.empty).or(
-      FeatureSet.of(...(swiotlb?.bit === 'required' ? bit : [])),
-    ),
-  }
-  return config.type === 'net'
-    ? new NetDevice({ ...confined, ...config.device, ...features, name: config.name, port })
-    : new BlkDevice({ ...confined, ...config.device, ...features, name: config.name, port })
+function checkType(name: string, { deviceId: found }: VirtioTransport, deviceId: number): void {
+  if (found === deviceId) return
+  const message = `the device behind the transport has device ID ${found}, and the driver is for ${deviceId}`
+  throw new MachineError('MACHINE_DEVICE_TYPE', name, message, { found, deviceId })
 }

@@ -2,6 +2,8 @@ import type { BlkDeviceOptions, NetDeviceOptions, VirtioDevice } from '@guestdma
 import type { DmaChoice, DmaScheme } from '@guestdma/dma'
 import type { BufferMode, NetObserver } from '@guestdma/drivers'
 import type { BusPort, GuestAddress, GuestMemory, GuestRange } from '@guestdma/memory'
+import type { VirtioTransport } from '@guestdma/transport'
+import type { DriverKind } from './driver-kinds.ts'
 import type { MachineEvents } from './events.ts'
 
 interface CommonConfig {
@@ -11,22 +13,29 @@ interface CommonConfig {
   readonly platform?: string
   /** What the driver may choose. Default `auto`. */
   readonly dma?: DmaChoice
-  /** How the driver reaches the device. Default: the machine's. */
-  readonly transport?: 'mmio' | 'pci'
   /** `map` (default): lend each buffer for one transfer. `pool`: use memory that the device always sees. */
   readonly mode?: BufferMode
   /** Queue entries that the driver asks for. */
   readonly queueSize?: number
-  /** Ask for interrupts. Default true. Without them only whoever calls `pump` by the clock notices completions. */
+  /**
+   * Ask for interrupts. Without them only whoever calls `pump` by the clock notices completions. Default true; for a
+   * device that lives elsewhere, whether it has `listen` or `messages`.
+   */
   readonly interrupts?: boolean
   /** See `WaitingOptions.requestDeadlineMs`: how long the device may take. Default: no limit. */
   readonly requestDeadlineMs?: number
+}
+
+/** A device whose model runs in this machine. */
+interface ModelConfig extends CommonConfig {
+  /** How the driver reaches the device. Default: the machine's. */
+  readonly transport?: 'mmio' | 'pci'
   /** Makes the device model, where it is not one of ours. */
   make?(port: BusPort): VirtioDevice
 }
 
 /** A network device and its driver. */
-export interface NetConfig extends CommonConfig {
+export interface NetConfig extends ModelConfig {
   readonly type: 'net'
   /** The model's options: `mac`, `mtu`, `link`, … */
   readonly device: Omit<NetDeviceOptions, 'name' | 'port'>
@@ -34,13 +43,53 @@ export interface NetConfig extends CommonConfig {
 }
 
 /** A block device and its driver. */
-export interface BlkConfig extends CommonConfig {
+export interface BlkConfig extends ModelConfig {
   readonly type: 'blk'
   /** The model's options: `store`, `id`, `readOnly`, … */
   readonly device: Omit<BlkDeviceOptions, 'name' | 'port'>
 }
 
-export type DeviceConfig = NetConfig | BlkConfig
+/** A device of a kind of one's own, and its driver. */
+export interface OwnKindConfig extends ModelConfig {
+  readonly type: DriverKind
+  make(port: BusPort): VirtioDevice
+}
+
+/** A device that lives elsewhere: in another process, or in hardware. Only its driver is here. */
+export interface RemoteConfig extends CommonConfig {
+  readonly type: 'net' | 'blk' | DriverKind
+  /** Of a network device. */
+  readonly observer?: Pick<NetObserver, 'frames' | 'sent'>
+  /** How the driver reaches the device. */
+  readonly transport: VirtioTransport
+  /**
+   * What holds the device to what it may reach, which this machine cannot: `peer` (default), the other side or its
+   * IOMMU; `construction`, since it was given this memory and no other.
+   */
+  readonly enforcedBy?: 'peer' | 'construction'
+  /**
+   * Cuts the device off from all memory, for a device that does not confirm its reset. Returns whether it did. Without
+   * it, memory that such a device was lent stays out of use.
+   */
+  detach?(): boolean
+  /**
+   * Calls `interrupt` whenever the device interrupts, until the function that it returns is called. Without it, and
+   * without `messages`, completions are found by `pump` alone, and `run` pumps without sleeping.
+   */
+  listen?(interrupt: () => void): () => void
+  /**
+   * Over PCI: message-signalled interrupts are writes into memory that the device's backend allocates, and `pump` looks
+   * at it. So they work behind an IOMMU too, whose driver maps that memory.
+   */
+  readonly messages?: 'memory'
+}
+
+export type DeviceConfig = NetConfig | BlkConfig | OwnKindConfig | RemoteConfig
+
+/** Does the device live elsewhere? */
+export function isRemote(config: DeviceConfig): config is RemoteConfig {
+  return typeof config.transport === 'object'
+}
 
 export interface MachineConfig {
   /** Guest memory, or its ranges. */

@@ -1,5 +1,5 @@
 import { ADDRESS_LIMIT, type GuestMemory, guestAddress, SpanAllocator } from '@guestdma/memory'
-import { MachineError } from './errors.ts'
+import { MachineError } from '../config/errors.ts'
 
 /** Bytes of bus address space for the BARs of a machine's devices, in each of the two places. */
 const BYTES = 0x400_0000

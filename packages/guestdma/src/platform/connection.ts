@@ -1,8 +1,8 @@
 import { MmioRegisters, PciFunction, type VirtioDevice } from '@guestdma/devices'
 import { assignBars, MmioTransport, PciTransport, type VirtioTransport } from '@guestdma/transport'
+import { MachineError } from '../config/errors.ts'
 import type { BarSpace } from './bar-space.ts'
-import { MachineError } from './errors.ts'
-import { type DevicePlatform, DOORBELL_BASE } from './platform.ts'
+import { DOORBELL_BASE, type ModelPlatform } from './model.ts'
 
 /** How a driver and a device model are connected. */
 export interface Connection {
@@ -18,7 +18,7 @@ export interface Connection {
 /** Puts registers before a device, and a transport before the registers. */
 export function connect(
   device: VirtioDevice,
-  platform: DevicePlatform,
+  platform: ModelPlatform,
   bars: BarSpace,
   interrupt: () => void,
 ): Connection {

@@ -1,0 +1,174 @@
+import { type DeviceAddress, type MemoryWindow, Region } from '@guestdma/memory'
+import { FeatureSet, VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from '@guestdma/spec'
+import type { VirtioTransport } from '@guestdma/transport'
+import { describe, expect, it } from 'vitest'
+import { AuditedTransport } from '../src/index.ts'
+
+const BASE = 0x9000_0000
+const BYTES = 0x4000
+const SIZE = 8
+const TABLE = BASE
+const AVAILABLE = BASE + 0x1000
+const USED = BASE + 0x2000
+const INDIRECT = BASE + 0x3000
+const BUFFER = BASE + 0x3800
+const OUTSIDE = 0x1234_5678_9000
+
+const NEXT = 1
+const INDIRECT_FLAG = 4
+
+/** A driver's half of a ring, written by hand, and the audit of what a device is told by it. */
+class Bench {
+  readonly calls: string[] = []
+  readonly view: DataView
+  readonly audited: AuditedTransport
+  private index = 0
+
+  constructor(offered: FeatureSet = FeatureSet.of(VIRTIO_F_VERSION_1)) {
+    const region = new Region(new ArrayBuffer(BYTES), 'memory')
+    this.view = region.view
+    const note = (name: string) => (): void => void this.calls.push(name)
+    const transport = {
+      name: 'dev0',
+      kind: 'mmio',
+      deviceId: 2,
+      transitional: false,
+      readFeatures: () => offered,
+      readStatus: () => 11,
+      writeStatus: note('writeStatus'),
+      writeFeatures: note('writeFeatures'),
+      enableQueue: note('enableQueue'),
+      resetQueue: note('resetQueue'),
+      notify: note('notify'),
+      takeInterrupts: () => 3,
+    } as unknown as VirtioTransport
+    const lookup = (address: number, length: number): MemoryWindow | null =>
+      address >= BASE && address + length <= BASE + BYTES ? { region, offset: address - BASE, length } : null
+    this.audited = new AuditedTransport(transport, { allowed: [{ base: BASE, length: BYTES }], lookup })
+  }
+
+  enable(descriptor = TABLE, driver = AVAILABLE, device = USED): this {
+    const at = (value: number): DeviceAddress => value as DeviceAddress
+    this.audited.enableQueue(1, SIZE, { descriptor: at(descriptor), driver: at(driver), device: at(device) })
+    return this
+  }
+
+  describe(table: number, at: number, address: number, length: number, flags = 0, next = 0): this {
+    const offset = table - BASE + 16 * at
+    this.view.setBigUint64(offset, BigInt(address), true)
+    this.view.setUint32(offset + 8, length, true)
+    this.view.setUint16(offset + 12, flags, true)
+    this.view.setUint16(offset + 14, next, true)
+    return this
+  }
+
+  publish(head: number): this {
+    this.view.setUint16(AVAILABLE - BASE + 4 + 2 * (this.index % SIZE), head, true)
+    this.index = (this.index + 1) & 0xffff
+    this.view.setUint16(AVAILABLE - BASE + 2, this.index, true)
+    return this
+  }
+
+  notify(): AuditedTransport {
+    this.audited.notify(1, 0)
+    return this.audited
+  }
+}
+
+describe('an audit of what a device is told', () => {
+  it('finds nothing where all of it is allowed', () => {
+    const { audited } = new Bench().enable()
+    expect([audited.passed, audited.outside]).toEqual([3, 0])
+  })
+
+  it.each([
+    ['descriptor area', [OUTSIDE, AVAILABLE, USED], SIZE * 16],
+    ['driver area', [TABLE, OUTSIDE, USED], 6 + SIZE * 2],
+    ['device area', [TABLE, AVAILABLE, BASE + BYTES - 69], 6 + SIZE * 8],
+  ] as const)('finds a %s that is outside, if only by a byte', (part, [descriptor, driver, device], length) => {
+    const { audited } = new Bench().enable(descriptor, driver, device)
+    const address = { 'descriptor area': descriptor, 'driver area': driver, 'device area': device }[part]
+    expect(audited.findings).toEqual([{ queue: 1, part, address, length }])
+  })
+
+  it('follows chains, and finds each buffer that is outside', () => {
+    const bench = new Bench().enable()
+    bench.describe(TABLE, 3, BUFFER, 16, NEXT, 5).describe(TABLE, 5, OUTSIDE, 512, NEXT, 0)
+    bench.describe(TABLE, 0, BASE + BYTES - 1, 2)
+    const audited = bench.publish(3).notify()
+    expect(audited.findings).toEqual([
+      { queue: 1, part: 'buffer', address: OUTSIDE, length: 512 },
+      { queue: 1, part: 'buffer', address: BASE + BYTES - 1, length: 2 },
+    ])
+    expect([audited.passed, audited.outside]).toEqual([6, 2])
+    expect(bench.calls).toEqual(['enableQueue', 'notify'])
+  })
+
+  it('follows indirect tables, and finds one that is outside by itself', () => {
+    const bench = new Bench().enable()
+    bench.describe(INDIRECT, 0, BUFFER, 16, NEXT, 1).describe(INDIRECT, 1, OUTSIDE, 8)
+    bench.describe(TABLE, 0, INDIRECT, 32, INDIRECT_FLAG).describe(TABLE, 1, OUTSIDE, 64, INDIRECT_FLAG)
+    const audited = bench.publish(0).publish(1).notify()
+    expect(audited.findings).toEqual([
+      { queue: 1, part: 'buffer', address: OUTSIDE, length: 8 },
+      { queue: 1, part: 'indirect table', address: OUTSIDE, length: 64 },
+    ])
+    expect(audited.indirect).toBe(2)
+  })
+
+  it('sees chains that were published without a doorbell, at the next audit, interrupt and reset', () => {
+    const bench = new Bench().enable().describe(TABLE, 0, OUTSIDE, 1)
+    bench.publish(0).audited.audit()
+    expect(bench.audited.outside).toBe(1)
+    expect(bench.publish(0).audited.takeInterrupts()).toBe(3)
+    expect(bench.audited.outside).toBe(2)
+    bench.publish(0).audited.writeStatus(0)
+    expect(bench.audited.outside).toBe(3)
+    // The ring ended with the reset.
+    bench.publish(0).audited.audit()
+    expect([bench.audited.outside, bench.audited.missed]).toEqual([3, 0])
+  })
+
+  it('counts what was overwritten before it looked', () => {
+    const bench = new Bench().enable().describe(TABLE, 0, BUFFER, 1)
+    for (let i = 0; i < SIZE + 3; i++) bench.publish(0)
+    expect(bench.notify().missed).toBe(3)
+  })
+
+  it('goes on where the index wraps', () => {
+    const bench = new Bench().enable().describe(TABLE, 0, BUFFER, 1)
+    for (let i = 0; i < 0x1_0000 + 10; i++) bench.publish(0).notify()
+    expect([bench.audited.passed, bench.audited.missed]).toEqual([3 + 0x1_0000 + 10, 0])
+  })
+
+  it('ends where a chain is a circle or leaves its table', () => {
+    const bench = new Bench().enable().describe(TABLE, 0, BUFFER, 1, NEXT, 0)
+    expect(bench.publish(0).notify().passed).toBe(3 + 2 * SIZE)
+    bench.describe(TABLE, 1, BUFFER, 1, NEXT, 999)
+    expect(bench.publish(1).notify().passed).toBe(3 + 2 * SIZE + 1)
+    expect(bench.publish(999).notify().passed).toBe(3 + 2 * SIZE + 1)
+  })
+
+  it('keeps the first hundred findings and counts all', () => {
+    const bench = new Bench().enable().describe(TABLE, 0, OUTSIDE, 1)
+    for (let i = 0; i < 150; i++) bench.publish(0).notify()
+    expect([bench.audited.findings.length, bench.audited.outside]).toEqual([100, 150])
+  })
+
+  it('does not offer packed rings, which it cannot read, and refuses them', () => {
+    const { audited, calls } = new Bench(FeatureSet.of(VIRTIO_F_VERSION_1, VIRTIO_F_RING_PACKED))
+    expect(audited.readFeatures().bits()).toEqual([VIRTIO_F_VERSION_1])
+    expect(() => audited.writeFeatures(FeatureSet.of(VIRTIO_F_RING_PACKED))).toThrow(
+      expect.objectContaining({ code: 'CHECK_PACKED' }),
+    )
+    audited.writeFeatures(FeatureSet.of(VIRTIO_F_VERSION_1))
+    expect(calls).toEqual(['writeFeatures'])
+    expect([audited.name, audited.kind, audited.deviceId, audited.readStatus()]).toEqual(['dev0', 'mmio', 2, 11])
+  })
+
+  it('looks at a queue once more before it is reset alone', () => {
+    const bench = new Bench().enable().describe(TABLE, 0, OUTSIDE, 1)
+    bench.publish(0).audited.resetQueue(1)
+    expect([bench.audited.outside, bench.calls.at(-1)]).toEqual([1, 'resetQueue'])
+  })
+})

@@ -1,0 +1,113 @@
+import { AuditedTransport } from '@guestdma/conformance'
+import type { PoolFact } from '@guestdma/dma'
+import { type DeviceAddress, type GuestRange, Region } from '@guestdma/memory'
+import { type Peer, SharedMemory } from '@guestdma/node'
+import { DPDK_IOTLB, iotlbProvider, type VhostUserOptions, VhostUserTransport } from '@guestdma/vhost-user'
+import {
+  createMachine,
+  type Machine,
+  type MachineConfig,
+  type MachineEvents,
+  type RemoteConfig,
+  sharedPoolScheme,
+} from 'guestdma'
+import { auditedWindow } from '../work/audit.ts'
+
+const RAM_BASE = 0x8000_0000
+const RAM = 16 << 20
+/** Where a device sees a pool: at no address of the guest. */
+const POOL_DEVICE = 0x12_3456_0000
+const POOL = 4 << 20
+const DEADLINE_MS = 15_000
+
+export type VhostBackend = 'shared-pool' | 'vhost-iotlb'
+
+/** What one case gives a back end, and what is its own. */
+export interface VhostSite {
+  readonly audits: AuditedTransport[]
+  /** A transport over a new connection. */
+  connect(path: string): VhostUserTransport
+  machine(
+    transport: VhostUserTransport,
+    peer: Peer,
+    more: Partial<RemoteConfig>,
+    events: MachineEvents,
+  ): Promise<Machine>
+  close(): void
+}
+
+/** The guest's memory: a pool that is all the back end is given, or RAM behind translations that it has to ask for. */
+export function vhostSite(
+  backend: VhostBackend,
+  device: Omit<VhostUserOptions, 'memory' | 'iotlb' | 'wait'>,
+): VhostSite {
+  const iotlb = backend === 'vhost-iotlb'
+  const shared = SharedMemory.create(backend, iotlb ? RAM : POOL)
+  const ram: GuestRange = { base: RAM_BASE, length: RAM, memory: iotlb ? shared.buffer : new ArrayBuffer(RAM) }
+  const transports: VhostUserTransport[] = []
+  const audits: AuditedTransport[] = []
+  return {
+    audits,
+    connect(path) {
+      const transport = VhostUserTransport.connect(path, {
+        ...device,
+        memory: [{ memory: shared, device: iotlb ? RAM_BASE : POOL_DEVICE }],
+        iotlb,
+        wait: { pump: () => {}, deadlineMs: DEADLINE_MS },
+      })
+      transports.push(transport)
+      return transport
+    },
+    machine(transport, peer, more, events) {
+      const pool = poolOf(shared)
+      const scheme = iotlb ? throughIotlb(transport) : sharedPoolScheme({ memory: () => pool })
+      const to = iotlb ? transport : auditedWindow(transport, pool)
+      if (to instanceof AuditedTransport) audits.push(to)
+      return createMachine({
+        memory: [ram],
+        schemes: [scheme],
+        events,
+        deadlineMs: DEADLINE_MS,
+        devices: [
+          {
+            type: transport.deviceId === 1 ? 'net' : 'blk',
+            name: device.name,
+            transport: to,
+            dma: scheme.id,
+            enforcedBy: iotlb ? 'peer' : 'construction',
+            requestDeadlineMs: DEADLINE_MS,
+            // A connection that ended proves nothing about the process.
+            detach: () => {
+              if (peer.ended) transport.backEndEnded()
+              return peer.ended
+            },
+            ...more,
+          },
+        ],
+      })
+    },
+    close() {
+      for (const transport of transports) transport.close()
+      shared.close()
+    },
+  }
+}
+
+type Scheme = NonNullable<MachineConfig['schemes']>[number]
+
+function poolOf(shared: SharedMemory): PoolFact {
+  const window = { region: new Region(shared.buffer, 'pool'), offset: 0, length: shared.bytes }
+  return { window, device: POOL_DEVICE as DeviceAddress, home: 'guest-ram' }
+}
+
+function throughIotlb(transport: VhostUserTransport): Scheme {
+  const provider = iotlbProvider(transport, { domain: DPDK_IOTLB })
+  return {
+    id: provider.id,
+    provider,
+    install(platform) {
+      platform.declareRam(true)
+      return () => platform.nothing()
+    },
+  }
+}
