@@ -1,5 +1,5 @@
 import type { DeviceAddress } from '@guestdma/memory'
-import { SharedMemory } from '@guestdma/node'
+import { SharedMemory, waitReadable } from '@guestdma/node'
 import {
   DEVICE_ID_BLOCK,
   DEVICE_ID_NET,
@@ -311,12 +311,17 @@ describe.skipIf(missingSystem !== '')(titled('front-end', missingSystem), () => 
       expect([answer, cause, made.takeInterrupts()]).toEqual([0, INTERRUPT_CONFIGURATION, 0])
     })
 
-    it('a queue in error is a device that needs a reset', () => {
+    it('a queue in error is a device that needs a reset, says so by an interrupt, and goes on doing so', () => {
       const made = ready()
       made.enableQueue(0, 8, AREAS)
       made.writeStatus(LIVE)
+      expect(waitReadable(made.descriptors, 0)).toEqual([])
       backEnd.error?.signal()
-      expect(made.readStatus()).toBe(LIVE | STATUS_DEVICE_NEEDS_RESET)
+      expect(waitReadable(made.descriptors, 0)).toHaveLength(1)
+      expect(made.takeInterrupts()).toBe(INTERRUPT_CONFIGURATION)
+      for (let i = 0; i < 2; i++) expect(made.readStatus()).toBe(LIVE | STATUS_DEVICE_NEEDS_RESET)
+      made.writeStatus(0)
+      expect(made.readStatus()).toBe(0)
     })
 
     it('what the back end says of its status counts', () => {

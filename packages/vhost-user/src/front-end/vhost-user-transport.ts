@@ -21,6 +21,7 @@ import { VhostUserError } from '../protocol/errors.ts'
 import * as messages from '../protocol/messages.ts'
 import type { IotlbMessage } from '../protocol/payload.ts'
 import { BackEndRequests } from './back-end-requests.ts'
+import { ConfigBytes } from './config-bytes.ts'
 import { Connection } from './connection.ts'
 import { shakeHands } from './handshake.ts'
 import { MemoryTable } from './memory-table.ts'
@@ -76,19 +77,20 @@ export class VhostUserTransport implements VirtioTransport, Disposable {
   private readonly options: CheckedOptions
   private readonly offered: FeatureSet
   private readonly queues = new Map<number, RunningQueue>()
-  private readonly config: Uint8Array | null
+  private readonly config: ConfigBytes | null
   private status = 0
   private asked = Number.NEGATIVE_INFINITY
   private packed = false
   private translated = false
   private tableSent = false
   private configChanged = false
+  private needsReset = false
 
   private constructor(options: CheckedOptions, table: MemoryTable, connection: Connection) {
     this.options = options
     this.name = options.name
     this.deviceId = options.deviceId
-    this.config = options.config === null ? null : options.config.slice()
+    this.config = options.config === null ? null : new ConfigBytes(options.name, options.config.slice())
     this.table = table
     this.connection = connection
     const { offered, protocolFeatures } = shakeHands(connection, options)
@@ -139,19 +141,19 @@ export class VhostUserTransport implements VirtioTransport, Disposable {
   /** What to wait for: interrupts of the queues, messages, and the end of the connection. Empty once it is lost. */
   get descriptors(): number[] {
     const { descriptors } = this.connection
-    return descriptors.length === 0 ? [] : [...descriptors, ...[...this.queues.values()].map(({ call }) => call.fd)]
+    const events = [...this.queues.values()].flatMap(({ call, error }) => [call.fd, error.fd])
+    return descriptors.length === 0 ? [] : [...descriptors, ...events]
   }
 
   readStatus(): number {
-    this.connection.check()
+    this.look()
     const now = performance.now()
     const live = (this.status & STATUS_DRIVER_OK) !== 0
     if (this.agreed(messages.PROTOCOL_F_STATUS) && !(live && now - this.asked < STATUS_INTERVAL_MS)) {
       this.asked = now
       this.status = this.connection.ask(messages.GET_STATUS, null) & 0xff
     }
-    for (const { error } of this.queues.values()) if (error.take() > 0) this.status |= STATUS_DEVICE_NEEDS_RESET
-    return this.status
+    return this.needsReset ? this.status | STATUS_DEVICE_NEEDS_RESET : this.status
   }
 
   writeStatus(status: number): void {
@@ -164,6 +166,7 @@ export class VhostUserTransport implements VirtioTransport, Disposable {
       this.tableSent = true
     }
     this.status = status
+    if (status === 0) this.needsReset = false
   }
 
   readFeatures(): FeatureSet {
@@ -243,29 +246,26 @@ export class VhostUserTransport implements VirtioTransport, Disposable {
   /** Throws VhostUserError `VHOST_CONFIG`; TransportError `TRANSPORT_CONFIG_RANGE` for a field that is not there. */
   readConfig<T>(read: (config: ConfigReader) => T): T {
     this.connection.requireAlive()
-    const bytes = this.config ?? this.configOfBackEnd()
-    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
-    return read({
-      read8: (offset) => view.getUint8(this.field(view, offset, 1)),
-      read16: (offset) => view.getUint16(this.field(view, offset, 2), true),
-      read32: (offset) => view.getUint32(this.field(view, offset, 4), true),
-    })
+    return read(this.config ?? this.configOfBackEnd())
   }
 
   /** Throws VhostUserError `VHOST_REFUSED`; TransportError `TRANSPORT_CONFIG_RANGE` where the front end has it. */
   writeConfig(offset: number, size: 1 | 2 | 4, value: number): void {
     this.connection.requireAlive()
+    if (this.config !== null) {
+      this.config.write(offset, size, value)
+      return
+    }
     const bytes = new Uint8Array(new Uint32Array([value]).buffer, 0, size)
-    if (this.config === null) this.connection.tell(messages.SET_CONFIG, { offset, flags: 0, bytes })
-    else this.config.set(bytes, this.field(this.config, offset, size))
+    this.connection.tell(messages.SET_CONFIG, { offset, flags: 0, bytes })
   }
 
   takeInterrupts(): number {
     this.connection.requireAlive()
     let cause = 0
     for (const { call } of this.queues.values()) if (call.take() > 0) cause |= INTERRUPT_USED_BUFFER
-    // Whoever was woken for no queue was woken for a message, or for the end of the connection.
-    if (cause === 0) this.connection.check()
+    // Whoever was woken for no used buffer was woken for something rarer.
+    if (cause === 0) this.look()
     if (this.configChanged) cause |= INTERRUPT_CONFIGURATION
     this.configChanged = false
     return cause
@@ -293,6 +293,15 @@ export class VhostUserTransport implements VirtioTransport, Disposable {
 
   private agreed(feature: number): boolean {
     return this.protocolFeatures.has(feature)
+  }
+
+  // Messages, the end of the connection, and errors of queues. A device that needs a reset says so by a change of its
+  // configuration (virtio 1.4 §2.1.2).
+  private look(): void {
+    this.connection.check()
+    for (const { error } of this.queues.values()) {
+      if (error.take() > 0) this.needsReset = this.configChanged = true
+    }
   }
 
   private openChannel(): void {
@@ -335,18 +344,12 @@ export class VhostUserTransport implements VirtioTransport, Disposable {
       this.connection.tell(messages.SET_VRING_ENABLE, { index, num: on })
   }
 
-  private configOfBackEnd(): Uint8Array {
+  private configOfBackEnd(): ConfigBytes {
     const { configLength } = this.options
     const request = { offset: 0, flags: 0, bytes: new Uint8Array(configLength) }
     const { bytes } = this.connection.ask(messages.GET_CONFIG, request)
-    if (bytes.length === configLength) return bytes
+    if (bytes.length === configLength) return new ConfigBytes(this.name, bytes)
     const text = `the back end gave ${bytes.length} of the ${configLength} bytes of configuration that were asked for`
     throw new VhostUserError('VHOST_CONFIG', this.name, text, { bytes: bytes.length, configLength })
-  }
-
-  private field({ byteLength }: { byteLength: number }, offset: number, size: number): number {
-    if (Number.isInteger(offset) && offset >= 0 && offset % size === 0 && offset + size <= byteLength) return offset
-    const text = `the configuration has ${byteLength} bytes, and no aligned field of ${size} at ${offset}`
-    throw new TransportError('TRANSPORT_CONFIG_RANGE', this.name, text, { offset, size, length: byteLength })
   }
 }
