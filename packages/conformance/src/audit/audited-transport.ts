@@ -86,6 +86,10 @@ export class AuditedTransport implements VirtioTransport {
     return this.transport.transitional
   }
 
+  async settle(): Promise<void> {
+    await this.transport.settle?.()
+  }
+
   readStatus(): number {
     return this.transport.readStatus()
   }

@@ -33,6 +33,14 @@ export interface VirtioTransport {
   /** Does the device also speak the pre-1.0 interface? */
   readonly transitional: boolean
 
+  /**
+   * For a transport whose registers are far, such as those of a device in a worker: resolves once what was written has
+   * arrived, and what can be read is as new as that. It is awaited while a device is brought up, and never on the data
+   * path: the other methods answer at once, from what is known by then. `readStatus` also asks for a newer status, for the
+   * loop that waits for a reset. Rejects with `TRANSPORT_LOST`.
+   */
+  settle?(): Promise<void>
+
   readStatus(): number
   writeStatus(status: number): void
   readFeatures(): FeatureSet

@@ -77,6 +77,7 @@ export async function negotiate(options: NegotiationOptions): Promise<Negotiated
         continue
       }
       addStatus(transport, STATUS_FEATURES_OK)
+      await transport.settle?.()
       if ((transport.readStatus() & STATUS_FEATURES_OK) === 0) {
         outcomes.set(provider.id, `the device refused the features ${features}`)
         continue
@@ -161,6 +162,7 @@ async function acknowledge(transport: VirtioTransport, wait: Wait): Promise<Feat
   await resetDevice(transport, wait)
   addStatus(transport, STATUS_ACKNOWLEDGE)
   addStatus(transport, STATUS_DRIVER)
+  await transport.settle?.()
   const offered = transport.readFeatures()
   if (!offered.has(VIRTIO_F_VERSION_1)) {
     throw new TransportError(
