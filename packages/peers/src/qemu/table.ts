@@ -2,9 +2,10 @@ import { pooledIommuScheme, virtioIommuScheme } from 'guestdma'
 import type { PeerCase, PeerProgram } from '../matrix/case.ts'
 import { programPeer } from '../matrix/program-peer.ts'
 import { revocationRun } from './revocation.ts'
+import { rngRun } from './rng.ts'
 import { blkRun, killed, netRun, systemReset } from './runs.ts'
 import { behindIommu, direct, pool, poolOf, region, regionOf } from './schemes.ts'
-import type { Setting } from './site.ts'
+import { DISK_SLOT, type Setting } from './site.ts'
 
 export const qemuX86: PeerProgram = programPeer('qemu', 'QEMU', 'qemu-system-x86_64', [
   'qemu-system-x86',
@@ -130,6 +131,10 @@ export const qemuCases: readonly PeerCase[] = [
     run: systemReset,
   },
   { ...PLAIN, peer: 'qemu', driver: 'blk', backend: 'direct', transport: 'pci', what: 'killed', run: killed },
+  ...schemes.map(([backend, setting]): PeerCase => {
+    const run = rngRun({ machine: 'q35', ...setting }, DISK_SLOT)
+    return { ...PLAIN, peer: 'qemu', driver: 'rng', backend, transport: 'pci', what: 'a driver kind of its own', run }
+  }),
   ...(['strict', 'lazy'] as const).map((mode): PeerCase => {
     const backend = mode === 'strict' ? 'virtio-iommu' : 'virtio-iommu-lazy'
     const labels = { ...PLAIN, peer: 'qemu', driver: 'blk', backend, transport: 'pci' }
