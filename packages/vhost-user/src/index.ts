@@ -3,7 +3,6 @@
  *
  * @packageDocumentation
  */
-export { VhostUserBackEnd, type VhostUserBackEndOptions } from './back-end/back-end.ts'
 export { DPDK_IOTLB, type IotlbCounters, IotlbDomain, type IotlbDomainOptions } from './front-end/iotlb-domain.ts'
 export { type IotlbProviderOptions, iotlbProvider } from './front-end/iotlb-provider.ts'
 export type { SharedWindow } from './front-end/memory-table.ts'
