@@ -118,7 +118,7 @@ function run(setting: Setting): PeerCase['run'] {
     await exchange(device, received, setting.lengths, progress)
     progress.saw('the port is stopped and started')
     for (const command of ['stop', 'port stop all', 'port start all', 'start']) testpmd.stdin.write(`${command}\n`)
-    const again = /Stopping ports[^]*> start\s+testpmd>/
+    const again = /Stopping ports[\s\S]*> start\s+testpmd>/
     await until('the port to start again', () => again.test(testpmd.output()), testpmd)
     received.length = 0
     await exchange(device, received, setting.lengths, progress)
