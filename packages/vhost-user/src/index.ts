@@ -3,6 +3,9 @@
  *
  * @packageDocumentation
  */
+export { IotlbPort } from './back-end/iotlb-port.ts'
+export type { MappedWindow } from './back-end/mapped-table.ts'
+export { VhostUserServer, type VhostUserServerOptions } from './back-end/vhost-user-server.ts'
 export { DPDK_IOTLB, type IotlbCounters, IotlbDomain, type IotlbDomainOptions } from './front-end/iotlb-domain.ts'
 export { type IotlbProviderOptions, iotlbProvider } from './front-end/iotlb-provider.ts'
 export type { SharedWindow } from './front-end/memory-table.ts'

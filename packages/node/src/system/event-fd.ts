@@ -63,11 +63,13 @@ export class EventFd implements Disposable {
    */
   take(): number {
     const { read, errno } = libc()
-    while (read(this.descriptor, taken, COUNTER_BYTES) < 0) {
+    for (;;) {
+      const bytes = read(this.descriptor, taken, COUNTER_BYTES)
+      // Fewer come from a pipe whose other end was closed, say: somebody passed it in the place of an eventfd.
+      if (bytes >= 0) return bytes === COUNTER_BYTES ? taken[0] + taken[1] * 2 ** 32 : 0
       if (errno() === system.errno.EAGAIN) return 0
       if (errno() !== system.errno.EINTR) throw callFailed('read', `eventfd ${this.descriptor}`)
     }
-    return taken[0] + taken[1] * 2 ** 32
   }
 
   /** May be called again. */

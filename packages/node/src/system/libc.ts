@@ -11,6 +11,9 @@ export interface Libc {
   bind(fd: number, address: Bytes, length: number): number
   close(fd: number): number
   connect(fd: number, address: Bytes, length: number): number
+  epoll_create1(flags: number): number
+  epoll_ctl(set: number, operation: number, fd: number, event: Bytes): number
+  epoll_wait(set: number, events: Bytes, most: number, ms: number): number
   eventfd(initial: number, flags: number): number
   fcntl(fd: number, command: number, argument: number): number
   ftruncate(fd: number, bytes: number): number
@@ -34,15 +37,20 @@ export interface Libc {
   addressOf(bytes: Bytes): bigint
   /** Memory of the process as a buffer that does not own it. */
   view(at: number, bytes: number): ArrayBuffer
+  /** Calls back from the event loop whenever the descriptor can be read. It must be one that poll() can wait for. */
+  onReadable(fd: number, callback: () => void): { ref(): void; unref(): void }
 }
 
-type Calls = Exclude<keyof Libc, 'errno' | 'addressOf' | 'view'>
+type Calls = Exclude<keyof Libc, 'errno' | 'addressOf' | 'view' | 'onReadable'>
 
 const SIGNATURES: Readonly<Record<Calls, string>> = {
   accept4: 'int accept4(int fd, void *address, void *length, int flags)',
   bind: 'int bind(int fd, void *address, uint32_t length)',
   close: 'int close(int fd)',
   connect: 'int connect(int fd, void *address, uint32_t length)',
+  epoll_create1: 'int epoll_create1(int flags)',
+  epoll_ctl: 'int epoll_ctl(int set, int operation, int fd, void *event)',
+  epoll_wait: 'int epoll_wait(int set, void *events, int most, int ms)',
   eventfd: 'int eventfd(uint32_t initial, int flags)',
   fcntl: 'int fcntl(int fd, int command, int argument)',
   ftruncate: 'int ftruncate(int fd, int64_t bytes)',
@@ -67,6 +75,9 @@ interface Koffi {
   errno(): number
   address(bytes: Bytes): bigint
   view(at: bigint, bytes: number): ArrayBuffer
+  node: {
+    poll(fd: number, events: { readable: true }, callback: () => void): { ref(): void; unref(): void }
+  }
 }
 
 const PART = '@guestdma/node'
@@ -104,6 +115,7 @@ function load(): Libc {
     errno: () => koffi.errno(),
     addressOf: (bytes) => koffi.address(bytes),
     view: (at, bytes) => koffi.view(BigInt(at), bytes),
+    onReadable: (fd, callback) => koffi.node.poll(fd, { readable: true }, callback),
   }
 }
 

@@ -137,6 +137,11 @@ export class UnixSocket implements Disposable {
     return [new UnixSocket(fds[0], 'socket pair'), new UnixSocket(fds[1], 'socket pair')]
   }
 
+  /** Owns the descriptor of a connected stream socket that another process sent. */
+  static from(fd: number, name: string = `socket ${fd}`): UnixSocket {
+    return new UnixSocket(fd, name)
+  }
+
   /** -1 after {@link close}. */
   get fd(): number {
     return this.descriptor

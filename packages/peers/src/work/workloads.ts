@@ -1,4 +1,8 @@
+import { randomBytes } from 'node:crypto'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import type { ReceivedFrames } from '@guestdma/drivers'
+import type { Peer } from '@guestdma/node'
 import type { Machine } from 'guestdma'
 import type { CaseProgress } from '../matrix/case.ts'
 
@@ -199,4 +203,27 @@ export async function echoWork(
       expectSame(`the echo of frame ${i}`, station.frames[i], echo)
     }
   }
+}
+
+/** Lets the event loop run until something is so. Throws Error that says what did not come, and what the peer printed. */
+export async function until(
+  what: string | (() => string),
+  done: () => boolean,
+  peer?: Peer,
+  deadlineMs = 30_000,
+): Promise<void> {
+  for (const end = performance.now() + deadlineMs; !done(); ) {
+    const ended = peer?.ended ?? false
+    if (ended || performance.now() > end) {
+      const said =
+        peer === undefined ? '' : `; ${peer.command} ${ended ? 'ended' : 'runs'} and printed: ${peer.output()}`
+      throw new Error(`waited for ${typeof what === 'string' ? what : what()}${said}`)
+    }
+    await new Promise((resolve) => setTimeout(resolve, 1))
+  }
+}
+
+/** Where a server of this case may listen. The file is its own to remove. */
+export function socketPath(): string {
+  return join(tmpdir(), `guestdma-${randomBytes(6).toString('hex')}.sock`)
 }

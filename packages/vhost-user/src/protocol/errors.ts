@@ -20,9 +20,18 @@ export const VHOST_CODES = {
     meaning: 'The back end lacks a protocol feature that this use of it needs.',
     advice: 'Start the back end with the option that switches the feature on, or do without that use.',
   },
+  VHOST_FEATURES_REFUSED: {
+    meaning: 'A front end chose features that the device, or what serves it, does not take.',
+    advice:
+      'Offer what the guest needs when the device is made: VERSION_1 at least, and ACCESS_PLATFORM only with a port that translates.',
+  },
   VHOST_FLAGS: {
     meaning: 'The flags of a message do not fit: a request where an answer is due, or the other way round.',
     advice: 'Mend the peer: it does not follow the protocol.',
+  },
+  VHOST_FLOOD: {
+    meaning: 'A front end sent more messages than are kept while one of its messages waits.',
+    advice: 'Mend the front end, or look which request of the store behind the device does not end.',
   },
   VHOST_IOTLB: {
     meaning: 'The back end did not confirm that what it could reach was taken away.',
@@ -52,6 +61,10 @@ export const VHOST_CODES = {
     meaning: 'The payload of a message is shorter or longer than its kind allows.',
     advice: 'Mend the peer: it does not follow the protocol.',
   },
+  VHOST_TABLE: {
+    meaning: 'The table of memory that a front end passed cannot be mapped.',
+    advice: 'Read in the message which region it was: they may not overlap, nor be longer than their files.',
+  },
   VHOST_TIMEOUT: {
     meaning: 'The back end did not answer a request in time. The connection was closed.',
     advice: 'Look why the back end hangs, or raise deadlineMs of the wait.',
@@ -63,5 +76,9 @@ export const VHOST_CODES = {
   VHOST_VERSION: {
     meaning: 'A message has a protocol version other than 1.',
     advice: 'Check what listens on the socket: it is probably no vhost-user peer.',
+  },
+  VHOST_VRING: {
+    meaning: 'A message about a vring has an index, a size, a position, an address or a flag that it cannot have.',
+    advice: 'Give the front end no more queues, and no longer ones, than the device has.',
   },
 } as const

@@ -14,7 +14,7 @@ export const POOL_DEVICE = 0x12_3456_0000
 const POOL_BYTES = 4 << 20
 
 /** How long anything here may take on a loaded machine. */
-const DEADLINE_MS = 15_000
+export const DEADLINE_MS = 15_000
 export const WAIT: Wait = { pump: () => {}, deadlineMs: DEADLINE_MS }
 
 /** A guest with RAM of its own and a pool in shared memory. */

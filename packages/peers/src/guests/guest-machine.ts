@@ -1,0 +1,62 @@
+import { existsSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { type Peer, spawnPeer } from '@guestdma/node'
+import { until } from '../work/workloads.ts'
+
+/** A machine in QEMU whose devices we serve, and in which somebody else's drivers run. */
+export interface GuestMachine extends AsyncDisposable {
+  readonly peer: Peer
+  /** Everything that the guest printed on its serial port. */
+  serial(): string
+  /** Waits until the guest printed something. Throws Error that quotes what it printed last. */
+  printed(text: string | RegExp, deadlineMs: number): Promise<string>
+}
+
+export interface GuestMachineOptions {
+  /** Bytes with a suffix of QEMU's, `128M`. */
+  readonly memory: string
+  /** Beside the machine and its memory. */
+  readonly args: readonly string[]
+}
+
+/** Bytes of the serial port that an error quotes. */
+const QUOTED = 600
+
+/** Starts it under TCG, with memory that can be shared. */
+export function startGuest({ memory, args }: GuestMachineOptions): GuestMachine {
+  const peer = spawnPeer({
+    command: 'qemu-system-x86_64',
+    args: (dir) => [
+      ...['-machine', 'q35,memory-backend=mem', '-accel', 'tcg', '-m', memory, '-nodefaults', '-display', 'none'],
+      ...['-object', `memory-backend-memfd,id=mem,size=${memory},share=on`],
+      ...['-serial', `file:${join(dir, 'serial')}`, '-no-reboot', ...args],
+    ],
+  })
+  const path = join(peer.dir, 'serial')
+  let last = ''
+  const serial = (): string => {
+    if (existsSync(path)) last = readFileSync(path, 'latin1')
+    return last
+  }
+  return {
+    peer,
+    serial,
+    async printed(text, deadlineMs) {
+      const found = (): boolean => (typeof text === 'string' ? serial().includes(text) : text.test(serial()))
+      const lacking = (): string => `the guest to print ${text}; it printed: ${serial().slice(-QUOTED)}`
+      await until(lacking, () => found() || peer.ended, undefined, deadlineMs)
+      if (!found()) throw new Error(`waited for ${lacking()}; QEMU ended and printed: ${peer.output()}`)
+      return serial()
+    },
+    [Symbol.asyncDispose]: () => peer.close(),
+  }
+}
+
+/** The arguments for a block device that is served at a path. Modern only: our models have no legacy interface. */
+export function servedDisk(path: string, options = ''): string[] {
+  const id = `c${path.replaceAll(/[^a-zA-Z0-9]/g, '')}`
+  return [
+    ...['-chardev', `socket,id=${id},path=${path}`],
+    ...['-device', `vhost-user-blk-pci,chardev=${id},num-queues=1,disable-legacy=on${options}`],
+  ]
+}

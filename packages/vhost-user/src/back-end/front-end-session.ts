@@ -1,0 +1,372 @@
+import { closeSync } from 'node:fs'
+import type { BusWindows, VirtioDevice } from '@guestdma/devices'
+import { type UnixSocket, type Watch, waitReadable, watchReadable } from '@guestdma/node'
+import { FeatureSet } from '@guestdma/spec'
+import { decodeRequest, encodeAnswer, type Message } from '../protocol/codec.ts'
+import { VhostUserError } from '../protocol/errors.ts'
+import { MessageReader } from '../protocol/message-reader.ts'
+import * as messages from '../protocol/messages.ts'
+import { IOTLB_INVALIDATE, IOTLB_UPDATE, MAX_CONFIG, NONE } from '../protocol/payload.ts'
+import { IotlbPort } from './iotlb-port.ts'
+import { RequestChannel } from './request-channel.ts'
+import { ServedDevice, type Step } from './served-device.ts'
+
+export interface SessionOptions {
+  readonly device: VirtioDevice
+  readonly port: BusWindows | IotlbPort
+  /** Owned from now on. */
+  readonly socket: UnixSocket
+  /** How long the front end may take to translate an address, or to read what is sent to it. */
+  readonly deadlineMs: number
+  /** Something that the front end sent was refused, or something that it passed cannot be used. */
+  onFault(error: Error): void
+  /** The connection ended. Nothing of it is open or mapped any more. */
+  onEnd(cause: Error): void
+}
+
+const RECEIVE_BYTES = 4096
+/** Messages that are kept while one waits: two for each of 256 queues, and some. */
+const MAX_WAITING = 1024
+const DONE = 0
+const REFUSED = 1
+
+/** What answers a message: its own payload, or whether it was done. */
+type Outcome = Uint8Array<ArrayBuffer> | typeof DONE | typeof REFUSED
+
+interface Work {
+  readonly message: Message
+  readonly step: Step<Outcome>
+}
+
+/**
+ * One connection of a front end: takes its messages, one after the other, and answers them.
+ *
+ * Where one has to wait for requests in flight, those behind it wait as well, but for translations: a request in flight
+ * may need one.
+ */
+export class FrontEndSession {
+  /** What the messages make of the device. */
+  readonly served: ServedDevice
+  private readonly options: SessionOptions
+  private readonly name: string
+  private readonly reader: MessageReader
+  private readonly watch: Watch
+  private readonly offered: FeatureSet
+  private agreed: FeatureSet = FeatureSet.empty
+  private channel: RequestChannel | null = null
+  private readonly waiting: Message[] = []
+  /** The message that has to wait. */
+  private unfinished: Work | null = null
+  /** Invalidations of what the device may use until its turn ends. */
+  private unconfirmed: Message[] = []
+  private configChanged = false
+  private proceeding = false
+  /** The device waits for a translation, so nothing may change under it. */
+  private asking = false
+  private cause: Error | null = null
+
+  /** Throws NodeError; `socket` is closed then. */
+  constructor(options: SessionOptions) {
+    const { device, port, socket, onFault } = options
+    this.options = options
+    this.name = device.name
+    this.served = new ServedDevice(device, port, onFault)
+    this.reader = new MessageReader({
+      part: this.name,
+      types: messages.FRONT_END_MESSAGES,
+      answers: false,
+      close: closeSync,
+    })
+    this.offered = FeatureSet.of(
+      messages.PROTOCOL_F_MQ,
+      messages.PROTOCOL_F_REPLY_ACK,
+      messages.PROTOCOL_F_BACKEND_REQ,
+      messages.PROTOCOL_F_STATUS,
+      ...(device.config.bytes.length > 0 ? [messages.PROTOCOL_F_CONFIG] : []),
+    )
+    try {
+      this.watch = watchReadable(socket.fd, () => this.receive())
+    } catch (error) {
+      socket.close()
+      throw error
+    }
+    if (port instanceof IotlbPort) port.onMiss = (iova, access) => this.ask(port, iova, access)
+  }
+
+  /** The device's configuration changed, or it needs a reset. */
+  configurationChanged(): void {
+    this.configChanged = true
+  }
+
+  /** Tells the front end what the device has for it. */
+  settle(): void {
+    this.served.settle()
+    if (!this.configChanged) return
+    this.configChanged = false
+    if (this.served.broken) this.served.signalErrors()
+    else this.channel?.tellConfigChange()
+  }
+
+  /** A turn of the device ended: it holds nothing that was taken back, and requests may have ended. */
+  afterTurn(): void {
+    this.orEnd(() => this.proceed())
+  }
+
+  /** Ends the connection. May be called again. */
+  end(cause: Error): void {
+    if (this.cause !== null) return
+    this.cause = cause
+    this.watch.close()
+    this.channel?.close()
+    // Where the device is in the middle of something, its memory stays until that is over.
+    if (this.asking || this.proceeding) setImmediate(() => this.tearDown(cause))
+    else this.tearDown(cause)
+  }
+
+  private tearDown(cause: Error): void {
+    const { port, socket, onEnd } = this.options
+    if (port instanceof IotlbPort) port.onMiss = null
+    this.served.close()
+    this.reader.dispose()
+    for (const message of this.waiting) closeAll(message)
+    this.waiting.length = 0
+    socket.close()
+    onEnd(cause)
+  }
+
+  private orEnd(step: () => void): void {
+    try {
+      step()
+    } catch (error) {
+      this.end(error as Error)
+    }
+  }
+
+  private receive(): void {
+    if (this.cause !== null) return
+    this.orEnd(() => {
+      const { bytes, fds } = this.options.socket.receive(RECEIVE_BYTES, 0)
+      if (bytes.length === 0) this.reader.end()
+      this.reader.push(bytes, fds)
+      for (let message = this.reader.next(); message !== null; message = this.reader.next()) {
+        const overtakes = message.request === messages.IOTLB_MSG.request
+        if (overtakes) this.attempt(this.work(message))
+        else this.waiting.push(message)
+      }
+      if (this.waiting.length > MAX_WAITING) {
+        const text = `${this.waiting.length} messages came while one waits, and ${MAX_WAITING} are kept`
+        throw new VhostUserError('VHOST_FLOOD', this.name, text, { messages: this.waiting.length })
+      }
+      this.proceed()
+    })
+  }
+
+  // Does what came, up to a message that has to wait. The device is not at work here.
+  private proceed(): void {
+    if (this.proceeding || this.asking) return
+    this.proceeding = true
+    try {
+      while (this.cause === null) {
+        this.confirm()
+        this.unfinished ??= this.next()
+        if (this.unfinished === null || !this.attempt(this.unfinished)) return
+        this.unfinished = null
+      }
+    } finally {
+      this.proceeding = false
+    }
+  }
+
+  private next(): Work | null {
+    const message = this.waiting.shift()
+    return message === undefined ? null : this.work(message)
+  }
+
+  private work(message: Message): Work {
+    let step: Step<Outcome> | null = null
+    return {
+      message,
+      step: () => {
+        step ??= this.begin(message)
+        return step()
+      },
+    }
+  }
+
+  // Answers as soon as the step is done. False: it has to wait.
+  private attempt({ message, step }: Work): boolean {
+    const { onFault } = this.options
+    try {
+      const outcome = step()
+      if (outcome !== null) this.answer(message, outcome)
+      return outcome !== null
+    } catch (error) {
+      const { answered } = messages.FRONT_END_MESSAGES.get(message.request) as messages.AnyMessageType
+      // A front end that does not ask takes it for done, so the connection ends.
+      if (!(error instanceof VhostUserError) || answered || !this.mustAnswer(message)) throw error
+      onFault(error)
+      this.answer(message, REFUSED)
+      return true
+    }
+  }
+
+  private mustAnswer({ needsAnswer }: Message): boolean {
+    return needsAnswer && this.agreed.has(messages.PROTOCOL_F_REPLY_ACK)
+  }
+
+  private answer(message: Message, outcome: Outcome): void {
+    const { socket, deadlineMs } = this.options
+    const type = messages.FRONT_END_MESSAGES.get(message.request) as messages.MessageType<unknown, number>
+    if (typeof outcome !== 'number') socket.send(outcome, [], deadlineMs)
+    else if (this.mustAnswer(message)) socket.send(encodeAnswer(type, outcome), [], deadlineMs)
+  }
+
+  private begin(message: Message): Step<Outcome> {
+    const { served } = this
+    const [descriptor] = message.descriptors
+    const read = <Request>(type: messages.MessageType<Request, unknown>): Request => {
+      try {
+        return decodeRequest(this.name, type, message)
+      } catch (error) {
+        closeAll(message)
+        throw error
+      }
+    }
+    const now = (act: () => void): Step<Outcome> => {
+      act()
+      return () => DONE
+    }
+    const reply = <Answer>(type: messages.MessageType<unknown, Answer>, answer: Answer): Step<Outcome> => {
+      const bytes = encodeAnswer(type, answer)
+      return () => bytes
+    }
+    switch (message.request) {
+      case messages.GET_FEATURES.request:
+        return reply(messages.GET_FEATURES, served.features)
+      case messages.SET_FEATURES.request:
+        return now(() => served.setFeatures(read(messages.SET_FEATURES)))
+      case messages.GET_PROTOCOL_FEATURES.request:
+        return reply(messages.GET_PROTOCOL_FEATURES, this.offered)
+      case messages.SET_PROTOCOL_FEATURES.request:
+        return now(() => this.agreeProtocol(read(messages.SET_PROTOCOL_FEATURES)))
+      case messages.GET_QUEUE_NUM.request:
+        return reply(messages.GET_QUEUE_NUM, served.queues)
+      case messages.GET_STATUS.request:
+        return reply(messages.GET_STATUS, served.status)
+      case messages.SET_STATUS.request:
+        return now(() => {
+          served.status = read(messages.SET_STATUS)
+        })
+      case messages.SET_MEM_TABLE.request: {
+        const step = served.setMemory(read(messages.SET_MEM_TABLE), message.descriptors)
+        return () => (step() === null ? null : DONE)
+      }
+      case messages.SET_VRING_NUM.request:
+        return now(() => served.setSize(read(messages.SET_VRING_NUM)))
+      case messages.SET_VRING_BASE.request:
+        return now(() => served.setBase(read(messages.SET_VRING_BASE)))
+      case messages.SET_VRING_ADDR.request:
+        return now(() => served.setAddress(read(messages.SET_VRING_ADDR)))
+      case messages.SET_VRING_KICK.request:
+        return now(() => served.setKick(read(messages.SET_VRING_KICK) & ~messages.VRING_NO_DESCRIPTOR, descriptor))
+      case messages.SET_VRING_CALL.request:
+        return now(() => served.setCall(read(messages.SET_VRING_CALL) & ~messages.VRING_NO_DESCRIPTOR, descriptor))
+      case messages.SET_VRING_ERR.request:
+        return now(() => served.setError(read(messages.SET_VRING_ERR) & ~messages.VRING_NO_DESCRIPTOR, descriptor))
+      case messages.SET_VRING_ENABLE.request: {
+        const step = served.setEnabled(read(messages.SET_VRING_ENABLE))
+        return () => (step() === null ? null : DONE)
+      }
+      case messages.GET_VRING_BASE.request: {
+        const step = served.stop(read(messages.GET_VRING_BASE).index)
+        return () => {
+          const state = step()
+          return state === null ? null : encodeAnswer(messages.GET_VRING_BASE, state)
+        }
+      }
+      case messages.GET_CONFIG.request: {
+        const config = served.readConfig(read(messages.GET_CONFIG), MAX_CONFIG)
+        // An answer without payload refuses.
+        return config === null
+          ? reply({ ...messages.GET_CONFIG, answer: NONE }, null)
+          : reply(messages.GET_CONFIG, config)
+      }
+      case messages.SET_CONFIG.request: {
+        // The guest's own write: whatever it is, the connection goes on.
+        const outcome = served.writeConfig(read(messages.SET_CONFIG)) ? DONE : REFUSED
+        return () => outcome
+      }
+      case messages.SET_BACKEND_REQ_FD.request:
+        return now(() => this.openChannel(descriptor))
+      case messages.IOTLB_MSG.request:
+        return this.translate(message)
+      default:
+        // SET_OWNER and RESET_OWNER.
+        return now(() => {})
+    }
+  }
+
+  private agreeProtocol(features: FeatureSet): void {
+    if (!features.isSubsetOf(this.offered)) {
+      const text = `the front end chose the protocol features ${features}, of which ${this.offered} are offered`
+      throw new VhostUserError('VHOST_FEATURES_REFUSED', this.name, text, { features: features.bits() })
+    }
+    this.agreed = features
+  }
+
+  private openChannel(descriptor: number): void {
+    const { deadlineMs, onFault } = this.options
+    this.channel?.close()
+    const answers = this.agreed.has(messages.PROTOCOL_F_REPLY_ACK)
+    this.channel = new RequestChannel({ name: this.name, descriptor, answers, deadlineMs, onFault })
+  }
+
+  private translate(message: Message): Step<Outcome> {
+    const { port } = this.options
+    const { type, iova, length, user, permission } = decodeRequest(this.name, messages.IOTLB_MSG, message)
+    let done = false
+    if (port instanceof IotlbPort && type === IOTLB_UPDATE) done = port.update(iova, length, user, permission)
+    if (port instanceof IotlbPort && type === IOTLB_INVALIDATE) {
+      done = true
+      if (port.invalidate(iova, length) && this.asking) {
+        this.unconfirmed.push(message)
+        return () => null
+      }
+    }
+    return () => (done ? DONE : REFUSED)
+  }
+
+  private confirm(): void {
+    const { port } = this.options
+    const { unconfirmed } = this
+    if (port instanceof IotlbPort) port.beginTurn()
+    if (unconfirmed.length === 0) return
+    this.unconfirmed = []
+    for (const message of unconfirmed) this.answer(message, DONE)
+  }
+
+  private ask(port: IotlbPort, iova: number, access: 1 | 2): boolean {
+    const { channel } = this
+    const { socket, onFault } = this.options
+    if (channel === null || this.cause !== null) return false
+    this.asking = true
+    try {
+      return channel.ask(iova, access, {
+        found: () => port.has(iova, access),
+        ended: () => this.cause !== null,
+        catchUp: () => {
+          while (this.cause === null && waitReadable([socket.fd], 0).length > 0) this.receive()
+        },
+      })
+    } catch (error) {
+      onFault(error as Error)
+      return false
+    } finally {
+      this.asking = false
+    }
+  }
+}
+
+function closeAll({ descriptors }: Message): void {
+  for (const descriptor of descriptors) closeSync(descriptor)
+}
