@@ -236,6 +236,10 @@ export class FrontEndSession {
       act()
       return () => DONE
     }
+    const done =
+      (step: Step<true>): Step<Outcome> =>
+      () =>
+        step() === null ? null : DONE
     const reply = <Answer>(type: messages.MessageType<unknown, Answer>, answer: Answer): Step<Outcome> => {
       const bytes = encodeAnswer(type, answer)
       return () => bytes
@@ -254,13 +258,9 @@ export class FrontEndSession {
       case messages.GET_STATUS.request:
         return reply(messages.GET_STATUS, served.status)
       case messages.SET_STATUS.request:
-        return now(() => {
-          served.status = read(messages.SET_STATUS)
-        })
-      case messages.SET_MEM_TABLE.request: {
-        const step = served.setMemory(read(messages.SET_MEM_TABLE), message.descriptors)
-        return () => (step() === null ? null : DONE)
-      }
+        return done(served.setStatus(read(messages.SET_STATUS)))
+      case messages.SET_MEM_TABLE.request:
+        return done(served.setMemory(read(messages.SET_MEM_TABLE), message.descriptors))
       case messages.SET_VRING_NUM.request:
         return now(() => served.setSize(read(messages.SET_VRING_NUM)))
       case messages.SET_VRING_BASE.request:
@@ -273,10 +273,8 @@ export class FrontEndSession {
         return now(() => served.setCall(read(messages.SET_VRING_CALL) & ~messages.VRING_NO_DESCRIPTOR, descriptor))
       case messages.SET_VRING_ERR.request:
         return now(() => served.setError(read(messages.SET_VRING_ERR) & ~messages.VRING_NO_DESCRIPTOR, descriptor))
-      case messages.SET_VRING_ENABLE.request: {
-        const step = served.setEnabled(read(messages.SET_VRING_ENABLE))
-        return () => (step() === null ? null : DONE)
-      }
+      case messages.SET_VRING_ENABLE.request:
+        return done(served.setEnabled(read(messages.SET_VRING_ENABLE)))
       case messages.GET_VRING_BASE.request: {
         const step = served.stop(read(messages.GET_VRING_BASE).index)
         return () => {

@@ -109,12 +109,14 @@ export class ServedDevice {
     return (this.written & ~refused) | (this.device.status & STATUS_DEVICE_NEEDS_RESET)
   }
 
-  /** Features are agreed on by {@link setFeatures}, and queues run once they are started, whatever the status says. */
-  set status(status: number) {
+  /**
+   * Features are agreed on by {@link setFeatures}, and queues run once they are started, whatever the status says. Zero
+   * stops all queues without loss, and nothing else: QEMU writes it also where a guest is stopped that will go on, and
+   * asks afterwards where the queues stand.
+   */
+  setStatus(status: number): Step<true> {
     this.written = status & 0xff
-    if (status !== 0) return
-    this.device.reset()
-    for (const ring of this.rings) ring.running = false
+    return () => (status !== 0 || this.rings.every((ring) => this.stopped(ring)) ? true : null)
   }
 
   /** Queues pause while the memory changes under them. */
