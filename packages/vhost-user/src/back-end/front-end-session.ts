@@ -30,6 +30,17 @@ const MAX_WAITING = 1024
 const DONE = 0
 const REFUSED = 1
 
+/** Messages that change nothing. */
+const QUESTIONS: ReadonlySet<number> = new Set(
+  [
+    messages.GET_FEATURES,
+    messages.GET_PROTOCOL_FEATURES,
+    messages.GET_QUEUE_NUM,
+    messages.GET_STATUS,
+    messages.GET_CONFIG,
+  ].map(({ request }) => request),
+)
+
 /** What answers a message: its own payload, or whether it was done. */
 type Outcome = Uint8Array<ArrayBuffer> | typeof DONE | typeof REFUSED
 
@@ -42,7 +53,8 @@ interface Work {
  * One connection of a front end: takes its messages, one after the other, and answers them.
  *
  * Where one has to wait for requests in flight, those behind it wait as well, but for translations: a request in flight
- * may need one.
+ * may need one. While the device waits for a translation, nothing but translations and questions is served: a front end
+ * may wait for an answer before it looks at what this end asks for.
  */
 export class FrontEndSession {
   /** What the messages make of the device. */
@@ -149,8 +161,8 @@ export class FrontEndSession {
       if (bytes.length === 0) this.reader.end()
       this.reader.push(bytes, fds)
       for (let message = this.reader.next(); message !== null; message = this.reader.next()) {
-        const overtakes = message.request === messages.IOTLB_MSG.request
-        if (overtakes) this.attempt(this.work(message))
+        if (message.request === messages.IOTLB_MSG.request || (this.asking && QUESTIONS.has(message.request)))
+          this.attempt(this.work(message))
         else this.waiting.push(message)
       }
       if (this.waiting.length > MAX_WAITING) {
