@@ -70,7 +70,7 @@ export const GET_FEATURES = asked(1, 'GET_FEATURES', NONE, FEATURES)
 export const SET_FEATURES = told(2, 'SET_FEATURES', FEATURES)
 export const SET_OWNER = told(3, 'SET_OWNER', NONE)
 /** Deprecated; a back end ignores it. */
-export const RESET_OWNER = told(4, 'RESET_OWNER', NONE)
+const RESET_OWNER = told(4, 'RESET_OWNER', NONE)
 export const SET_MEM_TABLE = told(5, 'SET_MEM_TABLE', MEMORY_TABLE, [1, MAX_REGIONS])
 export const SET_VRING_NUM = told(8, 'SET_VRING_NUM', VRING_STATE)
 export const SET_VRING_ADDR = told(9, 'SET_VRING_ADDR', VRING_ADDRESS)
