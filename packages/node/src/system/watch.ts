@@ -6,8 +6,8 @@ const EPOLL_CLOEXEC = 0x8_0000
 const EPOLL_CTL_ADD = 1
 const EPOLL_CTL_DEL = 2
 const EPOLLIN = 1
-/** Events that one turn takes at most; the rest follows in the next. */
-const BATCH = 32
+/** Callbacks of one turn at most; the rest follows in the next. */
+const TURN = 32
 
 /** A descriptor that is watched. Close it before the descriptor, which stays its owner's. */
 export interface Watch extends Disposable {
@@ -27,7 +27,7 @@ class Watches {
   // struct epoll_event is packed on x86-64 alone: 32 bits of events, then 64 bits of ours.
   private readonly eventWords = process.arch === 'x64' ? 3 : 4
   private readonly dataWord = this.eventWords - 2
-  private readonly ready = new Uint32Array(BATCH * this.eventWords)
+  private readonly ready = new Uint32Array(this.eventWords)
 
   constructor() {
     this.set = checked(libc().epoll_create1(EPOLL_CLOEXEC), 'epoll_create1', 'watch')
@@ -68,13 +68,11 @@ class Watches {
     return true
   }
 
-  // May be called within a callback, by a wait there.
+  // One event at a time: a callback may wait, and what is served meanwhile has nothing to read any more.
   private turn(): void {
-    const { ready, eventWords, dataWord } = this
-    const count = libc().epoll_wait(this.set, ready, BATCH, 0)
-    const ids = Array.from({ length: Math.max(count, 0) }, (_, i) => ready[i * eventWords + dataWord])
-    for (const id of ids) {
-      const callback = this.callbacks.get(id)
+    const { ready, dataWord } = this
+    for (let i = 0; i < TURN && libc().epoll_wait(this.set, ready, 1, 0) > 0; i++) {
+      const callback = this.callbacks.get(ready[dataWord])
       if (callback !== undefined) observe(callback, undefined)
     }
   }

@@ -82,6 +82,24 @@ describe.skipIf(missing !== '')(titled('watchReadable'), () => {
     expect(order).toEqual(['inner', 'outer'])
   })
 
+  it('calls nobody back for what a wait within a callback has served', () => {
+    using outer = EventFd.create()
+    using inner = EventFd.create()
+    const taken: number[] = []
+    using _outer = watchReadable(outer.fd, () => {
+      outer.take()
+      if (taken.length === 0) serveWatched(1000)
+    })
+    using _inner = watchReadable(inner.fd, () => {
+      taken.push(inner.take())
+      serveWatched(0)
+    })
+    inner.signal()
+    outer.signal()
+    while (serveWatched(0));
+    expect(taken).toEqual([1])
+  })
+
   it('refuses what cannot be watched', () => {
     const file = openSync('/etc/hostname', 'r')
     expect(() => watchReadable(file, () => {})).toThrow('epoll_ctl failed: EPERM')

@@ -45,7 +45,10 @@ export function startGuest({ memory, args }: GuestMachineOptions): GuestMachine 
       const found = (): boolean => (typeof text === 'string' ? serial().includes(text) : text.test(serial()))
       const lacking = (): string => `the guest to print ${text}; it printed: ${serial().slice(-QUOTED)}`
       await until(lacking, () => found() || peer.ended, undefined, deadlineMs)
-      if (!found()) throw new Error(`waited for ${lacking()}; QEMU ended and printed: ${peer.output()}`)
+      if (!found()) {
+        const { code, signal } = await peer.exited
+        throw new Error(`waited for ${lacking()}; QEMU ended (${signal ?? code}) and printed: ${peer.output()}`)
+      }
       return serial()
     },
     [Symbol.asyncDispose]: () => peer.close(),

@@ -30,6 +30,17 @@ const MAX_WAITING = 1024
 const DONE = 0
 const REFUSED = 1
 
+/** Messages that change nothing. */
+const QUESTIONS: ReadonlySet<number> = new Set(
+  [
+    messages.GET_FEATURES,
+    messages.GET_PROTOCOL_FEATURES,
+    messages.GET_QUEUE_NUM,
+    messages.GET_STATUS,
+    messages.GET_CONFIG,
+  ].map(({ request }) => request),
+)
+
 /** What answers a message: its own payload, or whether it was done. */
 type Outcome = Uint8Array<ArrayBuffer> | typeof DONE | typeof REFUSED
 
@@ -42,7 +53,8 @@ interface Work {
  * One connection of a front end: takes its messages, one after the other, and answers them.
  *
  * Where one has to wait for requests in flight, those behind it wait as well, but for translations: a request in flight
- * may need one.
+ * may need one. While the device waits for a translation, nothing but translations and questions is served: a front end
+ * may wait for an answer before it looks at what this end asks for.
  */
 export class FrontEndSession {
   /** What the messages make of the device. */
@@ -149,8 +161,8 @@ export class FrontEndSession {
       if (bytes.length === 0) this.reader.end()
       this.reader.push(bytes, fds)
       for (let message = this.reader.next(); message !== null; message = this.reader.next()) {
-        const overtakes = message.request === messages.IOTLB_MSG.request
-        if (overtakes) this.attempt(this.work(message))
+        if (message.request === messages.IOTLB_MSG.request || (this.asking && QUESTIONS.has(message.request)))
+          this.attempt(this.work(message))
         else this.waiting.push(message)
       }
       if (this.waiting.length > MAX_WAITING) {
@@ -236,6 +248,10 @@ export class FrontEndSession {
       act()
       return () => DONE
     }
+    const done =
+      (step: Step<true>): Step<Outcome> =>
+      () =>
+        step() === null ? null : DONE
     const reply = <Answer>(type: messages.MessageType<unknown, Answer>, answer: Answer): Step<Outcome> => {
       const bytes = encodeAnswer(type, answer)
       return () => bytes
@@ -254,13 +270,9 @@ export class FrontEndSession {
       case messages.GET_STATUS.request:
         return reply(messages.GET_STATUS, served.status)
       case messages.SET_STATUS.request:
-        return now(() => {
-          served.status = read(messages.SET_STATUS)
-        })
-      case messages.SET_MEM_TABLE.request: {
-        const step = served.setMemory(read(messages.SET_MEM_TABLE), message.descriptors)
-        return () => (step() === null ? null : DONE)
-      }
+        return done(served.setStatus(read(messages.SET_STATUS)))
+      case messages.SET_MEM_TABLE.request:
+        return done(served.setMemory(read(messages.SET_MEM_TABLE), message.descriptors))
       case messages.SET_VRING_NUM.request:
         return now(() => served.setSize(read(messages.SET_VRING_NUM)))
       case messages.SET_VRING_BASE.request:
@@ -273,10 +285,8 @@ export class FrontEndSession {
         return now(() => served.setCall(read(messages.SET_VRING_CALL) & ~messages.VRING_NO_DESCRIPTOR, descriptor))
       case messages.SET_VRING_ERR.request:
         return now(() => served.setError(read(messages.SET_VRING_ERR) & ~messages.VRING_NO_DESCRIPTOR, descriptor))
-      case messages.SET_VRING_ENABLE.request: {
-        const step = served.setEnabled(read(messages.SET_VRING_ENABLE))
-        return () => (step() === null ? null : DONE)
-      }
+      case messages.SET_VRING_ENABLE.request:
+        return done(served.setEnabled(read(messages.SET_VRING_ENABLE)))
       case messages.GET_VRING_BASE.request: {
         const step = served.stop(read(messages.GET_VRING_BASE).index)
         return () => {

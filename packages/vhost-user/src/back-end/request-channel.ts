@@ -37,7 +37,8 @@ export class RequestChannel {
   private readonly socket: UnixSocket
   private readonly reader: MessageReader
   private readonly watch: Watch
-  private answered: number | null = null
+  /** Answers that are due. One may come after its translation, and so after the next question was asked. */
+  private due = 0
   private open = true
 
   constructor(options: RequestChannelOptions) {
@@ -68,13 +69,13 @@ export class RequestChannel {
     const { name, answers, deadlineMs } = this.options
     if (!this.open) return false
     const miss = { iova, length: 0, user: 0, permission: access, type: IOTLB_MISS }
-    this.answered = null
     this.socket.send(encodeRequest(BACKEND_IOTLB_MSG, miss, answers), [], deadlineMs)
+    if (answers) this.due++
     const deadline = new Deadline(name, { pump: () => {}, deadlineMs })
     deadline.begin()
     while (!found()) {
       if (ended() || !this.open) return false
-      if (this.answered !== null) {
+      if (answers && this.due === 0) {
         catchUp()
         return found()
       }
@@ -102,8 +103,11 @@ export class RequestChannel {
       const { bytes, fds } = this.socket.receive(RECEIVE_BYTES, 0)
       if (bytes.length === 0) this.reader.end()
       this.reader.push(bytes, fds)
-      for (let message = this.reader.next(); message !== null; message = this.reader.next())
-        this.answered = decodeAnswer(this.options.name, BACKEND_IOTLB_MSG, message)
+      for (let message = this.reader.next(); message !== null; message = this.reader.next()) {
+        // What it says does not matter: the translation came, or it did not.
+        decodeAnswer(this.options.name, BACKEND_IOTLB_MSG, message)
+        this.due--
+      }
     } catch (error) {
       this.close()
       if ((error as { code?: string }).code !== 'VHOST_CLOSED') this.options.onFault(error as Error)

@@ -78,6 +78,23 @@ export class ServedDevice {
     for (const ring of this.rings) this.attempt(() => ring.signalError())
   }
 
+  /**
+   * A turn of the device begins: it takes up the rings that were started. Not earlier, since it may ask the front end
+   * where they are, and that waits for answers to its messages meanwhile.
+   */
+  beginTurn(): void {
+    const { device } = this
+    for (const ring of this.rings) {
+      if (ring.state !== 'due') continue
+      const queue = this.queueOf(ring)
+      ring.state = device.enableQueue(queue, { next: ring.next }) ? 'running' : 'stopped'
+      if (ring.state === 'stopped') continue
+      if ((device.status & STATUS_DRIVER_OK) === 0) device.writeStatus(device.status | STATUS_DRIVER_OK)
+      // What came before may have been kicked for in vain.
+      device.notify(queue)
+    }
+  }
+
   setFeatures(chosen: FeatureSet): void {
     const { device, port } = this
     const features = chosen.without(PROTOCOL)
@@ -91,7 +108,7 @@ export class ServedDevice {
       throw new VhostUserError('VHOST_FEATURES_REFUSED', device.name, text, { features: features.bits() })
     }
     if (!features.and(HIDDEN).equals(FeatureSet.empty)) refuse('some are not offered')
-    if (this.rings.some(({ running }) => running)) refuse('they cannot change while a queue runs')
+    if (this.rings.some(({ state }) => state !== 'stopped')) refuse('they cannot change while a queue runs')
     const translating = features.has(VIRTIO_F_ACCESS_PLATFORM)
     if (translating && !(port instanceof IotlbPort)) refuse('the port of this device does not ask for translations')
     device.reset()
@@ -109,19 +126,21 @@ export class ServedDevice {
     return (this.written & ~refused) | (this.device.status & STATUS_DEVICE_NEEDS_RESET)
   }
 
-  /** Features are agreed on by {@link setFeatures}, and queues run once they are started, whatever the status says. */
-  set status(status: number) {
+  /**
+   * Features are agreed on by {@link setFeatures}, and queues run once they are started, whatever the status says. Zero
+   * stops all queues without loss, and nothing else: QEMU writes it also where a guest is stopped that will go on, and
+   * asks afterwards where the queues stand.
+   */
+  setStatus(status: number): Step<true> {
     this.written = status & 0xff
-    if (status !== 0) return
-    this.device.reset()
-    for (const ring of this.rings) ring.running = false
+    return () => (status !== 0 || this.rings.every((ring) => this.stopped(ring)) ? true : null)
   }
 
   /** Queues pause while the memory changes under them. */
   setMemory(regions: readonly MemoryRegion[], descriptors: readonly number[]): Step<true> {
     const next = new MappedTable(this.device.name, regions, descriptors)
     this.nextTable = next
-    const running = this.rings.filter((ring) => ring.running)
+    const running = this.rings.filter(({ state }) => state !== 'stopped')
     return () => {
       if (!running.every((ring) => this.stopped(ring))) return null
       this.port.setWindows(next.windows)
@@ -160,7 +179,7 @@ export class ServedDevice {
     if (descriptor === undefined) throw this.error(`queue ${index} has no kick, and is not polled`, { index })
     this.event(index, () =>
       ring.setKick(descriptor, () => {
-        if (ring.running) this.device.notify(this.queueOf(ring))
+        if (ring.state === 'running') this.device.notify(this.queueOf(ring))
       }),
     )
     this.start(ring)
@@ -170,7 +189,7 @@ export class ServedDevice {
     const ring = this.eventRing(index, descriptor)
     this.event(index, () => ring.setCall(descriptor))
     // What was used before may have been told to nobody.
-    if (ring.running) this.attempt(() => ring.call?.signal())
+    if (ring.state === 'running') this.attempt(() => ring.call?.signal())
   }
 
   setError(index: number, descriptor: number | undefined): void {
@@ -272,7 +291,7 @@ export class ServedDevice {
 
   private idleRing(index: number): Vring {
     const ring = this.ring(index)
-    if (ring.running) throw this.error(`queue ${index} runs, so its place cannot change`, { index })
+    if (ring.state !== 'stopped') throw this.error(`queue ${index} runs, so its place cannot change`, { index })
     return ring
   }
 
@@ -286,9 +305,8 @@ export class ServedDevice {
 
   // A ring runs once the front end said all of it.
   private start(ring: Vring): void {
-    const { device } = this
     const { address } = ring
-    if (ring.running || !ring.enabled || !ring.started || address === null || ring.size === 0) return
+    if (ring.state !== 'stopped' || !ring.enabled || !ring.started || address === null || ring.size === 0) return
     if (this.table === null || !this.agreed) return
     const queue = this.queueOf(ring)
     queue.size = ring.size
@@ -296,10 +314,8 @@ export class ServedDevice {
       queue.areas[2 * i] = at % 2 ** 32
       queue.areas[2 * i + 1] = Math.floor(at / 2 ** 32)
     }
-    ring.running = device.enableQueue(queue, { next: ring.next })
-    if (ring.running && (device.status & STATUS_DRIVER_OK) === 0) device.writeStatus(device.status | STATUS_DRIVER_OK)
-    // What came before may have been kicked for in vain.
-    if (ring.running) device.notify(queue)
+    ring.state = 'due'
+    this.device.wake()
   }
 
   // Descriptor table, available and used ring.
@@ -315,7 +331,8 @@ export class ServedDevice {
 
   // False: requests are in flight.
   private stopped(ring: Vring): boolean {
-    if (!ring.running) return true
+    if (ring.state === 'due') ring.state = 'stopped'
+    if (ring.state === 'stopped') return true
     const { device } = this
     const queue = this.queueOf(ring)
     const position = device.stopQueue(queue)
@@ -326,7 +343,7 @@ export class ServedDevice {
       ring.next = queue.walker.save().next
       device.disableQueue(queue)
     }
-    ring.running = false
+    ring.state = 'stopped'
     return true
   }
 }

@@ -151,6 +151,7 @@ export class VhostUserServer implements Disposable {
 
   private turn(): void {
     this.due = false
+    this.session?.served.beginTurn()
     if (this.options.device.poll(BUDGET) > 0) this.schedule()
     this.session?.afterTurn()
   }

@@ -1,4 +1,4 @@
-import { EventFd, type Watch, watchReadable } from '@guestdma/node'
+import { EventFd, type Watch, waitReadable, watchReadable } from '@guestdma/node'
 import type { VringAddress } from '../protocol/payload.ts'
 
 /** One vring as a front end describes it (vhost-user, "Ring states"), and its three events. */
@@ -10,8 +10,8 @@ export class Vring {
   next = 0
   address: VringAddress | null = null
   enabled = false
-  /** The device works on it. */
-  running = false
+  /** The device works on it, or does so from its next turn on. */
+  state: 'stopped' | 'due' | 'running' = 'stopped'
   call: EventFd | null = null
   private error: EventFd | null = null
   private kick: EventFd | null = null
@@ -32,9 +32,9 @@ export class Vring {
     const kick = EventFd.from(descriptor)
     try {
       this.watch = watchReadable(kick.fd, () => {
-        // What can be read and holds no event would call back for ever.
         if (kick.take() > 0) onKick()
-        else this.watch?.close()
+        // What can be read and gives nothing, as a pipe without its other end, would call back for ever.
+        else if (waitReadable([kick.fd], 0).length > 0 && kick.take() === 0) this.watch?.close()
       })
     } catch (error) {
       kick.close()

@@ -77,7 +77,7 @@ export const GET_FEATURES: MessageType<null, FeatureSet> = asked(1, 'GET_FEATURE
 export const SET_FEATURES: Told<FeatureSet> = told(2, 'SET_FEATURES', FEATURES)
 export const SET_OWNER: Told<null> = told(3, 'SET_OWNER', NONE)
 /** Deprecated; a back end ignores it. */
-export const RESET_OWNER: Told<null> = told(4, 'RESET_OWNER', NONE)
+const RESET_OWNER: Told<null> = told(4, 'RESET_OWNER', NONE)
 export const SET_MEM_TABLE: Told<readonly MemoryRegion[]> = told(5, 'SET_MEM_TABLE', MEMORY_TABLE, [1, MAX_REGIONS])
 export const SET_VRING_NUM: Told<VringState> = told(8, 'SET_VRING_NUM', VRING_STATE)
 export const SET_VRING_ADDR: Told<VringAddress> = told(9, 'SET_VRING_ADDR', VRING_ADDRESS)
