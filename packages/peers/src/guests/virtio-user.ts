@@ -13,7 +13,7 @@ import type { CaseProgress, PeerCase } from '../matrix/case.ts'
 import { programPeer } from '../matrix/program-peer.ts'
 import { expectIs, expectSame, pattern, socketPath, until } from '../work/workloads.ts'
 
-export const virtioUser = programPeer(
+export const virtioUser: PeerProgram = programPeer(
   'virtio-user',
   "DPDK's virtio-user",
   'dpdk-testpmd',
