@@ -116,7 +116,12 @@ export class FrontEndSession {
     if (!this.configChanged) return
     this.configChanged = false
     if (this.served.broken) this.served.signalErrors()
-    else this.channel?.tellConfigChange()
+    else this.tellConfigChange()
+  }
+
+  /** A turn of the device begins. */
+  beginTurn(): void {
+    this.orEnd(() => this.served.beginTurn())
   }
 
   /** A turn of the device ended: it holds nothing that was taken back, and requests may have ended. */
@@ -133,6 +138,16 @@ export class FrontEndSession {
     // Where the device is in the middle of something, its memory stays until that is over.
     if (this.asking || this.proceeding) setImmediate(() => this.tearDown(cause))
     else this.tearDown(cause)
+  }
+
+  // A front end that does not take it has a channel of which nobody knows where the next message begins.
+  private tellConfigChange(): void {
+    try {
+      this.channel?.tellConfigChange()
+    } catch (error) {
+      this.channel?.close()
+      this.options.onFault(error as Error)
+    }
   }
 
   private tearDown(cause: Error): void {

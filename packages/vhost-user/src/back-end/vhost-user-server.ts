@@ -73,14 +73,19 @@ export class VhostUserServer implements Disposable {
     this.options = options
     this.port = port
     this.deadlineMs = deadlineMs
-    device.attachTransport({
-      usedBuffers: (queue) => this.session?.served.usedBuffers(queue),
-      configurationChanged: () => this.session?.configurationChanged(),
-      settle: () => this.session?.settle(),
-      reset: () => {},
-    })
-    device.onWork = () => this.schedule()
     this.listener = UnixSocket.listen(path)
+    try {
+      device.attachTransport({
+        usedBuffers: (queue) => this.session?.served.usedBuffers(queue),
+        configurationChanged: () => this.session?.configurationChanged(),
+        settle: () => this.session?.settle(),
+        reset: () => {},
+      })
+    } catch (error) {
+      this.close()
+      throw error
+    }
+    device.onWork = () => this.schedule()
     this.await()
   }
 
@@ -151,7 +156,7 @@ export class VhostUserServer implements Disposable {
 
   private turn(): void {
     this.due = false
-    this.session?.served.beginTurn()
+    this.session?.beginTurn()
     if (this.options.device.poll(BUDGET) > 0) this.schedule()
     this.session?.afterTurn()
   }

@@ -1,12 +1,20 @@
 import { randomBytes } from 'node:crypto'
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs'
+import { closeSync, mkdtempSync, openSync, readdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { sharedPoolScheme } from '@guestdma/bounce'
-import { BlkDevice, type BlockRequest, type BlockStore, BusWindows, MemoryBlockStore } from '@guestdma/devices'
-import { BlkDriver } from '@guestdma/drivers'
+import {
+  BlkDevice,
+  type BlockRequest,
+  type BlockStore,
+  BusWindows,
+  MemoryBlockStore,
+  NetDevice,
+  PagePort,
+} from '@guestdma/devices'
+import { BlkDriver, NetDriver } from '@guestdma/drivers'
 import { SharedMemory, serveWatched, UnixSocket } from '@guestdma/node'
-import { DEVICE_ID_BLOCK, FeatureSet, SECTOR_SIZE } from '@guestdma/spec'
+import { DEVICE_ID_BLOCK, DEVICE_ID_NET, FeatureSet, SECTOR_SIZE } from '@guestdma/spec'
 import type { Wait } from '@guestdma/transport'
 import fc from 'fast-check'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
@@ -275,5 +283,61 @@ describe.skipIf(missingSystem !== '')(titled('VhostUserServer', missingSystem), 
     )
     const disk = await drive()
     expect(disk.capacity).toBe(DISK_BYTES / SECTOR_SIZE)
+  })
+
+  it('tells the driver that the configuration changed, and outlives a front end that does not listen', async () => {
+    const device = new NetDevice({ name: 'net', port: new BusWindows('net'), mac: [2, 0, 0, 0, 0, 1] })
+    server = VhostUserServer.listen({ path: join(dir, 's'), device })
+    const transport = VhostUserTransport.connect(join(dir, 's'), {
+      name: 'net',
+      deviceId: DEVICE_ID_NET,
+      queues: 2,
+      configLength: 8,
+      memory: [{ memory: guest.pool, device: POOL_DEVICE }],
+      wait: SERVING,
+    })
+    transports.push(transport)
+    const net = new NetDriver(await openSession({ transport, guest, provider }))
+    net.poll(64)
+    await until(() => device.live)
+    expect(net.linkUp).toBe(true)
+    device.setLink(false)
+    await turn()
+    await until(() => {
+      net.interrupt()
+      net.poll(64)
+      return !net.linkUp
+    })
+    for (let i = 0; codes().length === 0 && i < 100_000; i++) {
+      device.setLink(i % 2 === 0)
+      device.poll(0)
+    }
+    expect(codes()).toEqual(['NODE_DEADLINE'])
+    expect(server.connected).toBe(true)
+  })
+
+  it('a kick that is no event, and one that never ends, neither ends the process nor keeps it busy', async () => {
+    serve()
+    const { connection } = connect()
+    const file = openSync('/dev/null', 'r')
+    expect(() => connection.tell(messages.SET_VRING_KICK, 0, [file])).toThrow(/refused SET_VRING_KICK/)
+    closeSync(file)
+    const [here, there] = UnixSocket.pair()
+    here.close()
+    connection.tell(messages.SET_VRING_KICK, 0, [there.fd])
+    there.close()
+    while (serveWatched(0));
+    expect(codes()).toEqual(['VHOST_VRING'])
+  })
+
+  it('a device that cannot be served leaves no socket behind', () => {
+    const path = join(dir, 's')
+    const device = serve()
+    server?.close()
+    expect(() => VhostUserServer.listen({ path, device })).toThrow(/already has a transport/)
+    expect(readdirSync(dir)).toEqual([])
+    const port = new PagePort('disk', guest.memory)
+    const other = new BlkDevice({ name: 'disk', port, store: new MemoryBlockStore(content) })
+    expect(() => VhostUserServer.listen({ path, device: other })).toThrow(/neither a BusWindows nor an IotlbPort/)
   })
 })
