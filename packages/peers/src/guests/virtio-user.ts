@@ -9,7 +9,7 @@ import {
   VIRTIO_NET_F_MRG_RXBUF,
 } from '@guestdma/spec'
 import { VhostUserServer } from '@guestdma/vhost-user'
-import type { CaseProgress, PeerCase } from '../matrix/case.ts'
+import type { CaseProgress, PeerCase, PeerProgram } from '../matrix/case.ts'
 import { programPeer } from '../matrix/program-peer.ts'
 import { expectIs, expectSame, pattern, socketPath, until } from '../work/workloads.ts'
 
