@@ -1,6 +1,5 @@
 // Serves a disk image to Linux in QEMU, or to any front end of vhost-user. Run it with
 //   npx -y pnpm@12.21.0 exec node examples/serve-linux/src/main.ts --disk FILE --socket PATH
-// Without a disk it serves 1 MiB of memory, drives that by itself, and ends.
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
@@ -9,26 +8,26 @@ import { FileBlockStore, SharedMemory, serveWatched } from '@guestdma/node'
 import { VhostUserServer, VhostUserTransport } from '@guestdma/vhost-user'
 import { createMachine, directScheme } from 'guestdma'
 
-const { values } = parseArgs({ options: { disk: { type: 'string' }, socket: { type: 'string' } } })
+const [text, flag] = [{ type: 'string' }, { type: 'boolean' }] as const
+const { values } = parseArgs({ options: { disk: text, socket: text, json: flag, help: flag } })
 const { disk, socket: path = join(tmpdir(), `serve-linux-${process.pid}.sock`) } = values
+if (values.help === true) {
+  console.log('options: --disk FILE --socket PATH --json; without a disk it drives 1 MiB of memory by itself, and ends')
+  process.exit()
+}
 
 const store = disk === undefined ? new MemoryBlockStore(new Uint8Array(1 << 20)) : await FileBlockStore.open(disk)
 const device = new BlkDevice({ name: 'disk0', port: new BusWindows('disk0'), store })
-const server = VhostUserServer.listen({
-  path,
-  device,
-  onDisconnect: ({ message }) => console.log(`the front end is gone: ${message}`),
-})
-server.faults.observer = ({ message }) => console.log(`refused: ${message}`)
+const onDisconnect = ({ message }: Error): void => console.error(`the front end is gone: ${message}`)
+const server = VhostUserServer.listen({ path, device, onDisconnect })
+server.faults.observer = ({ message }) => console.error(`refused: ${message}`)
 
 if (disk === undefined) await drive()
-else serve()
-
-function serve(): void {
+else {
   console.log(`serving ${disk}; start QEMU with
   -object memory-backend-memfd,id=mem,size=512M,share=on -machine q35,memory-backend=mem -m 512M
   -chardev socket,id=c0,path=${path} -device vhost-user-blk-pci,chardev=c0,disable-legacy=on`)
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => server.close())
+  process.once('SIGINT', () => server.close())
 }
 
 /** A guest in this process, whose RAM is all that the device is given. */
@@ -51,7 +50,8 @@ async function drive(): Promise<void> {
   const blk = machine.blk('disk0')
   await machine.run(blk.writeBytes(0, new TextEncoder().encode('served over vhost-user'.padEnd(512))))
   const read = await machine.run(blk.readBytes(0, 512))
-  console.log(`sector 0 of ${blk.capacity}: ${new TextDecoder().decode(read).trim()}`)
+  const result = { sectors: blk.capacity, first: new TextDecoder().decode(read).trim() }
+  console.log(values.json === true ? JSON.stringify(result) : `sector 0 of ${result.sectors}: ${result.first}`)
   await machine.close()
   transport.close()
   server.close()

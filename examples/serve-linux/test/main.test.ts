@@ -17,8 +17,8 @@ const possible = ((): boolean => {
 })()
 
 test.skipIf(!possible)('a disk is served to a driver of the same process, which then ends by itself', async () => {
-  const { stdout } = await promisify(execFile)(process.execPath, [main])
+  const { stdout, stderr } = await promisify(execFile)(process.execPath, [main])
   expect(stdout).toContain('sector 0 of 2048: served over vhost-user')
-  expect(stdout).toContain('the front end is gone')
-  expect(stdout).not.toContain('refused')
+  expect(stderr).toContain('the front end is gone')
+  expect(stderr).not.toContain('refused')
 })
