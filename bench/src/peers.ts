@@ -16,7 +16,7 @@ import {
   VIRTIO_F_VERSION_1,
   VIRTIO_NET_F_MAC,
 } from '@guestdma/spec'
-import { DPDK_IOTLB, iotlbProvider, type VhostUserOptions, VhostUserTransport } from '@guestdma/vhost-user'
+import { DPDK_IOTLB, iotlbScheme, type VhostUserOptions, VhostUserTransport } from '@guestdma/vhost-user'
 import { createMachine, FrameBatch, type Machine, sharedPoolScheme } from 'guestdma'
 import { BARE_BYTES, BareRing } from './bare-ring.ts'
 
@@ -102,7 +102,9 @@ function machineOver(
 ): Promise<Machine> {
   const window = { region: new Region(memory.buffer, 'pool'), offset: 0, length: memory.bytes }
   const pool = { window, device: POOL_DEVICE as DeviceAddress, home: 'guest-ram' } as const
-  const scheme: DmaScheme = iotlb ? throughIotlb(transport) : sharedPoolScheme({ memory: () => pool })
+  const scheme: DmaScheme = iotlb
+    ? iotlbScheme(transport, { domain: DPDK_IOTLB })
+    : sharedPoolScheme({ memory: () => pool })
   const net = transport.deviceId === 1
   return createMachine({
     memory: [{ base: RAM, length: RAM_BYTES, memory: iotlb ? memory.buffer : new ArrayBuffer(RAM_BYTES) }],
@@ -120,18 +122,6 @@ function machineOver(
       },
     ],
   })
-}
-
-function throughIotlb(transport: VhostUserTransport): DmaScheme {
-  const provider = iotlbProvider(transport, { domain: DPDK_IOTLB })
-  return {
-    id: provider.id,
-    provider,
-    install(platform) {
-      platform.declareRam(true)
-      return () => platform.nothing()
-    },
-  }
 }
 
 const BLK = { name: 'dev0', deviceId: 2, queues: 1 }

@@ -3,7 +3,7 @@ import { resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { parseArgs } from 'node:util'
 import { compareReports, readReport } from './compare.ts'
-import { EXIT_USAGE, UsageError } from './program/errors.ts'
+import { runProgram, UsageError } from './program/errors.ts'
 import { checkOutputs, type NamedFile, writeWhole } from './program/outputs.ts'
 import { Progress } from './program/progress.ts'
 import { listenForStop } from './program/stop.ts'
@@ -134,10 +134,4 @@ function readArguments(args: readonly string[]) {
   }
 }
 
-try {
-  process.exitCode = await main(process.argv.slice(2))
-} catch (error) {
-  const text = error instanceof UsageError ? `${error.message} (${error.code})` : (error as Error).message
-  process.stderr.write(process.env.DEBUG ? `${(error as Error).stack}\n` : `${text}\n`)
-  process.exitCode = error instanceof UsageError ? EXIT_USAGE : 1
-}
+await runProgram(main)

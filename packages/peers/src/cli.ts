@@ -4,9 +4,9 @@ import { pathToFileURL } from 'node:url'
 import { parseArgs } from 'node:util'
 import {
   checkOutputs,
-  EXIT_USAGE,
   listenForStop,
   Progress,
+  runProgram,
   textColumns,
   UsageError,
   wrap,
@@ -141,10 +141,4 @@ function readArguments(args: readonly string[]) {
   }
 }
 
-try {
-  process.exitCode = await main(process.argv.slice(2))
-} catch (error) {
-  const text = error instanceof UsageError ? `${error.message} (${error.code})` : (error as Error).message
-  process.stderr.write(process.env.DEBUG ? `${(error as Error).stack}\n` : `${text}\n`)
-  process.exitCode = error instanceof UsageError ? EXIT_USAGE : 1
-}
+await runProgram(main)

@@ -3,7 +3,7 @@
  *
  * @packageDocumentation
  */
-export { EXIT_USAGE, UsageError } from './errors.ts'
+export { EXIT_USAGE, runProgram, UsageError } from './errors.ts'
 export { checkDirectory, checkOutputs, type NamedFile, sameFile, writeWhole } from './outputs.ts'
 export { Progress } from './progress.ts'
 export { endWithParent, listenForStop, type Stop, turn } from './stop.ts'

@@ -2,15 +2,8 @@ import { AuditedTransport } from '@guestdma/conformance'
 import type { PoolFact } from '@guestdma/dma'
 import { type DeviceAddress, type GuestRange, Region } from '@guestdma/memory'
 import { type Peer, SharedMemory } from '@guestdma/node'
-import { DPDK_IOTLB, iotlbProvider, type VhostUserOptions, VhostUserTransport } from '@guestdma/vhost-user'
-import {
-  createMachine,
-  type Machine,
-  type MachineConfig,
-  type MachineEvents,
-  type RemoteConfig,
-  sharedPoolScheme,
-} from 'guestdma'
+import { DPDK_IOTLB, iotlbScheme, type VhostUserOptions, VhostUserTransport } from '@guestdma/vhost-user'
+import { createMachine, type Machine, type MachineEvents, type RemoteConfig, sharedPoolScheme } from 'guestdma'
 import { auditedWindow } from '../work/audit.ts'
 
 const RAM_BASE = 0x8000_0000
@@ -60,7 +53,7 @@ export function vhostSite(
     },
     machine(transport, peer, more, events) {
       const pool = poolOf(shared)
-      const scheme = iotlb ? throughIotlb(transport) : sharedPoolScheme({ memory: () => pool })
+      const scheme = iotlb ? iotlbScheme(transport, { domain: DPDK_IOTLB }) : sharedPoolScheme({ memory: () => pool })
       const to = iotlb ? transport : auditedWindow(transport, pool)
       if (to instanceof AuditedTransport) audits.push(to)
       return createMachine({
@@ -93,21 +86,7 @@ export function vhostSite(
   }
 }
 
-type Scheme = NonNullable<MachineConfig['schemes']>[number]
-
 function poolOf(shared: SharedMemory): PoolFact {
   const window = { region: new Region(shared.buffer, 'pool'), offset: 0, length: shared.bytes }
   return { window, device: POOL_DEVICE as DeviceAddress, home: 'guest-ram' }
-}
-
-function throughIotlb(transport: VhostUserTransport): Scheme {
-  const provider = iotlbProvider(transport, { domain: DPDK_IOTLB })
-  return {
-    id: provider.id,
-    provider,
-    install(platform) {
-      platform.declareRam(true)
-      return () => platform.nothing()
-    },
-  }
 }

@@ -1,4 +1,4 @@
-import type { DmaBackend, DmaProvider, PlatformOffer, Suitability } from '@guestdma/dma'
+import type { DmaBackend, DmaProvider, DmaScheme, PlatformOffer, Suitability } from '@guestdma/dma'
 import { IommuBackend, type IommuBackendOptions } from '@guestdma/iommu'
 import { FeatureSet, VIRTIO_F_ACCESS_PLATFORM } from '@guestdma/spec'
 import { IotlbDomain, type IotlbDomainOptions } from './iotlb-domain.ts'
@@ -39,6 +39,25 @@ export function iotlbProvider(transport: VhostUserTransport, options: IotlbProvi
       const domain = new IotlbDomain(transport, needs)
       onDomain?.(domain)
       return new IommuBackend({ enforcedBy: 'peer', ...backend, name: ID, memory, ram, domain })
+    },
+  }
+}
+
+/**
+ * The scheme of that provider, for `createMachine`: the device lives in the other process, so nothing is enforced here.
+ *
+ * @example
+ * const transport = VhostUserTransport.connect(path, { name: 'net0', deviceId: 1, queues: 2, memory, iotlb: true, config })
+ * const scheme = iotlbScheme(transport, { domain: DPDK_IOTLB })
+ */
+export function iotlbScheme(transport: VhostUserTransport, options: IotlbProviderOptions = {}): DmaScheme {
+  const provider = iotlbProvider(transport, options)
+  return {
+    id: provider.id,
+    provider,
+    install(platform) {
+      platform.declareRam(true)
+      return () => platform.nothing()
     },
   }
 }
