@@ -1,14 +1,18 @@
 import { randomBytes } from 'node:crypto'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { BlkDevice, MemoryBlockStore } from '@guestdma/devices'
+import { BlkDevice, type BlockRequest, MemoryBlockStore } from '@guestdma/devices'
 import { BlkDriver } from '@guestdma/drivers'
 import { ACCESS_READ, ACCESS_WRITE, Region } from '@guestdma/memory'
-import { SharedMemory, serveWatched, type Watch, watchReadable } from '@guestdma/node'
+import { SharedMemory, serveWatched, UnixSocket, type Watch, waitReadable, watchReadable } from '@guestdma/node'
 import { DEVICE_ID_BLOCK } from '@guestdma/spec'
 import type { Wait } from '@guestdma/transport'
 import { describe, expect, it } from 'vitest'
+import { RequestChannel } from '../../src/back-end/request-channel.ts'
 import { IotlbPort, iotlbProvider, VhostUserServer, VhostUserTransport } from '../../src/index.ts'
+import { encodeAnswer, encodeRequest } from '../../src/protocol/codec.ts'
+import * as messages from '../../src/protocol/messages.ts'
+import { IOTLB_INVALIDATE } from '../../src/protocol/payload.ts'
 import { DEADLINE_MS, newGuest, openSession, RAM_BASE, RAM_BYTES, run } from '../support/compose.ts'
 import { missingSystem, titled } from '../support/peers.ts'
 
@@ -99,17 +103,17 @@ describe('IotlbPort', () => {
 })
 
 describe.skipIf(missingSystem !== '')(titled('VhostUserServer with a front end that translates', missingSystem), () => {
-  it('reads and writes by translations that it asks for, and none is left when the driver took it back', async () => {
+  const content = new Uint8Array(randomBytes(1 << 20))
+
+  /** A disk over a port that asks, and its driver, which answers: all in this process. */
+  async function withDisk(
+    store: MemoryBlockStore,
+    body: (parts: { disk: BlkDriver; port: IotlbPort; transport: VhostUserTransport }) => Promise<void>,
+  ): Promise<void> {
     using ram = SharedMemory.create('ram', RAM_BYTES)
     const guest = newGuest(ram)
-    const content = new Uint8Array(randomBytes(1 << 20))
     const port = new IotlbPort('disk')
-    const device = new BlkDevice({
-      name: 'disk',
-      port,
-      store: new MemoryBlockStore(content),
-      accessPlatform: 'offered',
-    })
+    const device = new BlkDevice({ name: 'disk', port, store, accessPlatform: 'offered' })
     const path = join(tmpdir(), `guestdma-${randomBytes(6).toString('hex')}.sock`)
     using server = VhostUserServer.listen({ path, device })
     const wait: Wait = { pump: () => void serveWatched(0), deadlineMs: DEADLINE_MS }
@@ -121,27 +125,133 @@ describe.skipIf(missingSystem !== '')(titled('VhostUserServer with a front end t
       iotlb: true,
       wait,
     })
-    const given: number[] = []
-    const update = port.update.bind(port)
-    port.update = (iova, ...rest) => {
-      given.push(iova)
-      return update(iova, ...rest)
-    }
     const { requests } = transport.connection
     if (requests === null) throw new Error('there is no channel')
     using _watch: Watch = watchReadable(requests.descriptor, () => requests.serve())
     const disk = new BlkDriver(await openSession({ transport, guest, provider: iotlbProvider(transport) }))
-    for (const at of [0, 64 << 10]) {
-      const read = await run(disk, disk.readBytes(at / 512, 20_480))
-      expect(Buffer.compare(read, content.subarray(at, at + 20_480))).toBe(0)
-    }
-    const written = randomBytes(9216)
-    await run(disk, disk.writeBytes(100, written))
-    expect(Buffer.compare(content.subarray(51_200, 60_416), written)).toBe(0)
-    await disk.close()
-    expect(given.length).toBeGreaterThan(3)
-    for (const iova of given) expect(port.has(iova, ACCESS_READ)).toBe(false)
+    await body({ disk, port, transport })
     expect([device.faults.last(), server.faults.last()]).toEqual([[], []])
     guest.close()
+  }
+
+  it('reads and writes by translations that it asks for, and none is left when the driver took it back', () =>
+    withDisk(new MemoryBlockStore(content), async ({ disk, port }) => {
+      const given: number[] = []
+      const update = port.update.bind(port)
+      port.update = (iova, ...rest) => {
+        given.push(iova)
+        return update(iova, ...rest)
+      }
+      for (const at of [0, 64 << 10]) {
+        const read = await run(disk, disk.readBytes(at / 512, 20_480))
+        expect(Buffer.compare(read, content.subarray(at, at + 20_480))).toBe(0)
+      }
+      const written = randomBytes(9216)
+      await run(disk, disk.writeBytes(100, written))
+      expect(Buffer.compare(content.subarray(51_200, 60_416), written)).toBe(0)
+      await disk.close()
+      expect(given.length).toBeGreaterThan(2)
+      for (const iova of given) expect(port.has(iova, ACCESS_READ)).toBe(false)
+    }))
+
+  it('what is taken back under the device is gone at once, and confirmed when its turn is over', async () => {
+    const seen: boolean[] = []
+    let confirmed = (): boolean => false
+    class Store extends MemoryBlockStore {
+      override read(request: BlockRequest): void {
+        seen.push(confirmed())
+        super.read(request)
+      }
+    }
+    await withDisk(new Store(content), async ({ disk, port, transport }) => {
+      const { connection } = transport
+      const answer = transport.onIotlb
+      const asked: number[] = []
+      let gone = Number.NaN
+      transport.onIotlb = (message) => {
+        asked.push(message.iova)
+        // The device uses what it asked for first.
+        if (asked.length === 2) {
+          gone = asked[0]
+          const taken = { iova: gone, length: 1, user: 0, permission: 0, type: IOTLB_INVALIDATE }
+          connection.send(encodeRequest(messages.IOTLB_MSG, taken, true))
+        }
+        return answer(message)
+      }
+      confirmed = () => waitReadable(connection.descriptors.slice(0, 1), 0).length > 0
+      await run(disk, disk.readBytes(0, 512))
+      seen.length = 0
+      // So that everything is asked for again.
+      port.invalidate(0, 2 ** 53)
+      asked.length = 0
+      const reads = Array.from({ length: 4 }, (_, i) => disk.readBytes(8 * i, 4096))
+      disk.poll(64)
+      for (const end = performance.now() + DEADLINE_MS; seen.length < 4 && performance.now() < end; )
+        await new Promise((resolve) => setImmediate(resolve))
+      expect(asked.length).toBeGreaterThan(1)
+      expect(seen).toEqual([false, false, false, false])
+      expect(port.has(gone, ACCESS_READ)).toBe(false)
+      expect(connection.receive(messages.IOTLB_MSG)).toBe(0)
+      const found = Buffer.concat(await run(disk, Promise.all(reads)))
+      expect(Buffer.compare(found, content.subarray(0, 16_384))).toBe(0)
+      await disk.close()
+    })
+  })
+})
+
+describe.skipIf(missingSystem !== '')(titled('RequestChannel', missingSystem), () => {
+  it('does not take an answer that comes late for that of the next question', () => {
+    const [ours, theirs] = UnixSocket.pair()
+    const faults: Error[] = []
+    const channel = new RequestChannel({
+      name: 'disk',
+      descriptor: ours.fd,
+      answers: true,
+      deadlineMs: DEADLINE_MS,
+      onFault: (error) => faults.push(error),
+    })
+    let questions = 0
+    let found = false
+    using _watch = watchReadable(theirs.fd, () => {
+      theirs.receive(4096, 0)
+      questions++
+      // The first is answered only after the second was asked.
+      if (questions === 2) theirs.send(encodeAnswer(messages.BACKEND_IOTLB_MSG, 0))
+      else found = true
+    })
+    let rounds = 0
+    const asker = { found: () => found, ended: () => false, catchUp: () => {} }
+    expect(channel.ask(IOVA, ACCESS_READ, asker)).toBe(true)
+    found = false
+    const later = {
+      ...asker,
+      found: () => {
+        if (questions === 2 && ++rounds === 5) found = true
+        return found
+      },
+    }
+    expect(channel.ask(IOVA, ACCESS_READ, later)).toBe(true)
+    channel.close()
+    theirs.close()
+    expect(faults).toEqual([])
+  })
+
+  it('gives up where the front end refuses, where it is gone, and at the deadline', () => {
+    const asker = { found: () => false, ended: () => false, catchUp: () => {} }
+    const [ours, theirs] = UnixSocket.pair()
+    const options = { name: 'disk', descriptor: ours.fd, deadlineMs: 50, onFault: () => {} }
+    const channel = new RequestChannel({ ...options, answers: true })
+    expect(() => channel.ask(IOVA, ACCESS_READ, asker)).toThrow('did not translate')
+    using watch = watchReadable(theirs.fd, () => {
+      theirs.receive(4096, 0)
+      theirs.send(encodeAnswer(messages.BACKEND_IOTLB_MSG, 1))
+      theirs.send(encodeAnswer(messages.BACKEND_IOTLB_MSG, 1))
+    })
+    expect(channel.ask(IOVA, ACCESS_READ, asker)).toBe(false)
+    watch.close()
+    theirs.close()
+    serveWatched(0)
+    expect(channel.ask(IOVA, ACCESS_READ, asker)).toBe(false)
+    channel.close()
   })
 })
