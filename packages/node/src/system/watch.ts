@@ -31,7 +31,9 @@ class Watches {
 
   constructor() {
     this.set = checked(libc().epoll_create1(EPOLL_CLOEXEC), 'epoll_create1', 'watch')
-    this.handle = libc().onReadable(this.set, () => this.turn())
+    // koffi calls back without running microtasks, so that a promise which a callback settles would wait for some later
+    // event. An immediate runs in the same turn of the loop, and its microtasks with it.
+    this.handle = libc().onReadable(this.set, () => void setImmediate(() => this.turn()))
     this.handle.unref()
   }
 
