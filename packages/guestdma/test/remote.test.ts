@@ -209,6 +209,43 @@ describe('remote: a device that lives elsewhere is given by its transport', () =
     expect(machine.ram.allocated).toBe(0)
   })
 
+  it.each([
+    [
+      'listen',
+      (): never => {
+        throw new Error('no such line')
+      },
+    ],
+    [
+      'what listen returned',
+      () => (): never => {
+        throw new Error('no such line')
+      },
+    ],
+  ])('where %s throws, it is told, the device is reset, and all memory goes back', async (_what, listen) => {
+    const [far, memory] = [new FarSide(), new GuestMemory(ranges())]
+    const ram = { base: memory.ranges[0].base as never, length: memory.ranges[0].length }
+    const transport = far.blk(everything(memory), new Uint8Array(DISK))
+    const events = new MachineEvents()
+    const devices = [{ type: 'blk', name: 'disk', transport, listen } as const]
+    let made: Machine | null = null
+    const life = async (): Promise<void> => {
+      made = await createMachine({ memory, ram, schemes: [directScheme()], devices, events })
+      await made.close()
+    }
+    await expect(life()).rejects.toThrow('no such line')
+    expect(far.devices[0].status).toBe(0)
+    if (made !== null) expect((made as Machine).ram.allocated).toBe(0)
+    // The memory is whole, and the device can be driven again.
+    const again = await createMachine({
+      memory,
+      schemes: [directScheme()],
+      devices: [{ type: 'blk', name: 'disk', transport }],
+    })
+    await writesAndReads(again)
+    await again.close()
+  })
+
   it('where its connection is lost, requests end with an error, it is cut off, and all memory goes back', async () => {
     const [far, memory] = [new FarSide(), new GuestMemory(ranges())]
     const transport = far.blk(everything(memory), new Uint8Array(DISK))

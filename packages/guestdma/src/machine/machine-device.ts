@@ -232,7 +232,9 @@ export class MachineDevice {
       if (isRemote(this.config) && this.config.messages !== undefined)
         this.messages = new MessageMemory(transport, backend)
       this.current = child.resolve(DRIVER)
+      if (isRemote(this.config)) this.unlisten = this.config.listen?.(() => this.interrupt()) ?? null
     } catch (error) {
+      this.current = null
       // The first error is the one to tell; what else fails only decides what becomes of the memory.
       session.giveUp()
       await session.close().catch(() => {})
@@ -240,7 +242,6 @@ export class MachineDevice {
       this.noticeQuarantine(session)
       throw error
     }
-    if (isRemote(this.config)) this.unlisten = this.config.listen?.(() => this.interrupt()) ?? null
     this.child = child
     this.agreed = agreed
     events.tell('scheme', { device: this.name, scheme: agreed.scheme, why: agreed.why, ladder: agreed.ladder })
@@ -258,15 +259,17 @@ export class MachineDevice {
   }
 
   private async bringDown(): Promise<void> {
-    const { current, child } = this
+    const { current, child, unlisten } = this
     if (current === null) return
     const { backend } = this.negotiated
     this.current = null
     this.messages = null
-    this.unlisten?.()
     this.unlisten = null
     this.child = null
     this.agreed = null
+    // What somebody else's function throws is told, and must not keep the device from its reset.
+    const errors: unknown[] = []
+    attempt(errors, () => unlisten?.())
     try {
       await current.close()
       const mappings = backend.counters.maps - backend.counters.unmaps
@@ -275,6 +278,7 @@ export class MachineDevice {
       this.noticeQuarantine(current.session)
       await child?.dispose()
     }
+    if (errors.length > 0) throw errors[0]
   }
 
   /** Does what is to be done for the device and its driver. Returns how much that was. */

@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process'
 import { cpus } from 'node:os'
 import { createInterface } from 'node:readline'
+import { fileURLToPath } from 'node:url'
 import { type CaseModule, caseId, type PeerCase } from './case.ts'
 import { PeersError } from './errors.ts'
 import { type CaseResult, PEERS_SCHEMA, type PeersReport } from './result.ts'
@@ -85,7 +86,7 @@ function missing({ peers }: CaseModule, id: string): Ended {
 // Null where the run is to end.
 function runCase(one: PeerCase, { module, worker, execArgv = [], signal }: MatrixOptions): Promise<Ended | null> {
   const { deadlineMs = DEADLINE_MS } = one
-  const args = [...execArgv, worker.pathname, module.href, caseId(one)]
+  const args = [...execArgv, fileURLToPath(worker), module.href, caseId(one)]
   const child = spawn(process.execPath, args, { stdio: ['pipe', 'pipe', 'pipe'] })
   let said: Ended | null = null
   let saw = 'nothing'
