@@ -98,8 +98,8 @@ export const DMA_CODES = {
     advice: "List at least one scheme, or pass 'auto'.",
   },
   DMA_FREE: {
-    meaning: 'A region was freed that is not allocated here, or whose unmapping the IOMMU did not confirm.',
-    advice: 'Free each region once, at the backend that allocated it; after a refused unmap, reset the device.',
+    meaning: 'A region was freed that is not allocated here, or was freed before.',
+    advice: 'Free each region once, at the backend that allocated it.',
   },
   DMA_STILL_REACHABLE: {
     meaning: 'The IOMMU did not confirm that a freed region was unmapped, so that the device may still reach it.',
