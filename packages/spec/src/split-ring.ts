@@ -1,6 +1,6 @@
 // The split virtqueue: virtio 1.4 §2.7. All fields are little-endian; offsets and sizes are in bytes.
 
-/** The largest queue size: virtio 1.4 §2.7. Split queue sizes are powers of two. */
+/** The largest queue size: virtio 1.4 §2.7 and §2.8. Split queue sizes are powers of two. */
 export const MAX_QUEUE_SIZE = 32768
 /** A chain may not describe more bytes than this: virtio 1.4 §2.7.5.2. */
 export const MAX_CHAIN_BYTES = 0x1_0000_0000
