@@ -1,7 +1,7 @@
 import { BusWindows } from '@guestdma/devices'
 import { GuestMemory, Region } from '@guestdma/memory'
 import { FeatureSet, VIRTIO_F_IN_ORDER, VIRTIO_F_INDIRECT_DESC } from '@guestdma/spec'
-import { SplitVirtqueue } from '@guestdma/virtqueue'
+import { DriverQueue } from '@guestdma/virtqueue'
 import { beforeEach, describe, expect, test } from 'vitest'
 import { HostileSplitRing, PeerError, QueueRig, SplitRingPeer, SteppingMemory } from '../src/index.ts'
 
@@ -102,7 +102,7 @@ describe('SteppingMemory', () => {
 })
 
 describe('SplitRingPeer refuses what a driver must not do', () => {
-  const AREAS = { descriptor: 0x1000, driver: 0x2000, device: 0x3000 } as unknown as SplitVirtqueue['areas']
+  const AREAS = { descriptor: 0x1000, driver: 0x2000, device: 0x3000 } as unknown as DriverQueue['areas']
   let view: DataView
   let peer: (...bits: number[]) => SplitRingPeer
 
@@ -288,7 +288,7 @@ describe('HostileSplitRing', () => {
     ['an id twice', 'VIRTQUEUE_USED_TWICE', (peer: HostileSplitRing, id: number) => peer.returnTwice(id)],
     ['too many bytes', undefined, (peer: HostileSplitRing, id: number) => peer.overstate(id)],
   ])('returns %s', (_, code, lie) => {
-    const rig = new QueueRig((options) => new SplitVirtqueue(options), {
+    const rig = new QueueRig((options) => new DriverQueue(options), {
       makePeer: (setup) => new HostileSplitRing(setup),
     })
     const ids = [rig.addOne(0, true), rig.addOne(1, true)]

@@ -1,6 +1,6 @@
 import { type Barrier, exploreHandshake, type HandshakeOptions } from '@guestdma/conformance'
 import { DMA_OK, TO_DEVICE } from '@guestdma/dma'
-import { SplitVirtqueue } from '@guestdma/virtqueue'
+import { DriverQueue } from '@guestdma/virtqueue'
 import { describe, expect, test } from 'vitest'
 
 // The largest of these histories take seconds, and more on a busy machine.
@@ -50,7 +50,7 @@ describe('in no order of loads and stores do both sides sleep while work is left
 
 test('an index that is stored otherwise than by storeThenLoad is an error', () => {
   const make: HandshakeOptions['make'] = (options) => {
-    const queue = new SplitVirtqueue(options)
+    const queue = new DriverQueue(options)
     const { region, offset, device } = options.backend.alloc(8, 8, TO_DEVICE, 'ring')
     queue.publish = () => {
       region.u16[(queue.areas.driver - device + offset) / 2 + 1] = 1

@@ -1,6 +1,6 @@
 import { DMA_OK, type DmaMappings, type DmaStatus } from '@guestdma/dma'
 import { FeatureSet, VIRTIO_F_EVENT_IDX, VIRTIO_F_IN_ORDER, VIRTIO_F_INDIRECT_DESC } from '@guestdma/spec'
-import { SplitVirtqueue, type Virtqueue, type VirtqueueOptions } from '@guestdma/virtqueue'
+import { DriverQueue, type Virtqueue, type VirtqueueOptions } from '@guestdma/virtqueue'
 import { describe, expect, test } from 'vitest'
 import { describeVirtqueue, ForwardingBackend } from '../src/index.ts'
 import { collect } from './support/collect.ts'
@@ -8,7 +8,7 @@ import { collect } from './support/collect.ts'
 const without =
   (bit: number) =>
   (options: VirtqueueOptions): Virtqueue =>
-    new SplitVirtqueue({ ...options, features: options.features.without(FeatureSet.of(bit)) })
+    new DriverQueue({ ...options, features: options.features.without(FeatureSet.of(bit)) })
 
 // One error each, and the test that has to notice.
 const MUTANTS: ReadonlyArray<
@@ -17,7 +17,7 @@ const MUTANTS: ReadonlyArray<
   [
     'rings twice',
     (options) =>
-      new SplitVirtqueue({
+      new DriverQueue({
         ...options,
         doorbell: (index, position) => {
           options.doorbell(index, position)
@@ -26,15 +26,15 @@ const MUTANTS: ReadonlyArray<
       }),
     /at most one doorbell/,
   ],
-  ['rings for another queue', (options) => new SplitVirtqueue({ ...options, index: 0 }), /one index store/],
-  ['never rings', (options) => new SplitVirtqueue({ ...options, doorbell: () => {} }), /without EVENT_IDX the device/],
+  ['rings for another queue', (options) => new DriverQueue({ ...options, index: 0 }), /one index store/],
+  ['never rings', (options) => new DriverQueue({ ...options, doorbell: () => {} }), /without EVENT_IDX the device/],
   ['ignores EVENT_IDX', without(VIRTIO_F_EVENT_IDX), /disarmed from the start.*event index/],
   ['ignores IN_ORDER', without(VIRTIO_F_IN_ORDER), /IN_ORDER/],
   ['has no indirect tables', without(VIRTIO_F_INDIRECT_DESC), /indirect tables hold/],
   [
     'publishes each chain by itself',
     (options) =>
-      new (class extends SplitVirtqueue {
+      new (class extends DriverQueue {
         override add(readable: number, writable: number): number {
           const id = super.add(readable, writable)
           super.publish()
@@ -46,7 +46,7 @@ const MUTANTS: ReadonlyArray<
   [
     'does not look again after it asked for an interrupt',
     (options) =>
-      new (class extends SplitVirtqueue {
+      new (class extends DriverQueue {
         override arm(): boolean {
           super.arm()
           return false
@@ -57,7 +57,7 @@ const MUTANTS: ReadonlyArray<
   [
     'knows no budget',
     (options) =>
-      new (class extends SplitVirtqueue {
+      new (class extends DriverQueue {
         override reap(): number {
           return super.reap(this.size)
         }
@@ -67,7 +67,7 @@ const MUTANTS: ReadonlyArray<
   [
     'keeps everything at the end',
     (options) =>
-      new (class extends SplitVirtqueue {
+      new (class extends DriverQueue {
         override dispose(): void {}
       })(options),
     /reset\/revokes/,
@@ -75,7 +75,7 @@ const MUTANTS: ReadonlyArray<
   [
     'publishes what is not committed',
     (options) =>
-      new SplitVirtqueue({
+      new DriverQueue({
         ...options,
         backend: new (class extends ForwardingBackend {
           override commitMaps(): DmaStatus {
@@ -88,7 +88,7 @@ const MUTANTS: ReadonlyArray<
   [
     'believes that everything was written',
     (options) =>
-      new SplitVirtqueue({
+      new DriverQueue({
         ...options,
         backend: new (class extends ForwardingBackend {
           override unmap(m: DmaMappings, row: number): DmaStatus {

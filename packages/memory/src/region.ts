@@ -111,6 +111,21 @@ export class Region {
     return Atomics.load(this.u16, half)
   }
 
+  /**
+   * Stores the 32-bit word `word` of this region and then loads word `otherWord` of `other`, with a full barrier between
+   * the two: as {@link storeThenLoad}, for a packed ring, whose descriptors say themselves whether they are available or
+   * used, and whose event suppression structures are read and written whole (virtio 1.4 §2.8.14).
+   */
+  storeWordThenLoad(word: number, value: number, other: Region, otherWord: number): number {
+    Atomics.store(this.u32, word, value)
+    return Atomics.load(other.u32, otherWord)
+  }
+
+  /** As {@link loadShared}, for 32 bits: the id and the flags of a descriptor. */
+  loadSharedWord(word: number): number {
+    return Atomics.load(this.u32, word)
+  }
+
   private derive(buffer: ArrayBuffer | SharedArrayBuffer): void {
     if ((buffer as { detached?: boolean }).detached === true) {
       const message = 'the buffer was detached: shared memory that was closed, or a buffer that was transferred'

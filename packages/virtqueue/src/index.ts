@@ -3,9 +3,11 @@
  *
  * @packageDocumentation
  */
+
+export { DriverQueue } from './driver-queue.ts'
 export { QueueTooSmallError, VIRTQUEUE_CODES, VirtqueueError } from './errors.ts'
 export { crosses } from './event-index.ts'
-export { SplitVirtqueue } from './split-virtqueue.ts'
+export type { RingFormat } from './formats/driver-ring.ts'
 export {
   type CellArea,
   Completions,

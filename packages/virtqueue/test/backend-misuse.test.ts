@@ -2,7 +2,7 @@ import { DirectBackend, DMA_OK, type DmaMappings, type DmaStatus } from '@guestd
 import { GuestMemory, guestAddress, SpanAllocator } from '@guestdma/memory'
 import { FeatureSet } from '@guestdma/spec'
 import { describe, expect, test } from 'vitest'
-import { QUEUE_BROKEN, SEGMENT_GUEST, SplitVirtqueue, VirtqueueError } from '../src/index.ts'
+import { DriverQueue, QUEUE_BROKEN, SEGMENT_GUEST, VirtqueueError } from '../src/index.ts'
 
 // A backend of somebody else's that breaks its contract (`DmaBackend`) breaks the queue, with an error that names it;
 // nothing of what it touched is published, delivered or used again.
@@ -44,12 +44,12 @@ const WRONG: readonly [what: string, answer: () => DmaStatus][] = [
   ['returns what is no status', () => 7 as never],
 ]
 
-function open(): { queue: SplitVirtqueue; backend: WrongBackend; bells: number[]; bytes: DataView } {
+function open(): { queue: DriverQueue; backend: WrongBackend; bells: number[]; bytes: DataView } {
   const buffer = new ArrayBuffer(BYTES)
   const memory = new GuestMemory([{ base: 0, length: BYTES, memory: buffer }])
   const backend = new WrongBackend({ memory, ram: new SpanAllocator(guestAddress(0), ARENA) })
   const bells: number[] = []
-  const queue = new SplitVirtqueue({
+  const queue = new DriverQueue({
     name: 'net0 transmit',
     index: 1,
     size: 8,
@@ -60,7 +60,7 @@ function open(): { queue: SplitVirtqueue; backend: WrongBackend; bells: number[]
   return { queue, backend, bells, bytes: new DataView(buffer) }
 }
 
-function addOne(queue: SplitVirtqueue, way: 'add' | 'addEach'): number {
+function addOne(queue: DriverQueue, way: 'add' | 'addEach'): number {
   if (way === 'addEach') return queue.addEach(1, Float64Array.of(ARENA), Uint32Array.of(64), 0, SEGMENT_GUEST, false)
   queue.segments.address[0] = ARENA
   queue.segments.length[0] = 64

@@ -13,7 +13,7 @@ import {
   VIRTIO_F_EVENT_IDX,
   VIRTIO_F_VERSION_1,
 } from '@guestdma/spec'
-import { SplitVirtqueue, type Virtqueue, type VirtqueueOptions } from '@guestdma/virtqueue'
+import { DriverQueue, type Virtqueue, type VirtqueueOptions } from '@guestdma/virtqueue'
 import { CheckError } from '../doubles/errors.ts'
 import { deviceProgram, driverProgram, type History } from './programs.ts'
 import { type BufferedStore, Side, type SideEvent } from './side.ts'
@@ -32,7 +32,7 @@ export interface HandshakeOptions extends History {
   readonly start?: number
   /** A barrier that is taken out: its store may become visible later than the load behind it. */
   readonly without?: Barrier
-  /** Makes the driver's half. Default: a `SplitVirtqueue`. */
+  /** Makes the driver's half. Default: a `DriverQueue`. */
   readonly make?: (options: VirtqueueOptions) => Virtqueue
 }
 
@@ -107,7 +107,7 @@ class Explorer {
     const alloc = backend.alloc.bind(backend)
     backend.alloc = (...args) => ({ ...alloc(...args), region: driver.region })
     let rung = (): void => {}
-    const queue = (make ?? ((wanted) => new SplitVirtqueue(wanted)))({
+    const queue = (make ?? ((wanted) => new DriverQueue(wanted)))({
       name: 'handshake',
       index: 0,
       size,

@@ -13,7 +13,7 @@ import { describeUsed } from './used.ts'
  *
  * @param makeQueue makes the queue under test
  * @example
- * describeVirtqueue({ describe, test, expect }, (options) => new SplitVirtqueue(options))
+ * describeVirtqueue({ describe, test, expect }, (options) => new DriverQueue(options))
  */
 export function describeVirtqueue(
   functions: TestFunctions,

@@ -5,7 +5,7 @@ import { SplitRingWalker } from '@guestdma/devices/ring'
 import { DirectBackend, TO_DEVICE } from '@guestdma/dma'
 import { type GuestAddress, GuestMemory, Region, SpanAllocator } from '@guestdma/memory'
 import { availableRingBytes, FeatureSet, usedRingBytes, VIRTIO_F_EVENT_IDX, VIRTIO_F_VERSION_1 } from '@guestdma/spec'
-import { SplitVirtqueue } from '@guestdma/virtqueue'
+import { DriverQueue } from '@guestdma/virtqueue'
 import { deviceProgram, driverProgram, type History } from '../../src/handshake/programs.ts'
 import type { Turns } from '../../src/handshake/side.ts'
 
@@ -100,7 +100,7 @@ function main({ side, ram, control, options }: SideData): void {
     const backend = new DirectBackend({ memory, ram: new SpanAllocator(BASE as GuestAddress, ram.byteLength) })
     const features = FeatureSet.of(VIRTIO_F_VERSION_1, ...(options.eventIndex ? [VIRTIO_F_EVENT_IDX] : []))
     const { size } = options
-    const queue = new SplitVirtqueue({ name: 'litmus', index: 0, size, backend, features, doorbell: signal })
+    const queue = new DriverQueue({ name: 'litmus', index: 0, size, backend, features, doorbell: signal })
     completed = () => queue.counters.completed
     const payload = backend.alloc(8, 8, TO_DEVICE, 'payload').device
     const { descriptor, driver, device } = queue.areas

@@ -7,7 +7,7 @@ import {
   VIRTIO_F_INDIRECT_DESC,
   VIRTIO_F_VERSION_1,
 } from '@guestdma/spec'
-import { QUEUE_FULL, SEGMENT_GUEST, SplitVirtqueue } from '@guestdma/virtqueue'
+import { DriverQueue, QUEUE_FULL, SEGMENT_GUEST } from '@guestdma/virtqueue'
 import {
   BouncingBackend,
   BouncingSlots,
@@ -51,7 +51,7 @@ export class QueueModel {
   ])
   private readonly faulty = new FaultyBackend(new BouncingBackend(this.machine.memory, this.slots))
   private readonly backend = new CheckedBackend(this.faulty)
-  private readonly queue: SplitVirtqueue
+  private readonly queue: DriverQueue
   private readonly peer: SplitRingPeer
   private readonly options: ModelOptions
 
@@ -74,7 +74,7 @@ export class QueueModel {
       indirect ? [VIRTIO_F_INDIRECT_DESC] : [],
     ].flat()
     const features = FeatureSet.of(VIRTIO_F_VERSION_1, ...bits)
-    this.queue = new SplitVirtqueue({
+    this.queue = new DriverQueue({
       name: 'model',
       index: 0,
       size,

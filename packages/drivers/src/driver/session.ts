@@ -19,7 +19,7 @@ import {
   type VirtioTransport,
   type Wait,
 } from '@guestdma/transport'
-import { SplitVirtqueue, type Virtqueue, type VirtqueueOptions } from '@guestdma/virtqueue'
+import { DriverQueue, type Virtqueue, type VirtqueueOptions } from '@guestdma/virtqueue'
 import { DriverError } from './errors.ts'
 
 /** The device-independent features that every driver here understands. */
@@ -111,7 +111,7 @@ export class DeviceSession {
     const name = `${this.name} ${label}`
     const max = this.transport.maxQueueSize(index)
     if (max < 1) throw new DriverError('DRIVER_NO_QUEUE', name, `the device has no queue ${index}`, { index })
-    const queue = new SplitVirtqueue({
+    const queue = new DriverQueue({
       ...rest,
       name,
       index,

@@ -1,4 +1,4 @@
-import { SplitVirtqueue } from '@guestdma/virtqueue'
+import { DriverQueue } from '@guestdma/virtqueue'
 import { afterAll, describe, expect } from 'vitest'
 import { describeVirtqueue } from '../src/index.ts'
 import { type Checked, checking } from './support/checking.ts'
@@ -38,6 +38,6 @@ const CHECKED: Checked = {
 }
 
 const { test, unused } = checking(CHECKED)
-describeVirtqueue({ describe, test, expect }, (options) => new SplitVirtqueue(options), { name: 'split virtqueue' })
+describeVirtqueue({ describe, test, expect }, (options) => new DriverQueue(options), { name: 'split virtqueue' })
 
 afterAll(() => expect(unused(), 'titles that no test of the suite has').toEqual([]))
