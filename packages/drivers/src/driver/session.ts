@@ -8,6 +8,7 @@ import {
   VIRTIO_F_IN_ORDER,
   VIRTIO_F_INDIRECT_DESC,
   VIRTIO_F_NOTIFICATION_DATA,
+  VIRTIO_F_RING_PACKED,
   VIRTIO_F_RING_RESET,
 } from '@guestdma/spec'
 import {
@@ -28,6 +29,7 @@ export const QUEUE_FEATURES: readonly number[] = [
   VIRTIO_F_EVENT_IDX,
   VIRTIO_F_IN_ORDER,
   VIRTIO_F_NOTIFICATION_DATA,
+  VIRTIO_F_RING_PACKED,
   VIRTIO_F_RING_RESET,
 ]
 
@@ -103,7 +105,8 @@ export class DeviceSession {
   }
 
   /**
-   * Makes a queue and tells the device of it: the largest power of two that the device allows, up to what is asked.
+   * Makes a queue and tells the device of it: of the size that is asked, or of the largest that the device allows. A
+   * split queue has a power of two.
    *
    * @throws DriverError `DRIVER_NO_QUEUE`; QueueTooSmallError; DmaError `DMA_ALLOC`; TransportError
    */
@@ -111,11 +114,12 @@ export class DeviceSession {
     const name = `${this.name} ${label}`
     const max = this.transport.maxQueueSize(index)
     if (max < 1) throw new DriverError('DRIVER_NO_QUEUE', name, `the device has no queue ${index}`, { index })
+    const most = Math.min(size, max)
     const queue = new DriverQueue({
       ...rest,
       name,
       index,
-      size: 2 ** Math.floor(Math.log2(Math.min(size, max))),
+      size: this.features.has(VIRTIO_F_RING_PACKED) ? most : 2 ** Math.floor(Math.log2(most)),
       backend: this.backend,
       features: this.features,
       doorbell: (queueIndex, position) => this.ring(queueIndex, position),

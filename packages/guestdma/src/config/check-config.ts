@@ -126,6 +126,10 @@ const RANGE: Rules<GuestRange> = {
 
 const queueSize = mayBeInteger(1, MAX_QUEUE_SIZE)
 
+const featureBits = may(`an array of feature bits, integers from 0 to ${FEATURE_BITS - 1}`, (value) =>
+  isList(value, isInteger(0, FEATURE_BITS - 1)),
+)
+
 /** What is said of every device's driver. */
 const DRIVER = {
   type: must("'net', 'blk' or a DriverKind", (value) => isString(value) || isKind(value)),
@@ -136,6 +140,7 @@ const DRIVER = {
     (value) => isString(value) || (isList(value, isString) && (value as unknown[]).length > 0),
   ),
   mode: mayBeOneOf('map', 'pool'),
+  decline: featureBits,
   queueSize,
   interrupts: mayBeBoolean(),
   requestDeadlineMs: may(
@@ -172,10 +177,6 @@ const REMOTE = {
   listen: mayBeFunction('a function that calls what it is given at each interrupt, and returns how to stop that'),
   messages: mayBeOneOf('memory'),
 }
-
-const featureBits = may(`an array of feature bits, integers from 0 to ${FEATURE_BITS - 1}`, (value) =>
-  isList(value, isInteger(0, FEATURE_BITS - 1)),
-)
 
 /** What the models of all types have in common. */
 const MODEL = {

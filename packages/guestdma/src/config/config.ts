@@ -15,6 +15,8 @@ interface CommonConfig {
   readonly dma?: DmaChoice
   /** `map` (default): lend each buffer for one transfer. `pool`: use memory that the device always sees. */
   readonly mode?: BufferMode
+  /** Feature bits that the driver does not accept, although it understands them. */
+  readonly decline?: readonly number[]
   /** Queue entries that the driver asks for. */
   readonly queueSize?: number
   /**

@@ -9,6 +9,7 @@ import {
 } from '@guestdma/dma'
 import { DeviceSession, type NetObserver, type VirtioDriver } from '@guestdma/drivers'
 import { attempt, type BusPort } from '@guestdma/memory'
+import { FeatureSet } from '@guestdma/spec'
 import { type Negotiated, negotiate, type VirtioTransport, type Wait } from '@guestdma/transport'
 import type { DependencyContainer } from 'tsyringe'
 import { type DeviceConfig, isRemote } from '../config/config.ts'
@@ -187,7 +188,7 @@ export class MachineDevice {
     const ram = common.ram.account()
     const agreed = await negotiate({
       transport,
-      understood: kind.features,
+      understood: kind.features.without(FeatureSet.of(...(this.config.decline ?? []))),
       ...(kind.dependencies === undefined ? {} : { dependencies: kind.dependencies }),
       providers,
       dma,

@@ -13,7 +13,7 @@ export function blkRun(setting: Setting): PeerCase['run'] {
       const events = new MachineEvents()
       const told = watch(events)
       const machine = await machineOf(site, setting, [{ name: 'disk' }], events)
-      compareFeatures(machine, site.qemu, 'disk', 'virtio-blk')
+      compareFeatures(machine, site.qemu, 'disk', 'virtio-blk', setting)
       let model = await diskWork(machine, 'disk', pattern(DISK, 5), progress)
       // A reset while requests are under way: they end, and the disk goes on.
       progress.saw('a reset in the middle of requests')
@@ -38,7 +38,7 @@ export function netRun(setting: Setting): PeerCase['run'] {
       const stations = [new Station(), new Station()] as const
       const devices = stations.map(({ observer }, i) => ({ name: `net${i}`, more: { observer } }))
       const machine = await machineOf(site, setting, devices, events)
-      compareFeatures(machine, site.qemu, 'net0', 'virtio-net')
+      compareFeatures(machine, site.qemu, 'net0', 'virtio-net', setting)
       await netWork(machine, ['net0', 'net1'], stations, progress)
       progress.saw('a reset')
       for (const { frames } of stations) frames.length = 0

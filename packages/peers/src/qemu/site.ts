@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { AuditedTransport } from '@guestdma/conformance'
 import type { PoolFact } from '@guestdma/dma'
+import { VIRTIO_F_RING_PACKED } from '@guestdma/spec'
 import { IvshmemRegion, launchQemu, type Qemu } from '@guestdma/qemu'
 import { MmioTransport, PciTransport, type VirtioTransport } from '@guestdma/transport'
 import { createMachine, type Machine, type MachineConfig, type MachineEvents, type RemoteConfig } from 'guestdma'
@@ -133,12 +134,20 @@ const NAMED: readonly (readonly [bit: number, name: string])[] = [
   [29, 'VIRTIO_RING_F_EVENT_IDX'],
   [32, 'VIRTIO_F_VERSION_1'],
   [33, 'VIRTIO_F_IOMMU_PLATFORM'],
+  [VIRTIO_F_RING_PACKED, 'VIRTIO_F_RING_PACKED'],
 ]
 
-export function compareFeatures(machine: Machine, qemu: Qemu, name: string, type: string): void {
+export function compareFeatures(
+  machine: Machine,
+  qemu: Qemu,
+  name: string,
+  type: string,
+  { device = '' }: Setting,
+): void {
   const { features } = machine.device(name).negotiated
   const theirs = featuresInQemu(qemu, type)
   for (const [bit, label] of NAMED) expectIs(`${label} in QEMU`, theirs.has(label), features.has(bit))
+  expectIs('a packed ring was agreed on', features.has(VIRTIO_F_RING_PACKED), device.includes('packed=on'))
 }
 
 export async function machineOf(

@@ -24,6 +24,7 @@ interface Row {
   readonly backend: string
   readonly transport: string
   readonly what: string
+  readonly ring?: 'packed'
   readonly setting: Setting
 }
 
@@ -42,6 +43,12 @@ const schemes: readonly (readonly [backend: string, setting: Omit<Setting, 'mach
 ]
 
 const rows: readonly Row[] = [
+  ...(['blk', 'net'] as const).flatMap((driver) =>
+    schemes.map(([backend, setting]): Row => {
+      const packed: Setting = { machine: 'q35', ...setting, device: 'packed=on' }
+      return { driver, backend, transport: 'pci', what: '', ring: 'packed', setting: packed }
+    }),
+  ),
   ...(['blk', 'net'] as const).flatMap((driver) =>
     schemes.map(([backend, setting]): Row => {
       return { driver, backend, transport: 'pci', what: '', setting: { machine: 'q35', ...setting } }
@@ -107,8 +114,9 @@ const PLAIN = { role: 'device', ring: 'split' } as const
 
 export const qemuCases: readonly PeerCase[] = [
   ...rows.map(
-    ({ driver, backend, transport, what, setting }): PeerCase => ({
+    ({ driver, backend, transport, what, setting, ring }): PeerCase => ({
       ...PLAIN,
+      ...(ring === undefined ? {} : { ring }),
       peer: 'qemu',
       driver,
       backend,

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { join } from 'node:path'
 import { type Peer, spawnPeer } from '@guestdma/node'
-import { FeatureSet, VIRTIO_NET_F_MAC } from '@guestdma/spec'
+import { FeatureSet, VIRTIO_F_RING_PACKED, VIRTIO_NET_F_MAC } from '@guestdma/spec'
 import { MachineEvents, type RemoteConfig } from 'guestdma'
 import type { PeerCase, PeerProgram } from '../matrix/case.ts'
 import { programPeer } from '../matrix/program-peer.ts'
@@ -35,7 +35,7 @@ function start(iotlb: boolean): Peer {
   })
 }
 
-function echo(backend: VhostBackend, more: Partial<RemoteConfig>): PeerCase['run'] {
+function echo(backend: VhostBackend, ring: string, more: Partial<RemoteConfig>): PeerCase['run'] {
   return async (progress) => {
     const site = vhostSite(backend, {
       name: 'net0',
@@ -51,6 +51,8 @@ function echo(backend: VhostBackend, more: Partial<RemoteConfig>): PeerCase['run
       const path = join(peer.dir, 's')
       const transport = site.connect(path)
       const machine = await site.machine(transport, peer, { ...more, observer: station.observer }, new MachineEvents())
+      const { features } = machine.device('net0').negotiated
+      expectIs('a packed ring was agreed on', features.has(VIRTIO_F_RING_PACKED), ring === 'packed')
       await echoWork(machine, 'net0', station, progress)
       await machine.reset('net0')
       progress.saw('a reset')
@@ -75,16 +77,13 @@ function echo(backend: VhostBackend, more: Partial<RemoteConfig>): PeerCase['run
   }
 }
 
-export const testpmdCases: readonly PeerCase[] = (['shared-pool', 'vhost-iotlb'] as const).flatMap((backend) =>
-  (['map', 'pool'] as const).map((mode): PeerCase => {
-    const labels = {
-      peer: 'testpmd',
-      role: 'device',
-      driver: 'net',
-      ring: 'split',
-      backend,
-      transport: 'vhost-user',
-    } as const
-    return { ...labels, what: mode === 'pool' ? 'pool buffers' : '', run: echo(backend, { mode }) }
-  }),
+export const testpmdCases: readonly PeerCase[] = (['split', 'packed'] as const).flatMap((ring) =>
+  (['shared-pool', 'vhost-iotlb'] as const).flatMap((backend) =>
+    (['map', 'pool'] as const).map((mode): PeerCase => {
+      const labels = { peer: 'testpmd', role: 'device', driver: 'net', ring, backend, transport: 'vhost-user' } as const
+      // It offers packed rings always.
+      const decline = ring === 'packed' ? [] : [VIRTIO_F_RING_PACKED]
+      return { ...labels, what: mode === 'pool' ? 'pool buffers' : '', run: echo(backend, ring, { mode, decline }) }
+    }),
+  ),
 )
