@@ -6,27 +6,27 @@ import type { VIRTQUEUE_CODES } from '../errors.ts'
  * `INFO` holds the state (bits 0 and 1), flags (bits 2 to 5) and from bit 8 on how many descriptors of the ring the
  * chain takes: 1 for an indirect table.
  */
-export const CHAIN_INFO = 0
+export const CHAIN_INFO: number = 0
 /** Bytes that the device may write, at most 2^32 - 1; kept for chains that have any, and for those of several rows. */
-export const CHAIN_POSTED = 1
+export const CHAIN_POSTED: number = 1
 /** Where there are several rows: how many. */
-export const CHAIN_ROWS = 2
+export const CHAIN_ROWS: number = 2
 /** Where there are several rows: the indirect table that they are in, or -1. */
-export const CHAIN_TABLE = 3
+export const CHAIN_TABLE: number = 3
 
-export const STATE_MASK = 3
-export const STATE_FREE = 0
+export const STATE_MASK: number = 3
+export const STATE_FREE: number = 0
 /** The chain may come back. It is the device's, or will be with the next publication. */
-export const STATE_OUTSTANDING = 1
+export const STATE_OUTSTANDING: number = 1
 /** It was laid out for good: nothing of it is mapped, and its rows never go back. */
-export const CHAIN_PREPARED = 1 << 2
+export const CHAIN_PREPARED: number = 1 << 2
 /** Its one row is mapped. */
-export const CHAIN_MAPPED = 1 << 3
+export const CHAIN_MAPPED: number = 1 << 3
 /** The device may write its one row. */
-export const CHAIN_WRITABLE = 1 << 4
+export const CHAIN_WRITABLE: number = 1 << 4
 /** There are several rows, or they are in an indirect table. */
-export const CHAIN_MANY = 1 << 5
-export const COUNT_SHIFT = 8
+export const CHAIN_MANY: number = 1 << 5
+export const COUNT_SHIFT: number = 8
 
 /**
  * The account of every chain of a queue, in private memory: which are outstanding, in which order they were published,
