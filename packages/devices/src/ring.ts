@@ -18,4 +18,5 @@ export {
   DeviceQueue,
 } from './device/device-queue.ts'
 export { ChainTable, MAX_SEGMENTS } from './ring/chain-table.ts'
-export { NO_CHAIN, type RingSetup, SplitRingWalker } from './ring/split-ring-walker.ts'
+export type { RingPosition, RingSetup } from './ring/device-ring.ts'
+export { NO_CHAIN, RingWalker } from './ring/ring-walker.ts'

@@ -22,7 +22,6 @@ import {
   VIRTIO_F_INDIRECT_DESC,
   VIRTIO_F_RING_PACKED,
 } from '@guestdma/spec'
-import { QueueTooSmallError, type VIRTQUEUE_CODES, VirtqueueError } from './errors.ts'
 import {
   CHAIN_INFO,
   CHAIN_MANY,
@@ -37,11 +36,11 @@ import {
   STATE_FREE,
   STATE_MASK,
   STATE_OUTSTANDING,
-} from './formats/account.ts'
-import type { DriverRing, RingFormat } from './formats/driver-ring.ts'
-import { packedFormat } from './formats/packed.ts'
-import { splitFormat } from './formats/split.ts'
-import { compact } from './formats/words.ts'
+} from './account.ts'
+import type { DriverRing, RingFormat } from './driver-ring.ts'
+import { QueueTooSmallError, type VIRTQUEUE_CODES, VirtqueueError } from './errors.ts'
+import { packedFormat } from './packed.ts'
+import { splitFormat } from './split.ts'
 import {
   type CellArea,
   Completions,
@@ -54,6 +53,7 @@ import {
   type VirtqueueCounters,
   type VirtqueueOptions,
 } from './virtqueue.ts'
+import { compact } from './words.ts'
 
 // The engine folds a module's own constants into its code; imported ones it loads at each use.
 const OK = DMA_OK

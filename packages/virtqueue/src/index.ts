@@ -5,9 +5,9 @@
  */
 
 export { DriverQueue } from './driver-queue.ts'
+export type { RingFormat } from './driver-ring.ts'
 export { QueueTooSmallError, VIRTQUEUE_CODES, VirtqueueError } from './errors.ts'
 export { crosses } from './event-index.ts'
-export type { RingFormat } from './formats/driver-ring.ts'
 export {
   type CellArea,
   Completions,

@@ -1,5 +1,5 @@
 import { BusWindows } from '@guestdma/devices'
-import { SplitRingWalker } from '@guestdma/devices/ring'
+import { RingWalker } from '@guestdma/devices/ring'
 import { DirectBackend } from '@guestdma/dma'
 import { type GuestAddress, GuestMemory, SpanAllocator } from '@guestdma/memory'
 import {
@@ -116,12 +116,13 @@ class Explorer {
       doorbell: () => rung(),
     })
     const port = new BusWindows('handshake', [{ base: BASE, length: BYTES, region: device.region }])
-    const walker = new SplitRingWalker(size, port)
+    const walker = new RingWalker(size, port)
     const { areas } = queue
     walker.start(
       {
         size,
         areas: Uint32Array.of(areas.descriptor, 0, areas.driver, 0, areas.device, 0),
+        packed: false,
         indirect: false,
         eventIndex,
         inOrder: false,
@@ -265,7 +266,7 @@ class Explorer {
 }
 
 // Brings both halves to a position, with no interleaving.
-function turnAround(queue: Virtqueue, walker: SplitRingWalker, start: number, payload: number): void {
+function turnAround(queue: Virtqueue, walker: RingWalker, start: number, payload: number): void {
   const history: History = { direction: 'transmit', chains: start, batch: 1 }
   const device = deviceProgram(walker, history)
   const turns = { signal: () => {} }

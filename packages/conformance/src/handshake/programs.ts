@@ -1,4 +1,4 @@
-import { NO_CHAIN, type SplitRingWalker } from '@guestdma/devices/ring'
+import { NO_CHAIN, type RingWalker } from '@guestdma/devices/ring'
 import { SEGMENT_DEVICE, type Virtqueue } from '@guestdma/virtqueue'
 import type { Turns } from './side.ts'
 
@@ -53,7 +53,7 @@ export function driverProgram(
 }
 
 /** A device that never polls: it works until there is nothing left, re-arms, and sleeps. It never ends. */
-export function deviceProgram(walker: SplitRingWalker, { direction, needs = 1 }: History): (turns: Turns) => void {
+export function deviceProgram(walker: RingWalker, { direction, needs = 1 }: History): (turns: Turns) => void {
   const publish = (turns: Turns): void => {
     if (walker.flush()) turns.signal()
   }

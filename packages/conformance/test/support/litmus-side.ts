@@ -1,7 +1,7 @@
 // One side of a ring in a thread of its own, for handshake.soak.ts.
 import { workerData } from 'node:worker_threads'
 import { BusWindows } from '@guestdma/devices'
-import { SplitRingWalker } from '@guestdma/devices/ring'
+import { RingWalker } from '@guestdma/devices/ring'
 import { DirectBackend, TO_DEVICE } from '@guestdma/dma'
 import { type GuestAddress, GuestMemory, Region, SpanAllocator } from '@guestdma/memory'
 import { availableRingBytes, FeatureSet, usedRingBytes, VIRTIO_F_EVENT_IDX, VIRTIO_F_VERSION_1 } from '@guestdma/spec'
@@ -110,7 +110,7 @@ function main({ side, ram, control, options }: SideData): void {
     program = driverProgram(queue, options, payload)
   } else {
     Atomics.wait(words, CONTROL.ready, 0)
-    const walker = new SplitRingWalker(
+    const walker = new RingWalker(
       options.size,
       new BusWindows('litmus', [{ base: BASE, length: ram.byteLength, region }]),
     )

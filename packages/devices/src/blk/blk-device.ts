@@ -21,7 +21,8 @@ import {
 } from '@guestdma/spec'
 import type { DeviceQueue } from '../device/device-queue.ts'
 import { VirtioDevice } from '../device/virtio-device.ts'
-import { CHAIN_BYTES, CHAIN_STEPS, NO_CHAIN } from '../ring/split-ring-walker.ts'
+import { NO_CHAIN } from '../ring/ring-walker.ts'
+import { CHAIN_BYTES, CHAIN_STEPS } from '../ring/work.ts'
 import type { BlockStatus, BlockStore } from './block-store.ts'
 import {
   type BlkDeviceOptions,

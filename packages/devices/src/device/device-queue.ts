@@ -1,7 +1,8 @@
 import type { BusPort } from '@guestdma/memory'
 import { MAX_QUEUE_SIZE } from '@guestdma/spec'
 import { DeviceError } from '../faults/errors.ts'
-import { type RingSetup, SplitRingWalker } from '../ring/split-ring-walker.ts'
+import type { RingSetup } from '../ring/device-ring.ts'
+import { RingWalker } from '../ring/ring-walker.ts'
 
 /** Elements of {@link DeviceQueue.areas}: the 64-bit addresses of the three areas, as a driver writes them. */
 export const AREA_DESC_LOW = 0
@@ -17,7 +18,7 @@ export const AREA_DEVICE_HIGH = 5
 export class DeviceQueue {
   declare readonly index: number
   declare readonly maxSize: number
-  declare readonly walker: SplitRingWalker
+  declare readonly walker: RingWalker
   readonly areas: Uint32Array = new Uint32Array(6)
   /** As the driver set it; `maxSize` after reset. */
   declare size: number
@@ -39,7 +40,7 @@ export class DeviceQueue {
     this.index = index
     this.maxSize = maxSize
     this.size = maxSize
-    this.walker = new SplitRingWalker(maxSize, port)
+    this.walker = new RingWalker(maxSize, port)
   }
 
   /** Back to the state after a device reset: virtio 1.4 §2.6.1.1. */
@@ -62,7 +63,7 @@ export class DeviceQueue {
   /** What the walker was started with: asked for again whenever the port's answers may have changed. */
   ring: RingSetup | null = null
 
-  setup(features: { indirect: boolean; eventIndex: boolean; inOrder: boolean; batchUsed: boolean }): RingSetup {
+  setup(features: Omit<RingSetup, 'size' | 'areas'>): RingSetup {
     return { size: this.size, areas: this.areas, ...features }
   }
 }

@@ -3,7 +3,6 @@ import {
   VIRTIO_F_ACCESS_PLATFORM,
   VIRTIO_F_EVENT_IDX,
   VIRTIO_F_INDIRECT_DESC,
-  VIRTIO_F_RING_PACKED,
   VIRTIO_F_RING_RESET,
   VIRTIO_F_VERSION_1,
 } from '@guestdma/spec'
@@ -16,8 +15,8 @@ export type FeatureDependency = readonly [bit: number, ...anyOf: number[]]
 /** How a device's offer differs from the default. */
 export interface FeatureOptions {
   /**
-   * Bits to offer beside the default ones. A test may offer what no honest device would. Refused are RING_PACKED (34),
-   * as a driver would take it up, and a feature without one that it needs (virtio 1.4 §2.2.2).
+   * Bits to offer beside the default ones, RING_PACKED (34) say. A test may offer what no honest device would. Refused is
+   * a feature without one that it needs (virtio 1.4 §2.2.2).
    */
   readonly offer?: readonly number[]
   /**
@@ -57,10 +56,6 @@ export class Negotiation {
       .or(FeatureSet.of(...offer))
       .without(FeatureSet.of(...withhold))
     this.required = requires.or(accessPlatform === 'required' ? platform : FeatureSet.empty)
-    if (this.offered.has(VIRTIO_F_RING_PACKED)) {
-      const message = 'RING_PACKED (34) cannot be offered: these devices walk split rings only'
-      throw new DeviceError('DEVICE_FEATURE', device, message, { offer })
-    }
     const [unmet] = this.unmet(this.offered)
     if (unmet) {
       const [bit, ...anyOf] = unmet

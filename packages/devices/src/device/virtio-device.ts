@@ -10,11 +10,12 @@ import {
   VIRTIO_F_EVENT_IDX,
   VIRTIO_F_IN_ORDER,
   VIRTIO_F_INDIRECT_DESC,
+  VIRTIO_F_RING_PACKED,
   VIRTIO_F_RING_RESET,
 } from '@guestdma/spec'
 import { DeviceError } from '../faults/errors.ts'
 import type { DeviceFault, RequestFaultReason } from '../faults/faults.ts'
-import type { RingSetup } from '../ring/split-ring-walker.ts'
+import type { RingSetup } from '../ring/device-ring.ts'
 import type { ConfigSpace } from './config-space.ts'
 import { DeviceQueue } from './device-queue.ts'
 import { checkState, type DeviceState, type QueueState, STATUS_STOPPED } from './device-state.ts'
@@ -643,8 +644,9 @@ export abstract class VirtioDevice {
     this.configurationChanged()
   }
 
-  private ringFeatures(): { indirect: boolean; eventIndex: boolean; inOrder: boolean; batchUsed: boolean } {
+  private ringFeatures(): Omit<RingSetup, 'size' | 'areas'> {
     return {
+      packed: this.accepted.has(VIRTIO_F_RING_PACKED),
       indirect: this.accepted.has(VIRTIO_F_INDIRECT_DESC),
       eventIndex: this.accepted.has(VIRTIO_F_EVENT_IDX),
       inOrder: this.accepted.has(VIRTIO_F_IN_ORDER),

@@ -42,7 +42,7 @@ import {
 import type { DeviceQueue } from '../device/device-queue.ts'
 import { VirtioDevice } from '../device/virtio-device.ts'
 import { DeviceError } from '../faults/errors.ts'
-import { NO_CHAIN } from '../ring/split-ring-walker.ts'
+import { NO_CHAIN } from '../ring/ring-walker.ts'
 import {
   type IommuDeviceCounters,
   type IommuDeviceOptions,

@@ -24,14 +24,7 @@ import type { DeviceQueue } from '../device/device-queue.ts'
 import { VirtioDevice } from '../device/virtio-device.ts'
 import type { FrameReceiver, NetLink } from '../links/net-link.ts'
 import type { ChainTable } from '../ring/chain-table.ts'
-import {
-  NO_CHAIN,
-  PLAIN_LAST,
-  PLAIN_LEFT,
-  PLAIN_TAKEN,
-  PLAIN_VOID,
-  type PlainTaker,
-} from '../ring/split-ring-walker.ts'
+import { NO_CHAIN } from '../ring/ring-walker.ts'
 import {
   checkNetOptions,
   longestFrame,
@@ -75,7 +68,7 @@ const TRANSMIT_BATCH = 32
  *
  * @throws DeviceError `DEVICE_OPTION`, and what `VirtioDevice` throws
  */
-export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker {
+export class NetDevice extends VirtioDevice implements FrameReceiver {
   declare readonly counters: NetDeviceCounters
   declare readonly link: NetLink | null
 
@@ -91,12 +84,6 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
   private heldGeneration = 0
   private heldEpoch = 0
   private receiveWork = 0
-  // Of the call of `takePlain` that is under way.
-  private plainQueue: DeviceQueue | null = null
-  private plainGeneration = 0
-  private plainEpoch = 0
-  private plainBytes = 0
-  private plainFailed = 0
   private up = true
   // Longest untagged frame under the negotiated MTU.
   private longest = ETHERNET_MTU + ETHERNET_HEADER_SIZE
@@ -289,11 +276,6 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
         if (queue.generation !== generation || !this.publishAndRearm(queue)) return done
       }
       const left = budget - done
-      const plain = this.sendPlain(queue, left)
-      if (plain < 0) return done
-      if (plain > 0) done += plain + walker.extra
-      if (done >= budget || this.linkFull) break
-      if (plain > 0) continue
       const rows = walker.takeBatch(left < TRANSMIT_BATCH ? left : TRANSMIT_BATCH)
       // The ring is broken, and whoever asked for this looks.
       if (rows === 0) return done
@@ -308,58 +290,6 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
     // Work is left over.
     queue.marked = true
     return done
-  }
-
-  // Frames of one descriptor each, for as long as they come: the common case, without a table in between. -1: the queue
-  // is gone.
-  private sendPlain(queue: DeviceQueue, limit: number): number {
-    if (this.link === null || !this.up) return 0
-    const { counters } = this
-    const { generation } = queue
-    this.plainQueue = queue
-    this.plainGeneration = generation
-    this.plainEpoch = this.port.epoch
-    this.plainBytes = 0
-    this.plainFailed = 0
-    const rows = queue.walker.takePlain(limit, this)
-    counters.transmittedBytes += this.plainBytes
-    if (rows < 0) return -1
-    counters.transmitted += rows - this.plainFailed
-    return rows === 0 || this.giveBack(queue, generation, rows) ? rows : -1
-  }
-
-  /** For the walker: sends one frame. What is not plain here goes the general way. */
-  plain(region: Region, offset: number, size: number, head: number): number {
-    const { link, staging } = this
-    const length = size - HEADER
-    if (link === null || length <= 0 || length > this.longest) return PLAIN_LEFT
-    try {
-      if (link.full === true) return PLAIN_LEFT
-    } catch {
-      // The general way records it.
-      return PLAIN_LEFT
-    }
-    if (asksForOffload(region, offset)) {
-      this.plainFailed++
-      this.counters.transmitMalformed++
-      this.badRequest(this.plainQueue as DeviceQueue, 'offload', head, length)
-      return PLAIN_TAKEN
-    }
-    const payload = offset + HEADER
-    const align = payload & 7
-    const frame = staging.view(align, length)
-    copy(staging.region, align, region, payload, length)
-    try {
-      link.transmit(frame)
-      this.plainBytes += length
-    } catch (error) {
-      this.plainFailed++
-      this.counters.transmitFailed++
-      this.hostThrew('link.transmit', error)
-    }
-    if ((this.plainQueue as DeviceQueue).generation !== this.plainGeneration) return PLAIN_VOID
-    // The device may have been stopped, or its cable pulled, by what the frame caused.
-    return this.port.epoch === this.plainEpoch && this.live && this.up ? PLAIN_TAKEN : PLAIN_LAST
   }
 
   // Marks the first `rows` rows used. The link may have run code that reset the queue or the device: then there is

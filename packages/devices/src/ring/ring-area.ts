@@ -1,11 +1,21 @@
 import { ADDRESS_HIGH_LIMIT, type BusPort, copy, Region } from '@guestdma/memory'
+import type { QueueFaultReason } from '../faults/faults.ts'
 
 const TWO_32 = 2 ** 32
 /** Grants for one area. An indirect table of 1 MiB takes 257 of 4 KiB, a ring 129 at most. */
 const MAX_GRANTS = 1024
 const SMALLEST_COPY = 4096
 
-interface Piece {
+/** What a ring tells its queue. */
+export interface RingOwner {
+  readonly port: BusPort
+  /** Breaks the queue: the driver did what it must not. `head`: the chain's id, or -1. Returns -1. */
+  fail(reason: QueueFaultReason, head: number, value: number, limit: number): number
+  /** The port gave nothing: breaks the queue, or does not where the port does not know yet. Returns -1. */
+  refused(reason: QueueFaultReason, head: number, length: number): number
+}
+
+export interface Piece {
   readonly region: Region
   readonly offset: number
   /** Its first byte in the area, and its bytes. */
@@ -80,6 +90,11 @@ export class RingArea {
     return at % 2 === 0
   }
 
+  /** The piece that has a byte of the area, where it is in pieces. */
+  pieceAt(byte: number): Piece {
+    return this.pieces.find(({ start, length }) => byte >= start && byte < start + length) as Piece
+  }
+
   /** Copies all of the area from memory, if it is in pieces. Returns how many those are. */
   pull(): number {
     for (const { region, offset, start, length } of this.pieces) {
@@ -141,4 +156,26 @@ export class RingArea {
     this.offset = 0
     return true
   }
+}
+
+/**
+ * Resolves an area of a ring, whose address stands as two halves from `halves[at]` on. `align`: what its address must be
+ * a multiple of, and `needs` its place in memory. False: the owner was told why.
+ */
+export function resolveArea(
+  owner: RingOwner,
+  area: RingArea,
+  halves: Uint32Array,
+  at: number,
+  bytes: number,
+  align: number,
+  needs: number,
+  access: 1 | 2,
+): boolean {
+  const low = halves[at]
+  if (low % align !== 0) owner.fail('ring-alignment', -1, low, align)
+  else if (!area.resolve(owner.port, low, halves[at + 1], bytes, access)) owner.refused('ring-unreachable', -1, bytes)
+  else if (area.offset % needs !== 0) owner.fail('ring-alignment', -1, area.offset, needs)
+  else return true
+  return false
 }

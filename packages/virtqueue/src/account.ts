@@ -1,4 +1,4 @@
-import type { VIRTQUEUE_CODES } from '../errors.ts'
+import type { VIRTQUEUE_CODES } from './errors.ts'
 
 /**
  * Words of one chain in {@link ChainAccount.chains}: four for each id, so that its place is a shift.

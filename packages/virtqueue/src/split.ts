@@ -13,9 +13,9 @@ import {
   USED_RING_ALIGN,
   usedRingBytes,
 } from '@guestdma/spec'
-import { crosses } from '../event-index.ts'
 import type { ChainAccount } from './account.ts'
 import type { DescriptorWords, DriverRing, DriverRingSetup, RingFormat } from './driver-ring.ts'
+import { crosses } from './event-index.ts'
 import { compact } from './words.ts'
 
 // The engine folds a module's own constants into its code; imported ones it loads at each use.

@@ -1,0 +1,113 @@
+import type { RingArea } from './ring-area.ts'
+
+/** How the negotiated features and the driver's registers shape a ring. */
+export interface RingSetup {
+  readonly size: number
+  /** Device addresses as halves: descriptor low, high, driver low, high, device low, high. */
+  readonly areas: Uint32Array
+  readonly packed: boolean
+  readonly indirect: boolean
+  readonly eventIndex: boolean
+  readonly inOrder: boolean
+  /** With `inOrder`: one used element for a run of buffers that were used completely (§2.7.9, §2.8.9). */
+  readonly batchUsed: boolean
+}
+
+/** Words of one descriptor in {@link Fetched.words}: address low and high, length, flags (NEXT, WRITE, INDIRECT). */
+export const WORD_LOW = 0
+export const WORD_HIGH = 1
+export const WORD_LENGTH = 2
+export const WORD_FLAGS = 3
+
+const FIRST_CAPACITY = 256
+
+/**
+ * Chains as they were loaded from a ring: private, and each word of them loaded once. Chain i has the id `ids[i]`, and
+ * its descriptors begin with number `firsts[i]`; those of the next chain follow.
+ *
+ * Chains [from, to) were fetched and not taken.
+ */
+export class Fetched {
+  from = 0
+  to = 0
+  /** Descriptors in use. */
+  descriptors = 0
+  declare words: Int32Array
+  declare readonly ids: Uint16Array
+  declare readonly firsts: Uint32Array
+
+  constructor(size: number) {
+    this.words = new Int32Array(4 * FIRST_CAPACITY)
+    this.ids = new Uint16Array(size + 1)
+    this.firsts = new Uint32Array(size + 1)
+  }
+
+  clear(): void {
+    this.from = this.to = this.descriptors = 0
+  }
+
+  /** Makes room for so many more descriptors. */
+  reserve(count: number): void {
+    let bytes = this.words.length
+    while (bytes < 4 * (this.descriptors + count)) bytes *= 2
+    if (bytes === this.words.length) return
+    const words = new Int32Array(bytes)
+    words.set(this.words)
+    this.words = words
+  }
+}
+
+/** Where a queue stands: what a device saves, and what another one goes on with. */
+export interface RingPosition {
+  /** The next chain to take. */
+  readonly next: number
+  /** The next used element to write; and the next one that the driver has not seen. */
+  readonly used: number
+  readonly published: number
+}
+
+/**
+ * A ring format, on the device's side: where available chains are found, and how they are marked used. Nothing in the
+ * ring is trusted, and nothing is decided on a word that is loaded again.
+ */
+export interface DeviceRing {
+  /** An area is in pieces: what copies of it cost since they were last asked for, in 64 pieces or 64 KiB. */
+  copies: number
+  /** A queue that was just enabled (virtio 1.4 §2.6.1). False: it cannot be of this size, and the owner knows. */
+  start(setup: RingSetup): boolean
+  /** Resolves the three areas; again whenever the port's epoch changed. False: the owner was told why. */
+  attach(setup: RingSetup): boolean
+  /** Nothing is left to fetch or to publish, and memory is not touched any more. */
+  stop(): void
+  /** Looks, once, whether chains are available that were not fetched. Returns how many are known of. */
+  update(): number
+  /** The same, from what was seen before where that says it. */
+  readonly ready: number
+  /**
+   * Appends up to `limit` available chains to `into`. A chain that breaks a rule ends the batch before it, and breaks
+   * the queue where it is the first. Returns how many.
+   */
+  fetch(into: Fetched, limit: number): number
+  /** Gives the chains back that were fetched and not taken: the last ones. */
+  unfetch(of: Fetched): void
+  /**
+   * Loads the descriptors of an indirect table of `entries` entries to `into`, behind what it holds. Returns how many,
+   * or -1 where the owner was told what is wrong.
+   */
+  fetchTable(area: RingArea, entries: number, head: number, into: Fetched): number
+  /** Marks a chain used, not yet for the driver to see. See `RingWalker.push`. */
+  push(id: number, written: number, whole: boolean): void
+  /** Publishes what was pushed, with a full barrier. Returns whether the driver wants a notification. */
+  flush(): boolean
+  /** Asks for a notification at the next chain. Returns whether one came in the meantime. */
+  rearm(): boolean
+  /** {@link flush} and then {@link rearm}: the answer to the latter is in {@link more}. */
+  flushAndRearm(): boolean
+  readonly more: boolean
+  /** Chains that were pushed and not published. */
+  readonly unpublished: number
+  save(): RingPosition
+  restore(position: RingPosition): void
+  /** Where the used side stands in memory: where an earlier server of the queue left it. */
+  readonly storedUsed: number
+}

@@ -1,0 +1,360 @@
+import { ACCESS_READ, ACCESS_WRITE, Region } from '@guestdma/memory'
+import {
+  DESCRIPTOR_F_AVAILABLE,
+  DESCRIPTOR_F_INDIRECT,
+  DESCRIPTOR_F_NEXT,
+  DESCRIPTOR_F_USED,
+  DESCRIPTOR_F_WRITE,
+  DESCRIPTOR_RING_ALIGN,
+  descriptorRingBytes,
+  EVENT_SUPPRESSION_ALIGN,
+  EVENT_SUPPRESSION_SIZE,
+  PACKED_DESCRIPTOR_SIZE,
+  PACKED_WRAP_COUNTER,
+  RING_EVENT_FLAGS_DESCRIPTOR,
+  RING_EVENT_FLAGS_DISABLE,
+} from '@guestdma/spec'
+import type { DeviceRing, Fetched, RingPosition, RingSetup } from './device-ring.ts'
+import { RingArea, type RingOwner, resolveArea } from './ring-area.ts'
+
+// The engine folds a module's own constants into its code; imported ones it loads at each use.
+const ENDS = DESCRIPTOR_F_NEXT | DESCRIPTOR_F_INDIRECT
+const F_NEXT = DESCRIPTOR_F_NEXT
+const SHOWN = DESCRIPTOR_F_NEXT | DESCRIPTOR_F_WRITE | DESCRIPTOR_F_INDIRECT
+// In the word that holds a descriptor's id in its lower half and its flags in its upper half.
+const AVAILABLE_MARK = DESCRIPTOR_F_AVAILABLE << 16
+const WRITE_MARK = DESCRIPTOR_F_WRITE << 16
+const MARKS = AVAILABLE_MARK | (DESCRIPTOR_F_USED << 16)
+/** No descriptor is held back. */
+const NONE = -1
+
+/**
+ * The device's half of a packed ring: virtio 1.4 §2.8.
+ *
+ * `at` is the next descriptor to fetch and `marks` what makes it available in its lap (§2.8.1); `usedAt` is where the
+ * next used descriptor goes and `usedMarks` what it has in its lap. Between two calls: from `usedAt` to `at`, around the
+ * ring, lie the descriptors of chains that were fetched and are not marked used. Of the used descriptors that were
+ * written since the last `flush`, the first still has its old marks: a driver reads in order, so it sees none of them
+ * before that one.
+ */
+export class PackedDeviceRing implements DeviceRing {
+  copies = 0
+  more = false
+  unpublished = 0
+  declare private readonly owner: RingOwner
+  declare private readonly ringArea: RingArea
+  declare private readonly driverArea: RingArea
+  declare private readonly deviceArea: RingArea
+  private size = 1
+  private eventIndex = false
+  private batchUsed = false
+  private attached = false
+
+  private at = 0
+  private marks = AVAILABLE_MARK
+  private usedAt = 0
+  private usedMarks = MARKS
+  // By id: descriptors of a chain that was fetched and is not marked used. 0: there is none.
+  private counts: Uint16Array = new Uint16Array(0)
+
+  // The first used descriptor since the last flush: where it stands, and its id and marks, which are stored last.
+  private heldAt = NONE
+  private held = 0
+  // Descriptors that were passed since then.
+  private passed = 0
+  // Where the last used descriptor stands and its marks; a later one of the same batch may take its place.
+  private slotAt = 0
+  private slotMarks = MARKS
+  private replaceable = false
+  // Nothing is known of what the driver was told before a restore, so it is told.
+  private restored = false
+
+  // Where descriptor `placed` is: of an area in pieces each has to be looked up.
+  declare private region: Region
+  private word = 0
+
+  constructor(owner: RingOwner) {
+    const nowhere = new Region(new ArrayBuffer(0), 'no ring')
+    this.owner = owner
+    this.region = nowhere
+    this.ringArea = new RingArea(nowhere)
+    this.driverArea = new RingArea(nowhere)
+    this.deviceArea = new RingArea(nowhere)
+  }
+
+  start(setup: RingSetup): boolean {
+    const { size } = setup
+    this.size = size
+    this.eventIndex = setup.eventIndex
+    this.batchUsed = setup.inOrder && setup.batchUsed
+    this.at = this.usedAt = this.slotAt = this.passed = this.unpublished = this.copies = 0
+    this.marks = AVAILABLE_MARK
+    this.usedMarks = this.slotMarks = MARKS
+    this.heldAt = NONE
+    this.replaceable = this.restored = false
+    this.counts = new Uint16Array(size)
+    return true
+  }
+
+  attach({ areas, size }: RingSetup): boolean {
+    this.attached = false
+    const { deviceArea, driverArea, owner, ringArea } = this
+    const bytes = descriptorRingBytes(size)
+    const event = EVENT_SUPPRESSION_SIZE
+    // What is read is written as well.
+    this.attached =
+      resolveArea(owner, ringArea, areas, 0, bytes, DESCRIPTOR_RING_ALIGN, 4, ACCESS_READ) &&
+      resolveArea(owner, ringArea, areas, 0, bytes, DESCRIPTOR_RING_ALIGN, 4, ACCESS_WRITE) &&
+      resolveArea(owner, driverArea, areas, 2, event, EVENT_SUPPRESSION_ALIGN, 4, ACCESS_READ) &&
+      resolveArea(owner, deviceArea, areas, 4, event, EVENT_SUPPRESSION_ALIGN, 4, ACCESS_WRITE)
+    if (this.attached) this.place(0)
+    return this.attached
+  }
+
+  stop(): void {
+    this.attached = false
+    this.unpublished = this.passed = 0
+    this.heldAt = NONE
+  }
+
+  get ready(): number {
+    return this.update()
+  }
+
+  // A packed ring says nothing of how many there are.
+  update(): number {
+    if (!this.attached) return 0
+    const word = this.place(this.at)
+    if (this.region.meter !== null) this.region.meter.load(4, 1)
+    return (this.region.loadSharedWord(word + 3) & MARKS) === this.marks ? 1 : 0
+  }
+
+  fetch(into: Fetched, limit: number): number {
+    if (!this.attached) return 0
+    const { counts, owner, size } = this
+    into.reserve(size + 1)
+    const { firsts, ids } = into
+    let { words } = into
+    let room = (words.length >> 2) - 1
+    let { at, marks } = this
+    let k = into.descriptors
+    const before = k
+    let chain = into.to
+    let begin = k
+    let n = 0
+    let word = this.place(at)
+    let { region } = this
+    const scattered = this.ringArea.scattered
+    const base = word - 4 * at
+    while (n < limit) {
+      if (scattered) {
+        word = this.place(at)
+        region = this.region
+      } else word = (base + (at << 2)) | 0
+      // What it speaks of was stored before it. The first of a chain says that all of the chain is there.
+      const last = region.loadSharedWord((word + 3) | 0)
+      const flags = last >>> 16
+      if (k === begin && (last & MARKS) !== marks) break
+      if (k - begin === size) {
+        if (n === 0) owner.fail('chain-length', last & 0xffff, size + 1, size)
+        break
+      }
+      if (k === room) {
+        into.descriptors = k
+        into.reserve(size + 1)
+        words = into.words
+        room = (words.length >> 2) - 1
+      }
+      const { u32 } = region
+      const to = k << 2
+      words[to] = u32[word]
+      words[(to + 1) | 0] = u32[(word + 1) | 0]
+      words[(to + 2) | 0] = u32[(word + 2) | 0]
+      words[(to + 3) | 0] = flags & SHOWN
+      k = (k + 1) | 0
+      at = (at + 1) | 0
+      if (at === size) {
+        at = 0
+        marks ^= MARKS
+      }
+      if ((flags & ENDS) === F_NEXT) continue
+      const id = last & 0xffff
+      // The id of the last descriptor is that of the chain (§2.8.6).
+      if (id >= size || counts[id] !== 0) {
+        if (n === 0) owner.fail('head', id, id, size)
+        break
+      }
+      counts[id] = k - begin
+      ids[chain] = id
+      firsts[chain] = begin
+      chain = (chain + 1) | 0
+      n = (n + 1) | 0
+      begin = k
+      this.at = at
+      this.marks = marks
+    }
+    into.to = chain
+    into.descriptors = begin
+    firsts[chain] = begin
+    if (region.meter !== null) region.meter.load(4, 4 * (begin - before))
+    return n
+  }
+
+  unfetch({ from, ids, to }: Fetched): void {
+    const { counts } = this
+    for (let chain = from; chain < to; chain++) {
+      this.at -= counts[ids[chain]]
+      counts[ids[chain]] = 0
+    }
+    if (this.at >= 0) return
+    this.at += this.size
+    this.marks ^= MARKS
+  }
+
+  fetchTable(area: RingArea, entries: number, head: number, into: Fetched): number {
+    const { owner, size } = this
+    // All of the table is the chain, and its order is theirs (§2.8.7).
+    if (entries > size) return owner.fail('chain-length', head, entries, size)
+    const { u32 } = area.region
+    const base = area.offset / 4
+    into.reserve(entries)
+    const { words } = into
+    for (let n = 0; n < entries; n++) {
+      const at = base + 4 * n
+      const to = 4 * (into.descriptors + n)
+      words[to] = u32[at]
+      words[to + 1] = u32[at + 1]
+      words[to + 2] = u32[at + 2]
+      // Of the flags WRITE alone means something there.
+      const flags = (u32[at + 3] >>> 16) & DESCRIPTOR_F_WRITE
+      words[to + 3] = n + 1 < entries ? flags | F_NEXT : flags
+    }
+    if (area.region.meter !== null) area.region.meter.load(4, 4 * entries)
+    return entries
+  }
+
+  push(id: number, written: number, whole: boolean): void {
+    const { counts, size } = this
+    if (!this.replaceable) {
+      this.slotAt = this.usedAt
+      this.slotMarks = this.usedMarks
+    }
+    const word = this.place(this.slotAt)
+    const { region } = this
+    const { u32 } = region
+    const last = id | this.slotMarks | (written > 0 ? WRITE_MARK : 0)
+    u32[word + 2] = written
+    if (this.heldAt === NONE || this.heldAt === this.slotAt) {
+      this.heldAt = this.slotAt
+      this.held = last
+    } else u32[word + 3] = last
+    if (region.meter !== null) region.meter.store(4, 2)
+    if (region.onDeviceWrite !== null) region.onDeviceWrite(4 * word + 8, 8)
+    const count = counts[id]
+    counts[id] = 0
+    this.passed += count
+    this.unpublished++
+    this.usedAt += count
+    if (this.usedAt >= size) {
+      this.usedAt -= size
+      this.usedMarks ^= MARKS
+    }
+    this.replaceable = whole && this.batchUsed
+  }
+
+  flush(): boolean {
+    const { eventIndex, heldAt, passed, size, usedAt, usedMarks } = this
+    if (heldAt === NONE || !this.attached) return false
+    const { offset, region: driver } = this.driverArea
+    const word = this.place(heldAt)
+    const { region } = this
+    if (driver.u32.length === 0) driver.refresh()
+    // All other used descriptors, then the one that shows them, then the question whether the driver wants to know.
+    const answer = region.storeWordThenLoad(word + 3, this.held >>> 0, driver, offset / 4)
+    this.heldAt = NONE
+    this.passed = this.unpublished = 0
+    this.replaceable = false
+    if (region.meter !== null) region.meter.store(4, 1)
+    if (driver.meter !== null) driver.meter.load(4, 1)
+    if (region.onDeviceWrite !== null) region.onDeviceWrite(4 * word + 12, 4)
+    const flags = answer >>> 16
+    if (this.restored) {
+      this.restored = false
+      return true
+    }
+    if (flags === RING_EVENT_FLAGS_DISABLE) return false
+    const asked = answer & (PACKED_WRAP_COUNTER - 1)
+    // What makes no sense is answered by a notification, which does no harm.
+    if (flags !== RING_EVENT_FLAGS_DESCRIPTOR || !eventIndex || asked >= size) return true
+    // Two laps make a circle. Was the descriptor at the event passed by those that were marked used?
+    const event = (answer & PACKED_WRAP_COUNTER) === 0 ? asked + size : asked
+    const now = usedMarks === MARKS ? usedAt : usedAt + size
+    return (now - 1 - event + 2 * size) % (2 * size) < passed
+  }
+
+  rearm(): boolean {
+    // Without the event index the flags stay as they are, and the driver always notifies.
+    if (!this.eventIndex || !this.attached) return false
+    const { at, marks } = this
+    const { offset, region: device } = this.deviceArea
+    const word = this.place(at)
+    const { region } = this
+    if (device.u32.length === 0) device.refresh()
+    const place = at | (marks === AVAILABLE_MARK ? PACKED_WRAP_COUNTER : 0)
+    const event = place | (RING_EVENT_FLAGS_DESCRIPTOR << 16)
+    const last = device.storeWordThenLoad(offset / 4, event, region, word + 3)
+    if (device.meter !== null) device.meter.store(4, 1)
+    if (device.onDeviceWrite !== null) device.onDeviceWrite(offset, 4)
+    return this.attached && (last & MARKS) === marks
+  }
+
+  flushAndRearm(): boolean {
+    const wanted = this.flush()
+    this.more = this.rearm()
+    return wanted
+  }
+
+  // Both places as offset and wrap counter. What was not published is published now, since a place says nothing of it.
+  save(): RingPosition {
+    if (this.heldAt !== NONE) this.flush()
+    const used = this.usedAt | (this.usedMarks === MARKS ? PACKED_WRAP_COUNTER : 0)
+    const next = this.at | (this.marks === AVAILABLE_MARK ? PACKED_WRAP_COUNTER : 0)
+    return { next, used, published: used }
+  }
+
+  restore({ next, used }: RingPosition): void {
+    this.at = next & (PACKED_WRAP_COUNTER - 1)
+    this.marks = (next & PACKED_WRAP_COUNTER) === 0 ? MARKS ^ AVAILABLE_MARK : AVAILABLE_MARK
+    this.usedAt = used & (PACKED_WRAP_COUNTER - 1)
+    this.usedMarks = (used & PACKED_WRAP_COUNTER) === 0 ? 0 : MARKS
+    this.restored = true
+  }
+
+  // Nothing in memory says where the used side stands; without anything in flight it is where the next chain is.
+  get storedUsed(): number {
+    return PACKED_WRAP_COUNTER
+  }
+
+  // Finds a descriptor: its first word in `region`. Descriptors are aligned, so none lies across two pieces of whole
+  // pages.
+  private place(index: number): number {
+    const { ringArea } = this
+    const byte = index * PACKED_DESCRIPTOR_SIZE
+    if (!ringArea.scattered) {
+      this.region = ringArea.region
+      this.word = integer((ringArea.offset + byte) / 4)
+    } else {
+      const piece = ringArea.pieceAt(byte)
+      this.region = piece.region
+      this.word = integer((piece.offset + byte - piece.start) / 4)
+    }
+    if (this.region.u32.length === 0) this.region.refresh()
+    return this.word
+  }
+}
+
+// An element index as an integer for the engine too, not as the double that its computation gave. Beyond 2^31 it has to
+// stay one.
+function integer(value: number): number {
+  return value <= 0x7fffffff ? value | 0 : value
+}

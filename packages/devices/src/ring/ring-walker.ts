@@ -1,0 +1,528 @@
+import { ACCESS_READ, ACCESS_WRITE, ADDRESS_HIGH_LIMIT, type BusPort, copy, Region } from '@guestdma/memory'
+import {
+  DESCRIPTOR_F_INDIRECT,
+  DESCRIPTOR_F_NEXT,
+  DESCRIPTOR_F_WRITE,
+  DESCRIPTOR_SIZE,
+  MAX_CHAIN_BYTES,
+  MAX_QUEUE_SIZE,
+} from '@guestdma/spec'
+import type { QueueFaultReason } from '../faults/faults.ts'
+import { ChainTable, ONE_READABLE, ONE_WRITABLE, ROW, ROW_FIRST, ROW_HEAD, ROW_WRITE } from './chain-table.ts'
+import { type DeviceRing, Fetched, type RingPosition, type RingSetup } from './device-ring.ts'
+import { PackedDeviceRing } from './packed.ts'
+import { RingArea, type RingOwner } from './ring-area.ts'
+import { SplitDeviceRing } from './split.ts'
+import { CHAIN_BYTES, CHAIN_STEPS } from './work.ts'
+
+// The engine folds a module's own constants into its code; imported ones it loads at each use.
+const STRIDE = ROW
+const HEAD = ROW_HEAD
+const FIRST = ROW_FIRST
+const WRITE = ROW_WRITE
+const ALL_READABLE = ONE_READABLE
+const ALL_WRITABLE = ONE_WRITABLE
+const READ_ACCESS = ACCESS_READ
+const WRITE_ACCESS = ACCESS_WRITE
+const F_NEXT = DESCRIPTOR_F_NEXT
+const F_WRITE = DESCRIPTOR_F_WRITE
+const F_INDIRECT = DESCRIPTOR_F_INDIRECT
+const NEXT_OR_INDIRECT = F_NEXT | F_INDIRECT
+const HIGH_LIMIT = ADDRESS_HIGH_LIMIT
+const STEPS = CHAIN_STEPS
+const BYTES = CHAIN_BYTES
+const TWO_32 = 2 ** 32
+
+/** What `take` returns when there is no chain: none available, or the queue is broken. */
+export const NO_CHAIN = -1
+
+/** `next` has 16 bits, so a longer indirect table holds entries that nothing can name. */
+const MAX_INDIRECT_BYTES = 65536 * DESCRIPTOR_SIZE
+/** Chains that are fetched together at most. */
+const BATCH = 64
+
+/**
+ * The device's side of one virtqueue of either format (virtio 1.4 §2.6): takes available chains, pushes used ones.
+ *
+ * Nothing in the ring is trusted. A format loads each shared word once and puts chains down in private words; here each
+ * buffer is resolved through the port before `take` returns, so a device acts on a whole chain or on none. What is
+ * malformed sets `broken`: from then on nothing is taken, and only what was pushed before is still published. Nothing
+ * here throws, and every loop is bounded by the queue size.
+ *
+ * A zero-length element is legal (§2.7 forbids none, and §2.7.4.1 forbids assumptions about framing): it counts towards
+ * the chain's length, its address is not looked at, and it yields no segment.
+ *
+ * Use: `update`, then `take` and `push` until `NO_CHAIN`, then `flushAndRearm`, and again where there is {@link more}.
+ */
+export class RingWalker implements RingOwner {
+  declare readonly chains: ChainTable
+  declare readonly port: BusPort
+  /**
+   * Of the last `take`, `takeMore` or `takeBatch`: how many chains more than it returned the work was worth, by
+   * {@link CHAIN_STEPS} and {@link CHAIN_BYTES}. A batch ends with the first chain that is worth several. Copies of a
+   * ring in pieces count with the first chain that is taken after them.
+   */
+  extra = 0
+  broken: QueueFaultReason | null = null
+  /** With `broken`: the head of the chain at fault or -1, the offending number, and its bound. */
+  brokenHead = -1
+  brokenValue = 0
+  brokenLimit = 0
+
+  declare private readonly split: SplitDeviceRing
+  declare private readonly packed: PackedDeviceRing
+  declare private ring: DeviceRing
+  declare private readonly fetched: Fetched
+  // An indirect table that is looked at: where it is, its descriptors, and a copy of one that is not aligned.
+  declare private readonly tableArea: RingArea
+  declare private readonly table: Fetched
+  declare private aligned: Region
+  private size = 1
+  private indirect = false
+  private inOrder = false
+  private paused = false
+  // Number of the next chain to take, modulo 2^16; and of the next one to complete in order.
+  private number = 0
+  private completed = 0
+  // In order: completions by number, held until all earlier ones came. -1: still outstanding.
+  private heldWritten = new Float64Array(0)
+  private heldHead = new Int32Array(0)
+  private heldMask = 0
+
+  constructor(maxSize: number, port: BusPort) {
+    const nowhere = new Region(new ArrayBuffer(0), 'no ring')
+    this.port = port
+    this.chains = new ChainTable(maxSize, nowhere)
+    this.split = new SplitDeviceRing(this)
+    this.packed = new PackedDeviceRing(this)
+    this.ring = this.split
+    this.fetched = new Fetched(maxSize)
+    this.table = new Fetched(0)
+    this.tableArea = new RingArea(nowhere)
+    this.aligned = nowhere
+  }
+
+  /** A queue that was just enabled (virtio 1.4 §2.6.1). False: `broken` says why, or the port does not know yet. */
+  start(setup: RingSetup, maxSize: number): boolean {
+    const { inOrder, packed, size } = setup
+    this.broken = null
+    this.paused = false
+    this.number = this.completed = 0
+    this.ring = packed ? this.packed : this.split
+    this.forget()
+    if (size < 1 || size > maxSize || size > MAX_QUEUE_SIZE) {
+      this.fail('queue-size', -1, size, maxSize)
+      return false
+    }
+    if (!this.ring.start(setup)) return false
+    this.size = size
+    this.indirect = setup.indirect
+    this.inOrder = inOrder
+    let places = 1
+    while (places < size) places *= 2
+    this.heldMask = places - 1
+    this.heldHead = new Int32Array(inOrder ? places : 0)
+    this.heldWritten = new Float64Array(inOrder ? places : 0).fill(-1)
+    return this.attach(setup)
+  }
+
+  /** A queue that was reset or disabled: nothing is left to take or to publish. */
+  stop(): void {
+    this.forget()
+    this.ring.stop()
+  }
+
+  /** Takes nothing more, whatever the driver makes available, until the next `start`. */
+  pause(): void {
+    this.paused = true
+    this.giveBack()
+  }
+
+  /**
+   * Resolves the three areas; again whenever the port's epoch changed. False: `broken` says why, or the port does not
+   * know yet, and nothing may be asked of the ring before this is called again.
+   */
+  attach(setup: RingSetup): boolean {
+    return this.ring.attach(setup)
+  }
+
+  /** Where the used side stands in memory: where an earlier server of the queue left it. */
+  get storedUsed(): number {
+    return this.ring.storedUsed
+  }
+
+  /** Chains that were marked used and that no `flush` published yet. */
+  get unpublished(): number {
+    return this.ring.unpublished
+  }
+
+  /** Chains that are known of and not taken yet. */
+  get ready(): number {
+    const { from, to } = this.fetched
+    return this.paused ? 0 : to - from + this.ring.ready
+  }
+
+  /** Looks, once, whether the driver made chains available. Returns how many can be taken. */
+  update(): number {
+    if (this.broken !== null || this.paused) return 0
+    const { from, to } = this.fetched
+    return to - from + this.ring.update()
+  }
+
+  /** Forgets the rows of `chains` and takes the next chain into row 0. Returns 0 or {@link NO_CHAIN}. */
+  take(): number {
+    return this.takeBatch(1) === 1 ? 0 : NO_CHAIN
+  }
+
+  /** Forgets the rows of `chains` and takes up to `limit` chains into rows 0 and up. Returns how many. */
+  takeBatch(limit: number): number {
+    const { chains, fetched } = this
+    chains.rows = 0
+    chains.segments = 0
+    // What was taken before can be given back no more.
+    if (fetched.from === fetched.to) fetched.clear()
+    return this.append(limit)
+  }
+
+  /** Takes the next chain into a further row and returns it, or {@link NO_CHAIN}. */
+  takeMore(): number {
+    return this.append(1) === 1 ? this.chains.rows - 1 : NO_CHAIN
+  }
+
+  /** Gives the last `rows` chains back, untouched: the next `take` finds them again. */
+  untake(rows: number): void {
+    this.fetched.from -= rows
+    this.number = (this.number - rows) & 0xffff
+  }
+
+  /**
+   * Marks a chain used, in memory but not yet for the driver to see. `written` counts from the first device-writable
+   * byte on. `whole`: all of the writable part was written, or there is none; only such an element may be left out of
+   * an in-order batch.
+   */
+  push(head: number, written: number, whole: boolean): void {
+    this.ring.push(head, written, whole)
+  }
+
+  /** Marks the chains of rows 0 to `rows` - 1 used, of which nothing was written: as many calls of `push`. */
+  pushRows(rows: number): void {
+    const { columns } = this.chains
+    for (let row = 0; row < rows; row++) this.ring.push(columns[row * STRIDE + HEAD] & 0xffff, 0, true)
+  }
+
+  /**
+   * As `push`, for chains that are completed in any order. In order, it is held until all chains taken before it are
+   * completed (§2.7.9).
+   */
+  complete(head: number, position: number, written: number, whole: boolean): void {
+    if (!this.inOrder) {
+      this.push(head, written, whole)
+      return
+    }
+    const { heldHead, heldMask, heldWritten } = this
+    heldHead[position & heldMask] = head
+    heldWritten[position & heldMask] = written
+    while (this.completed !== this.number) {
+      const place = this.completed & heldMask
+      if (heldWritten[place] < 0) return
+      this.push(heldHead[place], heldWritten[place], false)
+      heldWritten[place] = -1
+      this.completed = (this.completed + 1) & 0xffff
+    }
+  }
+
+  /** Publishes what was pushed. Returns whether the driver wants a notification (§2.7.7.2, §2.8.22). */
+  flush(): boolean {
+    return this.ring.flush()
+  }
+
+  /**
+   * Before waiting: asks for a notification at the next chain that becomes available (§2.7.10). Returns whether one
+   * came in the meantime.
+   */
+  rearm(): boolean {
+    return this.broken === null && this.ring.rearm() && !this.paused
+  }
+
+  /**
+   * {@link flush} and {@link rearm}, with one barrier for both where the format can, for a device that has taken all
+   * there is. Returns what `flush` does; {@link more} holds what `rearm` returns.
+   */
+  flushAndRearm(): boolean {
+    return this.broken === null ? this.ring.flushAndRearm() : this.ring.flush()
+  }
+
+  /** Of the last {@link flushAndRearm}: chains came in the meantime. */
+  get more(): boolean {
+    return this.broken === null && !this.paused && this.ring.more && this.fetched.from === this.fetched.to
+  }
+
+  /** Where the queue stands; nothing may be outstanding except what only waits for `flush`. */
+  save(): RingPosition {
+    this.giveBack()
+    return this.ring.save()
+  }
+
+  /** Continues where `save` stood; after `start`. */
+  restore(position: RingPosition): void {
+    this.ring.restore(position)
+  }
+
+  /** Breaks the queue, also from outside for what only the device type can judge. Returns {@link NO_CHAIN}. */
+  fail(reason: QueueFaultReason, head: number, value: number, limit: number): number {
+    if (this.broken === null) {
+      this.broken = reason
+      this.brokenHead = head
+      this.brokenValue = value
+      this.brokenLimit = limit
+    }
+    return NO_CHAIN
+  }
+
+  /** For the format. */
+  refused(reason: QueueFaultReason, head: number, length: number): number {
+    // Where the port does not know yet, that is no fault: the chain stays where it is.
+    return this.port.pending === true ? NO_CHAIN : this.fail(reason, head, length, 0)
+  }
+
+  /**
+   * Replaces all rows by one that consists of `count` device-writable spans, resolved as the port grants them now. For
+   * a completion that comes long after its chain was taken. False: the port refused, and `broken` is set, or it does not
+   * know yet.
+   */
+  reresolve(addresses: Float64Array, lengths: Uint32Array, count: number, head: number, position: number): boolean {
+    const chains = this.chains
+    chains.rows = 0
+    let segment = 0
+    let writable = 0
+    for (let i = 0; i < count; i++) {
+      this.port.request[0] = addresses[i]
+      segment = this.pieces(segment, lengths[i], this.port.resolve(lengths[i], WRITE_ACCESS), WRITE_ACCESS, head)
+      if (segment < 0) return false
+      writable += lengths[i]
+    }
+    chains.add(head, position, 0, 0, segment, 0, writable)
+    return true
+  }
+
+  private forget(): void {
+    this.chains.rows = this.chains.segments = 0
+    this.fetched.clear()
+  }
+
+  private giveBack(): void {
+    this.ring.unfetch(this.fetched)
+    this.fetched.clear()
+  }
+
+  // Resolves fetched chains into rows. Here only chains of one plain descriptor; what is longer, unusual or wrong goes on
+  // in chain(). All state is local, since a field would be loaded again after each call that is not inlined.
+  private append(limit: number): number {
+    this.extra = 0
+    const { chains, fetched, port } = this
+    if (this.broken !== null || this.paused) return 0
+    if (fetched.from === fetched.to) {
+      if (this.ring.fetch(fetched, limit < BATCH ? limit : BATCH) === 0) return 0
+    }
+    // Code that the device called since the last chain may have grown a memory.
+    if (port.region.u8.length === 0) port.refresh()
+    const extra = this.ring.copies
+    this.extra = extra
+    this.ring.copies = 0
+    const from = fetched.from
+    const ready = fetched.to - from
+    const count = ready < limit ? ready : limit
+    const { firsts, ids, words } = fetched
+    const { request, window } = port
+    const held = this.heldWritten
+    const heldMask = this.heldMask
+    const { columns } = chains
+    let { lengths, spans, regions, segments: segment } = chains
+    // The port's last window: what lies in it needs no call.
+    let windowBase = window[0]
+    let windowLength = window[1]
+    let windowOffset = window[2]
+    let windowAccess = window[3] | 0
+    let region = port.region
+    let row = chains.rows
+    let number = this.number
+    let taken = 0
+    for (; taken < count; taken++) {
+      const k = firsts[from + taken] << 2
+      const flags = words[(k + 3) | 0]
+      const length = words[(k + 2) | 0]
+      const high = words[(k + 1) | 0]
+      if ((flags & NEXT_OR_INDIRECT) === 0 && length > 0 && length < BYTES && segment < lengths.length) {
+        const writes = (flags & F_WRITE) !== 0
+        const access = writes ? 2 : 1
+        const address = (high >>> 0) * TWO_32 + (words[k] >>> 0)
+        let into = address - windowBase
+        let granted = length
+        if (!(into >= 0 && into + length <= windowLength && (windowAccess & access) !== 0) && high >>> 0 < HIGH_LIMIT) {
+          request[0] = address
+          granted = port.resolve(length, access)
+          windowBase = window[0]
+          windowLength = window[1]
+          windowOffset = window[2]
+          windowAccess = window[3] | 0
+          region = port.region
+          into = address - windowBase
+        }
+        if (granted === length && high >>> 0 < HIGH_LIMIT) {
+          // Comparing costs less than the store's write barrier.
+          if (regions[segment] !== region) regions[segment] = region
+          lengths[segment] = length
+          spans[segment * 2] = windowLength === 0 ? port.offset : windowOffset + into
+          spans[segment * 2 + 1] = address
+          const at = row * STRIDE
+          columns[at + HEAD] = (number << 16) | ids[from + taken]
+          columns[at + FIRST] = segment
+          // One segment: its length says how many bytes there are.
+          columns[at + WRITE] = writes ? ALL_WRITABLE : ALL_READABLE
+          if (held.length !== 0) held[number & heldMask] = -1
+          segment++
+          row++
+          number = (number + 1) & 0xffff
+          continue
+        }
+      }
+      chains.rows = row
+      chains.segments = segment
+      if (!this.chain(fetched, firsts[from + taken], firsts[from + taken + 1], ids[from + taken], number)) break
+      ;({ lengths, spans, regions, segments: segment } = chains)
+      windowBase = window[0]
+      windowLength = window[1]
+      windowOffset = window[2]
+      windowAccess = window[3] | 0
+      region = port.region
+      row = chains.rows
+      if (held.length !== 0) held[number & heldMask] = -1
+      number = (number + 1) & 0xffff
+      if (this.extra !== extra) {
+        taken++
+        break
+      }
+    }
+    fetched.from = from + taken
+    this.number = number
+    chains.rows = row
+    chains.segments = segment
+    return taken
+  }
+
+  // A chain in full generality (virtio 1.4 §2.7.5.3, §2.8.7). Appends a row and returns true. False: `broken` is set, or
+  // the port does not know yet.
+  private chain(of: Fetched, begin: number, end: number, head: number, number: number): boolean {
+    const { chains, port, size } = this
+    const first = chains.segments
+    let segment = first
+    let total = 0
+    let readable = 0
+    let writeFrom = -1
+    let copied = 0
+    let elements = 0
+    let { words } = of
+    let k = begin
+    let stop = end
+    let inTable = false
+    for (; k < stop; k++) {
+      const at = 4 * k
+      const low = words[at] >>> 0
+      const high = words[at + 1] >>> 0
+      const length = words[at + 2] >>> 0
+      const flags = words[at + 3]
+      if ((flags & F_INDIRECT) !== 0) {
+        if (inTable) return this.reject('indirect-nested', head, k - begin, 0)
+        if (!this.indirect) return this.reject('indirect-feature', head, k - begin, 0)
+        if ((flags & F_NEXT) !== 0) return this.reject('indirect-next', head, k - begin, 0)
+        if (length === 0 || (length & 15) !== 0 || length > MAX_INDIRECT_BYTES) {
+          return this.reject('indirect-length', head, length, MAX_INDIRECT_BYTES)
+        }
+        // The WRITE flag of this descriptor is ignored (§2.7.5.3.2).
+        const area = this.tableArea
+        if (!area.resolve(port, low, high, length, READ_ACCESS)) {
+          this.refused('indirect-unreachable', head, length)
+          return false
+        }
+        if (area.scattered) {
+          area.pull()
+          copied = length / DESCRIPTOR_SIZE
+        }
+        this.align(area, length)
+        this.table.clear()
+        const entries = this.ring.fetchTable(area, length / DESCRIPTOR_SIZE, head, this.table)
+        if (entries < 0) return false
+        words = this.table.words
+        k = -1
+        stop = entries
+        inTable = true
+        continue
+      }
+      // An indirect table counts by its elements.
+      if (++elements > size) return this.reject('chain-length', head, elements, size)
+      if (total + length > MAX_CHAIN_BYTES) return this.reject('chain-bytes', head, total + length, MAX_CHAIN_BYTES)
+      let access: 1 | 2 = READ_ACCESS
+      if ((flags & F_WRITE) !== 0) {
+        access = WRITE_ACCESS
+        if (writeFrom < 0) {
+          writeFrom = segment
+          readable = total
+        }
+      } else if (writeFrom >= 0) return this.reject('order', head, k, 0)
+      total += length
+      if (length === 0) continue
+      if (high >= HIGH_LIMIT) {
+        port.outOfReach?.(high, low, length, access)
+        return this.reject('buffer-unreachable', head, k, 0)
+      }
+      port.request[0] = high * TWO_32 + low
+      segment = this.pieces(segment, length, port.resolve(length, access), access, head)
+      if (segment < 0) return false
+    }
+    this.extra += ((elements + copied + segment - first) / STEPS + total / BYTES) | 0
+    if (writeFrom < 0) chains.add(head, number, first, segment, segment, total, 0)
+    else chains.add(head, number, first, writeFrom, segment, readable, total - readable)
+    return true
+  }
+
+  // The spec aligns no indirect table; a format loads aligned words.
+  private align(area: RingArea, length: number): void {
+    if (area.offset % 4 === 0) {
+      if (area.region.u32.length === 0) area.region.refresh()
+      return
+    }
+    if (this.aligned.length < length) {
+      let bytes = 4096
+      while (bytes < length) bytes *= 2
+      this.aligned = new Region(new ArrayBuffer(bytes), 'copy of an indirect table')
+    }
+    if (area.region.u8.length === 0) area.region.refresh()
+    copy(this.aligned, 0, area.region, area.offset, length)
+    area.region = this.aligned
+    area.offset = 0
+  }
+
+  private reject(reason: QueueFaultReason, head: number, value: number, limit: number): false {
+    this.fail(reason, head, value, limit)
+    return false
+  }
+
+  // A buffer that the port grants in several pieces, or that needs more room. `request[0]` and `granted` stand at its
+  // beginning.
+  private pieces(segment: number, length: number, granted: number, access: 1 | 2, head: number): number {
+    const { chains, port } = this
+    for (;;) {
+      if (granted <= 0) return this.refused('buffer-unreachable', head, length)
+      if (segment >= chains.lengths.length && !chains.grow()) return this.fail('segments', head, segment, segment)
+      chains.regions[segment] = port.region
+      chains.lengths[segment] = granted
+      chains.spans[segment * 2] = port.offset
+      chains.spans[segment * 2 + 1] = port.request[0]
+      segment++
+      length -= granted
+      if (length <= 0) return segment
+      port.request[0] += granted
+      granted = port.resolve(length, access)
+    }
+  }
+}

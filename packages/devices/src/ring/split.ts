@@ -1,0 +1,386 @@
+import { ACCESS_READ, ACCESS_WRITE, Region } from '@guestdma/memory'
+import {
+  AVAILABLE_F_NO_INTERRUPT,
+  AVAILABLE_INDEX,
+  AVAILABLE_RING,
+  AVAILABLE_RING_ALIGN,
+  availableRingBytes,
+  DESCRIPTOR_F_INDIRECT,
+  DESCRIPTOR_F_NEXT,
+  DESCRIPTOR_TABLE_ALIGN,
+  descriptorTableBytes,
+  MAX_QUEUE_SIZE,
+  USED_INDEX,
+  USED_RING,
+  USED_RING_ALIGN,
+  usedRingBytes,
+} from '@guestdma/spec'
+import type { DeviceRing, Fetched, RingPosition, RingSetup } from './device-ring.ts'
+import { RingArea, type RingOwner, type RingWord, resolveArea } from './ring-area.ts'
+import { CHAIN_BYTES, CHAIN_STEPS } from './work.ts'
+
+// The engine folds a module's own constants into its code; imported ones it loads at each use.
+const F_NEXT = DESCRIPTOR_F_NEXT
+const ENDS = DESCRIPTOR_F_NEXT | DESCRIPTOR_F_INDIRECT
+
+/**
+ * The device's half of a split ring: virtio 1.4 §2.7.
+ *
+ * Indices run freely, modulo 2^16. Between two calls: published <= used <= next <= available <= published + size.
+ */
+export class SplitDeviceRing implements DeviceRing {
+  copies = 0
+  more = false
+  private available = 0
+  private next = 0
+  private used = 0
+  private published = 0
+  // Where the last used element stands; later ones of the same batch may take its place.
+  private slot = 0
+  private replaceable = false
+  private attached = false
+
+  declare private readonly owner: RingOwner
+  private size = 1
+  private eventIndex = false
+  private batchUsed = false
+
+  // The three areas, and where to work on them, as elements of the views of a region.
+  declare private readonly tableArea: RingArea
+  declare private readonly driverArea: RingArea
+  declare private readonly deviceArea: RingArea
+  declare private table: Region
+  private tableWord = 0
+  declare private driver: Region
+  private driverHalf = 0
+  declare private device: Region
+  private deviceWord = 0
+  // An area is in pieces: copies have to be brought up to date.
+  private scattered = false
+  // The four words that both sides look at, in memory itself: the available index, what says whether the driver wants a
+  // notification (used_event or the flags), the used index, and avail_event.
+  declare private readonly availableIndex: RingWord
+  declare private readonly asked: RingWord
+  declare private readonly usedIndex: RingWord
+  declare private readonly event: RingWord
+
+  constructor(owner: RingOwner) {
+    const nowhere = new Region(new ArrayBuffer(0), 'no ring')
+    this.owner = owner
+    this.table = this.driver = this.device = nowhere
+    this.tableArea = new RingArea(nowhere)
+    this.driverArea = new RingArea(nowhere)
+    this.deviceArea = new RingArea(nowhere)
+    this.availableIndex = { region: nowhere, half: 0 }
+    this.asked = { region: nowhere, half: 0 }
+    this.usedIndex = { region: nowhere, half: 0 }
+    this.event = { region: nowhere, half: 0 }
+  }
+
+  start(setup: RingSetup): boolean {
+    const { size } = setup
+    this.available = this.next = this.used = this.published = this.slot = 0
+    this.replaceable = false
+    this.copies = 0
+    if ((size & (size - 1)) !== 0) {
+      this.owner.fail('queue-size', -1, size, MAX_QUEUE_SIZE)
+      return false
+    }
+    this.size = size
+    this.eventIndex = setup.eventIndex
+    this.batchUsed = setup.inOrder && setup.batchUsed
+    return true
+  }
+
+  attach({ areas, size }: RingSetup): boolean {
+    this.attached = false
+    const { deviceArea, driverArea, owner, tableArea } = this
+    const descriptors = descriptorTableBytes(size)
+    const entries = availableRingBytes(size)
+    const found =
+      resolveArea(owner, tableArea, areas, 0, descriptors, DESCRIPTOR_TABLE_ALIGN, 4, ACCESS_READ) &&
+      resolveArea(owner, driverArea, areas, 2, entries, AVAILABLE_RING_ALIGN, 2, ACCESS_READ) &&
+      resolveArea(owner, deviceArea, areas, 4, usedRingBytes(size), USED_RING_ALIGN, 4, ACCESS_WRITE)
+    if (!found) return false
+    if (
+      !driverArea.find(AVAILABLE_INDEX, this.availableIndex) ||
+      !driverArea.find(this.eventIndex ? AVAILABLE_RING + 2 * size : 0, this.asked) ||
+      !deviceArea.find(USED_INDEX, this.usedIndex) ||
+      !deviceArea.find(USED_RING + 8 * size, this.event)
+    ) {
+      owner.fail('ring-alignment', -1, 1, 2)
+      return false
+    }
+    this.table = tableArea.region
+    this.tableWord = integer(tableArea.offset / 4)
+    this.driver = driverArea.region
+    this.driverHalf = integer(driverArea.offset / 2)
+    this.device = deviceArea.region
+    this.deviceWord = integer((deviceArea.offset + USED_RING) / 4)
+    this.scattered = tableArea.scattered || driverArea.scattered || deviceArea.scattered
+    if (this.scattered) this.pull()
+    this.attached = true
+    return true
+  }
+
+  stop(): void {
+    this.available = this.next = this.used = this.published = 0
+    this.attached = false
+  }
+
+  get ready(): number {
+    return (this.available - this.next) & 0xffff
+  }
+
+  get unpublished(): number {
+    return (this.used - this.published) & 0xffff
+  }
+
+  get storedUsed(): number {
+    const { region, half } = this.usedIndex
+    if (region.u16.length === 0) region.refresh()
+    return region.loadShared(half)
+  }
+
+  update(): number {
+    const { region, half } = this.availableIndex
+    if (region.u16.length === 0) region.refresh()
+    return this.accept(region.loadShared(half))
+  }
+
+  fetch(into: Fetched, limit: number): number {
+    const { driver, owner, size, table } = this
+    const ready = (this.available - this.next) & 0xffff
+    const count = ready < limit ? ready : limit
+    if (count === 0) return 0
+    if (driver.u16.length === 0) driver.refresh()
+    if (table.u32.length === 0) table.refresh()
+    into.reserve(size + count)
+    const { firsts, ids } = into
+    const mask = size - 1
+    const ring = driver.u16
+    const first = (this.driverHalf + 2) | 0
+    const from = table.u32
+    const base = this.tableWord
+    const start = this.next
+    const capacity = (into.words.length >> 2) - 1
+    let { words } = into
+    let room = capacity
+    let k = into.descriptors
+    let chain = into.to
+    let begin = k
+    let n = 0
+    let head = ring[first + (start & mask)]
+    let index = head
+    // One flat loop for chains of any length.
+    while (n < count) {
+      if (index >= size || k - begin === size) {
+        // What comes before it is taken first.
+        if (n > 0) break
+        if (k === begin) owner.fail('head', head, head, size)
+        else if (index >= size) owner.fail('next', head, index, size)
+        else owner.fail('chain-length', head, size + 1, size)
+        break
+      }
+      if (k === room) {
+        into.descriptors = k
+        into.reserve(size + 1)
+        words = into.words
+        room = (words.length >> 2) - 1
+      }
+      const at = (base + (index << 2)) | 0
+      const to = k << 2
+      const flags = from[(at + 3) | 0]
+      words[to] = from[at]
+      words[(to + 1) | 0] = from[(at + 1) | 0]
+      words[(to + 2) | 0] = from[(at + 2) | 0]
+      words[(to + 3) | 0] = flags & 0xffff
+      k = (k + 1) | 0
+      if ((flags & ENDS) === F_NEXT) {
+        index = flags >>> 16
+        continue
+      }
+      ids[chain] = head
+      firsts[chain] = begin
+      chain = (chain + 1) | 0
+      n = (n + 1) | 0
+      begin = k
+      // What is not available yet is not looked at.
+      if (n === count) break
+      head = ring[(first + ((start + n) & mask)) | 0]
+      index = head
+    }
+    into.to = chain
+    into.descriptors = begin
+    firsts[chain] = begin
+    this.next = (start + n) & 0xffff
+    if (driver.meter !== null) driver.meter.load(2, n)
+    if (table.meter !== null) table.meter.load(4, 4 * (begin - firsts[chain - n]))
+    return n
+  }
+
+  unfetch({ from, to }: Fetched): void {
+    this.next = (this.next - (to - from)) & 0xffff
+  }
+
+  fetchTable(area: RingArea, entries: number, head: number, into: Fetched): number {
+    const { owner, size } = this
+    const { u32 } = area.region
+    const base = area.offset / 4
+    const start = into.descriptors
+    into.reserve(size + 1)
+    const { words } = into
+    let index = 0
+    for (let n = 0; ; n++) {
+      if (n === size) return owner.fail('chain-length', head, size + 1, size)
+      const at = base + 4 * index
+      const to = 4 * (start + n)
+      const flags = u32[at + 3]
+      words[to] = u32[at]
+      words[to + 1] = u32[at + 1]
+      words[to + 2] = u32[at + 2]
+      words[to + 3] = flags & 0xffff
+      if (area.region.meter !== null) area.region.meter.load(4, 4)
+      if ((flags & F_NEXT) === 0) return n + 1
+      index = flags >>> 16
+      if (index >= entries) return owner.fail('next', head, index, entries)
+    }
+  }
+
+  push(id: number, written: number, whole: boolean): void {
+    const { device, used } = this
+    if (device.u32.length === 0) device.refresh()
+    const words = device.u32
+    if (!this.replaceable) this.slot = used
+    const word = this.deviceWord + ((this.slot & (this.size - 1)) << 1)
+    words[word] = id
+    words[word + 1] = written
+    if (device.meter !== null) device.meter.store(4, 2)
+    this.used = (used + 1) & 0xffff
+    this.replaceable = whole && this.batchUsed
+  }
+
+  flush(): boolean {
+    const { published: old, used } = this
+    if (used === old || !this.attached) return false
+    const { asked, usedIndex } = this
+    const { region: device } = usedIndex
+    const { region: driver } = asked
+    if (device.u16.length === 0) device.refresh()
+    if (driver.u16.length === 0) driver.refresh()
+    if (this.scattered) this.usedElements(old, used, false)
+    // Elements first, then the index that publishes them, then the question whether the driver wants to know.
+    const answer = device.storeThenLoad(usedIndex.half, used, driver, asked.half)
+    this.published = used
+    this.replaceable = false
+    if (device.meter !== null) device.meter.store(2, 1)
+    if (driver.meter !== null) driver.meter.load(2, 1)
+    if (device.onDeviceWrite !== null || this.scattered) this.reportUsed(old, used)
+    if (!this.eventIndex) return (answer & AVAILABLE_F_NO_INTERRUPT) === 0
+    // One of the elements old .. used - 1 was written at index `answer`, modulo 2^16.
+    return ((used - answer - 1) & 0xffff) < ((used - old) & 0xffff)
+  }
+
+  // The event lies behind what was seen, and not behind what was taken: chains that are left in the ring were made
+  // available already, and the driver's index will not pass them again.
+  rearm(): boolean {
+    // Without the event index the used ring's flags stay 0, as the driver initialised them: it always notifies.
+    if (!this.eventIndex || !this.attached) return false
+    const { availableIndex, event } = this
+    const { region: device } = event
+    const { region: driver } = availableIndex
+    if (device.u16.length === 0) device.refresh()
+    if (driver.u16.length === 0) driver.refresh()
+    const seen = this.available
+    const index = device.storeThenLoad(event.half, seen, driver, availableIndex.half)
+    if (device.meter !== null) device.meter.store(2, 1)
+    if (device.onDeviceWrite !== null) device.onDeviceWrite(event.half * 2, 2)
+    return this.accept(index) > 0 && index !== seen
+  }
+
+  // One barrier for both.
+  flushAndRearm(): boolean {
+    if (!this.eventIndex || this.used === this.published || !this.attached) {
+      const wanted = this.flush()
+      this.more = this.rearm()
+      return wanted
+    }
+    const { available: seen, availableIndex, event } = this
+    const { region: device } = event
+    if (device.u16.length === 0) device.refresh()
+    device.storeAhead(event.half, seen)
+    if (device.meter !== null) device.meter.store(2, 1)
+    const wanted = this.flush()
+    this.more = false
+    // What listens to writes may have stopped the queue, or grown its memory.
+    if (device.onDeviceWrite !== null) device.onDeviceWrite(event.half * 2, 2)
+    if (!this.attached) return wanted
+    const { region: driver } = availableIndex
+    if (driver.u16.length === 0) driver.refresh()
+    // Behind the barrier of the used index.
+    const index = driver.loadShared(availableIndex.half)
+    this.more = this.accept(index) > 0 && index !== seen
+    return wanted
+  }
+
+  save(): RingPosition {
+    this.replaceable = false
+    return { next: this.next, used: this.used, published: this.published }
+  }
+
+  restore({ next, used, published }: RingPosition): void {
+    this.available = this.next = next & 0xffff
+    this.used = used & 0xffff
+    this.published = published & 0xffff
+  }
+
+  // Believes an available index, or breaks the queue. Returns how many chains can be fetched.
+  private accept(index: number): number {
+    const { owner, size } = this
+    const { region } = this.availableIndex
+    if (region.meter !== null) region.meter.load(2, 1)
+    // At most `size` chains may be outstanding as the driver sees it, and the index never goes back (§2.7.6.1).
+    const outstanding = (index - this.published) & 0xffff
+    const fresh = (index - this.next) & 0xffff
+    if (outstanding > size || fresh > size) {
+      owner.fail('available-index', -1, index, size)
+      return 0
+    }
+    if (this.scattered && index !== this.available) this.pull()
+    this.available = index
+    return fresh
+  }
+
+  // Copies what the driver wrote, where an area is in pieces.
+  private pull(): void {
+    const { driverArea, size, tableArea } = this
+    const pieces = tableArea.pull() + driverArea.pull()
+    let bytes = tableArea.scattered ? descriptorTableBytes(size) : 0
+    if (driverArea.scattered) bytes += availableRingBytes(size)
+    this.copies += (pieces / CHAIN_STEPS + bytes / CHAIN_BYTES) | 0
+  }
+
+  private reportUsed(from: number, to: number): void {
+    this.usedElements(from, to, true)
+    this.deviceArea.report(USED_INDEX, 2)
+  }
+
+  // Reports elements `from` to `to` - 1 of the used ring, or writes them to the pieces that it is in: one span or two.
+  private usedElements(from: number, to: number, report: boolean): void {
+    const { deviceArea, size } = this
+    const first = from & (size - 1)
+    const count = (to - from) & 0xffff
+    const straight = Math.min(count, size - first)
+    if (report) deviceArea.report(USED_RING + 8 * first, 8 * straight)
+    else deviceArea.push(USED_RING + 8 * first, 8 * straight)
+    if (count === straight) return
+    if (report) deviceArea.report(USED_RING, 8 * (count - straight))
+    else deviceArea.push(USED_RING, 8 * (count - straight))
+  }
+}
+
+// An element index as an integer for the engine too, not as the double that its computation gave. Beyond 2^31 it has to
+// stay one.
+function integer(value: number): number {
+  return value <= 0x7fffffff ? value | 0 : value
+}
