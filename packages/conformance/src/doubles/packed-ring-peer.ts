@@ -253,6 +253,8 @@ export class PackedRingPeer implements RingPeer {
     const wrap = this.wrapOf(position)
     const marks = this.marksAt(position)
     if (marks === availableMarks(wrap)) return true
+    // The ring is full, and this is its first descriptor again.
+    if (position === this.returned + this.setup.size) return false
     // Otherwise it still has the marks of the lap before, or a batch that was undone put such marks back.
     const before = (this.seen[WORDS * this.slotOf(position) + FLAGS_WORD] >>> 16) & MARKS
     if (marks !== before && marks !== usedMarks(!wrap)) {
