@@ -18,11 +18,11 @@ export interface VirtqueueSuiteOptions {
   readonly name?: string
   /** Makes the device's half for the ring's format. Default: a split ring. */
   readonly makePeer?: (setup: PeerSetup) => RingPeer
-  /** Feature bits that make the format, RING_PACKED say. Default none. */
+  /** Feature bits that make the format: RING_PACKED, or none, which is the default. */
   readonly format?: readonly number[]
   /** Sizes that have to work. Default: the powers of two from 1 to 32768. */
   readonly sizes?: readonly number[]
-  /** Sizes that have to be refused. Default: 0, 3, 65536 and others. */
+  /** Sizes that have to be refused. Default: 0, 3, 65536 and others; 3 is no bad size of a packed ring. */
   readonly badSizes?: readonly number[]
 }
 
@@ -163,6 +163,8 @@ export interface QueueSuite {
   readonly test: TestFunctions['test']
   readonly check: Check
   readonly options: VirtqueueSuiteOptions
+  /** Is RING_PACKED in the format? What only one format has is tested for that one. */
+  readonly packed: boolean
   readonly make: (options: VirtqueueOptions) => Virtqueue
   /** A queue with its other side. */
   readonly rig: (options?: QueueRigOptions) => QueueRig

@@ -1,8 +1,11 @@
+import { VIRTIO_F_RING_PACKED } from '@guestdma/spec'
 import type { Virtqueue, VirtqueueOptions } from '@guestdma/virtqueue'
 import { makeCheck, type TestFunctions } from '../runner/test-functions.ts'
 import { describeChains } from './chains.ts'
 import { describeFailures } from './failures.ts'
+import { describeLies } from './lies.ts'
 import { describeNotification } from './notification.ts'
+import { describePacked } from './packed.ts'
 import { describePublication } from './publication.ts'
 import { QueueRig, type QueueSuite, type VirtqueueSuiteOptions } from './rig.ts'
 import { describeUsed } from './used.ts'
@@ -14,6 +17,13 @@ import { describeUsed } from './used.ts'
  * @param makeQueue makes the queue under test
  * @example
  * describeVirtqueue({ describe, test, expect }, (options) => new SplitVirtqueue(options))
+ * @example
+ * describeVirtqueue({ describe, test, expect }, (options) => new MyPackedQueue(options), {
+ *   makePeer: (setup) => new PackedRingPeer(setup),
+ *   format: [VIRTIO_F_RING_PACKED],
+ *   sizes: [1, 2, 3, 100, 32_768],
+ *   badSizes: [0, -1, 32_769, 1.5, Number.NaN],
+ * })
  */
 export function describeVirtqueue(
   functions: TestFunctions,
@@ -25,6 +35,7 @@ export function describeVirtqueue(
     test,
     check: makeCheck(expect),
     options,
+    packed: options.format?.includes(VIRTIO_F_RING_PACKED) ?? false,
     make: makeQueue,
     rig: (rigOptions) => new QueueRig(makeQueue, options, rigOptions),
   }
@@ -33,6 +44,8 @@ export function describeVirtqueue(
     describe('publication', () => describePublication(suite))
     describe('notification', () => describeNotification(suite))
     describe('used', () => describeUsed(suite))
+    describe('lies', () => describeLies(suite))
+    if (suite.packed) describe('packed ring', () => describePacked(suite))
     describe('failures', () => describeFailures(suite))
   })
 }

@@ -19,7 +19,7 @@ import {
 } from '@guestdma/spec'
 
 /** Where a part of a ring lies. */
-export type Part = Pick<DmaRegion, 'region' | 'offset'>
+type Part = Pick<DmaRegion, 'region' | 'offset'>
 
 /** One descriptor of a chain; NEXT and the marks are the ring's. */
 export interface NaiveDescriptor {
@@ -87,16 +87,17 @@ export class NaivePackedRing {
 
   /** The next used descriptor. */
   get hasUsed(): boolean {
-    return this.isUsed(this.flagsOfNext())
+    return this.isUsed(this.flagsAt(this.nextUsed))
   }
 
   peekUsed(): { id: number; written: number } | null {
-    const flags = this.flagsOfNext()
+    const flags = this.flagsAt(this.nextUsed)
     if (!this.isUsed(flags)) return null
     const { region, offset } = this.parts.ring
     const at = offset + PACKED_DESCRIPTOR_SIZE * this.nextUsed
     const id = region.view.getUint16(at + PACKED_DESCRIPTOR_ID, true)
-    const written = (flags & DESCRIPTOR_F_WRITE) === 0 ? 0 : region.view.getUint32(at + PACKED_DESCRIPTOR_LENGTH, true)
+    const told = !this.lengthNeedsWrite || (flags & DESCRIPTOR_F_WRITE) !== 0
+    const written = told ? region.view.getUint32(at + PACKED_DESCRIPTOR_LENGTH, true) : 0
     return { id, written }
   }
 
@@ -170,12 +171,16 @@ export class NaivePackedRing {
     return ids.slice(0, ids.indexOf(id) + 1)
   }
 
-  private flagsOfNext(): number {
-    const { region, offset } = this.parts.ring
-    return region.view.getUint16(offset + PACKED_DESCRIPTOR_SIZE * this.nextUsed + PACKED_DESCRIPTOR_FLAGS, true)
+  protected get lengthNeedsWrite(): boolean {
+    return true
   }
 
-  private isUsed(flags: number): boolean {
+  protected flagsAt(slot: number): number {
+    const { region, offset } = this.parts.ring
+    return region.view.getUint16(offset + PACKED_DESCRIPTOR_SIZE * slot + PACKED_DESCRIPTOR_FLAGS, true)
+  }
+
+  protected isUsed(flags: number): boolean {
     const available = (flags & DESCRIPTOR_F_AVAILABLE) !== 0
     const used = (flags & DESCRIPTOR_F_USED) !== 0
     return available === this.usedWrap && used === this.usedWrap
