@@ -18,7 +18,7 @@ import { describeUsed } from './used.ts'
  * @example
  * describeVirtqueue({ describe, test, expect }, (options) => new SplitVirtqueue(options))
  * @example
- * describeVirtqueue({ describe, test, expect }, (options) => new MyPackedQueue(options), {
+ * describeVirtqueue({ describe, test, expect }, makePackedQueue, {
  *   makePeer: (setup) => new PackedRingPeer(setup),
  *   format: [VIRTIO_F_RING_PACKED],
  *   sizes: [1, 2, 3, 100, 32_768],
