@@ -8,10 +8,15 @@ import { fillPattern, firstDifference } from '../schemes/rig.ts'
 import type { QueueRig, QueueSuite } from './rig.ts'
 
 const POWERS = Array.from({ length: 16 }, (_, i) => 2 ** i)
+const NO_SIZES = [0, -1, 32_769, 65_536, 1.5, Number.NaN]
+// Only a split ring has to have a size that is a power of two.
+const NO_POWERS = [3, 6, 100, 32_767]
 
 /** Sizes, and chains as the device meets them. */
-export function describeChains({ test, check, rig: open, options }: QueueSuite): void {
-  for (const size of options.sizes ?? POWERS) {
+export function describeChains({ test, check, rig: open, options, packed }: QueueSuite): void {
+  const { sizes = packed ? [...POWERS, ...NO_POWERS] : POWERS } = options
+  const { badSizes = packed ? NO_SIZES : [...NO_SIZES, ...NO_POWERS] } = options
+  for (const size of sizes) {
     test(`ring/geometry: a queue of ${size} is filled, emptied and filled again, twice round (virtio 1.4 §2.7, §2.8)`, () => {
       const rig = open({ size })
       for (let round = 0; round < 3; round++) {
@@ -33,7 +38,7 @@ export function describeChains({ test, check, rig: open, options }: QueueSuite):
     })
   }
 
-  for (const size of options.badSizes ?? [0, -1, 3, 6, 100, 32_767, 32_769, 65_536, 1.5, Number.NaN]) {
+  for (const size of badSizes) {
     test(`ring/geometry: a queue of ${size} is refused`, () => {
       check(
         'code',

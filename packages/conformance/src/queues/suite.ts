@@ -1,4 +1,3 @@
-import { VIRTIO_F_RING_PACKED } from '@guestdma/spec'
 import type { Virtqueue, VirtqueueOptions } from '@guestdma/virtqueue'
 import { makeCheck, type TestFunctions } from '../runner/test-functions.ts'
 import { describeChains } from './chains.ts'
@@ -7,7 +6,7 @@ import { describeLies } from './lies.ts'
 import { describeNotification } from './notification.ts'
 import { describePacked } from './packed.ts'
 import { describePublication } from './publication.ts'
-import { QueueRig, type QueueSuite, type VirtqueueSuiteOptions } from './rig.ts'
+import { isPacked, QueueRig, type QueueSuite, type VirtqueueSuiteOptions } from './rig.ts'
 import { describeUsed } from './used.ts'
 
 /**
@@ -18,12 +17,7 @@ import { describeUsed } from './used.ts'
  * @example
  * describeVirtqueue({ describe, test, expect }, (options) => new SplitVirtqueue(options))
  * @example
- * describeVirtqueue({ describe, test, expect }, makePackedQueue, {
- *   makePeer: (setup) => new PackedRingPeer(setup),
- *   format: [VIRTIO_F_RING_PACKED],
- *   sizes: [1, 2, 3, 100, 32_768],
- *   badSizes: [0, -1, 32_769, 1.5, Number.NaN],
- * })
+ * describeVirtqueue({ describe, test, expect }, makePackedQueue, { format: [VIRTIO_F_RING_PACKED] })
  */
 export function describeVirtqueue(
   functions: TestFunctions,
@@ -35,7 +29,7 @@ export function describeVirtqueue(
     test,
     check: makeCheck(expect),
     options,
-    packed: options.format?.includes(VIRTIO_F_RING_PACKED) ?? false,
+    packed: isPacked(options),
     make: makeQueue,
     rig: (rigOptions) => new QueueRig(makeQueue, options, rigOptions),
   }

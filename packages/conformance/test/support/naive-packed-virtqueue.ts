@@ -147,6 +147,7 @@ export class NaivePackedVirtqueue implements Virtqueue {
     if (this.broken !== null) return QUEUE_BROKEN
     const { backend, indirect } = this.options
     const count = readable + writable
+    if (count > this.size) return DMA_TOO_LONG
     const lengths = [...this.segments.length.subarray(0, count)]
     if (count === 0 || lengths.includes(0)) throw new VirtqueueError('VIRTQUEUE_SEGMENT', this.name, 'it is empty')
     if (lengths.reduce((sum, length) => sum + length, 0) > MAX_CHAIN_BYTES) return DMA_TOO_LONG
