@@ -124,6 +124,25 @@ describe('PackedRingPeer takes what a driver may publish', () => {
     expect([peer.take()?.id, peer.take()?.id, peer.take()]).toEqual([0, 1, null])
   })
 
+  test('nothing where a batch was undone: a descriptor that looks used again', () => {
+    const peer = peerOf(2)
+    put(0, { flags: NEXT | AVAILABLE })
+    put(1, { id: 1 })
+    expect(peer.take()?.id).toBe(1)
+    peer.use([{ id: 1, written: 0 }])
+    // The second descriptor of the list was skipped and still has the marks of an available one of the first lap.
+    put(0, { id: 0, flags: USED })
+    expect(peer.peek().map(({ id }) => id)).toEqual([0])
+    put(1, { id: 0, flags: USED })
+    put(1, { id: 0, flags: BOTH })
+    expect(peer.peek().map(({ id }) => id)).toEqual([0])
+  })
+
+  test('whatever the device area held before', () => {
+    event(5, 1, DEVICE)
+    expect(peerOf(2).mustInterrupt()).toBe(false)
+  })
+
   test.each([1, 2, 3, 5, 32_767, 32_768])('lap after lap of a naive driver, in a queue of %d', (size) => {
     const memory = new GuestMemory([{ base: BASE, length: 0x10_0000, memory: new ArrayBuffer(0x10_0000) }])
     const [{ region: ram }] = memory.ranges
@@ -481,6 +500,19 @@ describe('PackedRingPeer', () => {
     expect(peer.take()?.id).toBe(0)
     peer.use([{ id: 0, written: 3 }])
     expect([get(1), peer.used]).toEqual([{ address: BUFFER, length: 3, id: 0, flags: WRITE }, 6])
+  })
+
+  test('lets a driver see all used descriptors of one call at once, whenever it looks', () => {
+    const peer = peerOf(4)
+    takeSingles(peer, [0, 1, 2])
+    const stepping = new SteppingMemory(region)
+    const seen = new Set<string>()
+    stepping.onStore = () => {
+      const used = [0, 1, 2].map((slot) => (get(slot).flags & BOTH) === BOTH)
+      if (used[0]) seen.add(used.join())
+    }
+    stepping.run(() => peer.use([0, 1, 2].map((id) => ({ id, written: 0 }))))
+    expect([...seen]).toEqual(['true,true,true'])
   })
 
   test('stands for a batch with one used descriptor, and skips the descriptors of all (virtio 1.4 §2.8.8)', () => {
