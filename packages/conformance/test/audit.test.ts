@@ -266,6 +266,14 @@ describe('an audit of a packed ring', () => {
     expect([bench.audited.missed, bench.audited.outside]).toEqual([2, 2])
   })
 
+  it('sees what a descriptor describes now, although it has the marks that it had two laps ago', () => {
+    const bench = new PackedBench()
+    bench.enable()
+    bench.offer(BUFFER, 1).notify()
+    for (let n = 1; n < 2 * SIZE; n++) bench.offer(BUFFER, 1)
+    expect(bench.offer(OUTSIDE, 1).notify().outside).toBe(1)
+  })
+
   it('ends with a reset, after which a ring may be a split one', () => {
     const bench = new PackedBench()
     bench.enable()
