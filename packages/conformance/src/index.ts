@@ -1,7 +1,7 @@
 /**
  * Suites for whoever implements a part of guestdma, and doubles that play its other side: a checking backend, a faulty
- * one, an exact IOMMU, the hardest bounce buffer, one that seals what it carries, memory that steps, split rings that
- * keep the rules or break them, and a transport that audits what a device is told. The test runner's functions are handed in.
+ * one, an exact IOMMU, the hardest bounce buffer, one that seals what it carries, memory that steps, rings of both
+ * formats that keep the rules or break them, and a transport that audits what a device is told. The test runner's functions are handed in.
  *
  * @packageDocumentation
  */
@@ -19,6 +19,8 @@ export { CHECK_CODES, CheckError } from './doubles/errors.ts'
 export { ExactBackend, type ExactOptions, exactScheme } from './doubles/exact-backend.ts'
 export { FaultyBackend } from './doubles/faulty-backend.ts'
 export { ForwardingBackend } from './doubles/forwarding-backend.ts'
+export { HostilePackedRing } from './doubles/hostile-packed-ring.ts'
+export { PackedRingPeer } from './doubles/packed-ring-peer.ts'
 export { type PeerChain, type PeerElement, PeerError, type PeerSetup, type RingPeer } from './doubles/ring-peer.ts'
 export { SealingBackend, type SealingOptions, sealingCodec, sealingScheme } from './doubles/sealing-backend.ts'
 export { HostileSplitRing, SplitRingPeer } from './doubles/split-ring-peer.ts'

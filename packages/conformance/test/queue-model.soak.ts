@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { inject, test } from 'vitest'
-import { QueueModel, type Step } from './support/queue-model.ts'
+import { QueueModel, SPLIT, type Step } from './support/queue-model.ts'
 
 const step: fc.Arbitrary<Step> = fc.tuple(fc.nat({ max: 19 }), fc.nat({ max: 255 }), fc.nat({ max: 65_535 }))
 
@@ -15,7 +15,7 @@ test('a split virtqueue and its peer agree with lists of chains (model)', () => 
   fc.assert(
     // What disagrees throws, with what and by how much.
     fc.property(options, fc.array(step, { minLength: 1, maxLength: 4000, size: 'max' }), (chosen, steps) =>
-      new QueueModel(chosen).run(steps),
+      new QueueModel({ ...chosen, format: SPLIT }).run(steps),
     ),
     { seed, numRuns: Number.POSITIVE_INFINITY, interruptAfterTimeLimit: milliseconds },
   )

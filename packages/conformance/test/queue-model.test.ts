@@ -1,25 +1,42 @@
+import { VIRTIO_F_RING_PACKED } from '@guestdma/spec'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { QueueModel, type Step } from './support/queue-model.ts'
+import { PackedRingPeer } from '../src/index.ts'
+import { NaivePackedVirtqueue } from './support/naive-packed-virtqueue.ts'
+import { type QueueFormat, QueueModel, SPLIT, type Step } from './support/queue-model.ts'
 
 const step: fc.Arbitrary<Step> = fc.tuple(fc.nat({ max: 19 }), fc.nat({ max: 255 }), fc.nat({ max: 65_535 }))
 
-describe('a split virtqueue and its peer agree with lists of chains (model)', () => {
-  for (const size of [1, 4, 16]) {
-    for (const inOrder of [false, true]) {
-      test(`size ${size}, ${inOrder ? 'in order' : 'any order'}`, () => {
-        fc.assert(
-          fc.property(
-            fc.array(step, { maxLength: 1000, size: 'max' }),
-            fc.boolean(),
-            fc.boolean(),
-            (steps, eventIndex, indirect) => {
-              expect(() => new QueueModel({ size, inOrder, eventIndex, indirect }).run(steps)).not.toThrow()
-            },
-          ),
-          { numRuns: 20 },
-        )
-      })
+const PACKED: QueueFormat = {
+  features: [VIRTIO_F_RING_PACKED],
+  make: (options) => new NaivePackedVirtqueue(options),
+  makePeer: (setup) => new PackedRingPeer(setup),
+}
+
+const FORMATS: ReadonlyArray<readonly [name: string, format: QueueFormat, sizes: readonly number[]]> = [
+  ['a split virtqueue', SPLIT, [1, 4, 16]],
+  ['a naive packed virtqueue', PACKED, [1, 5, 16]],
+]
+
+for (const [name, format, sizes] of FORMATS) {
+  describe(`${name} and its peer agree with lists of chains (model)`, () => {
+    for (const size of sizes) {
+      for (const inOrder of [false, true]) {
+        test(`size ${size}, ${inOrder ? 'in order' : 'any order'}`, () => {
+          fc.assert(
+            fc.property(
+              fc.array(step, { maxLength: 1000, size: 'max' }),
+              fc.boolean(),
+              fc.boolean(),
+              (steps, eventIndex, indirect) => {
+                const model = new QueueModel({ size, inOrder, eventIndex, indirect, format })
+                expect(() => model.run(steps)).not.toThrow()
+              },
+            ),
+            { numRuns: 20 },
+          )
+        })
+      }
     }
-  }
-})
+  })
+}

@@ -26,7 +26,7 @@ const MUTANTS: ReadonlyArray<
       }),
     /at most one doorbell/,
   ],
-  ['rings for another queue', (options) => new DriverQueue({ ...options, index: 0 }), /one index store/],
+  ['rings for another queue', (options) => new DriverQueue({ ...options, index: 0 }), /one store makes/],
   ['never rings', (options) => new DriverQueue({ ...options, doorbell: () => {} }), /without EVENT_IDX the device/],
   ['ignores EVENT_IDX', without(VIRTIO_F_EVENT_IDX), /disarmed from the start.*event index/],
   ['ignores IN_ORDER', without(VIRTIO_F_IN_ORDER), /IN_ORDER/],

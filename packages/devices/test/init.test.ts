@@ -170,9 +170,6 @@ describe.each(TRANSPORTS)('over %s', (name) => {
     })
 
     test("options that cannot be are the caller's error", () => {
-      expect(() => netMachineOver(transport, { offer: [34] })).toThrow(
-        expect.objectContaining({ code: 'DEVICE_FEATURE' }),
-      )
       expect(() => netMachineOver(transport, { requires: FeatureSet.of(27) })).toThrow(
         expect.objectContaining({ code: 'DEVICE_FEATURE' }),
       )

@@ -1,12 +1,6 @@
-import { FeatureSet, VIRTIO_F_RING_PACKED } from '@guestdma/spec'
+import { type FeatureSet, VIRTIO_F_RING_PACKED } from '@guestdma/spec'
 import type { ConfigReader, QueueAreas, VirtioTransport } from '@guestdma/transport'
-import { CheckError } from '../doubles/errors.ts'
-import {
-  type DeviceMemoryLookup,
-  type PublishedPart,
-  type PublishedRing,
-  PublishedSplitRing,
-} from './published-ring.ts'
+import { type DeviceMemoryLookup, type PublishedPart, type PublishedRing, publishedRing } from './published-ring.ts'
 
 /** Device addresses that a device may be told of. */
 export interface AuditSpan {
@@ -34,10 +28,11 @@ const FINDINGS_KEPT = 100
 /**
  * A transport that passes everything on and looks at what the driver tells the device: at each doorbell it walks the
  * ring as the device would, and records every address outside of the allowed spans. It shares no code with the drivers'
- * or the devices' rings. Split rings only.
+ * or the devices' rings, in either format.
  *
  * A driver may publish chains without a doorbell. Call {@link audit} before its memory is used again, after each poll
- * say; what could no longer be read is counted in `missed`.
+ * say; what could no longer be read is counted in `missed`. The device overwrites a packed ring where it used it: what
+ * such a device used before the walk is missed, too.
  *
  * @example
  * const audited = new AuditedTransport(transport, {
@@ -52,13 +47,14 @@ export class AuditedTransport implements VirtioTransport {
   indirect = 0
   /** Those of them that lie outside of what is allowed. */
   outside = 0
-  /** Chains that were published and overwritten before they were looked at. */
+  /** Chains, or descriptors of a packed ring, that were published and overwritten before they were looked at. */
   missed = 0
   /** The first of those outside, at most 100. */
   readonly findings: AuditFinding[] = []
   private readonly transport: VirtioTransport
   private readonly options: AuditOptions
   private readonly rings = new Map<number, PublishedRing>()
+  private packed = false
 
   constructor(transport: VirtioTransport, options: AuditOptions) {
     this.transport = transport
@@ -103,13 +99,11 @@ export class AuditedTransport implements VirtioTransport {
   }
 
   readFeatures(): FeatureSet {
-    return this.transport.readFeatures().without(FeatureSet.of(VIRTIO_F_RING_PACKED))
+    return this.transport.readFeatures()
   }
 
   writeFeatures(features: FeatureSet): void {
-    if (features.has(VIRTIO_F_RING_PACKED)) {
-      throw new CheckError('CHECK_PACKED', this.name, 'the audit reads split rings only, and did not offer RING_PACKED')
-    }
+    this.packed = features.has(VIRTIO_F_RING_PACKED)
     this.transport.writeFeatures(features)
   }
 
@@ -118,7 +112,7 @@ export class AuditedTransport implements VirtioTransport {
   }
 
   enableQueue(index: number, size: number, areas: QueueAreas): void {
-    this.rings.set(index, new PublishedSplitRing(size, areas, this.options.lookup))
+    this.rings.set(index, publishedRing(size, areas, this.options.lookup, this.packed))
     this.walk(index)
     this.transport.enableQueue(index, size, areas)
   }

@@ -44,10 +44,6 @@ export const CHECK_CODES = {
     meaning: 'A side of a handshake stored an index or an event field as if it were any other byte.',
     advice: 'Store it with the method of Region that has the barrier it needs.',
   },
-  CHECK_PACKED: {
-    meaning: 'A packed ring was agreed on a transport whose audit reads split rings only.',
-    advice: 'Accept only features that the transport offers.',
-  },
   CHECK_REUSE: {
     meaning: 'A row was mapped again before its unmap was committed, or after a commit that failed.',
     advice: 'Commit unmaps first; after a failed commit, leave the row until the device was reset.',

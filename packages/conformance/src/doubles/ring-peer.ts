@@ -29,6 +29,8 @@ export interface PeerSetup {
 /**
  * The device's half of a virtqueue, for tests of the driver's half: it knows the ring's format, checks all that a
  * device may rely on, and can lie. Where the driver's half breaks a rule it throws a `PeerError`.
+ *
+ * An entry is what the ring counts: a chain in a split ring, a descriptor of its ring in a packed one.
  */
 export interface RingPeer {
   /** All chains that are available and not taken, in order, taking none. */
@@ -41,17 +43,19 @@ export interface RingPeer {
   useBatch(lastId: number, count: number, written: number): void
   /** Did what was used since the last call oblige the device to notify the driver? */
   mustInterrupt(): boolean
-  /** Without EVENT_IDX: does the device want doorbells? */
+  /** Does the device want doorbells? In a split ring it can say so only without EVENT_IDX. */
   wantDoorbells(wanted: boolean): void
-  /**
-   * With EVENT_IDX: the device wants a doorbell when the chain at this position (counted from 0, from the start) is
-   * made available.
-   */
-  wantDoorbellAt(position: number): void
+  /** With EVENT_IDX: the device wants a doorbell when this entry is made available. */
+  wantDoorbellAt(entry: number): void
+  /** How a notification names this entry, and an event too (virtio 1.4 §2.9). Entries count on from 0, also below it. */
+  positionOf(entry: number): number
 
-  /** A lie: makes the used side go on by `by` without writing any element. */
+  /**
+   * A lie: makes the used side go on by `by` entries, or back, without writing any element. A split ring's used index
+   * jumps; in a packed ring the next used descriptor is written elsewhere, `size` further on with the wrong wrap counter.
+   */
   jump(by: number): void
-  /** A misdeed: overwrites everything that only the driver writes. */
+  /** A misdeed: overwrites what the driver wrote, but for what marks a packed ring's descriptors as available. */
   scribble(): void
 }
 

@@ -1,4 +1,3 @@
-import { ACCESS_READ, ACCESS_WRITE, type BusPort } from '@guestdma/memory'
 import {
   AVAILABLE_F_NO_INTERRUPT,
   AVAILABLE_FLAGS,
@@ -25,6 +24,7 @@ import {
   VIRTIO_F_INDIRECT_DESC,
 } from '@guestdma/spec'
 import { type PeerChain, type PeerElement, PeerError, type PeerSetup, type RingPeer } from './ring-peer.ts'
+import { RingWords } from './ring-words.ts'
 
 const KNOWN_FLAGS = DESCRIPTOR_F_NEXT | DESCRIPTOR_F_WRITE | DESCRIPTOR_F_INDIRECT
 
@@ -37,11 +37,13 @@ export class SplitRingPeer implements RingPeer {
   taken = 0
   used = 0
   private readonly setup: PeerSetup
+  private readonly words: RingWords
   private readonly eventIndex: boolean
   private notifiedFor = 0
 
   constructor(setup: PeerSetup) {
     this.setup = setup
+    this.words = new RingWords(setup.port)
     this.eventIndex = setup.features.has(VIRTIO_F_EVENT_IDX)
     const { descriptor, driver, device } = setup.areas
     if (descriptor % 16 !== 0 || driver % 2 !== 0 || device % 4 !== 0) {
@@ -55,7 +57,7 @@ export class SplitRingPeer implements RingPeer {
   /** How many chains are available and not taken. */
   get pending(): number {
     const { areas, size } = this.setup
-    const pending = (this.load16(areas.driver + AVAILABLE_INDEX) - this.taken) & 0xffff
+    const pending = (this.words.load16(areas.driver + AVAILABLE_INDEX) - this.taken) & 0xffff
     if (pending > size)
       throw new PeerError('ring/publication', `${pending} chains are available in a queue of ${size} (§2.7.13)`)
     return pending
@@ -85,46 +87,50 @@ export class SplitRingPeer implements RingPeer {
     const from = this.notifiedFor
     this.notifiedFor = this.used
     if (this.used === from) return false
-    if (!this.eventIndex) return (this.load16(driver + AVAILABLE_FLAGS) & AVAILABLE_F_NO_INTERRUPT) === 0
-    if (this.load16(driver + AVAILABLE_FLAGS) !== 0) {
+    if (!this.eventIndex) return (this.words.load16(driver + AVAILABLE_FLAGS) & AVAILABLE_F_NO_INTERRUPT) === 0
+    if (this.words.load16(driver + AVAILABLE_FLAGS) !== 0) {
       throw new PeerError('ring/notification', 'flags must be 0 with EVENT_IDX (§2.7.7.1)')
     }
     // §2.7.7.2: obliged if an element was placed while idx equalled used_event.
-    const event = this.load16(driver + availableRingBytes(this.setup.size) - 2)
+    const event = this.words.load16(driver + availableRingBytes(this.setup.size) - 2)
     for (let position = from; position < this.used; position++) if ((position & 0xffff) === event) return true
     return false
   }
 
   wantDoorbells(wanted: boolean): void {
-    this.store16(this.setup.areas.device + USED_FLAGS, wanted ? 0 : USED_F_NO_NOTIFY)
+    this.words.store16(this.setup.areas.device + USED_FLAGS, wanted ? 0 : USED_F_NO_NOTIFY)
   }
 
-  wantDoorbellAt(position: number): void {
+  wantDoorbellAt(entry: number): void {
     const { areas, size } = this.setup
-    this.store16(areas.device + USED_RING + USED_ELEMENT_SIZE * size, position & 0xffff)
+    this.words.store16(areas.device + USED_RING + USED_ELEMENT_SIZE * size, this.positionOf(entry))
+  }
+
+  positionOf(entry: number): number {
+    return entry & 0xffff
   }
 
   jump(by: number): void {
     this.used += by
-    this.store16(this.setup.areas.device + USED_INDEX, this.used & 0xffff)
+    this.words.store16(this.setup.areas.device + USED_INDEX, this.used & 0xffff)
   }
 
   scribble(): void {
     const { areas, size } = this.setup
-    for (let i = 0; i < descriptorTableBytes(size); i += 2) this.store16(areas.descriptor + i, 0xdead)
-    for (let i = 0; i < availableRingBytes(size); i += 2) this.store16(areas.driver + i, 0xbeef)
+    for (let i = 0; i < descriptorTableBytes(size); i += 2) this.words.store16(areas.descriptor + i, 0xdead)
+    for (let i = 0; i < availableRingBytes(size); i += 2) this.words.store16(areas.driver + i, 0xbeef)
   }
 
   private putElement(position: number, id: number, written: number): void {
     const { areas, size } = this.setup
     const at = areas.device + USED_RING + USED_ELEMENT_SIZE * (position % size)
-    this.store32(at, id)
-    this.store32(at + 4, written)
+    this.words.store32(at, id)
+    this.words.store32(at + 4, written)
   }
 
   private chainAt(position: number): PeerChain {
     const { areas, size } = this.setup
-    const head = this.load16(areas.driver + AVAILABLE_RING + 2 * (position % size))
+    const head = this.words.load16(areas.driver + AVAILABLE_RING + 2 * (position % size))
     const elements: PeerElement[] = []
     const indirect = this.walk(areas.descriptor, size, head, elements)
     const bytes = elements.reduce((sum, { length }) => sum + length, 0)
@@ -146,9 +152,10 @@ export class SplitRingPeer implements RingPeer {
       if (index >= entries) throw new PeerError('ring/chains', `descriptor ${index} of a table of ${entries}`)
       if (steps >= entries) throw new PeerError('ring/chains', `a loop in the chain from ${first} on (§2.7.5.2)`)
       const at = table + DESCRIPTOR_SIZE * index
-      const address = this.load32(at + DESCRIPTOR_ADDRESS) + 2 ** 32 * this.load32(at + DESCRIPTOR_ADDRESS + 4)
-      const length = this.load32(at + DESCRIPTOR_LENGTH)
-      const flags = this.load16(at + DESCRIPTOR_FLAGS)
+      const address =
+        this.words.load32(at + DESCRIPTOR_ADDRESS) + 2 ** 32 * this.words.load32(at + DESCRIPTOR_ADDRESS + 4)
+      const length = this.words.load32(at + DESCRIPTOR_LENGTH)
+      const flags = this.words.load16(at + DESCRIPTOR_FLAGS)
       if ((flags & ~KNOWN_FLAGS) !== 0) throw new PeerError('ring/chains', `flags ${flags} in descriptor ${index}`)
       if ((flags & DESCRIPTOR_F_INDIRECT) !== 0) {
         if (!this.setup.features.has(VIRTIO_F_INDIRECT_DESC))
@@ -164,42 +171,12 @@ export class SplitRingPeer implements RingPeer {
       if (length === 0) throw new PeerError('ring/chains', `descriptor ${index} is empty`)
       elements.push({ address, length, writable: (flags & DESCRIPTOR_F_WRITE) !== 0 })
       if ((flags & DESCRIPTOR_F_NEXT) === 0) return false
-      const next = this.load16(at + DESCRIPTOR_NEXT)
+      const next = this.words.load16(at + DESCRIPTOR_NEXT)
       if (inOrder && next !== (nested ? index + 1 : (index + 1) % entries)) {
         throw new PeerError('ring/chains', `next of ${index} is ${next} with IN_ORDER (§2.7.5.2, §2.7.5.3.1)`)
       }
       index = next
     }
-  }
-
-  private load16(address: number): number {
-    const { region, offset } = this.at(address, 2, ACCESS_READ)
-    return region.view.getUint16(offset, true)
-  }
-
-  private load32(address: number): number {
-    const { region, offset } = this.at(address, 4, ACCESS_READ)
-    return region.view.getUint32(offset, true)
-  }
-
-  private store16(address: number, value: number): void {
-    const { region, offset } = this.at(address, 2, ACCESS_WRITE)
-    region.view.setUint16(offset, value, true)
-  }
-
-  private store32(address: number, value: number): void {
-    const { region, offset } = this.at(address, 4, ACCESS_WRITE)
-    region.view.setUint32(offset, value, true)
-  }
-
-  private at(address: number, length: number, access: 1 | 2): BusPort {
-    const { port } = this.setup
-    port.refresh()
-    port.request[0] = address
-    const granted = port.resolve(length, access)
-    if (granted !== length)
-      throw new PeerError('swiotlb/inside', `the port refuses ${length} bytes of the ring at ${address}`)
-    return port
   }
 }
 

@@ -48,6 +48,11 @@ export class SteppingMemory {
       return other.loadShared(otherHalf)
     }
     region.loadShared = (half) => region.u16[half]
+    region.storeWordThenLoad = (word, value, other, otherWord) => {
+      region.u32[word] = value
+      return other.loadSharedWord(otherWord)
+    }
+    region.loadSharedWord = (word) => region.u32[word]
   }
 
   /** Runs `body` step by step and returns what it returns. */
@@ -77,6 +82,8 @@ export class SteppingMemory {
     region.view = raw.view
     Reflect.deleteProperty(region, 'storeThenLoad')
     Reflect.deleteProperty(region, 'loadShared')
+    Reflect.deleteProperty(region, 'storeWordThenLoad')
+    Reflect.deleteProperty(region, 'loadSharedWord')
   }
 
   private stored(offset: number, bytes: number): void {

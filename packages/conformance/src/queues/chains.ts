@@ -8,11 +8,16 @@ import { fillPattern, firstDifference } from '../schemes/rig.ts'
 import type { QueueRig, QueueSuite } from './rig.ts'
 
 const POWERS = Array.from({ length: 16 }, (_, i) => 2 ** i)
+const NO_SIZES = [0, -1, 32_769, 65_536, 1.5, Number.NaN]
+// Only a split ring has to have a size that is a power of two.
+const NO_POWERS = [3, 6, 100, 32_767]
 
 /** Sizes, and chains as the device meets them. */
-export function describeChains({ test, check, rig: open, options }: QueueSuite): void {
-  for (const size of options.sizes ?? POWERS) {
-    test(`ring/geometry: a queue of ${size} is filled, emptied and filled again, twice round (virtio 1.4 §2.7)`, () => {
+export function describeChains({ test, check, rig: open, options, packed }: QueueSuite): void {
+  const { sizes = packed ? [...POWERS, ...NO_POWERS] : POWERS } = options
+  const { badSizes = packed ? NO_SIZES : [...NO_SIZES, ...NO_POWERS] } = options
+  for (const size of sizes) {
+    test(`ring/geometry: a queue of ${size} is filled, emptied and filled again, twice round (virtio 1.4 §2.7, §2.8)`, () => {
       const rig = open({ size })
       for (let round = 0; round < 3; round++) {
         const ids = new Set<number>()
@@ -33,7 +38,7 @@ export function describeChains({ test, check, rig: open, options }: QueueSuite):
     })
   }
 
-  for (const size of options.badSizes ?? [0, -1, 3, 6, 100, 32_767, 32_769, 65_536, 1.5, Number.NaN]) {
+  for (const size of badSizes) {
     test(`ring/geometry: a queue of ${size} is refused`, () => {
       check(
         'code',
@@ -52,7 +57,7 @@ export function describeChains({ test, check, rig: open, options }: QueueSuite):
     open({ size: 4, longestChain: 4 }).close()
   })
 
-  test('ring/chains: readable segments come first, then writable ones, as they were given (virtio 1.4 §2.7.4)', () => {
+  test('ring/chains: readable segments come first, then writable ones, as they were given (virtio 1.4 §2.7.4, §2.8.17)', () => {
     const rig = open({ size: 16 })
     fillPattern(rig.machine.arena, 1)
     const lengths = [1, 64, 7, 1514, 3, 512]
@@ -110,7 +115,7 @@ export function describeChains({ test, check, rig: open, options }: QueueSuite):
     rig.close()
   })
 
-  test('ring/used: written bytes fill the writable mappings in their order, and no others (virtio 1.4 §2.7.8)', () => {
+  test('ring/used: written bytes fill the writable mappings in their order, and no others (virtio 1.4 §2.7.8, §2.8.4)', () => {
     for (const [written, shares] of [
       [0, [0, 0, 0, 0, 0]],
       [99, [0, 99, 0, 0, 0]],
@@ -174,7 +179,7 @@ export function describeChains({ test, check, rig: open, options }: QueueSuite):
 
   for (const features of [[VIRTIO_F_INDIRECT_DESC], [VIRTIO_F_INDIRECT_DESC, VIRTIO_F_IN_ORDER]]) {
     const inOrder = features.length > 1 ? ', in order' : ''
-    test(`ring/chains: indirect tables hold chains from their minimum on, while there are tables (virtio 1.4 §2.7.5.3)${inOrder}`, () => {
+    test(`ring/chains: indirect tables hold chains from their minimum on, while there are tables (virtio 1.4 §2.7.5.3, §2.8.7)${inOrder}`, () => {
       const rig = open({ size: 8, features, indirect: { tables: 2, capacity: 6, from: 3 } })
       for (let round = 0; round < 20; round++) {
         for (const [n, count] of [2, 3, 6].entries()) {

@@ -1,5 +1,6 @@
 import { DMA_CORRUPT, DMA_EXHAUSTED, DMA_FAILED, DMA_OK, DMA_UNMAPPABLE } from '@guestdma/dma'
 import { FeatureSet, VIRTIO_F_IN_ORDER, VIRTIO_F_INDIRECT_DESC, VIRTIO_F_VERSION_1 } from '@guestdma/spec'
+import type { Virtqueue } from '@guestdma/virtqueue'
 import { codeThrownBy } from '../runner/test-functions.ts'
 import type { QueueRig, QueueSuite } from './rig.ts'
 
@@ -150,22 +151,25 @@ export function describeFailures({ test, check, rig: open, make, options: suite 
     rig.close()
   })
 
-  for (const failing of [1, 2, 3, 4]) {
-    test(`a queue that finds no memory for area ${failing} gives the others back`, () => {
-      const rig = open({ size: 8 })
-      const regions = rig.backend.liveRegions
+  test('a queue that finds no memory for one of its areas gives the others back', () => {
+    const rig = open({ size: 8 })
+    const regions = rig.backend.liveRegions
+    const { name, index, size } = rig.queue
+    const features = FeatureSet.of(VIRTIO_F_VERSION_1, VIRTIO_F_INDIRECT_DESC, ...(suite.format ?? []))
+    const indirect = { tables: 2, capacity: 4 }
+    const makeAnother = (): Virtqueue =>
+      make({ name, index, size, backend: rig.backend, features, doorbell: () => {}, indirect })
+    const another = makeAnother()
+    const areas = rig.backend.liveRegions - regions
+    another.dispose()
+    check('there are areas', areas > 0, true)
+    for (let failing = 1; failing <= areas; failing++) {
       rig.faulty.failAlloc = failing
-      const { name, index, size } = rig.queue
-      const features = FeatureSet.of(VIRTIO_F_VERSION_1, VIRTIO_F_INDIRECT_DESC, ...(suite.format ?? []))
-      const indirect = { tables: 2, capacity: 4 }
-      const code = codeThrownBy(() =>
-        make({ name, index, size, backend: rig.backend, features, doorbell: () => {}, indirect }),
-      )
-      check('code', code, 'DMA_ALLOC')
+      check(`code, area ${failing} fails`, codeThrownBy(makeAnother), 'DMA_ALLOC')
       check('regions that stayed', rig.backend.liveRegions - regions, 0)
-      rig.close()
-    })
-  }
+    }
+    rig.close()
+  })
 
   for (const [shape, options] of shapes) {
     test(`reset/revokes: dispose unmaps what is outstanding, added or reaped, and frees all memory (${shape})`, () => {

@@ -1,12 +1,13 @@
 import { BusWindows } from '@guestdma/devices'
 import { type DmaMappings, type DmaRegion, type DmaStatus, TO_DEVICE } from '@guestdma/dma'
-import { FeatureSet, VIRTIO_F_VERSION_1 } from '@guestdma/spec'
+import { FeatureSet, VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from '@guestdma/spec'
 import { SEGMENT_DEVICE, SEGMENT_GUEST, type Virtqueue, type VirtqueueOptions } from '@guestdma/virtqueue'
 import { CheckedBackend } from '../doubles/checked-backend.ts'
 import { CheckError } from '../doubles/errors.ts'
 import { ExactBackend } from '../doubles/exact-backend.ts'
 import { FaultyBackend } from '../doubles/faulty-backend.ts'
 import { ForwardingBackend } from '../doubles/forwarding-backend.ts'
+import { PackedRingPeer } from '../doubles/packed-ring-peer.ts'
 import type { PeerChain, PeerSetup, RingPeer } from '../doubles/ring-peer.ts'
 import { SplitRingPeer } from '../doubles/split-ring-peer.ts'
 import { TestMachine } from '../doubles/test-machine.ts'
@@ -16,14 +17,19 @@ import type { Check, TestFunctions } from '../runner/test-functions.ts'
 export interface VirtqueueSuiteOptions {
   /** Heads the tests. Default `virtqueue`. */
   readonly name?: string
-  /** Makes the device's half for the ring's format. Default: a split ring. */
+  /** Makes the device's half. Default: a `SplitRingPeer` or a `PackedRingPeer`, as the format says. */
   readonly makePeer?: (setup: PeerSetup) => RingPeer
-  /** Feature bits that make the format, RING_PACKED say. Default none. */
+  /** Feature bits that make the format: RING_PACKED, or none, which is the default. */
   readonly format?: readonly number[]
-  /** Sizes that have to work. Default: the powers of two from 1 to 32768. */
+  /** Sizes that have to work. Default: the powers of two from 1 to 32768, and others in a packed ring. */
   readonly sizes?: readonly number[]
-  /** Sizes that have to be refused. Default: 0, 3, 65536 and others. */
+  /** Sizes that have to be refused. Default: 0, 65536 and others, and 3 in a split ring. */
   readonly badSizes?: readonly number[]
+}
+
+/** Is it a packed ring that is tested? */
+export function isPacked({ format }: VirtqueueSuiteOptions): boolean {
+  return format?.includes(VIRTIO_F_RING_PACKED) ?? false
 }
 
 /** What one test asks for. */
@@ -97,7 +103,8 @@ export class QueueRig {
       ...rest,
     })
     const { areas } = this.queue
-    this.peer = (suite.makePeer ?? ((setup) => new SplitRingPeer(setup)))({ port: this.port, size, areas, features })
+    const setup = { port: this.port, size, areas, features }
+    this.peer = suite.makePeer?.(setup) ?? (isPacked(suite) ? new PackedRingPeer(setup) : new SplitRingPeer(setup))
   }
 
   /** Segment `i` lends arena[at .. at + length). */
@@ -163,6 +170,8 @@ export interface QueueSuite {
   readonly test: TestFunctions['test']
   readonly check: Check
   readonly options: VirtqueueSuiteOptions
+  /** What only one format has is tested for that one. */
+  readonly packed: boolean
   readonly make: (options: VirtqueueOptions) => Virtqueue
   /** A queue with its other side. */
   readonly rig: (options?: QueueRigOptions) => QueueRig

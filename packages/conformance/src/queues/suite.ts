@@ -2,9 +2,11 @@ import type { Virtqueue, VirtqueueOptions } from '@guestdma/virtqueue'
 import { makeCheck, type TestFunctions } from '../runner/test-functions.ts'
 import { describeChains } from './chains.ts'
 import { describeFailures } from './failures.ts'
+import { describeLies } from './lies.ts'
 import { describeNotification } from './notification.ts'
+import { describePacked } from './packed.ts'
 import { describePublication } from './publication.ts'
-import { QueueRig, type QueueSuite, type VirtqueueSuiteOptions } from './rig.ts'
+import { isPacked, QueueRig, type QueueSuite, type VirtqueueSuiteOptions } from './rig.ts'
 import { describeUsed } from './used.ts'
 
 /**
@@ -14,6 +16,8 @@ import { describeUsed } from './used.ts'
  * @param makeQueue makes the queue under test
  * @example
  * describeVirtqueue({ describe, test, expect }, (options) => new DriverQueue(options))
+ * @example
+ * describeVirtqueue({ describe, test, expect }, makePackedQueue, { format: [VIRTIO_F_RING_PACKED] })
  */
 export function describeVirtqueue(
   functions: TestFunctions,
@@ -25,6 +29,7 @@ export function describeVirtqueue(
     test,
     check: makeCheck(expect),
     options,
+    packed: isPacked(options),
     make: makeQueue,
     rig: (rigOptions) => new QueueRig(makeQueue, options, rigOptions),
   }
@@ -33,6 +38,8 @@ export function describeVirtqueue(
     describe('publication', () => describePublication(suite))
     describe('notification', () => describeNotification(suite))
     describe('used', () => describeUsed(suite))
+    describe('lies', () => describeLies(suite))
+    if (suite.packed) describe('packed ring', () => describePacked(suite))
     describe('failures', () => describeFailures(suite))
   })
 }

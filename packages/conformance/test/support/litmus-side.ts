@@ -117,7 +117,7 @@ function main({ side, ram, control, options }: SideData): void {
     const [descriptor, driver, device] = words.subarray(CONTROL.areas)
     const areas = Uint32Array.of(descriptor, 0, driver, 0, device, 0)
     const { size, eventIndex } = options
-    walker.start({ size, areas, indirect: false, eventIndex, inOrder: false, batchUsed: false }, size)
+    walker.start({ size, areas, packed: false, indirect: false, eventIndex, inOrder: false, batchUsed: false }, size)
     program = deviceProgram(walker, options)
   }
   takeOut(region, options, words)

@@ -7,13 +7,15 @@ import {
   VIRTIO_F_INDIRECT_DESC,
   VIRTIO_F_VERSION_1,
 } from '@guestdma/spec'
-import { DriverQueue, QUEUE_FULL, SEGMENT_GUEST } from '@guestdma/virtqueue'
+import { DriverQueue, QUEUE_FULL, SEGMENT_GUEST, type Virtqueue, type VirtqueueOptions } from '@guestdma/virtqueue'
 import {
   BouncingBackend,
   BouncingSlots,
   CheckedBackend,
   FaultyBackend,
   type PeerChain,
+  type PeerSetup,
+  type RingPeer,
   readBus,
   SplitRingPeer,
   TestMachine,
@@ -37,6 +39,20 @@ export interface ModelOptions {
   readonly inOrder: boolean
   readonly eventIndex: boolean
   readonly indirect: boolean
+  readonly format: QueueFormat
+}
+
+/** Both halves of a queue. */
+export interface QueueFormat {
+  readonly features: readonly number[]
+  readonly make: (options: VirtqueueOptions) => Virtqueue
+  readonly makePeer: (setup: PeerSetup) => RingPeer
+}
+
+export const SPLIT: QueueFormat = {
+  features: [],
+  make: (options) => new DriverQueue(options),
+  makePeer: (setup) => new SplitRingPeer(setup),
 }
 
 const UNTOUCHED = 0x11
@@ -51,8 +67,8 @@ export class QueueModel {
   ])
   private readonly faulty = new FaultyBackend(new BouncingBackend(this.machine.memory, this.slots))
   private readonly backend = new CheckedBackend(this.faulty)
-  private readonly queue: DriverQueue
-  private readonly peer: SplitRingPeer
+  private readonly queue: Virtqueue
+  private readonly peer: RingPeer
   private readonly options: ModelOptions
 
   // The life of a chain: added, published, taken by the device, used, and reaped until it is recycled.
@@ -67,14 +83,14 @@ export class QueueModel {
 
   constructor(options: ModelOptions) {
     this.options = options
-    const { size, inOrder, eventIndex, indirect } = options
+    const { size, inOrder, eventIndex, indirect, format } = options
     const bits = [
       inOrder ? [VIRTIO_F_IN_ORDER] : [],
       eventIndex ? [VIRTIO_F_EVENT_IDX] : [],
       indirect ? [VIRTIO_F_INDIRECT_DESC] : [],
     ].flat()
-    const features = FeatureSet.of(VIRTIO_F_VERSION_1, ...bits)
-    this.queue = new DriverQueue({
+    const features = FeatureSet.of(VIRTIO_F_VERSION_1, ...format.features, ...bits)
+    this.queue = format.make({
       name: 'model',
       index: 0,
       size,
@@ -83,7 +99,7 @@ export class QueueModel {
       doorbell: () => void this.doorbells++,
       indirect: { tables: 3, capacity: 6, from: 3 },
     })
-    this.peer = new SplitRingPeer({ port: this.port, size, areas: this.queue.areas, features })
+    this.peer = format.makePeer({ port: this.port, size, areas: this.queue.areas, features })
     this.areas = Array.from({ length: size }, (_, i) => 4096 * i)
   }
 
@@ -244,6 +260,8 @@ export class QueueModel {
     const { added, published, taken, used } = this
     this.same(this.queue.outstanding, published.length + taken.length + used.length, 'outstanding')
     this.same(this.queue.broken, null, 'broken')
+    // Throws where the driver asks for interrupts in a way that is not allowed.
+    this.peer.mustInterrupt()
     const mapped = [...added, ...published, ...taken.map(({ chain }) => chain), ...used].reduce(
       (sum, { segments }) => sum + segments.length,
       0,

@@ -67,6 +67,7 @@ export interface Script {
   /** Guest memory is a `WebAssembly.Memory` that grows now and then, in callbacks too. */
   readonly grows: boolean
   readonly queueSize: number
+  readonly packed: boolean
   readonly inOrder: boolean
   readonly withhold: readonly number[]
 }
@@ -115,7 +116,8 @@ class Generator {
     // A switch learns where everybody is before anything is sent to one device.
     if (network === 'switch') rounds.push(this.round(() => [{ kind: 'send', frames: NETS.map((n) => this.hello(n)) }]))
     while (rounds.length < roundCount) rounds.push(this.round(() => this.steps()))
-    return { seed, network, rounds, grows: (seed >>> 2) % 2 === 1, queueSize, inOrder, withhold }
+    const grows = (seed >>> 2) % 2 === 1
+    return { seed, network, rounds, grows, queueSize, packed: (seed >>> 3) % 2 === 1, inOrder, withhold }
   }
 
   private below(limit: number): number {

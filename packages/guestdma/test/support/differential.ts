@@ -1,6 +1,6 @@
 import { BlkDevice, type DeviceOptions, NetDevice, type NetLink } from '@guestdma/devices'
 import { type BusPort, GuestMemory } from '@guestdma/memory'
-import { FeatureSet, VIRTIO_F_IN_ORDER, VIRTIO_F_SWIOTLB } from '@guestdma/spec'
+import { FeatureSet, VIRTIO_F_IN_ORDER, VIRTIO_F_RING_PACKED, VIRTIO_F_SWIOTLB } from '@guestdma/spec'
 import {
   createMachine,
   type DeviceConfig,
@@ -217,7 +217,11 @@ class Differential {
       name,
       port: new RecordingPort(port, this.recorder.device(name), !asking),
       accessPlatform: 'offered',
-      offer: [...swiotlb, ...(script.inOrder ? [VIRTIO_F_IN_ORDER] : [])],
+      offer: [
+        ...swiotlb,
+        ...(script.packed ? [VIRTIO_F_RING_PACKED] : []),
+        ...(script.inOrder ? [VIRTIO_F_IN_ORDER] : []),
+      ],
       inOrderBatches: script.inOrder,
       withhold: script.withhold,
       requires: variant.swiotlb === 'required' ? FeatureSet.of(...swiotlb) : FeatureSet.empty,
