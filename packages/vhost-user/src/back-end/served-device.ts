@@ -10,6 +10,7 @@ import {
   STATUS_FEATURES_OK,
   VIRTIO_F_ACCESS_PLATFORM,
   VIRTIO_F_NOTIFICATION_DATA,
+  VIRTIO_F_RING_PACKED,
   VIRTIO_F_RING_RESET,
 } from '@guestdma/spec'
 import { VhostUserError } from '../protocol/errors.ts'
@@ -89,7 +90,9 @@ export class ServedDevice {
     for (const ring of this.rings) {
       if (ring.state !== 'due') continue
       const queue = this.queueOf(ring)
-      if (!device.enableQueue(queue, { next: ring.next })) {
+      // In a packed ring nothing in memory says where the used side stands, and nothing is in flight.
+      const start = this.packed ? { next: ring.next, used: ring.next } : { next: ring.next }
+      if (!device.enableQueue(queue, start)) {
         if (port.pending !== true) ring.state = 'stopped'
         continue
       }
@@ -166,14 +169,16 @@ export class ServedDevice {
   setSize({ index, num }: VringState): void {
     const ring = this.idleRing(index)
     const { maxSize } = this.queueOf(ring)
-    if (num >= 1 && num <= maxSize && (num & (num - 1)) === 0) ring.size = num
+    if (num >= 1 && num <= maxSize && (this.packed || (num & (num - 1)) === 0)) ring.size = num
     else throw this.error(`queue ${index} of ${num} entries: it may have a power of two to ${maxSize}`, { index, num })
   }
 
   setBase({ index, num }: VringState): void {
     const ring = this.idleRing(index)
-    if (num > 0xffff) throw this.error(`queue ${index} is to go on at ${num}, beyond 65535`, { index, num })
-    ring.next = num
+    if (num > 0xffff && !this.packed)
+      throw this.error(`queue ${index} is to go on at ${num}, beyond 65535`, { index, num })
+    // A packed ring's next available descriptor is in the lower half, and the next used one, the same, in the upper one.
+    ring.next = num & 0xffff
   }
 
   setAddress(address: VringAddress): void {
@@ -227,7 +232,7 @@ export class ServedDevice {
     return () => {
       if (!this.stopped(ring)) return null
       ring.dropKick()
-      return { index, num: ring.next }
+      return { index, num: this.packed ? ring.next + 2 ** 16 * ring.next : ring.next }
     }
   }
 
@@ -261,6 +266,10 @@ export class ServedDevice {
     for (const ring of this.rings) ring.close()
     this.table?.close()
     this.nextTable?.close()
+  }
+
+  private get packed(): boolean {
+    return this.device.negotiated.has(VIRTIO_F_RING_PACKED)
   }
 
   private get agreed(): boolean {
