@@ -81,7 +81,7 @@ async function kernel(name) {
   const hash = createHash('sha256').update(JSON.stringify([inputs, KERNELS[name], String(build)]))
   const entry = { kind: 'kernels', name, hash: hash.digest('hex').slice(0, 16) }
   const { folder, made } = await cached(entry, async (fresh, work) => {
-    const programs = ['make', 'flex', 'bison', 'bc', 'patch', 'tar', 'xz', `${KERNELS[name].cross}gcc`]
+    const programs = ['gcc', 'make', 'flex', 'bison', 'bc', 'patch', 'tar', 'xz', `${KERNELS[name].cross}gcc`]
     const lacking = programs.filter((program) => !installed(program))
     if (lacking.length > 0) missing(name, lacking.join(', '))
     await build(name, inputs, fresh, work)
@@ -91,7 +91,7 @@ async function kernel(name) {
 }
 
 function missing(name, what) {
-  const packages = [PACKAGE, `gcc-${KERNELS[name].cross.slice(0, -1)}`, 'make flex bison bc patch xz-utils']
+  const packages = [PACKAGE, `gcc-${KERNELS[name].cross.slice(0, -1)}`, 'gcc libc6-dev make flex bison bc patch xz-utils']
   const line = `apt-get install --no-install-recommends ${packages.join(' ')}`
   throw new GuestError('GUEST_MISSING', `${name}: ${what} is not installed: ${line}`)
 }
