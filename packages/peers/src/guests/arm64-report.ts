@@ -47,7 +47,12 @@ export function expectConfined(served: readonly Served[]): void {
   }
 }
 
-/** Records what there is to compare between the schemes. */
+/**
+ * Records what there is to compare between the schemes, for all devices of a guest together. `negotiated` is what the
+ * front end agreed on: QEMU keeps ACCESS_PLATFORM to itself where it translates nothing. `bytesCopied` is what the guest
+ * told of its bounce buffers. `iommuMessages` are translations that came and that were taken back. `secretInReach` is
+ * the most that was found at once, `secretHandedOver` the sum of what was there whenever something was handed over.
+ */
 export function recordFigures(
   { figure }: CaseProgress,
   scheme: Arm64Scheme,
