@@ -1,4 +1,7 @@
+import { linuxArm64 } from '../guests/arm64-image.ts'
 import { linuxCases } from '../guests/linux.ts'
+import { linuxArm64Cases } from '../guests/linux-arm64.ts'
+import { linuxArm64NetCases } from '../guests/linux-arm64-net.ts'
 import { linux } from '../guests/linux-image.ts'
 import { seabios, seabiosCases } from '../guests/seabios.ts'
 import { virtioUser, virtioUserCases } from '../guests/virtio-user.ts'
@@ -8,7 +11,16 @@ import { storageDaemon, storageDaemonCases } from '../vhost-user/storage-daemon.
 import { testpmd, testpmdCases } from '../vhost-user/testpmd.ts'
 
 /** What `guestdma-peers` runs where it is given no other module. */
-export const peers: readonly PeerProgram[] = [qemuX86, qemuArm, storageDaemon, testpmd, virtioUser, seabios, linux]
+export const peers: readonly PeerProgram[] = [
+  qemuX86,
+  qemuArm,
+  storageDaemon,
+  testpmd,
+  virtioUser,
+  seabios,
+  linux,
+  linuxArm64,
+]
 export const cases: readonly PeerCase[] = [
   ...qemuCases,
   ...storageDaemonCases,
@@ -16,4 +28,6 @@ export const cases: readonly PeerCase[] = [
   ...virtioUserCases,
   ...seabiosCases,
   ...linuxCases,
+  ...linuxArm64Cases,
+  ...linuxArm64NetCases,
 ]

@@ -11,12 +11,24 @@ const labels = {
 
 export const peers: readonly PeerProgram[] = [
   programPeer('here', 'Node', process.execPath, ['nodejs']),
-  programPeer('nowhere', 'a program that nobody has', 'guestdma-no-such-program', ['one', 'two']),
+  {
+    ...programPeer('nowhere', 'a program that nobody has', 'guestdma-no-such-program', ['one', 'two']),
+    command: 'make three',
+  },
 ]
 
 /** Each ends in another way. */
 export const cases: readonly PeerCase[] = [
-  { ...labels, what: 'passes', run: async ({ saw }) => saw('all') },
+  {
+    ...labels,
+    what: 'passes',
+    async run({ saw, figure }) {
+      saw('all')
+      figure('requests', 3)
+      figure('requests', 4)
+      figure('reach', 'a pool')
+    },
+  },
   {
     ...labels,
     what: 'throws',
