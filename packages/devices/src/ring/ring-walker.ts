@@ -477,12 +477,28 @@ export class RingWalker implements RingOwner {
       }
       port.request[0] = high * TWO_32 + low
       segment = this.pieces(segment, length, port.resolve(length, access), access, head)
-      if (segment < 0) return false
+      if (segment < 0) {
+        if (this.broken === null) this.askFor(words, k + 1, stop)
+        return false
+      }
     }
     this.extra += ((elements + copied + segment - first) / STEPS + total / BYTES) | 0
     if (writeFrom < 0) chains.add(head, number, first, segment, segment, total, 0)
     else chains.add(head, number, first, writeFrom, segment, readable, total - readable)
     return true
+  }
+
+  // The port does not know yet where a buffer is: it is asked for the rest of the chain as well, so that one answer does
+  // not wait for the other.
+  private askFor(words: Int32Array, begin: number, end: number): void {
+    const { port } = this
+    for (let k = begin; k < end; k++) {
+      const high = words[4 * k + 1] >>> 0
+      const length = words[4 * k + 2] >>> 0
+      if (length === 0 || high >= HIGH_LIMIT) continue
+      port.request[0] = high * TWO_32 + (words[4 * k] >>> 0)
+      port.resolve(length, (words[4 * k + 3] & F_WRITE) === 0 ? READ_ACCESS : WRITE_ACCESS)
+    }
   }
 
   // The spec aligns no indirect table; a format loads aligned words.

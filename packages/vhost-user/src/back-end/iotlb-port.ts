@@ -14,6 +14,9 @@ interface Entry {
 /** Entries that are kept: those of 256 MiB in single pages. */
 const MAX_ENTRIES = 65_536
 const ANSWER = 1
+const PAGE = 4096
+/** Bytes of a buffer whose pages are asked for together. */
+const AHEAD = 65_536
 
 /**
  * What a served device reaches where the front end translates (vhost-user, "IOMMU support"): the entries that the front
@@ -108,7 +111,10 @@ export class IotlbPort implements BusPort {
     const entry = this.find(address)
     if (entry === undefined || (entry.permission & access) === 0) {
       this.pending = this.onMiss?.(address, access) === true
-      if (this.pending) return 0
+      if (this.pending) {
+        this.askAhead(address, length, access)
+        return 0
+      }
       return this.refuse(address, length, access, entry === undefined ? 'unmapped' : 'permission')
     }
     const into = address - entry.iova
@@ -136,6 +142,14 @@ export class IotlbPort implements BusPort {
     this.request[ANSWER] = plain.offset
     this.window.set(plain.window)
     return granted
+  }
+
+  // Front ends answer page by page: the rest of a buffer is asked for at once.
+  private askAhead(address: number, length: number, access: 1 | 2): void {
+    const end = address + Math.min(length, AHEAD)
+    for (let at = address - (address % PAGE) + PAGE; at < end; at += PAGE) {
+      if (!this.has(at, access)) this.onMiss?.(at, access)
+    }
   }
 
   private find(address: number): Entry | undefined {

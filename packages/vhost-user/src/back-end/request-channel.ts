@@ -79,6 +79,8 @@ export class RequestChannel {
     const miss = { iova, length: 0, user: 0, permission: access, type: IOTLB_MISS }
     try {
       if (this.questions.length === MAX_QUESTIONS) {
+        // Then it is asked for later.
+        if (this.questions.some(({ over }) => !over)) return true
         const text = `${MAX_QUESTIONS} translations came, and no answers to the questions for them`
         throw new VhostUserError('VHOST_FLOOD', this.options.name, text, { questions: MAX_QUESTIONS })
       }
