@@ -23,7 +23,7 @@ import {
 import type { DeviceQueue } from '../device/device-queue.ts'
 import { VirtioDevice } from '../device/virtio-device.ts'
 import type { FrameReceiver, NetLink } from '../links/net-link.ts'
-import type { ChainTable } from '../ring/chain-table.ts'
+import { type ChainTable, ONE_READABLE, ROW, ROW_FIRST, ROW_WRITE } from '../ring/chain-table.ts'
 import { NO_CHAIN } from '../ring/ring-walker.ts'
 import {
   checkNetOptions,
@@ -309,18 +309,23 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
     const { generation } = queue
     const { epoch } = port
     const linked = link !== null && this.up
+    const { columns, lengths, regions, spans } = chains
     let frames = 0
     let bytes = 0
     let row = 0
     for (; row < rows; row++) {
       if (linked && this.isFull(link)) break
-      const length = chains.readable(row) - HEADER
+      const segment = columns[row * ROW + ROW_FIRST]
+      const alone = columns[row * ROW + ROW_WRITE] === ONE_READABLE
+      const length = (alone ? lengths[segment] : chains.readable(row)) - HEADER
       // VLAN tags are looked for in what was staged; two are the most that staging holds.
       if (length <= 0 || length > longest + TAGS) {
         this.dropBadLength(queue, chains.head(row), length)
         continue
       }
-      const align = this.stage(chains, row, length)
+      const start = spans[segment * 2]
+      const align =
+        alone && start < NEAR ? this.stageWhole(regions[segment], start | 0, length) : this.stage(chains, row, length)
       if (align < 0) {
         counters.transmitMalformed++
         this.badRequest(queue, 'offload', chains.head(row), length)
@@ -369,6 +374,16 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
     }
   }
 
+  // As `stage`, for header and payload in one piece.
+  private stageWhole(region: Region, header: number, length: number): number {
+    if (this.staging.region.u8.length === 0) this.staging.renew()
+    if (asksForOffload(region, header)) return -1
+    const payload = header + HEADER
+    const align = payload & 7
+    copy(this.staging.region, align, region, payload, length)
+    return align
+  }
+
   // Copies the payload of a row to staging memory, at the offset that is returned: the payload's own modulo 8, since a
   // copy is fastest so. -1: the header asks for an offload, and nothing was copied.
   private stage(chains: ChainTable, row: number, length: number): number {
@@ -382,12 +397,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
       // As integers: a double that is passed on is an allocation.
       const header = start | 0
       if (asksForOffload(region, header)) return -1
-      // The usual framings, one descriptor or two, without the general walk.
-      if (first === HEADER + length) {
-        const payload = header + HEADER
-        copy(to, payload & 7, region, payload, length)
-        return payload & 7
-      }
+      // Usual as well: one descriptor for the header, and one for the rest.
       if (first === HEADER && chains.lengths[segment + 1] === length && chains.offset(segment + 1) < NEAR) {
         const payload = chains.offset(segment + 1) | 0
         copy(to, payload & 7, chains.regions[segment + 1], payload, length)

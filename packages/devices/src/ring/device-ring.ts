@@ -97,6 +97,8 @@ export interface DeviceRing {
   fetchTable(area: RingArea, entries: number, head: number, into: Fetched): number
   /** Marks a chain used, not yet for the driver to see. See `RingWalker.push`. */
   push(id: number, written: number, whole: boolean): void
+  /** As many calls of {@link push} as there are rows: their ids stand in the lower halves of every fourth word. */
+  pushRows(columns: Int32Array, rows: number): void
   /** Publishes what was pushed, with a full barrier. Returns whether the driver wants a notification. */
   flush(): boolean
   /** Asks for a notification at the next chain. Returns whether one came in the meantime. */

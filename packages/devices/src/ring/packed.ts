@@ -262,6 +262,10 @@ export class PackedDeviceRing implements DeviceRing {
     this.replaceable = whole && this.batchUsed
   }
 
+  pushRows(columns: Int32Array, rows: number): void {
+    for (let row = 0; row < rows; row++) this.push(columns[row << 2] & 0xffff, 0, true)
+  }
+
   flush(): boolean {
     const { eventIndex, heldAt, passed, size, usedAt, usedMarks } = this
     if (heldAt === NONE || !this.attached) return false

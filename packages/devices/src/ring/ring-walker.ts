@@ -206,8 +206,7 @@ export class RingWalker implements RingOwner {
 
   /** Marks the chains of rows 0 to `rows` - 1 used, of which nothing was written: as many calls of `push`. */
   pushRows(rows: number): void {
-    const { columns } = this.chains
-    for (let row = 0; row < rows; row++) this.ring.push(columns[row * STRIDE + HEAD] & 0xffff, 0, true)
+    this.ring.pushRows(this.chains.columns, rows)
   }
 
   /**
@@ -352,13 +351,20 @@ export class RingWalker implements RingOwner {
       const flags = words[(k + 3) | 0]
       const length = words[(k + 2) | 0]
       const high = words[(k + 1) | 0]
-      if ((flags & NEXT_OR_INDIRECT) === 0 && length > 0 && length < BYTES && segment < lengths.length) {
+      if (
+        (flags & NEXT_OR_INDIRECT) === 0 &&
+        length > 0 &&
+        length < BYTES &&
+        high >= 0 &&
+        high < HIGH_LIMIT &&
+        segment < lengths.length
+      ) {
         const writes = (flags & F_WRITE) !== 0
         const access = writes ? 2 : 1
-        const address = (high >>> 0) * TWO_32 + (words[k] >>> 0)
+        const address = high * TWO_32 + (words[k] >>> 0)
         let into = address - windowBase
         let granted = length
-        if (!(into >= 0 && into + length <= windowLength && (windowAccess & access) !== 0) && high >>> 0 < HIGH_LIMIT) {
+        if (!(into >= 0 && into + length <= windowLength && (windowAccess & access) !== 0)) {
           request[0] = address
           granted = port.resolve(length, access)
           windowBase = window[0]
@@ -368,7 +374,7 @@ export class RingWalker implements RingOwner {
           region = port.region
           into = address - windowBase
         }
-        if (granted === length && high >>> 0 < HIGH_LIMIT) {
+        if (granted === length) {
           // Comparing costs less than the store's write barrier.
           if (regions[segment] !== region) regions[segment] = region
           lengths[segment] = length

@@ -260,6 +260,25 @@ export class SplitDeviceRing implements DeviceRing {
     this.replaceable = whole && this.batchUsed
   }
 
+  pushRows(columns: Int32Array, rows: number): void {
+    if (this.batchUsed) {
+      for (let row = 0; row < rows; row++) this.push(columns[row << 2] & 0xffff, 0, true)
+      return
+    }
+    const { device, used } = this
+    if (device.u32.length === 0) device.refresh()
+    const words = device.u32
+    const first = this.deviceWord
+    const mask = this.size - 1
+    for (let row = 0; row < rows; row++) {
+      const word = (first + (((used + row) & mask) << 1)) | 0
+      words[word] = columns[row << 2] & 0xffff
+      words[(word + 1) | 0] = 0
+    }
+    this.used = (used + rows) & 0xffff
+    if (device.meter !== null) device.meter.store(4, 2 * rows)
+  }
+
   flush(): boolean {
     const { published: old, used } = this
     if (used === old || !this.attached) return false
