@@ -309,7 +309,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
     const { generation } = queue
     const { epoch } = port
     const linked = link !== null && this.up
-    const { columns, lengths, regions, spans } = chains
+    const { columns, lengths, offsets, regions } = chains
     let frames = 0
     let bytes = 0
     let row = 0
@@ -323,7 +323,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
         this.dropBadLength(queue, chains.head(row), length)
         continue
       }
-      const start = spans[segment * 2]
+      const start = offsets[segment]
       const align =
         alone && start < NEAR ? this.stageWhole(regions[segment], start | 0, length) : this.stage(chains, row, length)
       if (align < 0) {

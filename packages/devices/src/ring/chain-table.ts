@@ -30,10 +30,12 @@ export class ChainTable {
   rows = 0
   segments = 0
 
-  // Replaced by grow(). Offset and device address of segment s are spans[2 s] and spans[2 s + 1].
+  // Replaced by grow(). Segment s begins at offsets[s] of its region, and at a device address
+  // that addresses[2 s] and addresses[2 s + 1] hold, its low and its high half.
   declare regions: Region[]
   declare lengths: Uint32Array
-  declare spans: Float64Array
+  declare offsets: Float64Array
+  declare addresses: Int32Array
 
   /**
    * All columns of the rows in one array, and their two byte counts (readable, writable) in another: a chain is put
@@ -47,7 +49,8 @@ export class ChainTable {
     this.bytes = new Float64Array(rows * 2)
     this.regions = new Array<Region>(FIRST_CAPACITY).fill(region)
     this.lengths = new Uint32Array(FIRST_CAPACITY)
-    this.spans = new Float64Array(FIRST_CAPACITY * 2)
+    this.offsets = new Float64Array(FIRST_CAPACITY)
+    this.addresses = new Int32Array(FIRST_CAPACITY * 2)
   }
 
   head(row: number): number {
@@ -89,12 +92,13 @@ export class ChainTable {
 
   /** Where a segment begins in its region. */
   offset(segment: number): number {
-    return this.spans[segment * 2]
+    return this.offsets[segment]
   }
 
   /** The device address of a segment. */
   address(segment: number): number {
-    return this.spans[segment * 2 + 1]
+    const { addresses } = this
+    return (addresses[segment * 2 + 1] >>> 0) * 2 ** 32 + (addresses[segment * 2] >>> 0)
   }
 
   /** For the walker: appends a row over the segments [first, end) and returns it. */
@@ -122,14 +126,16 @@ export class ChainTable {
 
   /** Doubles the segment columns; false at the bound. */
   grow(): boolean {
-    const { lengths, spans } = this
+    const { addresses, lengths, offsets } = this
     const old = lengths.length
     if (old >= MAX_SEGMENTS) return false
     this.regions = this.regions.concat(this.regions)
     this.lengths = new Uint32Array(old * 2)
-    this.spans = new Float64Array(old * 4)
+    this.offsets = new Float64Array(old * 2)
+    this.addresses = new Int32Array(old * 4)
     this.lengths.set(lengths)
-    this.spans.set(spans)
+    this.offsets.set(offsets)
+    this.addresses.set(addresses)
     return true
   }
 
@@ -193,7 +199,7 @@ export class ChainTable {
    * device does for a row: it runs foreign code, which may grow a memory, reset the device, or call it.
    */
   report(row: number, skip: number, length: number): void {
-    const { lengths, regions, spans } = this
+    const { lengths, offsets, regions } = this
     let segment = this.write(row)
     while (length > 0) {
       const bytes = lengths[segment]
@@ -201,7 +207,7 @@ export class ChainTable {
       else {
         const piece = Math.min(bytes - skip, length)
         const region = regions[segment]
-        if (region.onDeviceWrite !== null) region.onDeviceWrite(spans[segment * 2] + skip, piece)
+        if (region.onDeviceWrite !== null) region.onDeviceWrite(offsets[segment] + skip, piece)
         length -= piece
         skip = 0
       }

@@ -32,6 +32,14 @@ const HIGH_LIMIT = ADDRESS_HIGH_LIMIT
 const STEPS = CHAIN_STEPS
 const BYTES = CHAIN_BYTES
 const TWO_32 = 2 ** 32
+// Multiplying by this moves the high half of an address down; it is exact, and cheaper than a division.
+const HIGH_HALF = 2 ** -32
+const GIB = 2 ** 30
+// Words of `seen`: where the window begins, as halves; its last byte, counted from there, or -1; and its access kinds.
+const SEEN_LOW = 0
+const SEEN_HIGH = 1
+const SEEN_TOP = 2
+const SEEN_ACCESS = 3
 
 /** What `take` returns when there is no chain: none available, or the queue is broken. */
 export const NO_CHAIN = -1
@@ -77,6 +85,8 @@ export class RingWalker implements RingOwner {
   declare private readonly tableArea: RingArea
   declare private readonly table: Fetched
   declare private aligned: Region
+  private readonly seen = new Int32Array(4)
+  private seenOffset = 0
   private size = 1
   private indirect = false
   private inOrder = false
@@ -332,16 +342,18 @@ export class RingWalker implements RingOwner {
     const ready = fetched.to - from
     const count = ready < limit ? ready : limit
     const { firsts, ids, words } = fetched
-    const { request, window } = port
+    const { request } = port
+    const { seen } = this
     const held = this.heldWritten
     const heldMask = this.heldMask
     const { columns } = chains
-    let { lengths, spans, regions, segments: segment } = chains
-    // The port's last window: what lies in it needs no call.
-    let windowBase = window[0]
-    let windowLength = window[1]
-    let windowOffset = window[2]
-    let windowAccess = window[3] | 0
+    let { addresses, lengths, offsets, regions, segments: segment } = chains
+    this.look(request[0])
+    let windowLow = seen[SEEN_LOW]
+    let windowHigh = seen[SEEN_HIGH]
+    let windowTop = seen[SEEN_TOP]
+    let windowOffset = this.seenOffset
+    let windowAccess = seen[SEEN_ACCESS]
     let region = port.region
     let row = chains.rows
     let number = this.number
@@ -351,6 +363,7 @@ export class RingWalker implements RingOwner {
       const flags = words[(k + 3) | 0]
       const length = words[(k + 2) | 0]
       const high = words[(k + 1) | 0]
+      const low = words[k]
       if (
         (flags & NEXT_OR_INDIRECT) === 0 &&
         length > 0 &&
@@ -359,32 +372,41 @@ export class RingWalker implements RingOwner {
         high < HIGH_LIMIT &&
         segment < lengths.length
       ) {
-        const writes = (flags & F_WRITE) !== 0
-        const access = writes ? 2 : 1
-        const address = high * TWO_32 + (words[k] >>> 0)
-        let into = address - windowBase
+        const access = 1 + ((flags & F_WRITE) >> 1)
+        const into = (low - windowLow) | 0
         let granted = length
-        if (!(into >= 0 && into + length <= windowLength && (windowAccess & access) !== 0)) {
+        if (
+          into >= 0 &&
+          into <= windowTop &&
+          length <= ((windowTop - into + 1) | 0) &&
+          high === ((windowHigh + (low >>> 0 < windowLow >>> 0 ? 1 : 0)) | 0) &&
+          (windowAccess & access) !== 0
+        ) {
+          offsets[segment] = windowOffset + into
+        } else {
+          const address = high * TWO_32 + (low >>> 0)
           request[0] = address
-          granted = port.resolve(length, access)
-          windowBase = window[0]
-          windowLength = window[1]
-          windowOffset = window[2]
-          windowAccess = window[3] | 0
+          granted = port.resolve(length, access as 1 | 2)
+          offsets[segment] = port.offset
+          this.look(address)
+          windowLow = seen[SEEN_LOW]
+          windowHigh = seen[SEEN_HIGH]
+          windowTop = seen[SEEN_TOP]
+          windowOffset = this.seenOffset
+          windowAccess = seen[SEEN_ACCESS]
           region = port.region
-          into = address - windowBase
         }
         if (granted === length) {
           // Comparing costs less than the store's write barrier.
           if (regions[segment] !== region) regions[segment] = region
           lengths[segment] = length
-          spans[segment * 2] = windowLength === 0 ? port.offset : windowOffset + into
-          spans[segment * 2 + 1] = address
+          addresses[segment << 1] = low
+          addresses[((segment << 1) + 1) | 0] = high
           const at = row * STRIDE
           columns[at + HEAD] = (number << 16) | ids[from + taken]
           columns[at + FIRST] = segment
           // One segment: its length says how many bytes there are.
-          columns[at + WRITE] = writes ? ALL_WRITABLE : ALL_READABLE
+          columns[at + WRITE] = access === 2 ? ALL_WRITABLE : ALL_READABLE
           if (held.length !== 0) held[number & heldMask] = -1
           segment++
           row++
@@ -395,11 +417,13 @@ export class RingWalker implements RingOwner {
       chains.rows = row
       chains.segments = segment
       if (!this.chain(fetched, firsts[from + taken], firsts[from + taken + 1], ids[from + taken], number)) break
-      ;({ lengths, spans, regions, segments: segment } = chains)
-      windowBase = window[0]
-      windowLength = window[1]
-      windowOffset = window[2]
-      windowAccess = window[3] | 0
+      ;({ addresses, lengths, offsets, regions, segments: segment } = chains)
+      this.look(request[0])
+      windowLow = seen[SEEN_LOW]
+      windowHigh = seen[SEEN_HIGH]
+      windowTop = seen[SEEN_TOP]
+      windowOffset = this.seenOffset
+      windowAccess = seen[SEEN_ACCESS]
       region = port.region
       row = chains.rows
       if (held.length !== 0) held[number & heldMask] = -1
@@ -414,6 +438,27 @@ export class RingWalker implements RingOwner {
     chains.rows = row
     chains.segments = segment
     return taken
+  }
+
+  // What lies in the port's last window needs no call. As halves, since integers are compared faster than doubles: of a
+  // large window that part which `address` lies in.
+  private look(address: number): void {
+    const { port, seen } = this
+    const { window } = port
+    let base = window[0]
+    let length = window[1]
+    let offset = window[2]
+    if (length > GIB) {
+      const skip = Math.max(0, address - (address % GIB) - base)
+      base += skip
+      offset += skip
+      length = Math.min(length - skip, GIB)
+    }
+    seen[SEEN_LOW] = base | 0
+    seen[SEEN_HIGH] = (base * HIGH_HALF) | 0
+    seen[SEEN_TOP] = Math.max(length, 0) - 1
+    seen[SEEN_ACCESS] = window[3]
+    this.seenOffset = offset
   }
 
   // A chain in full generality (virtio 1.4 §2.7.5.3, §2.8.7). Appends a row and returns true. False: `broken` is set, or
@@ -538,8 +583,9 @@ export class RingWalker implements RingOwner {
       if (segment >= chains.lengths.length && !chains.grow()) return this.fail('segments', head, segment, segment)
       chains.regions[segment] = port.region
       chains.lengths[segment] = granted
-      chains.spans[segment * 2] = port.offset
-      chains.spans[segment * 2 + 1] = port.request[0]
+      chains.offsets[segment] = port.offset
+      chains.addresses[2 * segment] = port.request[0] | 0
+      chains.addresses[2 * segment + 1] = (port.request[0] * HIGH_HALF) | 0
       segment++
       length -= granted
       if (length <= 0) return segment
