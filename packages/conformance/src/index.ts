@@ -5,7 +5,9 @@
  *
  * @packageDocumentation
  */
-export { AuditedTransport, type AuditFinding, type AuditOptions, type AuditSpan } from './audit/audited-transport.ts'
+export { AddressAudit, type AuditFinding, type AuditOptions, type AuditSpan } from './audit/address-audit.ts'
+export { AuditedTransport } from './audit/audited-transport.ts'
+export { DeviceAudit } from './audit/device-audit.ts'
 export type {
   DeviceMemoryLookup,
   PublishedPart,

@@ -6,6 +6,7 @@ import {
   DESCRIPTOR_ADDRESS,
   DESCRIPTOR_F_INDIRECT,
   DESCRIPTOR_F_NEXT,
+  DESCRIPTOR_F_WRITE,
   DESCRIPTOR_FLAGS,
   DESCRIPTOR_LENGTH,
   DESCRIPTOR_NEXT,
@@ -18,8 +19,8 @@ import type { QueueAreas } from '@guestdma/transport'
 /** What an address that a device was told is for. */
 export type PublishedPart = 'descriptor area' | 'driver area' | 'device area' | 'indirect table' | 'buffer'
 
-/** Is told of each span of device addresses. */
-export type PublishedVisitor = (part: PublishedPart, address: number, length: number) => void
+/** Is told of each span of device addresses; `writable` where the device is to write there. */
+export type PublishedVisitor = (part: PublishedPart, address: number, length: number, writable: boolean) => void
 
 /** Where bytes at a device address lie in this process; `null` where they do not. */
 export type DeviceMemoryLookup = (address: number, length: number) => MemoryWindow | null
@@ -51,9 +52,9 @@ export class PublishedSplitRing implements PublishedRing {
     const { size, areas } = this
     if (!this.areasVisited) {
       this.areasVisited = true
-      visit('descriptor area', areas.descriptor, descriptorTableBytes(size))
-      visit('driver area', areas.driver, availableRingBytes(size))
-      visit('device area', areas.device, usedRingBytes(size))
+      visit('descriptor area', areas.descriptor, descriptorTableBytes(size), false)
+      visit('driver area', areas.driver, availableRingBytes(size), false)
+      visit('device area', areas.device, usedRingBytes(size), true)
     }
     const available = this.bytes(areas.driver, availableRingBytes(size))
     const table = this.bytes(areas.descriptor, descriptorTableBytes(size))
@@ -78,14 +79,14 @@ export class PublishedSplitRing implements PublishedRing {
       const length = descriptors.getUint32(at + DESCRIPTOR_LENGTH, true)
       const flags = descriptors.getUint16(at + DESCRIPTOR_FLAGS, true)
       if ((flags & DESCRIPTOR_F_INDIRECT) !== 0 && descriptors === table) {
-        visit('indirect table', address, length)
+        visit('indirect table', address, length, false)
         const indirect = this.bytes(address, length)
         if (indirect === null) return
         descriptors = indirect
         at = 0
         continue
       }
-      visit('buffer', address, length)
+      visit('buffer', address, length, (flags & DESCRIPTOR_F_WRITE) !== 0)
       if ((flags & DESCRIPTOR_F_NEXT) === 0) return
       at = descriptors.getUint16(at + DESCRIPTOR_NEXT, true) * DESCRIPTOR_SIZE
     }
