@@ -35,6 +35,12 @@ export interface BusPort {
    */
   resolve(length: number, access: 1 | 2): number
   /**
+   * Whether the last `resolve` returned 0 since the answer is not known yet. Nothing was recorded then: the device leaves
+   * the chain in its ring, and whoever owns the port notifies the device of its queues when the answer is there. A port
+   * without it always knows.
+   */
+  readonly pending?: boolean
+  /**
    * Records an access to an address at or beyond 2^53, which `request[0]` could not hold exactly, as the two halves
    * that stood in memory.
    */

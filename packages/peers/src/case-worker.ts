@@ -13,7 +13,10 @@ const { cases } = (await import(module)) as CaseModule
 const found = cases.find((one) => caseId(one) === id)
 if (found === undefined) throw new Error(`the module has no case '${id}'`)
 try {
-  await found.run({ saw: (what) => void tell({ saw: what }) })
+  await found.run({
+    saw: (what) => void tell({ saw: what }),
+    figure: (name, value) => void tell({ figure: name, value }),
+  })
   await tell({ outcome: 'pass', reason: '' })
 } catch (error) {
   const outcome = error instanceof SkippedCase ? 'skip' : 'fail'

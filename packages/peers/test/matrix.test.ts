@@ -24,6 +24,11 @@ describe('a matrix of cases, each in a process of its own', () => {
     expect(of('passes')).toMatchObject({ outcome: 'pass', reason: '', version: process.versions.node })
   })
 
+  test('what a case records is part of its result, and of no other', () => {
+    expect(of('passes').figures).toEqual({ requests: 4, reach: 'a pool' })
+    expect(report.results.filter(({ figures }) => figures !== undefined)).toHaveLength(1)
+  })
+
   test('one that throws fails with its message', () => {
     expect(of('throws')).toMatchObject({ outcome: 'fail', reason: 'byte 3 is 5 where 7 was written' })
   })

@@ -321,9 +321,13 @@ export class BlkDevice extends VirtioDevice {
       this.ask(slot)
       // The store may have run code that moved memory: the ring comes first. A port learns of growth by `refresh` only.
       port.refresh()
-      if (port.epoch !== epoch) this.checkPort()
+      const reached = port.epoch === epoch || this.checkPort()
       // Still pending, or void since the device was reset or stopped meanwhile.
       if (slot.state !== 'done') return
+      if (!reached) {
+        this.finishedSlots.push(slot)
+        return
+      }
       if (!this.needsFlush(slot)) break
     }
     this.answer(slot, queue, row && port.epoch === epoch)
@@ -391,8 +395,8 @@ export class BlkDevice extends VirtioDevice {
     const { chains } = walker
     const { status, head, position, phase, staging, stagingOffset } = slot
     if (!row && !walker.reresolve(slot.addresses, slot.lengths, slot.spans, head, position)) {
-      // That stops the device, and frees the slot.
-      this.checkQueue(queue)
+      // Where that stops the device it frees the slot. Otherwise the answer comes later, and its place is not known yet.
+      if (this.checkQueue(queue)) this.finishedSlots.push(slot)
       return
     }
     const dataBytes = chains.writable(0) - 1

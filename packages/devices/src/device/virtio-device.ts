@@ -34,6 +34,8 @@ const INLINE_FULL = INLINE_BUDGET / 2
 const BEYOND_WORDS = 16
 /** In {@link VirtioDevice.beyond}: there were too many to tell apart. */
 const UNTOLD = -1
+/** No port's: its answers have to be asked for. */
+const NO_EPOCH = -1
 
 /** How a device tells its transport what happened. The transport keeps the interrupt state; a device has none. */
 export interface DeviceTransport {
@@ -226,7 +228,8 @@ export abstract class VirtioDevice {
 
   /**
    * Makes a queue ready, once its registers are set. Returns false before FEATURES_OK and while the queue is being reset,
-   * when it is ignored. A bad ring sets NEEDS_RESET.
+   * when it is ignored, and where the port's answer for the ring is pending: then enable it again once that is there. A
+   * bad ring sets NEEDS_RESET.
    *
    * `start` says where the ring stands, for a device that takes a queue over from another server of it: `next`, the next
    * available entry to take, is 0 where it is left out, and `used`, the used index, is then read from the ring. So
@@ -240,7 +243,10 @@ export abstract class VirtioDevice {
     queue.ready = true
     queue.resetAsked = false
     this.port.refresh()
-    this.startQueue(queue)
+    if (!this.startQueue(queue)) {
+      queue.disable()
+      return false
+    }
     if (start !== undefined && queue.walker.broken === null) {
       const { next = 0, used = queue.walker.storedUsed } = start
       queue.walker.restore({ next, used, published: used })
@@ -258,12 +264,12 @@ export abstract class VirtioDevice {
   stopQueue(queue: DeviceQueue): QueuePosition | null {
     const { walker } = queue
     if (this.polling || !this.alive || !this.mayAccess) return null
-    // A ring that is out of reach by now is a fault, and stops the device.
-    this.checkPort()
+    // A ring that is out of reach by now is a fault, and stops the device. What is published already needs no ring.
+    const reached = this.checkPort()
     if (!this.alive || !queue.started || walker.broken !== null) return null
     this.onSave()
     walker.pause()
-    if (this.inFlightOf(queue) > 0) return null
+    if (this.inFlightOf(queue) > 0 || (!reached && walker.unpublished > 0)) return null
     this.publish(queue)
     const { next, used } = walker.save()
     this.disableQueue(queue)
@@ -360,8 +366,7 @@ export abstract class VirtioDevice {
     if (this.alive && this.mayAccess) {
       this.polling = true
       try {
-        this.checkPort()
-        done = this.work(budget)
+        if (this.checkPort()) done = this.work(budget)
       } catch (error) {
         // A port or a device type of somebody else's: where it stood is not known, so only a reset helps.
         this.hostThrew('poll', error)
@@ -489,17 +494,19 @@ export abstract class VirtioDevice {
 
   /**
    * The head of a batch, and after foreign code ran: fresh views, and rings resolved anew if the port's answers may
-   * have changed.
+   * have changed. False: the answer for a ring is pending, and nothing may be done with any queue.
    */
-  protected checkPort(): void {
+  protected checkPort(): boolean {
     this.port.refresh()
     const epoch = this.port.epoch
-    if (epoch === this.epoch) return
-    this.epoch = epoch
+    if (epoch === this.epoch) return true
+    let known = true
     for (const queue of this.queues) {
       if (!queue.started || queue.walker.broken !== null) continue
-      if (!queue.walker.attach(queue.ring as RingSetup)) this.checkQueue(queue)
+      if (!queue.walker.attach(queue.ring as RingSetup) && this.checkQueue(queue)) known = false
     }
+    if (known) this.epoch = epoch
+    return known
   }
 
   /** Publishes a queue's used chains and passes the notification on. */
@@ -620,12 +627,14 @@ export abstract class VirtioDevice {
     return (this.statusBits & (STATUS_DRIVER_OK | STATUS_STOPPED)) === STATUS_DRIVER_OK
   }
 
-  private startQueue(queue: DeviceQueue): void {
+  // False: the port's answer for the ring is pending, and the next poll asks again.
+  private startQueue(queue: DeviceQueue): boolean {
     queue.started = true
     queue.marked = this.alive
     queue.ring = queue.setup(this.ringFeatures())
-    queue.walker.start(queue.ring, queue.maxSize)
-    this.checkQueue(queue)
+    if (queue.walker.start(queue.ring, queue.maxSize) || !this.checkQueue(queue)) return true
+    this.epoch = NO_EPOCH
+    return false
   }
 
   private stopForReset(): void {

@@ -175,8 +175,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
       counters.receiveUnlinked++
       return true
     }
-    this.checkPort()
-    if (!this.live) return false
+    if (!this.checkPort() || !this.live) return false
     const { walker } = queue
     const { chains } = walker
     const needed = HEADER + length
@@ -367,8 +366,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
   // nothing to give back, and nobody to tell. It may also have moved memory: the rings come first.
   private giveBack(queue: DeviceQueue, generation: number, rows: number): boolean {
     if (queue.generation !== generation) return false
-    this.checkPort()
-    if (!this.live) return false
+    if (!this.checkPort() || !this.live) return false
     queue.walker.pushRows(rows)
     return true
   }
@@ -564,9 +562,12 @@ export class NetDevice extends VirtioDevice implements FrameReceiver, PlainTaker
   }
 
   private noBuffer(queue: DeviceQueue): false {
+    const { walker } = queue
+    // There is one, and the port does not know yet where.
+    if (walker.broken === null && walker.ready > 0) return false
     this.counters.receiveNoBuffer++
     // Let the driver say when it adds buffers. Where it has done so already, the next poll offers the frame again.
-    if (this.checkQueue(queue) && queue.walker.rearm()) this.wake()
+    if (this.checkQueue(queue) && walker.rearm()) this.wake()
     return false
   }
 

@@ -226,6 +226,11 @@ export class SplitRingWalker {
     this.available = this.next
   }
 
+  /** Chains that were marked used and that no `flush` published yet. */
+  get unpublished(): number {
+    return (this.used - this.published) & 0xffff
+  }
+
   /** The used index as it stands in memory: where an earlier server of the queue left it. */
   get storedUsed(): number {
     const { region, half } = this.usedIndex
@@ -233,7 +238,10 @@ export class SplitRingWalker {
     return region.loadShared(half)
   }
 
-  /** Resolves the three areas; again whenever the port's epoch changed. False: `broken` says why. */
+  /**
+   * Resolves the three areas; again whenever the port's epoch changed. False: `broken` says why, or the port does not
+   * know yet, and nothing may be asked of the ring before this is called again.
+   */
   attach({ areas, size }: RingSetup): boolean {
     this.attached = false
     const { deviceArea, driverArea, tableArea } = this
@@ -371,7 +379,7 @@ export class SplitRingWalker {
         request[0] = high * TWO_32 + low
         const granted = port.resolve(length, READ_ACCESS)
         if (granted <= 0) {
-          this.fail('buffer-unreachable', head, length, 0)
+          this.refused('buffer-unreachable', head, length)
           break
         }
         region = port.region
@@ -593,9 +601,16 @@ export class SplitRingWalker {
     return NO_CHAIN
   }
 
+  // The port gave nothing. Where it does not know yet, that is no fault: what was taken so far stays taken, and the chain
+  // stays in the ring.
+  private refused(reason: QueueFaultReason, head: number, length: number): number {
+    return this.port.pending === true ? NO_CHAIN : this.fail(reason, head, length, 0)
+  }
+
   /**
    * Replaces all rows by one that consists of `count` device-writable spans, resolved as the port grants them now. For
-   * a completion that comes long after its chain was taken. False: the port refused, and `broken` is set.
+   * a completion that comes long after its chain was taken. False: the port refused, and `broken` is set, or it does not
+   * know yet.
    */
   reresolve(addresses: Float64Array, lengths: Uint32Array, count: number, head: number, position: number): boolean {
     const chains = this.chains
@@ -779,7 +794,8 @@ export class SplitRingWalker {
   }
 
   // A chain in full generality (virtio 1.4 §2.7.5.3), from its first descriptor on, which was loaded already. `granted`
-  // is what the port gave for it, if it was asked. Appends a row and returns true, or sets `broken`.
+  // is what the port gave for it, if it was asked. Appends a row and returns true. False: `broken` is set, or the port
+  // does not know yet.
   private walk(
     head: number,
     position: number,
@@ -814,7 +830,8 @@ export class SplitRingWalker {
         // The WRITE flag of this descriptor is ignored (§2.7.5.3.2). The spec aligns no indirect table.
         const area = this.indirectArea
         if (!area.resolve(port, low, high, length, READ_ACCESS)) {
-          return this.reject('indirect-unreachable', head, length, 0)
+          this.refused('indirect-unreachable', head, length)
+          return false
         }
         if (area.scattered) {
           area.pull()
@@ -898,7 +915,7 @@ export class SplitRingWalker {
   private pieces(segment: number, length: number, granted: number, access: 1 | 2, head: number): number {
     const { chains, port } = this
     for (;;) {
-      if (granted <= 0) return this.fail('buffer-unreachable', head, length, 0)
+      if (granted <= 0) return this.refused('buffer-unreachable', head, length)
       if (segment >= chains.lengths.length && !chains.grow()) return this.fail('segments', head, segment, segment)
       chains.regions[segment] = port.region
       chains.lengths[segment] = granted
@@ -922,7 +939,7 @@ export class SplitRingWalker {
     access: 1 | 2,
   ): boolean {
     if (low % align !== 0) this.fail('ring-alignment', -1, low, align)
-    else if (!area.resolve(this.port, low, high, bytes, access)) this.fail('ring-unreachable', -1, bytes, 0)
+    else if (!area.resolve(this.port, low, high, bytes, access)) this.refused('ring-unreachable', -1, bytes)
     else if (area.offset % needs !== 0) this.fail('ring-alignment', -1, area.offset, needs)
     else return true
     return false

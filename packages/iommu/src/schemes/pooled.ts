@@ -32,6 +32,11 @@ export interface PooledIommuOptions {
    * mapped, but only the pool is ("simple mode").
    */
   readonly privateRam?: boolean
+  /**
+   * Memory that a pool consists of, where it is not guest RAM of the machine: memory that another process is given. Its
+   * `device` is the address by which the IOMMU knows it. Called for each pool with the name of its device.
+   */
+  memory?(device: string): PoolFact
   /** The IOMMU of devices that live elsewhere. Default: one that this machine makes. */
   readonly iommu?: ForeignIommu
 }
@@ -85,11 +90,11 @@ export function pooledIommuScheme(options: PooledIommuOptions = {}): DmaScheme {
     id,
     provider,
     install(platform: PlatformBuilder): () => BusPort {
-      const { guest, window } = platform.reserve(size, Math.max(POOL_ALIGN, LARGEST_GRANULE))
-      const device = guest as number as DeviceAddress
+      const pool = options.memory?.(platform.device) ?? inGuestRam(platform, size)
+      const { device, window } = pool
       platform.declareRam(!privateRam)
-      platform.declarePool({ window, device, home: 'guest-ram' })
-      platform.declareFact(poolGuestFact, guest)
+      platform.declarePool(pool)
+      platform.declareFact(poolGuestFact, device as number as GuestAddress)
       if (options.iommu !== undefined) return behindForeign(platform, key, options.iommu)
       // Private RAM: under the IOMMU there is the pool and nothing else.
       const confined = privateRam ? { downstream: platform.window(device, window), ownPool: OWN_POOL } : {}
@@ -102,6 +107,12 @@ const POOL_ALIGN = 4096
 const LARGEST_GRANULE = 65_536
 /** Room for an IOMMU's own queues: their rings and cells take 64 KiB. */
 const OWN_POOL = 1 << 19
+
+// Without translation the IOMMU knows it by its guest address.
+function inGuestRam(platform: PlatformBuilder, size: number): PoolFact {
+  const { guest, window } = platform.reserve(size, Math.max(POOL_ALIGN, LARGEST_GRANULE))
+  return { window, device: guest as number as DeviceAddress, home: 'guest-ram' }
+}
 
 // Maps the pool of an offer, once and for all, and says where the device sees it.
 function mapPool(id: string, offer: PlatformOffer, domain: VirtioIommuDomain): PoolFact {

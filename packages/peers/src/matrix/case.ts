@@ -27,6 +27,8 @@ export interface PeerCase extends CaseLabels {
 export interface CaseProgress {
   /** Notes what was seen. Where the case hangs, the last note is told. */
   saw(what: string): void
+  /** Records what was measured or found, under a name; the JSON of a run holds it. A later value replaces it. */
+  figure(name: string, value: number | string): void
 }
 
 /** A case that cannot be run here, for a reason that is not ours. */

@@ -8,6 +8,8 @@ export interface CaseResult extends CaseLabels {
   /** Why it failed or was skipped; empty where it passed. */
   readonly reason: string
   readonly seconds: number
+  /** What the case recorded, by name; missing where it recorded nothing. */
+  readonly figures?: Readonly<Record<string, number | string>>
 }
 
 /** The whole matrix, as JSON holds it. */

@@ -26,6 +26,7 @@ export interface MatrixOptions {
 /** What the process of a case tells, a line each. */
 export type CaseMessage =
   | { readonly saw: string }
+  | { readonly figure: string; readonly value: number | string }
   | { readonly outcome: 'pass' | 'fail' | 'skip'; readonly reason: string }
 
 const DEADLINE_MS = 60_000
@@ -76,7 +77,7 @@ export async function runMatrix(found: CaseModule, options: MatrixOptions): Prom
   return report(true)
 }
 
-type Ended = Pick<CaseResult, 'outcome' | 'reason'>
+type Ended = Pick<CaseResult, 'outcome' | 'reason' | 'figures'>
 
 function missing({ peers }: CaseModule, id: string): Ended {
   const { packages } = peers.find((peer) => peer.id === id) as CaseModule['peers'][number]
@@ -89,6 +90,7 @@ function runCase(one: PeerCase, { module, worker, execArgv = [], signal }: Matri
   const args = [...execArgv, fileURLToPath(worker), module.href, caseId(one)]
   const child = spawn(process.execPath, args, { stdio: ['pipe', 'pipe', 'pipe'] })
   let said: Ended | null = null
+  const figures: Record<string, number | string> = {}
   let saw = 'nothing'
   let late = false
   const errors: string[] = []
@@ -96,6 +98,7 @@ function runCase(one: PeerCase, { module, worker, execArgv = [], signal }: Matri
     const message = parse(line)
     if (message === null) return
     if ('saw' in message) saw = message.saw
+    else if ('figure' in message) figures[message.figure] = message.value
     else said = message
   })
   createInterface(child.stderr).on('line', (line) => {
@@ -108,7 +111,9 @@ function runCase(one: PeerCase, { module, worker, execArgv = [], signal }: Matri
   }, deadlineMs)
   const abort = (): void => void child.kill('SIGKILL')
   signal?.addEventListener('abort', abort, { once: true })
-  return new Promise((resolve) => {
+  return new Promise((done) => {
+    const resolve = (ended: Ended | null): void =>
+      done(ended === null || Object.keys(figures).length === 0 ? ended : { ...ended, figures })
     child.on('error', (error) => resolve({ outcome: 'fail', reason: `the process did not start: ${error.message}` }))
     child.on('close', (code, killedBy) => {
       clearTimeout(timer)
@@ -130,9 +135,10 @@ function runCase(one: PeerCase, { module, worker, execArgv = [], signal }: Matri
 function parse(line: string): CaseMessage | null {
   if (!line.startsWith('{')) return null
   try {
-    const message = JSON.parse(line) as Partial<{ saw: unknown; outcome: unknown; reason: unknown }>
-    if (typeof message.saw === 'string') return { saw: message.saw }
-    const { outcome, reason } = message
+    const message = JSON.parse(line) as Partial<Record<'saw' | 'figure' | 'value' | 'outcome' | 'reason', unknown>>
+    const { saw, figure, value, outcome, reason } = message
+    if (typeof saw === 'string') return { saw }
+    if (typeof figure === 'string' && (typeof value === 'number' || typeof value === 'string')) return { figure, value }
     if ((outcome === 'pass' || outcome === 'fail' || outcome === 'skip') && typeof reason === 'string')
       return { outcome, reason }
     return null

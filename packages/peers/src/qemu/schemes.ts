@@ -1,7 +1,7 @@
 import type { PoolFact } from '@guestdma/dma'
 import type { IvshmemRegion, Qemu } from '@guestdma/qemu'
 import { PciTransport } from '@guestdma/transport'
-import { directScheme, onDeviceScheme, sharedPoolScheme, type virtioIommuScheme } from 'guestdma'
+import { directScheme, onDeviceScheme, pooledIommuScheme, sharedPoolScheme, type virtioIommuScheme } from 'guestdma'
 import { DISK_SLOT, found, IOMMU_SLOT, NET_SLOTS, type Scheme, type Setting } from './site.ts'
 
 export const direct = (): Scheme => directScheme()
@@ -33,14 +33,28 @@ function endpointOf(device: string): number {
   return (device === 'disk' ? DISK_SLOT : NET_SLOTS[device === 'net0' ? 0 : 1]) << 3
 }
 
-export function behindIommu(
-  make: (iommu: Parameters<typeof virtioIommuScheme>[0] & object) => Scheme,
-): Setting['scheme'] {
-  return (qemu) =>
-    make({
-      iommu: {
-        transport: () => found(PciTransport.probe(qemu.pci(IOMMU_SLOT), 'iommu')),
-        endpoint: endpointOf,
-      },
-    })
+type Foreign = NonNullable<NonNullable<Parameters<typeof virtioIommuScheme>[0]>['iommu']>
+
+function iommuOf(qemu: Qemu): Foreign {
+  return { transport: () => found(PciTransport.probe(qemu.pci(IOMMU_SLOT), 'iommu')), endpoint: endpointOf }
+}
+
+export function behindIommu(make: (options: { readonly iommu: Foreign }) => Scheme): Setting['scheme'] {
+  return (qemu) => make({ iommu: iommuOf(qemu) })
+}
+
+/** QEMU has a part of the guest's memory and no more: pools of its devices, and what its IOMMU itself reads and writes. */
+export function pooledIommu(qemu: Qemu): Scheme {
+  const all = poolOf(qemu)
+  const share = all.window.length / 4
+  const part = (index: number): PoolFact => ({
+    ...all,
+    window: { ...all.window, offset: all.window.offset + index * share, length: share },
+    device: (all.device + index * share) as PoolFact['device'],
+  })
+  return pooledIommuScheme({
+    privateRam: true,
+    memory: (device) => part(device === 'net1' ? 2 : 1),
+    iommu: { ...iommuOf(qemu), ownPool: part(0) },
+  })
 }

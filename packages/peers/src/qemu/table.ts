@@ -4,7 +4,7 @@ import { programPeer } from '../matrix/program-peer.ts'
 import { revocationRun } from './revocation.ts'
 import { rngRun } from './rng.ts'
 import { blkRun, killed, netRun, systemReset } from './runs.ts'
-import { behindIommu, direct, pool, poolOf, region, regionOf } from './schemes.ts'
+import { behindIommu, direct, pool, pooledIommu, poolOf, region, regionOf } from './schemes.ts'
 import { DISK_SLOT, type Setting } from './site.ts'
 
 export const qemuX86: PeerProgram = programPeer('qemu', 'QEMU', 'qemu-system-x86_64', [
@@ -38,6 +38,7 @@ const schemes: readonly (readonly [backend: string, setting: Omit<Setting, 'mach
     { iommu: true, scheme: behindIommu((at) => virtioIommuScheme({ ...at, subGranule: 'bounce' })) },
   ],
   ['virtio-iommu-simple', { iommu: true, scheme: behindIommu((at) => pooledIommuScheme(at)) }],
+  ['virtio-iommu-pool', { iommu: true, pool: POOL, scheme: pooledIommu }],
 ]
 
 const rows: readonly Row[] = [

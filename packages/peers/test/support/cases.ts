@@ -16,7 +16,16 @@ export const peers: readonly PeerProgram[] = [
 
 /** Each ends in another way. */
 export const cases: readonly PeerCase[] = [
-  { ...labels, what: 'passes', run: async ({ saw }) => saw('all') },
+  {
+    ...labels,
+    what: 'passes',
+    async run({ saw, figure }) {
+      saw('all')
+      figure('requests', 3)
+      figure('requests', 4)
+      figure('reach', 'a pool')
+    },
+  },
   {
     ...labels,
     what: 'throws',

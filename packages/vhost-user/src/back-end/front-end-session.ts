@@ -16,8 +16,10 @@ export interface SessionOptions {
   readonly port: BusWindows | IotlbPort
   /** Owned from now on. */
   readonly socket: UnixSocket
-  /** How long the front end may take to translate an address, or to read what is sent to it. */
+  /** How long the front end may take to read what is sent to it. */
   readonly deadlineMs: number
+  /** How long the front end may take to translate an address. */
+  readonly translationMs: number
   /** Something that the front end sent was refused, or something that it passed cannot be used. */
   onFault(error: Error): void
   /** The connection ended. Nothing of it is open or mapped any more. */
@@ -27,19 +29,10 @@ export interface SessionOptions {
 const RECEIVE_BYTES = 4096
 /** Messages that are kept while one waits: two for each of 256 queues, and some. */
 const MAX_WAITING = 1024
+/** Reads that take what a socket holds. */
+const CATCH_UP = 64
 const DONE = 0
 const REFUSED = 1
-
-/** Messages that change nothing. */
-const QUESTIONS: ReadonlySet<number> = new Set(
-  [
-    messages.GET_FEATURES,
-    messages.GET_PROTOCOL_FEATURES,
-    messages.GET_QUEUE_NUM,
-    messages.GET_STATUS,
-    messages.GET_CONFIG,
-  ].map(({ request }) => request),
-)
 
 /** What answers a message: its own payload, or whether it was done. */
 type Outcome = Uint8Array<ArrayBuffer> | typeof DONE | typeof REFUSED
@@ -50,11 +43,9 @@ interface Work {
 }
 
 /**
- * One connection of a front end: takes its messages, one after the other, and answers them.
- *
- * Where one has to wait for requests in flight, those behind it wait as well, but for translations: a request in flight
- * may need one. While the device waits for a translation, nothing but translations and questions is served: a front end
- * may wait for an answer before it looks at what this end asks for.
+ * One connection of a front end: takes its messages, one after the other and between two turns of the device, and
+ * answers them. Where one has to wait for requests in flight, those behind it wait as well, but for translations: a
+ * request in flight may need one.
  */
 export class FrontEndSession {
   /** What the messages make of the device. */
@@ -69,12 +60,9 @@ export class FrontEndSession {
   private readonly waiting: Message[] = []
   /** The message that has to wait. */
   private unfinished: Work | null = null
-  /** Invalidations of what the device may use until its turn ends. */
-  private unconfirmed: Message[] = []
   private configChanged = false
-  private proceeding = false
-  /** The device waits for a translation, so nothing may change under it. */
-  private asking = false
+  /** The device is at work. */
+  private working = false
   private cause: Error | null = null
 
   /** Throws NodeError; `socket` is closed then. */
@@ -102,7 +90,7 @@ export class FrontEndSession {
       socket.close()
       throw error
     }
-    if (port instanceof IotlbPort) port.onMiss = (iova, access) => this.ask(port, iova, access)
+    if (port instanceof IotlbPort) port.onMiss = (iova, access) => this.channel?.ask(iova, access) === true
   }
 
   /** The device's configuration changed, or it needs a reset. */
@@ -119,14 +107,16 @@ export class FrontEndSession {
     else this.tellConfigChange()
   }
 
-  /** A turn of the device begins. */
-  beginTurn(): void {
-    this.orEnd(() => this.served.beginTurn())
-  }
-
-  /** A turn of the device ended: it holds nothing that was taken back, and requests may have ended. */
-  afterTurn(): void {
-    this.orEnd(() => this.proceed())
+  /** A turn of the device: `work`, which may end requests that a message waits for. */
+  turn(work: () => void): void {
+    this.working = true
+    this.orEnd(() => {
+      this.served.beginTurn()
+      work()
+      this.channel?.turned()
+      this.proceed()
+    })
+    this.working = false
   }
 
   /** Ends the connection. May be called again. */
@@ -136,7 +126,7 @@ export class FrontEndSession {
     this.watch.close()
     this.channel?.close()
     // Where the device is in the middle of something, its memory stays until that is over.
-    if (this.asking || this.proceeding) setImmediate(() => this.tearDown(cause))
+    if (this.working) setImmediate(() => this.tearDown(cause))
     else this.tearDown(cause)
   }
 
@@ -176,8 +166,7 @@ export class FrontEndSession {
       if (bytes.length === 0) this.reader.end()
       this.reader.push(bytes, fds)
       for (let message = this.reader.next(); message !== null; message = this.reader.next()) {
-        if (message.request === messages.IOTLB_MSG.request || (this.asking && QUESTIONS.has(message.request)))
-          this.attempt(this.work(message))
+        if (message.request === messages.IOTLB_MSG.request) this.attempt(this.work(message))
         else this.waiting.push(message)
       }
       if (this.waiting.length > MAX_WAITING) {
@@ -188,19 +177,12 @@ export class FrontEndSession {
     })
   }
 
-  // Does what came, up to a message that has to wait. The device is not at work here.
+  // Does what came, up to a message that has to wait.
   private proceed(): void {
-    if (this.proceeding || this.asking) return
-    this.proceeding = true
-    try {
-      while (this.cause === null) {
-        this.confirm()
-        this.unfinished ??= this.next()
-        if (this.unfinished === null || !this.attempt(this.unfinished)) return
-        this.unfinished = null
-      }
-    } finally {
-      this.proceeding = false
+    while (this.cause === null) {
+      this.unfinished ??= this.next()
+      if (this.unfinished === null || !this.attempt(this.unfinished)) return
+      this.unfinished = null
     }
   }
 
@@ -340,55 +322,41 @@ export class FrontEndSession {
   }
 
   private openChannel(descriptor: number): void {
-    const { deadlineMs, onFault } = this.options
+    const { deadlineMs, onFault, port, translationMs } = this.options
     this.channel?.close()
-    const answers = this.agreed.has(messages.PROTOCOL_F_REPLY_ACK)
-    this.channel = new RequestChannel({ name: this.name, descriptor, answers, deadlineMs, onFault })
+    this.channel = new RequestChannel({
+      name: this.name,
+      descriptor,
+      answers: this.agreed.has(messages.PROTOCOL_F_REPLY_ACK),
+      deadlineMs,
+      translationMs,
+      has: (iova, access) => port instanceof IotlbPort && port.has(iova, access),
+      catchUp: () => this.catchUp(),
+      onAnswer: () => this.served.retry(),
+      onFault,
+    })
+  }
+
+  // Takes what was sent before now.
+  private catchUp(): void {
+    const { fd } = this.options.socket
+    for (let i = 0; i < CATCH_UP && this.cause === null && waitReadable([fd], 0).length > 0; i++) this.receive()
   }
 
   private translate(message: Message): Step<Outcome> {
     const { port } = this.options
     const { type, iova, length, user, permission } = decodeRequest(this.name, messages.IOTLB_MSG, message)
     let done = false
-    if (port instanceof IotlbPort && type === IOTLB_UPDATE) done = port.update(iova, length, user, permission)
+    if (port instanceof IotlbPort && type === IOTLB_UPDATE) {
+      done = port.update(iova, length, user, permission)
+      this.channel?.updated()
+      this.served.retry()
+    }
     if (port instanceof IotlbPort && type === IOTLB_INVALIDATE) {
+      port.invalidate(iova, length)
       done = true
-      if (port.invalidate(iova, length) && this.asking) {
-        this.unconfirmed.push(message)
-        return () => null
-      }
     }
     return () => (done ? DONE : REFUSED)
-  }
-
-  private confirm(): void {
-    const { port } = this.options
-    const { unconfirmed } = this
-    if (port instanceof IotlbPort) port.beginTurn()
-    if (unconfirmed.length === 0) return
-    this.unconfirmed = []
-    for (const message of unconfirmed) this.answer(message, DONE)
-  }
-
-  private ask(port: IotlbPort, iova: number, access: 1 | 2): boolean {
-    const { channel } = this
-    const { socket, onFault } = this.options
-    if (channel === null || this.cause !== null) return false
-    this.asking = true
-    try {
-      return channel.ask(iova, access, {
-        found: () => port.has(iova, access),
-        ended: () => this.cause !== null,
-        catchUp: () => {
-          while (this.cause === null && waitReadable([socket.fd], 0).length > 0) this.receive()
-        },
-      })
-    } catch (error) {
-      onFault(error as Error)
-      return false
-    } finally {
-      this.asking = false
-    }
   }
 }
 

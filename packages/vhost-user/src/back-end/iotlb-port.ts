@@ -9,20 +9,16 @@ interface Entry {
   readonly window: MappedWindow
   /** Byte in the window's region. */
   readonly offset: number
-  /** The turn of the device in which it was used last. */
-  turn: number
 }
 
 /** Entries that are kept: those of 256 MiB in single pages. */
 const MAX_ENTRIES = 65_536
-/** How often one access asks: an answer may be taken back, or give less than was asked for. */
-const MAX_MISSES = 4
 const ANSWER = 1
 
 /**
  * What a served device reaches where the front end translates (vhost-user, "IOMMU support"): the entries that the front
- * end gave, and for an address without one it asks. Where the front end agreed to no translation, all windows of its
- * table, at their guest addresses.
+ * end gave. For an address without one it asks, and is {@link pending} until the front end said more. Where the front
+ * end agreed to no translation, all windows of its table, at their guest addresses.
  *
  * Make the device with it and with `accessPlatform: 'offered'`; a `VhostUserServer` does the rest.
  *
@@ -35,15 +31,15 @@ export class IotlbPort implements BusPort {
   readonly window: Float64Array = new Float64Array(4)
   readonly faults: FaultLog<AccessFault>
   epoch = 0
+  pending = false
   region: Region
-  /** For the server: asks the front end and waits until an entry came for it. False: none will come. */
+  /** For the server: asks the front end for an entry. False: none will come. */
   onMiss: ((iova: number, access: 1 | 2) => boolean) | null = null
   private readonly plain: BusWindows
   private windows: readonly MappedWindow[] = []
   private translating = false
   /** By ascending address, without overlaps. */
   private entries: Entry[] = []
-  private turn = 0
 
   constructor(name: string) {
     this.name = name
@@ -70,11 +66,6 @@ export class IotlbPort implements BusPort {
     this.forget()
   }
 
-  /** For the server: the device holds no grant of before. */
-  beginTurn(): void {
-    this.turn++
-  }
-
   /** For the server: an update. Returns false where no window of the table has all of [user, user + length). */
   update(iova: number, length: number, user: number, permission: number): boolean {
     const window = this.windows.find((one) => user >= one.user && user + length <= one.user + one.length)
@@ -93,7 +84,6 @@ export class IotlbPort implements BusPort {
       permission,
       window,
       offset,
-      turn: -1,
     })
     return true
   }
@@ -103,30 +93,24 @@ export class IotlbPort implements BusPort {
     return ((this.find(iova)?.permission ?? 0) & access) !== 0
   }
 
-  /**
-   * For the server: takes every entry back that has an address of [iova, iova + length). Returns whether the device may
-   * still use one, which it does until its turn ends.
-   */
-  invalidate(iova: number, length: number): boolean {
-    const gone = this.entries.filter((entry) => entry.iova < iova + length && iova < entry.iova + entry.length)
-    if (gone.length === 0) return false
-    this.entries = this.entries.filter((entry) => !gone.includes(entry))
+  /** For the server, between two polls: takes every entry back that has an address of [iova, iova + length). */
+  invalidate(iova: number, length: number): void {
+    const left = this.entries.filter((entry) => entry.iova >= iova + length || iova >= entry.iova + entry.length)
+    if (left.length === this.entries.length) return
+    this.entries = left
     this.revoke()
-    return gone.some(({ turn }) => turn === this.turn)
   }
 
   resolve(length: number, access: 1 | 2): number {
+    this.pending = false
     if (!this.translating) return this.resolvePlain(length, access)
     const address = this.request[0]
-    let entry = this.find(address)
-    for (let asked = 0; entry === undefined || (entry.permission & access) === 0; asked++) {
-      if (asked === MAX_MISSES || this.onMiss === null || !this.onMiss(address, access)) {
-        return this.refuse(address, length, access, entry === undefined ? 'unmapped' : 'permission')
-      }
-      this.request[0] = address
-      entry = this.find(address)
+    const entry = this.find(address)
+    if (entry === undefined || (entry.permission & access) === 0) {
+      this.pending = this.onMiss?.(address, access) === true
+      if (this.pending) return 0
+      return this.refuse(address, length, access, entry === undefined ? 'unmapped' : 'permission')
     }
-    entry.turn = this.turn
     const into = address - entry.iova
     this.region = entry.window.region
     this.request[ANSWER] = entry.offset + into

@@ -1,6 +1,5 @@
 import { closeSync } from 'node:fs'
-import { serveWatched, UnixSocket, type Watch, watchReadable } from '@guestdma/node'
-import { Deadline } from '@guestdma/transport'
+import { UnixSocket, type Watch, watchReadable } from '@guestdma/node'
 import { decodeAnswer, encodeRequest } from '../protocol/codec.ts'
 import { VhostUserError } from '../protocol/errors.ts'
 import { MessageReader } from '../protocol/message-reader.ts'
@@ -13,23 +12,31 @@ export interface RequestChannelOptions {
   readonly descriptor: number
   /** REPLY_ACK was agreed, so the front end answers. */
   readonly answers: boolean
+  /** How long the front end may take to read a question. */
   readonly deadlineMs: number
+  /** How long it may take to translate an address. */
+  readonly translationMs: number
+  /** Is there a translation? */
+  has(iova: number, access: 1 | 2): boolean
+  /** Takes what the front end has sent already by its own socket: a translation goes there, and the answer comes here. */
+  catchUp(): void
+  /** No translation will come for an address that was asked for. */
+  onAnswer(): void
   onFault(error: Error): void
 }
 
-/** How a wait for a translation learns of what else arrives. */
-export interface Asker {
-  /** The translation is there. */
-  found(): boolean
-  /** It will never come. */
-  ended(): boolean
-  /** Takes what the front end has sent already. */
-  catchUp(): void
+/** What the front end was asked to translate. */
+interface Question {
+  readonly iova: number
+  readonly access: 1 | 2
+  readonly deadline: NodeJS.Timeout
+  /** Nobody waits for its translation any more. Its answer may still be due. */
+  over: boolean
 }
 
 const RECEIVE_BYTES = 4096
-/** How long a wait blocks before it looks at its deadline. */
-const SLICE_MS = 20
+/** Questions without an answer: some for each of 256 queues. */
+const MAX_QUESTIONS = 1024
 
 /** The channel by which this end asks for something by itself (vhost-user, "Back-end communication"). */
 export class RequestChannel {
@@ -37,8 +44,9 @@ export class RequestChannel {
   private readonly socket: UnixSocket
   private readonly reader: MessageReader
   private readonly watch: Watch
-  /** Answers that are due. One may come after its translation, and so after the next question was asked. */
-  private due = 0
+  /** Oldest first, as they are answered. */
+  private questions: Question[] = []
+  private refused: Question[] = []
   private open = true
 
   constructor(options: RequestChannelOptions) {
@@ -60,57 +68,96 @@ export class RequestChannel {
   }
 
   /**
-   * Asks for the translation of an address, and waits for it. Everything that is watched in this process is served
-   * meanwhile, since the front end may wait for another device of this process before it answers.
-   *
-   * @throws VhostUserError `VHOST_TIMEOUT`; NodeError
+   * Asks for the translation of an address, once. False: none will come, which is known until {@link turned}.
    */
-  ask(iova: number, access: 1 | 2, { found, ended, catchUp }: Asker): boolean {
-    const { name, answers, deadlineMs } = this.options
+  ask(iova: number, access: 1 | 2): boolean {
+    const { answers, deadlineMs, onFault, translationMs } = this.options
     if (!this.open) return false
+    const same = (one: Question): boolean => one.iova === iova && one.access === access
+    if (this.refused.some(same)) return false
+    if (this.questions.some((one) => !one.over && same(one))) return true
     const miss = { iova, length: 0, user: 0, permission: access, type: IOTLB_MISS }
-    this.socket.send(encodeRequest(BACKEND_IOTLB_MSG, miss, answers), [], deadlineMs)
-    if (answers) this.due++
-    const deadline = new Deadline(name, { pump: () => {}, deadlineMs })
-    deadline.begin()
-    while (!found()) {
-      if (ended() || !this.open) return false
-      if (answers && this.due === 0) {
-        catchUp()
-        return found()
+    try {
+      if (this.questions.length === MAX_QUESTIONS) {
+        const text = `${MAX_QUESTIONS} translations came, and no answers to the questions for them`
+        throw new VhostUserError('VHOST_FLOOD', this.options.name, text, { questions: MAX_QUESTIONS })
       }
-      if (deadline.passed()) {
-        const text = `the front end did not translate ${iova} within ${deadlineMs} ms`
-        throw new VhostUserError('VHOST_TIMEOUT', name, text, { iova, access, deadlineMs })
-      }
-      serveWatched(SLICE_MS)
+      this.socket.send(encodeRequest(BACKEND_IOTLB_MSG, miss, answers), [], deadlineMs)
+    } catch (error) {
+      this.close()
+      onFault(error as Error)
+      return false
     }
+    const question: Question = {
+      iova,
+      access,
+      over: false,
+      deadline: setTimeout(() => this.late(question), translationMs),
+    }
+    this.questions.push(question)
     return true
+  }
+
+  /** A translation came. */
+  updated(): void {
+    for (const one of this.questions) if (!one.over && this.options.has(one.iova, one.access)) this.end(one)
+    if (!this.options.answers) this.questions = this.questions.filter(({ over }) => !over)
+  }
+
+  /** The device looked at what was refused. What it did not look at it may ask for again: much can have changed by then. */
+  turned(): void {
+    this.refused = []
   }
 
   /** May be called again. */
   close(): void {
     if (!this.open) return
     this.open = false
+    for (const one of this.questions) this.end(one)
     this.watch.close()
     this.reader.dispose()
     this.socket.close()
   }
 
+  private end(question: Question): void {
+    clearTimeout(question.deadline)
+    question.over = true
+  }
+
+  private refuse(question: Question): void {
+    this.end(question)
+    this.refused.push(question)
+    this.options.onAnswer()
+  }
+
+  private late(question: Question): void {
+    const { name, translationMs: deadlineMs, onFault } = this.options
+    const { iova, access } = question
+    const text = `the front end did not translate ${iova} within ${deadlineMs} ms`
+    onFault(new VhostUserError('VHOST_TIMEOUT', name, text, { iova, access, deadlineMs }))
+    this.refuse(question)
+  }
+
   private receive(): void {
     if (!this.open) return
+    const { catchUp, name, onAnswer, onFault } = this.options
     try {
       const { bytes, fds } = this.socket.receive(RECEIVE_BYTES, 0)
       if (bytes.length === 0) this.reader.end()
       this.reader.push(bytes, fds)
       for (let message = this.reader.next(); message !== null; message = this.reader.next()) {
         // What it says does not matter: the translation came, or it did not.
-        decodeAnswer(this.options.name, BACKEND_IOTLB_MSG, message)
-        this.due--
+        decodeAnswer(name, BACKEND_IOTLB_MSG, message)
+        catchUp()
+        if (!this.open) return
+        const question = this.questions.shift()
+        if (question !== undefined && !question.over) this.refuse(question)
       }
     } catch (error) {
       this.close()
-      if ((error as { code?: string }).code !== 'VHOST_CLOSED') this.options.onFault(error as Error)
+      if ((error as { code?: string }).code !== 'VHOST_CLOSED') onFault(error as Error)
+      // What waits for a translation waits in vain.
+      onAnswer()
     }
   }
 }

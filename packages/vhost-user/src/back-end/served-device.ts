@@ -1,5 +1,6 @@
 import { closeSync } from 'node:fs'
 import type { BusWindows, VirtioDevice } from '@guestdma/devices'
+import type { BusPort } from '@guestdma/memory'
 import {
   FeatureSet,
   STATUS_ACKNOWLEDGE,
@@ -79,20 +80,30 @@ export class ServedDevice {
   }
 
   /**
-   * A turn of the device begins: it takes up the rings that were started. Not earlier, since it may ask the front end
-   * where they are, and that waits for answers to its messages meanwhile.
+   * A turn of the device begins: it takes up the rings that were started. One of which it is not known yet where it
+   * lies is taken up later.
    */
   beginTurn(): void {
     const { device } = this
+    const port: BusPort = this.port
     for (const ring of this.rings) {
       if (ring.state !== 'due') continue
       const queue = this.queueOf(ring)
-      ring.state = device.enableQueue(queue, { next: ring.next }) ? 'running' : 'stopped'
-      if (ring.state === 'stopped') continue
+      if (!device.enableQueue(queue, { next: ring.next })) {
+        if (port.pending !== true) ring.state = 'stopped'
+        continue
+      }
+      ring.state = 'running'
       if ((device.status & STATUS_DRIVER_OK) === 0) device.writeStatus(device.status | STATUS_DRIVER_OK)
       // What came before may have been kicked for in vain.
       device.notify(queue)
     }
+  }
+
+  /** The front end said more of its addresses: what was left for that is tried again. */
+  retry(): void {
+    for (const ring of this.rings) if (ring.state === 'running') this.device.notify(this.queueOf(ring))
+    this.device.wake()
   }
 
   setFeatures(chosen: FeatureSet): void {

@@ -14,8 +14,10 @@ export interface VhostUserServerOptions {
    * alone polls it, and sets its `onWork`.
    */
   readonly device: VirtioDevice
-  /** How long a front end may take to translate an address or to read an answer, in milliseconds. Default 1,000. */
+  /** How long a front end may take to read an answer, in milliseconds, while this process waits. Default 1,000. */
   readonly deadlineMs?: number
+  /** How long a front end may take to translate an address, in milliseconds. Default 30,000. */
+  readonly translationMs?: number
   /**
    * Told when a connection ended. The code of `cause` is `VHOST_CLOSED` where the front end, or `close()`, ended it
    * between two messages.
@@ -24,6 +26,7 @@ export interface VhostUserServerOptions {
 }
 
 const DEFAULT_DEADLINE_MS = 1000
+const DEFAULT_TRANSLATION_MS = 30_000
 /** What a turn of the device takes at most: other connections have their turn in between. */
 const BUDGET = 64
 /** After a connection that could not be taken. */
@@ -51,6 +54,7 @@ export class VhostUserServer implements Disposable {
   private readonly options: VhostUserServerOptions
   private readonly port: BusWindows | IotlbPort
   private readonly deadlineMs: number
+  private readonly translationMs: number
   private readonly listener: UnixListener
   private watch: Watch | null = null
   private session: FrontEndSession | null = null
@@ -59,20 +63,22 @@ export class VhostUserServer implements Disposable {
   private closed = false
 
   private constructor(options: VhostUserServerOptions) {
-    const { path, device, deadlineMs = DEFAULT_DEADLINE_MS } = options
+    const { path, device, deadlineMs = DEFAULT_DEADLINE_MS, translationMs = DEFAULT_TRANSLATION_MS } = options
     const { port } = device
     if (!(port instanceof BusWindows || port instanceof IotlbPort)) {
       const text = 'the device is made with a port that is neither a BusWindows nor an IotlbPort'
       throw new VhostUserError('VHOST_OPTION', device.name, text)
     }
-    if (!Number.isFinite(deadlineMs) || deadlineMs < 0) {
-      const text = `deadlineMs is ${String(deadlineMs)}, which must be a finite number, 0 or more`
-      throw new VhostUserError('VHOST_OPTION', device.name, text, { deadlineMs })
+    for (const [option, value] of Object.entries({ deadlineMs, translationMs })) {
+      if (Number.isFinite(value) && value >= 0) continue
+      const text = `${option} is ${String(value)}, which must be a finite number, 0 or more`
+      throw new VhostUserError('VHOST_OPTION', device.name, text, { [option]: value })
     }
     this.path = path
     this.options = options
     this.port = port
     this.deadlineMs = deadlineMs
+    this.translationMs = translationMs
     this.listener = UnixSocket.listen(path)
     try {
       device.attachTransport({
@@ -131,6 +137,7 @@ export class VhostUserServer implements Disposable {
         port: this.port,
         socket: this.listener.accept(0),
         deadlineMs: this.deadlineMs,
+        translationMs: this.translationMs,
         onFault: (error) => this.faults.record(error),
         onEnd: (cause) => this.ended(cause),
       })
@@ -156,8 +163,10 @@ export class VhostUserServer implements Disposable {
 
   private turn(): void {
     this.due = false
-    this.session?.beginTurn()
-    if (this.options.device.poll(BUDGET) > 0) this.schedule()
-    this.session?.afterTurn()
+    const work = (): void => {
+      if (this.options.device.poll(BUDGET) > 0) this.schedule()
+    }
+    if (this.session === null) work()
+    else this.session.turn(work)
   }
 }

@@ -33,8 +33,12 @@ export class Vring {
     try {
       this.watch = watchReadable(kick.fd, () => {
         if (kick.take() > 0) onKick()
-        // What can be read and gives nothing, as a pipe without its other end, would call back for ever.
-        else if (waitReadable([kick.fd], 0).length > 0 && kick.take() === 0) this.watch?.close()
+        else if (waitReadable([kick.fd], 0).length > 0) {
+          // It was signalled since, or it can be read and gives nothing, as a pipe without its other end: that would call
+          // back for ever.
+          if (kick.take() > 0) onKick()
+          else this.watch?.close()
+        }
       })
     } catch (error) {
       kick.close()

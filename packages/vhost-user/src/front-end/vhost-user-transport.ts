@@ -41,6 +41,10 @@ const PACKED_START = 0x8000_8000
 
 /** How often a live device is asked for its status at most: a question takes a turn of the back end's process. */
 const STATUS_INTERVAL_MS = 100
+/** A driver that spins asks every few microseconds, and a look costs calls of the system. */
+const LOOK_INTERVAL_MS = 1
+/** Where the back end may be waiting for a translation. */
+const MISS_INTERVAL_MS = 0.02
 
 interface RunningQueue {
   readonly kick: EventFd
@@ -80,6 +84,7 @@ export class VhostUserTransport implements VirtioTransport, Disposable {
   private readonly config: ConfigBytes | null
   private status = 0
   private asked = Number.NEGATIVE_INFINITY
+  private looked = Number.NEGATIVE_INFINITY
   private packed = false
   private translated = false
   private tableSent = false
@@ -146,9 +151,12 @@ export class VhostUserTransport implements VirtioTransport, Disposable {
   }
 
   readStatus(): number {
-    this.look()
     const now = performance.now()
     const live = (this.status & STATUS_DRIVER_OK) !== 0
+    if (!live || now - this.looked >= (this.translated ? MISS_INTERVAL_MS : LOOK_INTERVAL_MS)) {
+      this.looked = now
+      this.look()
+    }
     if (this.agreed(messages.PROTOCOL_F_STATUS) && !(live && now - this.asked < STATUS_INTERVAL_MS)) {
       this.asked = now
       this.status = this.connection.ask(messages.GET_STATUS, null) & 0xff

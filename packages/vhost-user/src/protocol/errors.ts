@@ -30,7 +30,8 @@ export const VHOST_CODES = {
     advice: 'Mend the peer: it does not follow the protocol.',
   },
   VHOST_FLOOD: {
-    meaning: 'A front end sent more messages than are kept while one of its messages waits.',
+    meaning:
+      'A front end sent more messages than are kept while one of them waits, or left too many questions without an answer.',
     advice: 'Mend the front end, or look which request of the store behind the device does not end.',
   },
   VHOST_IOTLB: {

@@ -1,0 +1,57 @@
+// Plain JavaScript for any Node from 18 on: examples outside of this workspace call it as well.
+import { createHash } from 'node:crypto'
+import { copyFileSync, mkdirSync, readdirSync } from 'node:fs'
+import { basename, join } from 'node:path'
+import { cached } from './lib/guest-cache.mjs'
+import { guestProgram, runQuietly } from './lib/guest-program.mjs'
+
+const NAMES = ['arm64', 'i386']
+
+/** What a guest runs on, by the Debian package that has it. */
+const PROGRAMS = { 'busybox-static': 'bin/busybox', 'e2fsck-static': 'sbin/e2fsck.static' }
+
+const usage = `Fetches programs of Debian for guests of another architecture, and prints the folder that holds them.
+
+  node scripts/guest-programs.mjs NAME...
+  node scripts/guest-programs.mjs NAME... --json
+
+  arm64, i386    busybox and e2fsck.static, which need no libraries
+
+They are fetched once and kept in $GUESTDMA_CACHE (by default ~/.cache/guestdma), where programs/NAME is a link to them.
+What apt and dpkg know of this machine stays as it is.`
+
+/** Fills `folder`. The steps are a part of the hash. */
+async function fetch(name, folder, work) {
+  const run = (what, command) => runQuietly(command, { cwd: work, code: 'GUEST_FETCH', what: `${name}: ${what}` })
+  for (const one of ['state/lists/partial', 'cache/archives/partial']) mkdirSync(join(work, one), { recursive: true })
+  // A state of its own, in which no package is installed.
+  const options = [
+    `APT::Architecture=${name}`,
+    `APT::Architectures=${name}`,
+    // The user that apt downloads as may not write here.
+    'APT::Sandbox::User=root',
+    `Dir::State=${join(work, 'state')}`,
+    'Dir::State::status=/dev/null',
+    `Dir::Cache=${join(work, 'cache')}`,
+  ].flatMap((option) => ['-o', option])
+  // One mirror that cannot be read is worth telling only where no other has the package.
+  const unread = await run('asking for packages', ['apt-get', ...options, 'update']).then(
+    () => null,
+    (error) => error,
+  )
+  await run('fetching', ['apt-get', ...options, 'download', ...Object.keys(PROGRAMS)]).catch((error) => {
+    throw unread ?? error
+  })
+  const packages = readdirSync(work).filter((file) => file.endsWith('.deb'))
+  for (const file of packages) await run('unpacking', ['dpkg-deb', '--extract', file, 'root'])
+  for (const path of Object.values(PROGRAMS)) copyFileSync(join(work, 'root', path), join(folder, basename(path)))
+}
+
+async function programs(name) {
+  const hash = createHash('sha256').update(JSON.stringify([PROGRAMS, String(fetch)]))
+  const entry = { kind: 'programs', name, hash: hash.digest('hex').slice(0, 16) }
+  const { folder, made } = await cached(entry, (fresh, work) => fetch(name, fresh, work))
+  return { path: folder, fetched: made }
+}
+
+await guestProgram({ usage, names: NAMES, make: programs })
