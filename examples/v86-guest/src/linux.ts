@@ -92,12 +92,12 @@ export async function linuxGuest(
   }
 }
 
-/** An initramfs of busybox and guest/init. */
-export function makeInitrd(busybox: string): Uint8Array<ArrayBuffer> {
+/** An initramfs of guest/init and the busybox in `programs`. */
+export function makeInitrd(programs: string): Uint8Array<ArrayBuffer> {
   const dir = mkdtempSync(join(tmpdir(), 'guestdma-initrd-'))
   try {
     for (const folder of ['bin', 'dev', 'proc', 'sys', 'mnt']) mkdirSync(join(dir, folder))
-    copyFileSync(busybox, join(dir, 'bin/busybox'))
+    copyFileSync(join(programs, 'busybox'), join(dir, 'bin/busybox'))
     copyFileSync(new URL('../guest/init', import.meta.url), join(dir, 'init'))
     const line = 'chmod 755 init bin/busybox && find . | cpio -o -H newc --quiet'
     const { status, stdout, stderr } = spawnSync('sh', ['-c', line], { cwd: dir, maxBuffer: 64 * MIB })
