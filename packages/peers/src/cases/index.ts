@@ -1,5 +1,6 @@
 import { linuxCases } from '../guests/linux.ts'
 import { linux } from '../guests/linux-image.ts'
+import { linuxV86, linuxV86Cases } from '../guests/linux-v86.ts'
 import { seabios, seabiosCases } from '../guests/seabios.ts'
 import { virtioUser, virtioUserCases } from '../guests/virtio-user.ts'
 import type { PeerCase, PeerProgram } from '../matrix/case.ts'
@@ -8,7 +9,16 @@ import { storageDaemon, storageDaemonCases } from '../vhost-user/storage-daemon.
 import { testpmd, testpmdCases } from '../vhost-user/testpmd.ts'
 
 /** What `guestdma-peers` runs where it is given no other module. */
-export const peers: readonly PeerProgram[] = [qemuX86, qemuArm, storageDaemon, testpmd, virtioUser, seabios, linux]
+export const peers: readonly PeerProgram[] = [
+  qemuX86,
+  qemuArm,
+  storageDaemon,
+  testpmd,
+  virtioUser,
+  seabios,
+  linux,
+  linuxV86,
+]
 export const cases: readonly PeerCase[] = [
   ...qemuCases,
   ...storageDaemonCases,
@@ -16,4 +26,5 @@ export const cases: readonly PeerCase[] = [
   ...virtioUserCases,
   ...seabiosCases,
   ...linuxCases,
+  ...linuxV86Cases,
 ]

@@ -1,0 +1,259 @@
+// What each run of the program shows.
+import { createHash } from 'node:crypto'
+import { fileOfExt4, type KernelName, makeExt4, type Shown } from '@guestdma/example-v86-guest'
+import { STATUS_DEVICE_NEEDS_RESET, STATUS_DRIVER_OK, VIRTIO_F_SWIOTLB } from '@guestdma/spec'
+import { ConfinedGuest, type DeviceReport, type Setting } from './confined-guest.ts'
+
+const KIB = 1024
+const MIB = 1024 * KIB
+/** What Linux needs at least with its disk's requests as long as they are: see `requeued`. */
+const ROOMY = 4 * MIB
+const BOOT_MS = 60_000
+const WORK_MS = 150_000
+/** A guest that prints nothing for so long hangs; it boots in a few seconds. */
+const SILENT_MS = 20_000
+const SECRET = 'TOP-SECRET-OF-THE-GUEST-KERNEL'
+
+/** As {@link Shown}, with the devices of this example. */
+interface Confined extends Shown {
+  readonly runs: readonly { readonly kernel: KernelName; readonly devices: readonly DeviceReport[] }[]
+}
+
+export interface Show {
+  readonly name: string
+  readonly what: string
+  /** The kernels of scripts/guest-kernel.mjs that it boots. */
+  readonly kernels: readonly KernelName[]
+  run(print: (line: string) => void): Promise<Confined>
+}
+
+const source = new Uint8Array(4 * MIB).map((_byte, i) => (i * 31 + (i >>> 8) * 7) & 0xff)
+
+function load(kernel: KernelName, setting: Partial<Setting>, print: (line: string) => void): Promise<ConfinedGuest> {
+  print(`Linux ${kernel} boots:`)
+  const onLine = (line: string): void => print(`  guest │ ${line}`)
+  return ConfinedGuest.load({
+    kernel,
+    offer: 'required',
+    bytes: ROOMY,
+    disk: makeExt4(source),
+    work: [],
+    onLine,
+    ...setting,
+  })
+}
+
+function sha256(bytes: Uint8Array): string {
+  return createHash('sha256').update(bytes).digest('hex')
+}
+
+function sleep(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms))
+}
+
+/** No address outside of a device's memory, none refused, and nothing held against Linux. Its firmware was refused. */
+function confined(devices: readonly DeviceReport[]): Shown['checks'] {
+  const faults = devices.flatMap((one) => one.faults.filter(({ kind }) => kind !== 'features'))
+  return devices
+    .map(({ name, told, outside, refused, negotiated }) => ({
+      what: `${name}: ${outside} of ${told} addresses lay outside of its memory, and its port refused ${refused}`,
+      ok: outside === 0 && refused === 0 && told > 0 && negotiated.includes(VIRTIO_F_SWIOTLB),
+    }))
+    .concat({ what: 'the devices found nothing wrong with their driver', ok: faults.length === 0 })
+}
+
+async function works(print: (line: string) => void): Promise<Confined> {
+  const disk = makeExt4(source)
+  const hash = sha256(disk)
+  const machine = await load('i386-swiotlb', { disk, work: ['devices', 'disk', 'net'] }, print)
+  const { guest, link } = machine
+  guest.run()
+  await guest.printed('UP', BOOT_MS)
+  await guest.printed('DONE', WORK_MS)
+  const devices = machine.report()
+  const { lines } = guest
+  const pings = lines.filter((line) => line.startsWith('PING '))
+  await guest.end()
+  return {
+    runs: [{ kernel: 'i386-swiotlb', devices }],
+    checks: [
+      { what: 'the guest read the whole disk', ok: lines.includes(`READ ${hash}  -`) },
+      { what: 'the guest found its file unchanged', ok: lines.includes(`FILE ${sha256(source)}  -`) },
+      {
+        what: 'e2fsck finds the disk clean, and the file in it is right',
+        ok: sha256(fileOfExt4(disk, 'copy')) === sha256(source),
+      },
+      {
+        what: `${link.counters.echo} pings were answered`,
+        ok: pings.length === 4 && pings.every((one) => one.includes(' 0% ')),
+      },
+      ...confined(devices),
+    ],
+  }
+}
+
+async function refused(print: (line: string) => void): Promise<Confined> {
+  const machine = await load('i386', { work: ['devices'] }, print)
+  const { guest } = machine
+  guest.run()
+  await guest.printed('DONE', BOOT_MS)
+  const devices = machine.report()
+  await guest.end()
+  return {
+    runs: [{ kernel: 'i386', devices }],
+    checks: [
+      {
+        what: 'Linux says of both that the device refuses features, and boots to its end',
+        ok: guest.lines.filter((line) => line.includes('device refuses features')).length === 2,
+      },
+      ...devices.map(({ name, told, refused: count }) => ({
+        what: `${name}: was told no address, and its port refused none`,
+        ok: told === 0 && count === 0,
+      })),
+    ],
+  }
+}
+
+async function hangs(print: (line: string) => void): Promise<Confined> {
+  const machine = await load('i386', { offer: 'offered', work: ['devices'] }, print)
+  const { guest, blk } = machine
+  guest.run()
+  // The firmware gives up after a while; Linux comes after it.
+  const live = STATUS_DEVICE_NEEDS_RESET | STATUS_DRIVER_OK
+  const end = performance.now() + BOOT_MS
+  let seen = guest.lines.length
+  for (let silent = 0; silent < SILENT_MS && performance.now() < end; silent += 100) {
+    await sleep(100)
+    if ((blk.status & live) === live && guest.lines.length === seen) continue
+    silent = 0
+    seen = guest.lines.length
+  }
+  const devices = machine.report()
+  await guest.end()
+  return {
+    runs: [{ kernel: 'i386', devices }],
+    checks: [
+      { what: `the guest prints nothing for ${SILENT_MS / 1000} s, and never boots`, ok: !guest.lines.includes('UP') },
+      { what: 'the disk needs a reset, and Linux does not look', ok: (blk.status & live) === live },
+      {
+        what: 'the disk was told addresses outside of its memory, and reached none',
+        ok: devices[0].outside > 0 && devices[0].refused > 0,
+      },
+    ],
+  }
+}
+
+async function requeued(print: (line: string) => void): Promise<Confined> {
+  const bytes = 512 * KIB
+  const runs: Confined['runs'][number][] = []
+  const first = await load('i386-swiotlb-1', { bytes, work: ['disk'] }, print)
+  first.guest.run()
+  await first.guest.printed('MOUNTED', WORK_MS)
+  await sleep(SILENT_MS / 2)
+  const requests = (): number => first.blk.counters.reads + first.blk.counters.writes
+  const before = { requests: requests(), accesses: first.report()[0].accesses }
+  await sleep(SILENT_MS / 2)
+  runs.push({ kernel: 'i386-swiotlb-1', devices: first.report() })
+  const copied = runs[0].devices[0].accesses - before.accesses
+  const stuck = requests() === before.requests
+  await first.guest.end()
+  const mended = await load('i386-swiotlb', { bytes, work: ['disk'] }, print)
+  mended.guest.run()
+  await mended.guest.printed('UNMOUNTED', WORK_MS)
+  runs.push({ kernel: 'i386-swiotlb', devices: mended.report() })
+  await mended.guest.end()
+  return {
+    runs,
+    checks: [
+      {
+        what: 'with the first patch alone no request comes to its end',
+        ok: stuck && !first.guest.lines.includes('UNMOUNTED'),
+      },
+      { what: `meanwhile the guest goes on copying into the memory: ${copied} accesses`, ok: copied > 0 },
+      { what: 'with a bound on each mapping and request the same memory is enough', ok: true },
+      ...runs.flatMap(({ devices }) => confined(devices)),
+    ],
+  }
+}
+
+async function starved(print: (line: string) => void): Promise<Confined> {
+  // 512 KiB for data: one slot for each of the 256 receive buffers, and none for anything else.
+  const machine = await load('i386-swiotlb', { bytes: 768 * KIB, work: ['ping3'] }, print)
+  const { guest, net, link } = machine
+  guest.run()
+  const line = await guest.printed('PING', WORK_MS)
+  const devices = machine.report()
+  await guest.end()
+  return {
+    runs: [{ kernel: 'i386-swiotlb', devices }],
+    checks: [
+      { what: 'no ping is answered', ok: line.includes('100% packet loss') },
+      {
+        what: 'no frame was sent at all, with receive buffers to spare',
+        ok: net.counters.transmitted === 0 && link.counters.echo === 0,
+      },
+      ...confined(devices),
+    ],
+  }
+}
+
+async function copies(print: (line: string) => void): Promise<Confined> {
+  const runs: Confined['runs'][number][] = []
+  for (const kernel of ['i386-swiotlb-1', 'i386-swiotlb'] as const) {
+    const machine = await load(kernel, { secret: SECRET, work: ['secret', 'disk', 'net'] }, print)
+    machine.guest.run()
+    await machine.guest.printed('DONE', WORK_MS)
+    runs.push({ kernel, devices: machine.report() })
+    await machine.guest.end()
+  }
+  const [first, all] = runs.map(({ devices }) => totals(devices))
+  return {
+    runs,
+    checks: [
+      {
+        what: `with the first patch alone, buffers to fill held the freed line ${first.secrets} times`,
+        ok: first.secrets > 1000,
+      },
+      { what: `where slots are cleared they held it ${all.secrets} times`, ok: all.secrets === 0 },
+      {
+        what: `memcpy became ${first.accesses} accesses for ${first.bytes} bytes`,
+        ok: first.accesses > 0.9 * first.bytes,
+      },
+      { what: `copies of 32 bits became ${all.accesses} for ${all.bytes}`, ok: all.accesses < 0.3 * all.bytes },
+      ...runs.flatMap(({ devices }) => confined(devices)),
+    ],
+  }
+}
+
+/** Over both devices of a run. */
+export function totals(devices: readonly DeviceReport[]): Pick<DeviceReport, 'secrets' | 'accesses' | 'bytes'> {
+  const sum = (key: 'secrets' | 'accesses' | 'bytes'): number => devices.reduce((all, one) => all + one[key], 0)
+  return { secrets: sum('secrets'), accesses: sum('accesses'), bytes: sum('bytes') }
+}
+
+const rfc: readonly KernelName[] = ['i386-swiotlb']
+const both: readonly KernelName[] = ['i386-swiotlb-1', 'i386-swiotlb']
+
+export const shows: readonly Show[] = [
+  {
+    name: 'works',
+    what: 'the guest half of the RFC: disk, ext4 and pings, and no address outside',
+    kernels: rfc,
+    run: works,
+  },
+  { name: 'refused', what: 'a guest without it, where bit 27 is required', kernels: ['i386'], run: refused },
+  {
+    name: 'hangs',
+    what: 'a guest without it, where bit 27 is offered and the device confined',
+    kernels: ['i386'],
+    run: hangs,
+  },
+  { name: 'requeued', what: 'requests that can never fit the memory', kernels: both, run: requeued },
+  { name: 'starved', what: 'receive buffers that take all of the memory', kernels: rfc, run: starved },
+  {
+    name: 'copies',
+    what: 'what is copied into the memory for a device to overwrite, and how wide',
+    kernels: both,
+    run: copies,
+  },
+]
