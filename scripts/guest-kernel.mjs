@@ -1,7 +1,7 @@
 // Plain JavaScript for any Node from 18 on: examples outside of this workspace call it as well.
 import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { copyFileSync, existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { copyFileSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { cpus } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -51,7 +51,7 @@ function inputsOf(name) {
   const { configs, patches, first } = KERNELS[name]
   const { status, stdout } = spawnSync('dpkg', ['--status', PACKAGE], { encoding: 'utf8' })
   const version = /^Version: (.*)$/m.exec(stdout ?? '')?.[1]
-  if (status !== 0 || version === undefined || !existsSync(SOURCE)) missing(name, 'the source of Linux')
+  if (status !== 0 || version === undefined) missing(name, 'the source of Linux')
   const read = (path) => readFileSync(join(repository, path), 'utf8')
   const files = patches === null ? [] : readdirSync(join(repository, patches)).sort()
   return {
@@ -94,7 +94,7 @@ async function kernel(name) {
   const hash = createHash('sha256').update(JSON.stringify([inputs, KERNELS[name], String(build)]))
   const entry = { kind: 'kernels', name, hash: hash.digest('hex').slice(0, 16) }
   const { folder, made } = await cached(entry, async (fresh, work) => {
-    const programs = ['make', 'flex', 'bison', 'bc', 'patch', 'tar', 'xz', `${KERNELS[name].cross}gcc`]
+    const programs = ['gcc', 'make', 'flex', 'bison', 'bc', 'patch', 'tar', 'xz', `${KERNELS[name].cross}gcc`]
     const lacking = programs.filter((program) => !installed(program))
     if (lacking.length > 0) missing(name, lacking.join(', '))
     await build(name, inputs, fresh, work)
@@ -104,7 +104,7 @@ async function kernel(name) {
 }
 
 function missing(name, what) {
-  const packages = [PACKAGE, `gcc-${KERNELS[name].cross.slice(0, -1)}`, 'make flex bison bc patch xz-utils']
+  const packages = [PACKAGE, `gcc-${KERNELS[name].cross.slice(0, -1)}`, 'gcc libc6-dev make flex bison bc patch xz-utils']
   const line = `apt-get install --no-install-recommends ${packages.join(' ')}`
   throw new GuestError('GUEST_MISSING', `${name}: ${what} is not installed: ${line}`)
 }

@@ -1,7 +1,7 @@
-import { spawnSync } from 'node:child_process'
-import { copyFileSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs'
+import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { type PeerProgram, SkippedCase } from '../matrix/case.ts'
+import { type BootFiles, makeInitramfs, shell } from './initramfs.ts'
 
 /** Where apt-get puts what it downloads. */
 const ARCHIVES = '/var/cache/apt/archives'
@@ -17,48 +17,19 @@ export const linux: PeerProgram = {
   version: async () => newest()?.version ?? null,
 }
 
-/** What QEMU boots. */
-export interface BootFiles {
-  readonly kernel: string
-  readonly initrd: string
-}
-
 /**
- * Unpacks the kernel into `dir`, and makes an initramfs of busybox, the modules of virtio and `script`, which is what
- * runs.
+ * Unpacks the kernel into `dir`, and makes an initramfs of busybox and the modules of virtio.
  *
  * @throws SkippedCase where a program for it is missing
  */
-export function bootFiles(dir: string, script: string): BootFiles {
+export function bootFiles(dir: string): BootFiles {
   const deb = newest()
   if (deb === null) throw new SkippedCase('there is no kernel: apt-get install --download-only linux-image-cloud-amd64')
-  const root = join(dir, 'root')
-  for (const folder of ['bin', 'lib', 'dev', 'proc', 'sys', 'mnt']) mkdirSync(join(root, folder), { recursive: true })
-  const modules = MODULES.map((name) => `*/${name}.ko`)
-  shell(
-    dir,
-    `dpkg-deb --fsys-tarfile "$1" | tar -x --wildcards './boot/vmlinuz*' ${modules.map((one) => `'${one}'`).join(' ')}`,
-    deb.path,
-  )
-  shell(dir, 'mv boot/vmlinuz* kernel && find lib -name "*.ko" -exec mv {} root/lib/ ";"')
-  try {
-    copyFileSync('/bin/busybox', join(root, 'bin/busybox'))
-  } catch {
-    throw new SkippedCase('busybox is not installed: apt-get install busybox-static')
-  }
-  const init = [
-    '#!/bin/busybox sh',
-    '/bin/busybox --install -s /bin',
-    'export PATH=/bin',
-    'mount -t proc p /proc; mount -t sysfs s /sys; mount -t devtmpfs d /dev',
-    ...MODULES.map((name) => `insmod /lib/${name}.ko`),
-    script,
-    'sync',
-    'poweroff -f',
-  ]
-  writeFileSync(join(root, 'init'), `${init.join('\n')}\n`, { mode: 0o755 })
-  shell(dir, 'cd root && find . | cpio -o -H newc --quiet > ../initrd')
-  return { kernel: join(dir, 'kernel'), initrd: join(dir, 'initrd') }
+  const wanted = ['./boot/vmlinuz*', ...MODULES.map((name) => `*/${name}.ko`)].map((one) => `'${one}'`).join(' ')
+  shell(dir, `dpkg-deb --fsys-tarfile "$1" | tar -x --wildcards ${wanted}`, deb.path)
+  shell(dir, 'mv boot/vmlinuz* kernel && find lib -name "*.ko" -exec mv {} . ";"')
+  const modules = MODULES.map((name) => join(dir, `${name}.ko`))
+  return { kernel: join(dir, 'kernel'), initrd: makeInitramfs(dir, ['/bin/busybox'], modules) }
 }
 
 function newest(): { readonly path: string; readonly version: string } | null {
@@ -69,10 +40,4 @@ function newest(): { readonly path: string; readonly version: string } | null {
   } catch {
     return null
   }
-}
-
-function shell(cwd: string, line: string, ...args: readonly string[]): void {
-  const { status, stderr } = spawnSync('/bin/sh', ['-ec', line, 'sh', ...args], { cwd, encoding: 'utf8' })
-  if (status === 127) throw new SkippedCase(`a program is missing (apt-get install cpio dpkg tar): ${stderr.trim()}`)
-  if (status !== 0) throw new Error(`'${line}' failed: ${stderr.trim()}`)
 }

@@ -1,12 +1,11 @@
-import { spawnSync } from 'node:child_process'
-import { createHash } from 'node:crypto'
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { BlkDevice, type BlockRequest, BusWindows, MemoryBlockStore } from '@guestdma/devices'
 import { IotlbPort, VhostUserServer } from '@guestdma/vhost-user'
-import { type PeerCase, SkippedCase } from '../matrix/case.ts'
+import type { PeerCase } from '../matrix/case.ts'
 import { expectIs, expectSame, pattern, socketPath, until } from '../work/workloads.ts'
+import { checkFileSystem, emptyFileSystem, hashOf } from './file-system.ts'
 import { servedDisk, startGuest } from './guest-machine.ts'
 import { bootFiles } from './linux-image.ts'
 
@@ -37,19 +36,7 @@ const REPORT = 20 * MIB
  * Reads the first disk; copies a part of it to the second, several at once; and writes into the file system that the
  * host made on the third.
  */
-const SCRIPT = `
-echo "READ $(sha256sum < /dev/vda)" | tee -a /report
-for j in 0 1 2 3; do dd if=/dev/vda of=/dev/vdb bs=4k count=512 seek=$((j * 512)) skip=$((j * 512)) oflag=direct iflag=direct 2>/dev/null & done; wait
-echo "COPIED" | tee -a /report
-mount -t ext4 /dev/vdc /mnt && echo "MOUNTED" | tee -a /report
-dd if=/dev/vda of=/mnt/copy bs=64k count=128 conv=fsync 2>/dev/null
-mkdir /mnt/d; for i in $(seq 1 100); do echo "file $i" > /mnt/d/$i; done
-sync
-echo 3 > /proc/sys/vm/drop_caches
-echo "FILE $(sha256sum < /mnt/copy)" | tee -a /report
-umount /mnt && echo "UNMOUNTED" | tee -a /report
-dd if=/report of=/dev/vdb bs=512 seek=${REPORT / 512} conv=sync 2>/dev/null
-`
+const WORK = 'read,copy,files,report'
 
 /** A store whose answers come later, as those of a real one do: requests are in flight when the machine is stopped. */
 class LaterStore extends MemoryBlockStore {
@@ -60,32 +47,6 @@ class LaterStore extends MemoryBlockStore {
   override write(request: BlockRequest): void {
     setTimeout(() => super.write(request), 1)
   }
-}
-
-function hashOf(bytes: Uint8Array): string {
-  return createHash('sha256').update(bytes).digest('hex')
-}
-
-/** A file system with a journal, made by the host. */
-function emptyFileSystem(dir: string): Uint8Array {
-  const path = join(dir, 'fs')
-  writeFileSync(path, new Uint8Array(DISK))
-  const { status } = spawnSync('mkfs.ext4', ['-q', '-F', path], {
-    env: { ...process.env, PATH: `${process.env.PATH}:/sbin:/usr/sbin` },
-  })
-  if (status !== 0) throw new SkippedCase('mkfs.ext4 cannot be run: apt-get install e2fsprogs')
-  return new Uint8Array(readFileSync(path))
-}
-
-/** What the guest wrote, as the host's tools see it. */
-function checkFileSystem(dir: string, disk: Uint8Array, copy: Uint8Array): void {
-  const env = { ...process.env, PATH: `${process.env.PATH}:/sbin:/usr/sbin` }
-  const path = join(dir, 'fs')
-  writeFileSync(path, disk)
-  const check = spawnSync('e2fsck', ['-fn', path], { env, encoding: 'utf8' })
-  expectIs(`e2fsck (${check.stdout.slice(-200)})`, check.status, 0)
-  spawnSync('debugfs', ['-R', `dump /copy ${path}.copy`, path], { env })
-  expectSame('the file that the guest wrote', new Uint8Array(readFileSync(`${path}.copy`)), copy)
 }
 
 function run({
@@ -99,10 +60,10 @@ function run({
     const dir = mkdtempSync(join(tmpdir(), 'guestdma-linux-'))
     const servers: VhostUserServer[] = []
     try {
-      const { kernel, initrd } = bootFiles(dir, SCRIPT)
+      const { kernel, initrd } = bootFiles(dir)
       const source = pattern(DISK, 11)
       const target = new Uint8Array(DISK)
-      const files = emptyFileSystem(dir)
+      const files = emptyFileSystem(dir, DISK)
       const devices = [source, target, files].map((bytes, i) => {
         const name = `disk${i}`
         const port = translated ? new IotlbPort(name) : new BusWindows(name)
@@ -117,11 +78,11 @@ function run({
           ...machine,
           ...servers.flatMap(({ path }, i) => servedDisk(path, options.replaceAll('N', String(i)))),
           ...['-kernel', kernel, '-initrd', initrd],
-          ...['-append', `console=ttyS0 quiet panic=-1 ${append}`, '-monitor', 'stdio'],
+          ...['-append', `console=ttyS0 quiet panic=-1 work=${WORK} ${append}`, '-monitor', 'stdio'],
         ],
       })
       saw('the machine is starting')
-      for (const text of ['READ', 'COPIED', 'MOUNTED']) {
+      for (const text of ['RESULT read', 'RESULT copy', 'RESULT mounted']) {
         await guest.printed(text, BOOTED_MS)
         saw(`the guest printed ${text}`)
       }
@@ -138,12 +99,12 @@ function run({
         .toString('latin1')
         .replaceAll('\0', '')
       saw(`the guest reported ${report}`)
-      const said = (word: string): string => new RegExp(`^${word} ([0-9a-f]+)`, 'm').exec(report)?.[1] ?? ''
-      expectIs('the hash of the whole disk', said('READ'), hashOf(source))
+      const said = (word: string): string => new RegExp(`^RESULT ${word} ([0-9a-f]+)`, 'm').exec(report)?.[1] ?? ''
+      expectIs('the hash of the whole disk', said('read'), hashOf(source))
       const half = 8 * MIB
       expectSame('the copied disk', target.subarray(0, half), source.subarray(0, half))
-      expectIs('the hash of the file', said('FILE'), hashOf(source.subarray(0, half)))
-      expectIs('the file system was unmounted', report.includes('UNMOUNTED'), true)
+      expectIs('the hash of the file', said('file'), hashOf(source.subarray(0, half)))
+      expectIs('the file system was unmounted', report.includes('RESULT unmounted'), true)
       checkFileSystem(dir, files, source.subarray(0, half))
       const faults = [
         ...devices.flatMap(({ faults }) => faults.last()),
