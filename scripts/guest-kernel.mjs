@@ -104,7 +104,11 @@ async function kernel(name) {
 }
 
 function missing(name, what) {
-  const packages = [PACKAGE, `gcc-${KERNELS[name].cross.slice(0, -1)}`, 'gcc libc6-dev make flex bison bc patch xz-utils']
+  const packages = [
+    PACKAGE,
+    `gcc-${KERNELS[name].cross.slice(0, -1)}`,
+    'gcc libc6-dev make flex bison bc patch xz-utils',
+  ]
   const line = `apt-get install --no-install-recommends ${packages.join(' ')}`
   throw new GuestError('GUEST_MISSING', `${name}: ${what} is not installed: ${line}`)
 }

@@ -117,7 +117,9 @@ describe('a kernel for guests', () => {
     fake('dpkg', 'exit 1')
     const { code, stderr } = await command('guest-kernel', 'arm64')
     expect(code).toBe(1)
-    expect(stderr).toContain('apt-get install --no-install-recommends linux-source-6.1 gcc-aarch64-linux-gnu gcc libc6-dev')
+    expect(stderr).toContain(
+      'apt-get install --no-install-recommends linux-source-6.1 gcc-aarch64-linux-gnu gcc libc6-dev',
+    )
     expect(stderr).toContain('(GUEST_MISSING)')
   })
 
