@@ -74,8 +74,8 @@ interface Row {
 const rows: readonly Row[] = [
   { what: 'saved in the middle', folder: 'v86-guest', show: 'saved', kernels: ['i386'], backend: 'direct' },
   { what: '', show: 'works', kernels: ['i386-swiotlb'] },
-  { what: 'without the RFC, required', show: 'refused', kernels: ['i386'] },
-  { what: 'without the RFC, only offered', show: 'hangs', kernels: ['i386'] },
+  { what: 'refused where bit 27 is required', show: 'refused', kernels: ['i386'], backend: 'direct' },
+  { what: 'hangs where bit 27 is only offered', show: 'hangs', kernels: ['i386'], backend: 'direct' },
   { what: 'requests that never fit', show: 'requeued', kernels: ['i386-swiotlb-1', 'i386-swiotlb'] },
   { what: 'receive buffers take all', show: 'starved', kernels: ['i386-swiotlb'] },
   { what: 'what is copied for a device to overwrite', show: 'copies', kernels: ['i386-swiotlb-1', 'i386-swiotlb'] },
