@@ -13,7 +13,7 @@ export class GuestError extends Error {
 }
 
 /** `$GUESTDMA_CACHE`, else `guestdma` in `$XDG_CACHE_HOME` or `~/.cache`. */
-export function cacheFolder({ GUESTDMA_CACHE, XDG_CACHE_HOME } = process.env) {
+function cacheFolder({ GUESTDMA_CACHE, XDG_CACHE_HOME } = process.env) {
   return GUESTDMA_CACHE || join(XDG_CACHE_HOME || join(homedir(), '.cache'), 'guestdma')
 }
 
