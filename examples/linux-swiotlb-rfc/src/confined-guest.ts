@@ -62,7 +62,7 @@ export class ConfinedGuest {
 
   /** Loads the kernel, and lets it wait for `guest.run()`. */
   static async load(setting: Setting): Promise<ConfinedGuest> {
-    const files = await guestFiles(setting.kernel)
+    const files = guestFiles(setting.kernel)
     return new ConfinedGuest(await linuxGuest(files, setting.work, setting.onLine), setting)
   }
 

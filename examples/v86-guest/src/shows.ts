@@ -35,7 +35,7 @@ class Machine {
 
 /** Boots the kernel, or the one that scripts/guest-kernel.mjs builds, and prints as it goes. */
 async function savedInTheMiddle(print: (line: string) => void, kernel?: string): Promise<Shown> {
-  const files = await guestFiles('i386', kernel)
+  const files = guestFiles('i386', kernel)
   const said: string[] = []
   const boot = (): Promise<LinuxGuest> =>
     linuxGuest(files, ['devices', 'disk', 'net'], (line) => {
