@@ -1,4 +1,7 @@
+import { linuxArm64 } from '../guests/arm64-image.ts'
 import { linuxCases } from '../guests/linux.ts'
+import { linuxArm64Cases } from '../guests/linux-arm64.ts'
+import { linuxArm64NetCases } from '../guests/linux-arm64-net.ts'
 import { linux } from '../guests/linux-image.ts'
 import { linuxV86, linuxV86Cases } from '../guests/linux-v86.ts'
 import { seabios, seabiosCases } from '../guests/seabios.ts'
@@ -17,6 +20,7 @@ export const peers: readonly PeerProgram[] = [
   virtioUser,
   seabios,
   linux,
+  linuxArm64,
   linuxV86,
 ]
 export const cases: readonly PeerCase[] = [
@@ -26,5 +30,7 @@ export const cases: readonly PeerCase[] = [
   ...virtioUserCases,
   ...seabiosCases,
   ...linuxCases,
+  ...linuxArm64Cases,
+  ...linuxArm64NetCases,
   ...linuxV86Cases,
 ]

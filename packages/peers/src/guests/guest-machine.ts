@@ -13,6 +13,10 @@ export interface GuestMachine extends AsyncDisposable {
 }
 
 export interface GuestMachineOptions {
+  /** QEMU's program. Default `qemu-system-x86_64`. */
+  readonly command?: string
+  /** What it emulates, with options. Default `q35`. */
+  readonly machine?: string
   /** Bytes with a suffix of QEMU's, `128M`. */
   readonly memory: string
   /** Beside the machine and its memory. */
@@ -23,11 +27,26 @@ export interface GuestMachineOptions {
 const QUOTED = 600
 
 /** Starts it under TCG, with memory that can be shared. */
-export function startGuest({ memory, args }: GuestMachineOptions): GuestMachine {
+export function startGuest({
+  command = 'qemu-system-x86_64',
+  machine = 'q35',
+  memory,
+  args,
+}: GuestMachineOptions): GuestMachine {
   const peer = spawnPeer({
-    command: 'qemu-system-x86_64',
+    command,
     args: (dir) => [
-      ...['-machine', 'q35,memory-backend=mem', '-accel', 'tcg', '-m', memory, '-nodefaults', '-display', 'none'],
+      ...[
+        '-machine',
+        `${machine},memory-backend=mem`,
+        '-accel',
+        'tcg',
+        '-m',
+        memory,
+        '-nodefaults',
+        '-display',
+        'none',
+      ],
       ...['-object', `memory-backend-memfd,id=mem,size=${memory},share=on`],
       ...['-serial', `file:${join(dir, 'serial')}`, '-no-reboot', ...args],
     ],

@@ -1,23 +1,24 @@
-import { execFileSync } from 'node:child_process'
-import { existsSync } from 'node:fs'
-import { homedir } from 'node:os'
+import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { type PeerCase, type PeerProgram, SkippedCase } from '../matrix/case.ts'
 import { expectIs } from '../work/workloads.ts'
+import { made } from './made.ts'
 
 /** Of the repository, and not in the package: each boots Linux in v86 and checks what it did. */
 const EXAMPLES = new URL('../../../../examples/', import.meta.url)
-const SOURCE = 'linux-source-6.1'
-const VERSION = /^Version: (.*)$/m
+const KERNELS = ['i386', 'i386-swiotlb', 'i386-swiotlb-1']
 
-/** Linux of Debian's source, built for PCs, in the same process as the devices. */
+/** Linux of Debian's source for PCs, in the same process as the devices: plain, and with the guest half of the RFC. */
 export const linuxV86: PeerProgram = {
   id: 'linux-v86',
   name: 'Linux in v86',
-  packages: [SOURCE, 'gcc-i686-linux-gnu', 'make', 'flex', 'bison', 'bc', 'patch', 'seabios', 'cpio', 'e2fsprogs'],
+  packages: ['seabios', 'cpio', 'e2fsprogs', 'linux-source-6.1', 'gcc-i686-linux-gnu', 'flex', 'bison', 'bc'],
+  command: `node scripts/guest-kernel.mjs ${KERNELS.join(' ')} && node scripts/guest-programs.mjs i386`,
   async version() {
     try {
-      return VERSION.exec(execFileSync('dpkg', ['--status', SOURCE], { encoding: 'utf8', stdio: 'pipe' }))?.[1] ?? null
+      readFileSync(join(made('programs', 'i386'), 'busybox'))
+      const [version] = KERNELS.map((name) => readFileSync(join(made('kernels', name), 'version'), 'utf8').trim())
+      return version
     } catch {
       return null
     }
@@ -42,15 +43,11 @@ interface Device extends Readonly<Record<(typeof FIGURES)[number], number>> {
   readonly name: string
 }
 
-/** Runs what an example shows; `kernels` are those that it boots. */
-function example(folder: string, name: string, kernels: readonly string[]): PeerCase['run'] {
+/** Runs what an example shows. */
+function example(folder: string, name: string): PeerCase['run'] {
   return async ({ saw, figure }) => {
     const module = new URL(`${folder}/src/shows.ts`, EXAMPLES)
     if (!existsSync(module)) throw new SkippedCase(`there is no example ${folder} here: run this in a clone`)
-    const cache =
-      process.env.GUESTDMA_CACHE || join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'guestdma')
-    const unbuilt = kernels.filter((kernel) => !existsSync(join(cache, 'kernels', kernel)))
-    if (unbuilt.length > 0) throw new SkippedCase(`not built yet: node scripts/guest-kernel.mjs ${unbuilt.join(' ')}`)
     const { shows } = (await import(module.href)) as { shows: readonly Show[] }
     const { checks, runs } = await (shows.find((show) => show.name === name) as Show).run(saw)
     for (const { kernel, devices } of runs) {
@@ -67,22 +64,21 @@ interface Row {
   readonly what: string
   readonly folder?: string
   readonly show: string
-  readonly kernels: readonly string[]
   readonly backend?: string
 }
 
 const rows: readonly Row[] = [
-  { what: 'saved in the middle', folder: 'v86-guest', show: 'saved', kernels: ['i386'], backend: 'direct' },
-  { what: '', show: 'works', kernels: ['i386-swiotlb'] },
-  { what: 'refused where bit 27 is required', show: 'refused', kernels: ['i386'], backend: 'direct' },
-  { what: 'hangs where bit 27 is only offered', show: 'hangs', kernels: ['i386'], backend: 'direct' },
-  { what: 'requests that never fit', show: 'requeued', kernels: ['i386-swiotlb-1', 'i386-swiotlb'] },
-  { what: 'receive buffers take all', show: 'starved', kernels: ['i386-swiotlb'] },
-  { what: 'what is copied for a device to overwrite', show: 'copies', kernels: ['i386-swiotlb-1', 'i386-swiotlb'] },
+  { what: 'saved in the middle', folder: 'v86-guest', show: 'saved', backend: 'direct' },
+  { what: '', show: 'works' },
+  { what: 'refused where bit 27 is required', show: 'refused', backend: 'direct' },
+  { what: 'hangs where bit 27 is only offered', show: 'hangs', backend: 'direct' },
+  { what: 'requests that never fit', show: 'requeued' },
+  { what: 'receive buffers take all', show: 'starved' },
+  { what: 'what is copied for a device to overwrite', show: 'copies' },
 ]
 
 export const linuxV86Cases: readonly PeerCase[] = rows.map(
-  ({ what, folder = 'linux-swiotlb-rfc', show, kernels, backend = 'on-device' }) => ({
+  ({ what, folder = 'linux-swiotlb-rfc', show, backend = 'on-device' }) => ({
     peer: 'linux-v86',
     role: 'driver',
     driver: 'blk and net',
@@ -91,6 +87,6 @@ export const linuxV86Cases: readonly PeerCase[] = rows.map(
     transport: 'pci',
     what,
     deadlineMs: 300_000,
-    run: example(folder, show, kernels),
+    run: example(folder, show),
   }),
 )

@@ -41,6 +41,8 @@ export interface PeerProgram {
   readonly name: string
   /** The Debian packages that bring it. */
   readonly packages: readonly string[]
+  /** The command that brings it, where packages alone do not. */
+  readonly command?: string
   /** Its version, or null where it is not installed. */
   version(): Promise<string | null>
 }

@@ -80,8 +80,9 @@ export async function runMatrix(found: CaseModule, options: MatrixOptions): Prom
 type Ended = Pick<CaseResult, 'outcome' | 'reason' | 'figures'>
 
 function missing({ peers }: CaseModule, id: string): Ended {
-  const { packages } = peers.find((peer) => peer.id === id) as CaseModule['peers'][number]
-  return { outcome: 'skip', reason: `not installed: apt-get install ${packages.join(' ')}` }
+  const { packages, command } = peers.find((peer) => peer.id === id) as CaseModule['peers'][number]
+  const commands = [`apt-get install ${packages.join(' ')}`, ...(command === undefined ? [] : [command])]
+  return { outcome: 'skip', reason: `not installed: ${commands.join(' && ')}` }
 }
 
 // Null where the run is to end.

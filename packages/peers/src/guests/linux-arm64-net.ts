@@ -1,0 +1,104 @@
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { LearningSwitch, NetDevice } from '@guestdma/devices'
+import type { CaseProgress, PeerCase } from '../matrix/case.ts'
+import { expectIs } from '../work/workloads.ts'
+import { arm64Files } from './arm64-image.ts'
+import {
+  ARM64_QUEUE_SIZE,
+  type Arm64Scheme,
+  arm64Schemes,
+  expectConfined,
+  recordFigures,
+  resultOf,
+  type Served,
+  serve,
+  startArm64,
+  watchResults,
+} from './arm64-scheme.ts'
+import type { GuestMachine } from './guest-machine.ts'
+import type { BootFiles } from './initramfs.ts'
+
+const ADDRESSES = ['10.0.5.1', '10.0.5.2'] as const
+/** In the order in which `init.sh` prints them. */
+const RESULTS = ['freed', 'served', 'pinged 56', 'pinged 1400', 'pinged 8000', 'fetched', 'copied']
+const PINGS = '10'
+
+function serveNet(scheme: Arm64Scheme, side: 0 | 1, network: LearningSwitch): Served {
+  const name = `net${side}`
+  const mac = [2, 0, 0, 0, 5, side + 1]
+  const link = network.ports[side]
+  return serve(
+    scheme,
+    0,
+    name,
+    (port) => new NetDevice({ name, port, mac, link, queueSize: ARM64_QUEUE_SIZE, accessPlatform: 'offered' }),
+  )
+}
+
+function start(scheme: Arm64Scheme, side: 0 | 1, one: Served, files: BootFiles, dir: string): GuestMachine {
+  const own = join(dir, String(side))
+  mkdirSync(own)
+  return startArm64(scheme, [one], {
+    files,
+    dir: own,
+    work: `work=probe,secret,net,copied,stay address=${ADDRESSES[side]} other=${ADDRESSES[1 - side]}`,
+    deviceArgs: (path, _i, { suffix, options }) => [
+      ...['-chardev', `socket,id=c,path=${path}`, '-netdev', 'vhost-user,id=n,chardev=c'],
+      ...[
+        '-device',
+        `virtio-net-${suffix === '' ? 'device' : 'pci'},netdev=n,mac=02:00:00:00:05:0${side + 1}${options}`,
+      ],
+    ],
+  })
+}
+
+/** Two guests on one switch, which ping each other and fetch a file from each other; the second drives in another way. */
+function run(scheme: Arm64Scheme, partner: Arm64Scheme): PeerCase['run'] {
+  return async (progress: CaseProgress) => {
+    const dir = mkdtempSync(join(tmpdir(), 'guestdma-arm64-'))
+    const network = new LearningSwitch({ ports: 2, dropWhenFull: false })
+    const served: Served[] = []
+    try {
+      served.push(serveNet(scheme, 0, network), serveNet(partner, 1, network))
+      const files = arm64Files(dir)
+      await using guest = start(scheme, 0, served[0], files, dir)
+      await using other = start(partner, 1, served[1], files, dir)
+      progress.saw('the machines are starting')
+      const [secretInReach] = await Promise.all([
+        watchResults(guest, [served[0]], RESULTS, progress),
+        watchResults(other, [served[1]], RESULTS, progress),
+      ])
+      for (const [one, from] of [
+        [guest, other],
+        [other, guest],
+      ]) {
+        for (const size of [56, 1400, 8000])
+          expectIs(`answers to pings of ${size} bytes`, resultOf(one, `pinged ${size}`), PINGS)
+        expectIs('the hash of the file', resultOf(one, 'fetched'), resultOf(from, 'served'))
+      }
+      const negotiated = String(served[0].device.negotiated)
+      recordFigures(progress, scheme, [served[0]], { guest, negotiated, secretInReach })
+      expectConfined(served)
+    } finally {
+      for (const { server } of served) server.close()
+      rmSync(dir, { recursive: true, force: true })
+    }
+  }
+}
+
+export const linuxArm64NetCases: readonly PeerCase[] = arm64Schemes.map((scheme, i) => {
+  const partner = arm64Schemes[(i + 1) % arm64Schemes.length]
+  return {
+    peer: 'linux-arm64',
+    role: 'driver',
+    driver: 'net',
+    ring: 'split',
+    backend: scheme.backend,
+    transport: 'vhost-user',
+    what: `with a guest of ${partner.backend} on one switch`,
+    deadlineMs: 180_000,
+    run: run(scheme, partner),
+  }
+})
