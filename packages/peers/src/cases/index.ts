@@ -1,4 +1,5 @@
 import { linuxArm64 } from '../guests/arm64-image.ts'
+import { firmwareCases, firmwares } from '../guests/firmware.ts'
 import { linuxCases } from '../guests/linux.ts'
 import { linuxArm64Cases } from '../guests/linux-arm64.ts'
 import { linuxArm64NetCases } from '../guests/linux-arm64-net.ts'
@@ -19,6 +20,7 @@ export const peers: readonly PeerProgram[] = [
   testpmd,
   virtioUser,
   seabios,
+  ...firmwares,
   linux,
   linuxArm64,
   linuxV86,
@@ -29,6 +31,7 @@ export const cases: readonly PeerCase[] = [
   ...testpmdCases,
   ...virtioUserCases,
   ...seabiosCases,
+  ...firmwareCases,
   ...linuxCases,
   ...linuxArm64Cases,
   ...linuxArm64NetCases,
