@@ -1,5 +1,6 @@
 import { linuxArm64 } from '../guests/arm64-image.ts'
 import { firmwareCases, firmwares } from '../guests/firmware.ts'
+import { ipxe, ipxeCases } from '../guests/ipxe.ts'
 import { linuxCases } from '../guests/linux.ts'
 import { linuxArm64Cases } from '../guests/linux-arm64.ts'
 import { linuxArm64NetCases } from '../guests/linux-arm64-net.ts'
@@ -21,6 +22,7 @@ export const peers: readonly PeerProgram[] = [
   virtioUser,
   seabios,
   ...firmwares,
+  ipxe,
   linux,
   linuxArm64,
   linuxV86,
@@ -32,6 +34,7 @@ export const cases: readonly PeerCase[] = [
   ...virtioUserCases,
   ...seabiosCases,
   ...firmwareCases,
+  ...ipxeCases,
   ...linuxCases,
   ...linuxArm64Cases,
   ...linuxArm64NetCases,
