@@ -1,7 +1,7 @@
 import type { VirtioDevice } from '@guestdma/devices'
+import { DEVICE_ID_BLOCK } from '@guestdma/spec'
 import { VhostUserServer } from '@guestdma/vhost-user'
-import type { CaseProgress } from '../matrix/case.ts'
-import { expectIs, socketPath, until } from '../work/workloads.ts'
+import { socketPath } from '../work/workloads.ts'
 import { ARM64_MACHINE, ARM64_RAM, treeWithPools } from './arm64-image.ts'
 import { type GuestMachine, startGuest } from './guest-machine.ts'
 import type { BootFiles } from './initramfs.ts'
@@ -42,8 +42,6 @@ const SECRET = 'TOP-SECRET-OF-THE-GUEST-KERNEL'
 /** Linux takes it from virtio-mmio, where QEMU says 1024 whatever the device has. */
 export const ARM64_QUEUE_SIZE = 1024
 
-const ENDED_MS = 60_000
-
 /** A device of a guest, and what is between them. */
 export interface Served {
   readonly device: VirtioDevice
@@ -76,126 +74,42 @@ export interface Arm64GuestOptions {
   readonly dir: string
   /** For `init.sh`: `work=read,copy`. */
   readonly work: string
-  /** QEMU's arguments for the device at a socket: on `bus`, with `options` that begin with a comma. */
-  readonly deviceArgs: (
-    path: string,
-    index: number,
-    on: { readonly suffix: string; readonly options: string },
-  ) => string[]
 }
 
-/** Starts a guest that reaches these devices by a scheme. */
+/** Starts a guest that drives these devices by a scheme. */
 export function startArm64(
   scheme: Arm64Scheme,
   served: readonly Served[],
-  { files, dir, work, deviceArgs }: Arm64GuestOptions,
+  { files, dir, work }: Arm64GuestOptions,
 ): GuestMachine {
-  const platform = scheme.platform ? ',iommu_platform=on' : ''
-  const devices = served.flatMap(({ server }, i) => {
-    const pci = `,addr=${i + 3},disable-legacy=on,vectors=0`
-    const on = scheme.translated
-      ? { suffix: '-pci', options: pci + platform }
-      : { suffix: '', options: `,bus=virtio-mmio-bus.${i}${platform}` }
-    return deviceArgs(server.path, i, on)
-  })
-  const pools = scheme.pools
-    ? [
-        '-dtb',
-        treeWithPools(
-          dir,
-          served.map((_, i) => poolOf(i)),
-        ),
-      ]
-    : []
-  const append = `console=ttyAMA0 quiet panic=-1 secret=${SECRET} ${work} ${scheme.append}`
+  const pools = served.map((_, i) => poolOf(i))
   return startGuest({
     ...ARM64_MACHINE,
     args: [
       ...['-cpu', 'cortex-a53', '-global', 'virtio-mmio.force-legacy=false'],
       ...(scheme.translated ? ['-device', 'virtio-iommu-pci,addr=2'] : []),
-      ...devices,
-      ...pools,
-      ...['-kernel', files.kernel, '-initrd', files.initrd, '-append', append],
+      ...served.flatMap((one, i) => deviceArgs(scheme, one, i)),
+      ...(scheme.pools ? ['-dtb', treeWithPools(dir, pools)] : []),
+      ...['-kernel', files.kernel, '-initrd', files.initrd],
+      ...['-append', `console=ttyAMA0 quiet panic=-1 secret=${SECRET} ${work} ${scheme.append}`],
     ],
   })
 }
 
-/** What a guest printed as a result, or an empty text. */
-export function resultOf(guest: GuestMachine, name: string): string {
-  return new RegExp(`^RESULT ${name} (\\S.*?)\\s*$`, 'm').exec(guest.serial())?.[1] ?? ''
-}
-
-/**
- * Waits for results, one after the other, and looks after each of them at what the devices could read. Returns the most
- * bytes of the secret that were found at once.
- */
-export async function watchResults(
-  guest: GuestMachine,
-  served: readonly Served[],
-  names: readonly string[],
-  { saw }: CaseProgress,
-): Promise<number> {
-  let most = 0
-  for (const name of names) {
-    await guest.printed(new RegExp(`^RESULT ${name} [^\\n]*\\n`, 'm'), ENDED_MS)
-    most = Math.max(
-      most,
-      sum(served, ({ port }) => port.secretInReach()),
-    )
-    saw(`the guest printed ${name} ${resultOf(guest, name)}`)
+/** On PCI or in the slot of virtio-mmio with the same number. */
+function deviceArgs({ translated, platform }: Arm64Scheme, { device, server }: Served, index: number): string[] {
+  const bus = translated ? `addr=${index + 3},disable-legacy=on,vectors=0` : `bus=virtio-mmio-bus.${index}`
+  const options = `${bus},iommu_platform=${platform ? 'on' : 'off'}`
+  const chardev = ['-chardev', `socket,id=c${index},path=${server.path}`]
+  if (device.deviceId === DEVICE_ID_BLOCK) {
+    const model = translated ? 'vhost-user-blk-pci' : 'vhost-user-blk'
+    return [...chardev, '-device', `${model},chardev=c${index},num-queues=1,config-wce=off,${options}`]
   }
-  return most
-}
-
-/** Waits until the guest switched itself off. */
-export async function ended(guest: GuestMachine): Promise<void> {
-  const lacking = (): string => `the guest to switch itself off; it printed: ${guest.serial().slice(-600)}`
-  await until(lacking, () => guest.peer.ended, undefined, ENDED_MS)
-}
-
-/** No access went outside of what the scheme promises, none was refused, and there was something to look at. */
-export function expectConfined(served: readonly Served[]): void {
-  for (const { device, port, server } of served) {
-    expectIs(`accesses outside by ${device.name}`, port.outside, 0)
-    const faults = [...port.faults.last(), ...device.faults.last(), ...server.faults.last().map(String)]
-    expectIs(`faults of ${device.name}`, faults, [])
-    expectIs(`that ${device.name} accessed anything`, port.granted >= 100, true)
-  }
-}
-
-/** Records what there is to compare between the schemes. */
-export function recordFigures(
-  { figure }: CaseProgress,
-  scheme: Arm64Scheme,
-  served: readonly Served[],
-  { guest, negotiated, secretInReach }: { guest: GuestMachine; negotiated: string; secretInReach: number },
-): void {
-  figure('negotiated', negotiated)
-  figure('reach', scheme.reach)
-  figure(
-    'accesses',
-    sum(served, ({ port }) => port.granted),
-  )
-  figure(
-    'outside',
-    sum(served, ({ port }) => port.outside),
-  )
-  figure(
-    'faults',
-    sum(served, ({ port, device }) => port.faults.count + device.faults.count),
-  )
-  figure('bytesCopied', Number(resultOf(guest, 'copied')))
-  figure(
-    'iommuMessages',
-    sum(served, ({ port }) => port.messages),
-  )
-  figure('secretInReach', secretInReach)
-  figure(
-    'secretHandedOver',
-    sum(served, ({ port }) => port.handedOver),
-  )
-}
-
-function sum(served: readonly Served[], value: (one: Served) => number): number {
-  return served.reduce((total, one) => total + value(one), 0)
+  const mac = Array.from(device.config.bytes.subarray(0, 6), (byte) => byte.toString(16).padStart(2, '0')).join(':')
+  const model = translated ? 'virtio-net-pci' : 'virtio-net-device'
+  return [
+    ...chardev,
+    ...['-netdev', `vhost-user,id=n${index},chardev=c${index}`],
+    ...['-device', `${model},netdev=n${index},mac=${mac},${options}`],
+  ]
 }

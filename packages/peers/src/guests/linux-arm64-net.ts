@@ -5,18 +5,8 @@ import { LearningSwitch, NetDevice } from '@guestdma/devices'
 import type { CaseProgress, PeerCase } from '../matrix/case.ts'
 import { expectIs } from '../work/workloads.ts'
 import { arm64Files } from './arm64-image.ts'
-import {
-  ARM64_QUEUE_SIZE,
-  type Arm64Scheme,
-  arm64Schemes,
-  expectConfined,
-  recordFigures,
-  resultOf,
-  type Served,
-  serve,
-  startArm64,
-  watchResults,
-} from './arm64-scheme.ts'
+import { expectConfined, recordFigures, resultOf, watchResults } from './arm64-report.ts'
+import { ARM64_QUEUE_SIZE, type Arm64Scheme, arm64Schemes, type Served, serve, startArm64 } from './arm64-scheme.ts'
 import type { GuestMachine } from './guest-machine.ts'
 import type { BootFiles } from './initramfs.ts'
 
@@ -44,13 +34,6 @@ function start(scheme: Arm64Scheme, side: 0 | 1, one: Served, files: BootFiles, 
     files,
     dir: own,
     work: `work=probe,secret,net,copied,stay address=${ADDRESSES[side]} other=${ADDRESSES[1 - side]}`,
-    deviceArgs: (path, _i, { suffix, options }) => [
-      ...['-chardev', `socket,id=c,path=${path}`, '-netdev', 'vhost-user,id=n,chardev=c'],
-      ...[
-        '-device',
-        `virtio-net-${suffix === '' ? 'device' : 'pci'},netdev=n,mac=02:00:00:00:05:0${side + 1}${options}`,
-      ],
-    ],
   })
 }
 

@@ -5,19 +5,8 @@ import { BlkDevice, MemoryBlockStore } from '@guestdma/devices'
 import type { PeerCase } from '../matrix/case.ts'
 import { expectIs, pattern } from '../work/workloads.ts'
 import { arm64Files } from './arm64-image.ts'
-import {
-  ARM64_QUEUE_SIZE,
-  type Arm64Scheme,
-  arm64Schemes,
-  ended,
-  expectConfined,
-  recordFigures,
-  resultOf,
-  type Served,
-  serve,
-  startArm64,
-  watchResults,
-} from './arm64-scheme.ts'
+import { ended, expectConfined, recordFigures, resultOf, watchResults } from './arm64-report.ts'
+import { ARM64_QUEUE_SIZE, type Arm64Scheme, arm64Schemes, type Served, serve, startArm64 } from './arm64-scheme.ts'
 import { checkFileSystem, emptyFileSystem, hashOf } from './file-system.ts'
 
 const MIB = 1 << 20
@@ -47,10 +36,6 @@ function run(scheme: Arm64Scheme): PeerCase['run'] {
         files: arm64Files(dir),
         dir,
         work: 'work=probe,secret,read,files,mkfs,copied',
-        deviceArgs: (path, i, { suffix, options }) => [
-          ...['-chardev', `socket,id=c${i},path=${path}`],
-          ...['-device', `vhost-user-blk${suffix},chardev=c${i},num-queues=1,config-wce=off${options}`],
-        ],
       })
       progress.saw('the machine is starting')
       const names = ['freed', 'read', 'file', 'fsck', 'copied']

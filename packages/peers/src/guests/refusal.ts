@@ -1,11 +1,11 @@
-import type { BusWindows, VirtioDevice } from '@guestdma/devices'
+import type { BusWindows, FeatureOptions, VirtioDevice } from '@guestdma/devices'
 import type { Peer } from '@guestdma/node'
 import { FeatureSet, VIRTIO_F_SWIOTLB } from '@guestdma/spec'
 import type { VhostUserError, VhostUserServer } from '@guestdma/vhost-user'
 import { expectIs, until } from '../work/workloads.ts'
 
 /** For a device that no driver without the SWIOTLB RFC may drive. */
-export const SWIOTLB_REQUIRED = { offer: [VIRTIO_F_SWIOTLB], requires: FeatureSet.of(VIRTIO_F_SWIOTLB) }
+export const SWIOTLB_REQUIRED: FeatureOptions = { offer: [VIRTIO_F_SWIOTLB], requires: FeatureSet.of(VIRTIO_F_SWIOTLB) }
 
 /** A driver that was refused and tries again does so within this time. */
 const QUIET_MS = 3000

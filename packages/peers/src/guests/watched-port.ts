@@ -13,7 +13,7 @@ export interface Span {
 }
 
 /** What the port of a guest's device saw. */
-export interface Watched {
+interface Watched {
   /** Accesses that were granted, to rings, tables and buffers. Those of a chain that waits are granted anew after it. */
   readonly granted: number
   /** Granted accesses that were not wholly inside of what the scheme promises. */
