@@ -1,7 +1,7 @@
 /**
  * Suites for whoever implements a part of guestdma, and doubles that play its other side: a checking backend, a faulty
  * one, an exact IOMMU, the hardest bounce buffer, one that seals what it carries, memory that steps, split rings that
- * keep the rules or break them, and a transport that audits what a device is told. The test runner's functions are handed in.
+ * keep the rules or break them, and audits of what a device is told. The test runner's functions are handed in.
  *
  * @packageDocumentation
  */
