@@ -134,6 +134,8 @@ export class PciHost {
   restore(state: PciHostState): void {
     const functions = [...this.functions.values()]
     functions.forEach((one, i) => {
+      // Where a port follows a BAR, the device needs it before its rings are looked for.
+      one.restoreConfig(state[i].pci)
       one.device.restore(state[i].device)
       one.restore(state[i].pci)
     })

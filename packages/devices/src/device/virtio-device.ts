@@ -414,7 +414,7 @@ export abstract class VirtioDevice {
 
   /**
    * Puts a device that was made with the same options where another one was saved. The caller restores guest memory
-   * first, and the port's windows where they moved. What this device was doing before is dropped as by a reset. It is
+   * first, and the port's windows where they moved (`PciFunction.restoreConfig`). What this device was doing before is dropped as by a reset. It is
    * due for a poll afterwards. Throws `DEVICE_STATE` where the state is not whole or does not fit, and then changes
    * nothing.
    */
