@@ -7,6 +7,7 @@ import {
   type LinuxGuest,
   linuxGuest,
   PciHost,
+  type PciHostState,
   PingResponder,
 } from '@guestdma/example-v86-guest'
 import { FeatureSet, VIRTIO_F_SWIOTLB } from '@guestdma/spec'
@@ -47,12 +48,20 @@ export interface DeviceReport {
   readonly bytes: number
 }
 
+/** What v86 keeps, the functions, and the memory of their devices. */
+export interface SavedGuest {
+  readonly v86: ArrayBuffer
+  readonly functions: PciHostState
+  readonly memories: readonly Uint8Array[]
+}
+
 /** A guest and its two devices. */
 export class ConfinedGuest {
   readonly guest: LinuxGuest
   readonly blk: BlkDevice
   readonly net: NetDevice
   readonly link = new PingResponder()
+  private readonly host: PciHost
   private readonly parts: {
     readonly device: VirtioDevice
     readonly memory: DeviceMemory
@@ -77,12 +86,30 @@ export class ConfinedGuest {
     this.blk = new BlkDevice({ name: 'disk', port: diskMemory.port, store, segMax: 126, ...features })
     const mac = [2, 0, 0, 0, 5, 2]
     this.net = new NetDevice({ name: 'net', port: netMemory.port, link: this.link, mac, ...features })
-    const host = new PciHost(guest.cpu)
-    this.put(host, 13, this.blk, diskMemory, secret)
-    this.put(host, 14, this.net, netMemory, secret)
-    host.beforePoll = () => {
+    this.host = new PciHost(guest.cpu)
+    this.put(13, this.blk, diskMemory, secret)
+    this.put(14, this.net, netMemory, secret)
+    this.host.beforePoll = () => {
       for (const { audit } of this.parts) audit.audit()
     }
+  }
+
+  /** Stops the guest. Its disk is not in what is saved. */
+  async save(): Promise<SavedGuest> {
+    return {
+      v86: await this.guest.stopAndSave(),
+      functions: await this.host.save(),
+      memories: this.parts.map(({ memory }) => memory.bytes.slice()),
+    }
+  }
+
+  /** Puts a guest that was loaded with the same setting, and not run, where another one was saved. */
+  async restore({ v86, functions, memories }: SavedGuest): Promise<void> {
+    await this.guest.restore(v86)
+    this.parts.forEach(({ memory }, i) => {
+      memory.bytes.set(memories[i])
+    })
+    this.host.restore(functions)
   }
 
   report(): DeviceReport[] {
@@ -105,8 +132,8 @@ export class ConfinedGuest {
     })
   }
 
-  private put(host: PciHost, slot: number, device: VirtioDevice, memory: DeviceMemory, secret?: string): void {
-    const pci = host.add(device, slot, {
+  private put(slot: number, device: VirtioDevice, memory: DeviceMemory, secret?: string): void {
+    const pci = this.host.add(device, slot, {
       swiotlb: { window: memory.window },
       onWindows: () => memory.follow(pci),
     })

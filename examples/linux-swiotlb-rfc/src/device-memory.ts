@@ -24,6 +24,11 @@ export class DeviceMemory {
     this.port = new BusWindows(`${name} port`)
   }
 
+  /** All of it. */
+  get bytes(): Uint8Array {
+    return this.region.u8
+  }
+
   /** The guest moved or disabled the BAR: so does the port. */
   follow(pci: PciFunction): void {
     const { address = 0, enabled = false } = pci.range(BAR) ?? {}

@@ -60,32 +60,40 @@ function confined(devices: readonly DeviceReport[]): Shown['checks'] {
     .concat({ what: 'the devices found nothing wrong with their driver', ok: faults.length === 0 })
 }
 
-async function works(print: (line: string) => void): Promise<Confined> {
-  const disk = makeExt4(source)
+async function works(print: (line: string) => void, saved: boolean): Promise<Confined> {
+  let disk = makeExt4(source)
   const hash = sha256(disk)
-  const machine = await load('i386-swiotlb', { disk, work: ['devices', 'disk', 'net'] }, print)
-  const { guest, link } = machine
-  guest.run()
-  await guest.printed('UP', BOOT_MS)
+  const setting = { work: ['devices', 'disk', 'net'] }
+  const machines = [await load('i386-swiotlb', { ...setting, disk }, print)]
+  machines[0].guest.run()
+  await machines[0].guest.printed('UP', BOOT_MS)
+  if (saved) {
+    await machines[0].guest.printed('HALF', WORK_MS)
+    const state = await machines[0].save()
+    await machines[0].guest.end()
+    disk = disk.slice()
+    machines.push(await load('i386-swiotlb', { ...setting, disk }, print))
+    await machines[1].restore(state)
+    machines[1].guest.run()
+  }
+  const { guest, link } = machines[machines.length - 1]
   await guest.printed('DONE', WORK_MS)
-  const devices = machine.report()
-  const { lines } = guest
-  const pings = lines.filter((line) => line.startsWith('PING '))
   await guest.end()
+  const lines = machines.flatMap((machine) => machine.guest.lines)
+  const runs = machines.map((machine) => ({ kernel: 'i386-swiotlb' as const, devices: machine.report() }))
+  const copy = sha256(fileOfExt4(disk, 'copy'))
+  const pings = lines.filter((line) => line.startsWith('PING '))
   return {
-    runs: [{ kernel: 'i386-swiotlb', devices }],
+    runs,
     checks: [
       { what: 'the guest read the whole disk', ok: lines.includes(`READ ${hash}  -`) },
       { what: 'the guest found its file unchanged', ok: lines.includes(`FILE ${sha256(source)}  -`) },
-      {
-        what: 'e2fsck finds the disk clean, and the file in it is right',
-        ok: sha256(fileOfExt4(disk, 'copy')) === sha256(source),
-      },
+      { what: 'e2fsck finds the disk clean, and the file in it is right', ok: copy === sha256(source) },
       {
         what: `${link.counters.echo} pings were answered`,
         ok: pings.length === 4 && pings.every((one) => one.includes(' 0% ')),
       },
-      ...confined(devices),
+      ...runs.flatMap(({ devices }) => confined(devices)),
     ],
   }
 }
@@ -246,7 +254,12 @@ export const shows: readonly Show[] = [
   {
     name: 'works',
     what: 'the guest half of the RFC: disk, ext4 and pings, and no address outside',
-    run: works,
+    run: (print) => works(print, false),
+  },
+  {
+    name: 'saved',
+    what: 'the same, saved in the middle of requests; another machine goes on',
+    run: (print) => works(print, true),
   },
   { name: 'refused', what: 'a guest without it, where bit 27 is required', run: refused },
   {
