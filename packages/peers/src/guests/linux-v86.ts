@@ -70,6 +70,7 @@ interface Row {
 const rows: readonly Row[] = [
   { what: 'saved in the middle', folder: 'v86-guest', show: 'saved', backend: 'direct' },
   { what: '', show: 'works' },
+  { what: 'saved in the middle', show: 'saved' },
   { what: 'refused where bit 27 is required', show: 'refused', backend: 'direct' },
   { what: 'hangs where bit 27 is only offered', show: 'hangs', backend: 'direct' },
   { what: 'requests that never fit', show: 'requeued' },
