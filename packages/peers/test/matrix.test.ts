@@ -51,8 +51,9 @@ describe('a matrix of cases, each in a process of its own', () => {
     expect(of('prints').outcome).toBe('pass')
   })
 
-  test('a peer that is not installed is skipped, and the packages that bring it are named', () => {
-    expect(of('')).toMatchObject({ outcome: 'skip', version: '', reason: 'not installed: apt-get install one two' })
+  test('a peer that is not installed is skipped, and the packages and the command that bring it are named', () => {
+    const reason = 'not installed: apt-get install one two && make three'
+    expect(of('')).toMatchObject({ outcome: 'skip', version: '', reason })
   })
 
   test('the page has a row for each case, and counts them', () => {

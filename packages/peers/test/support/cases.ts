@@ -11,7 +11,10 @@ const labels = {
 
 export const peers: readonly PeerProgram[] = [
   programPeer('here', 'Node', process.execPath, ['nodejs']),
-  programPeer('nowhere', 'a program that nobody has', 'guestdma-no-such-program', ['one', 'two']),
+  {
+    ...programPeer('nowhere', 'a program that nobody has', 'guestdma-no-such-program', ['one', 'two']),
+    command: 'make three',
+  },
 ]
 
 /** Each ends in another way. */
