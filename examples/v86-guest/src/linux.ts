@@ -101,7 +101,8 @@ export function makeInitrd(programs: string): Uint8Array<ArrayBuffer> {
     copyFileSync(new URL('../guest/init', import.meta.url), join(dir, 'init'))
     const line = 'chmod 755 init bin/busybox && find . | cpio -o -H newc --quiet'
     const { status, stdout, stderr } = spawnSync('sh', ['-c', line], { cwd: dir, maxBuffer: 64 * MIB })
-    if (status !== 0) throw new Error(`the initramfs cannot be made: ${stderr.toString().trim()}`)
+    if (status !== 0)
+      throw new Error(`the initramfs cannot be made (apt-get install cpio): ${stderr.toString().trim()}`)
     return new Uint8Array(stdout)
   } finally {
     rmSync(dir, { recursive: true })
