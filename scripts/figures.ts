@@ -19,10 +19,12 @@ A text marks a figure by <!-- figure: name -->, one or more lines by <!-- figure
 const TEXTS = ['*.md', 'docs/*.md', 'packages/*/README.md']
 const PICTURE = 'docs/small-packets.svg'
 
-async function measure({ file, args }: Measurement): Promise<void> {
-  console.log(`bench ${args.join(' ')}`)
-  const program = join(repository, 'bench/src/main.ts')
-  const child = spawn(process.execPath, [program, ...args, '--json', join(repository, file)], { stdio: 'inherit' })
+async function measure({ file, args, program }: Measurement): Promise<void> {
+  const name = program ?? 'bench'
+  console.log(`${name} ${args.join(' ')}`)
+  const path = join(repository, program ?? 'bench/src/main.ts')
+  const output = program === undefined ? '--json' : '--results'
+  const child = spawn(process.execPath, [path, ...args, output, join(repository, file)], { stdio: 'inherit' })
   // Ctrl-C reaches bench as well, which then ends by itself.
   const wait = (): void => {}
   process.on('SIGINT', wait)
@@ -31,7 +33,7 @@ async function measure({ file, args }: Measurement): Promise<void> {
     child.on('close', (code, signal) => resolve(signal ?? code))
   })
   process.off('SIGINT', wait)
-  if (how !== 0) throw new Error(`bench ended with ${how}, so no text is changed`)
+  if (how !== 0) throw new Error(`${name} ended with ${how}, so no text is changed`)
 }
 
 function read<K extends keyof Measured>(name: K): Measured[K] {
@@ -61,6 +63,7 @@ async function main(): Promise<number> {
     heap: read('heap'),
     iova: read('iova'),
     peers: read('peers'),
+    rfc: read('rfc'),
   }
   const figures = figuresOf(measured)
   if (values.json) {

@@ -14,11 +14,20 @@ const PACKAGE = 'linux-source-6.1'
 const arm64 = { arch: 'arm64', cross: 'aarch64-linux-gnu-', image: 'arch/arm64/boot/Image' }
 const i386 = { arch: 'i386', cross: 'i686-linux-gnu-', image: 'arch/x86/boot/bzImage' }
 
-/** By name: how it is built, its configurations in `scripts/kernels`, and the folder of its patches. */
+/**
+ * By name: how it is built, its configurations in `scripts/kernels`, the folder of its patches, and how many of them it
+ * has where it is not all.
+ */
 const KERNELS = {
   arm64: { ...arm64, configs: ['arm64'], patches: null },
   i386: { ...i386, configs: ['i386'], patches: null },
   'i386-swiotlb': { ...i386, configs: ['i386', 'i386-swiotlb'], patches: 'examples/linux-swiotlb-rfc/patches' },
+  'i386-swiotlb-1': {
+    ...i386,
+    configs: ['i386', 'i386-swiotlb'],
+    patches: 'examples/linux-swiotlb-rfc/patches',
+    first: 1,
+  },
 }
 const NAMES = Object.keys(KERNELS)
 
@@ -30,6 +39,7 @@ const usage = `Builds kernels of guests from Debian's ${PACKAGE}, and prints whe
   arm64          for QEMU's virt machine: restricted DMA pools, virtio-iommu
   i386           for PCs, v86 among them
   i386-swiotlb   the same, patched for memory that a device brings along
+  i386-swiotlb-1 the same with the first of these patches alone, which shows why there are more
 
 A kernel is built once for each version of its source, configuration and patches, and kept in $GUESTDMA_CACHE (by
 default ~/.cache/guestdma); it takes some minutes and 2 GB meanwhile. kernels/NAME is a link to the one of the last call.`
@@ -38,7 +48,7 @@ const repository = fileURLToPath(new URL('..', import.meta.url))
 
 /** What the kernel is made of, as texts. */
 function inputsOf(name) {
-  const { configs, patches } = KERNELS[name]
+  const { configs, patches, first } = KERNELS[name]
   const { status, stdout } = spawnSync('dpkg', ['--status', PACKAGE], { encoding: 'utf8' })
   const version = /^Version: (.*)$/m.exec(stdout ?? '')?.[1]
   if (status !== 0 || version === undefined) missing(name, 'the source of Linux')
@@ -47,7 +57,10 @@ function inputsOf(name) {
   return {
     version,
     config: configs.map((one) => read(`scripts/kernels/${one}.config`)).join(''),
-    patches: files.filter((file) => file.endsWith('.patch')).map((file) => read(`${patches}/${file}`)),
+    patches: files
+      .filter((file) => file.endsWith('.patch'))
+      .slice(0, first)
+      .map((file) => read(`${patches}/${file}`)),
   }
 }
 

@@ -1,12 +1,14 @@
 import type { BenchReport, BenchResult } from '@guestdma/bench'
-import type { HeapReport, IovaReport, PeersSpeedReport } from './files.ts'
+import type { HeapReport, IovaReport, PeersSpeedReport, RfcReport } from './files.ts'
 import type { IovaFigure } from './iova.ts'
 
-/** A run of `bench` whose results texts quote. */
+/** A run of `bench`, or of another program, whose results texts quote. */
 export interface Measurement {
   /** Relative to the repository. */
   readonly file: string
   readonly args: readonly string[]
+  /** Relative to the repository; it writes the file that `--results` names. Default: `bench`, and `--json`. */
+  readonly program?: string
 }
 
 /** Every run that texts quote. */
@@ -15,6 +17,11 @@ export const MEASUREMENTS = {
   heap: { file: 'bench/results/heap.json', args: ['--heap', '--only', 'net map 64 32'] },
   iova: { file: 'bench/results/iova.json', args: ['--iova'] },
   peers: { file: 'bench/results/peers.json', args: ['--peers'] },
+  rfc: {
+    file: 'bench/results/rfc.json',
+    program: 'examples/linux-swiotlb-rfc/src/main.ts',
+    args: ['--show', 'copies'],
+  },
 } as const satisfies Record<string, Measurement>
 
 /** The files that {@link MEASUREMENTS} wrote. */
@@ -23,10 +30,11 @@ export interface Measured {
   readonly heap: HeapReport
   readonly iova: IovaReport
   readonly peers: PeersSpeedReport
+  readonly rfc: RfcReport
 }
 
 /** The figures that texts quote, by the name that stands in their markers. Throws where a result is missing. */
-export function figuresOf({ smallPackets, heap, iova, peers }: Measured): Readonly<Record<string, string>> {
+export function figuresOf({ smallPackets, heap, iova, peers, rfc }: Measured): Readonly<Record<string, string>> {
   const packet = (operation: string, backend: string, mode = 'map'): BenchResult => {
     const found = smallPackets.results.find(
       (result) => result.operation === operation && result.backend === backend && result.mode === mode,
@@ -44,6 +52,9 @@ export function figuresOf({ smallPackets, heap, iova, peers }: Measured): Readon
     return found?.ns ?? missing(`${domain} ${victim} ${live}`, MEASUREMENTS.iova)
   }
   if (heap.figures.length === 0) missing('any case', MEASUREMENTS.heap)
+  const guest = (kernel: string): RfcReport['results'][number] =>
+    rfc.results.find((result) => result.kernel === kernel) ?? missing(kernel, MEASUREMENTS.rfc)
+  const [first, all] = [guest('i386-swiotlb-1'), guest('i386-swiotlb')]
   const allocated = heap.figures.map(({ bytesPerOperation }) => bytesPerOperation)
   const copied = packet('receive', 'shared-pool').counters
   return {
@@ -71,6 +82,13 @@ export function figuresOf({ smallPackets, heap, iova, peers }: Measured): Readon
     'peers-command': command(MEASUREMENTS.peers),
     'peers-machine': machine(peers),
     'peers-speed': peersTable(peers),
+    'rfc-command': command(MEASUREMENTS.rfc),
+    'rfc-secrets': whole(first.secrets),
+    'rfc-secrets-cleared': whole(all.secrets),
+    'rfc-accesses': millions(first.accesses),
+    'rfc-bytes': millions(first.bytes),
+    'rfc-accesses-wide': millions(all.accesses),
+    'rfc-bytes-wide': millions(all.bytes),
     'iova-touch-ratio': whole(mapping('table', 'random', 1e6) / mapping('table', 'random', 1e3)),
   }
 }
@@ -111,13 +129,18 @@ function peersTable({ figures }: PeersSpeedReport): string {
   ].join('\n')
 }
 
-function command({ args }: Measurement): string {
+function command({ args, program }: Measurement): string {
   const words = args.map((arg) => (arg.includes(' ') ? `"${arg}"` : arg))
-  return `\`npx -y pnpm@12.21.0 bench ${words.join(' ')}\``
+  const start = program === undefined ? 'bench' : `exec node ${program}`
+  return `\`npx -y pnpm@12.21.0 ${start} ${words.join(' ')}\``
 }
 
 function machine({ environment: { cpu, node } }: Pick<BenchReport, 'environment'>): string {
   return `${cpu} with Node ${node}`
+}
+
+function millions(value: number): string {
+  return (value / 1e6).toFixed(1)
 }
 
 function whole(value: number): string {

@@ -36,6 +36,19 @@ export interface PeersSpeedReport {
   readonly figures: readonly PeerFigure[]
 }
 
+/** The file that `examples/linux-swiotlb-rfc` writes: what a Linux guest did with the memory of its devices. */
+export interface RfcReport {
+  readonly complete: boolean
+  readonly results: readonly {
+    readonly kernel: string
+    /** Copies of the line that the guest had freed, in buffers that a device was to fill. */
+    readonly secrets: number
+    /** Loads and stores of the guest, and their bytes. */
+    readonly accesses: number
+    readonly bytes: number
+  }[]
+}
+
 export function toJson(report: object): string {
   return `${JSON.stringify(report, null, 2)}\n`
 }

@@ -1,11 +1,13 @@
 /**
  * Suites for whoever implements a part of guestdma, and doubles that play its other side: a checking backend, a faulty
  * one, an exact IOMMU, the hardest bounce buffer, one that seals what it carries, memory that steps, rings of both
- * formats that keep the rules or break them, and a transport that audits what a device is told. The test runner's functions are handed in.
+ * formats that keep the rules or break them, and audits of what a device is told. The test runner's functions are handed in.
  *
  * @packageDocumentation
  */
-export { AuditedTransport, type AuditFinding, type AuditOptions, type AuditSpan } from './audit/audited-transport.ts'
+export { AddressAudit, type AuditFinding, type AuditOptions, type AuditSpan } from './audit/address-audit.ts'
+export { AuditedTransport } from './audit/audited-transport.ts'
+export { DeviceAudit } from './audit/device-audit.ts'
 export type {
   DeviceMemoryLookup,
   PublishedPart,

@@ -1,8 +1,9 @@
+import { BlkDevice, BusWindows, MemoryBlockStore } from '@guestdma/devices'
 import { type DeviceAddress, type MemoryWindow, Region } from '@guestdma/memory'
 import { FeatureSet, VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from '@guestdma/spec'
 import type { VirtioTransport } from '@guestdma/transport'
 import { describe, expect, it } from 'vitest'
-import { AuditedTransport } from '../src/index.ts'
+import { AuditedTransport, type AuditOptions, DeviceAudit } from '../src/index.ts'
 
 const BASE = 0x9000_0000
 const BYTES = 0x4000
@@ -15,6 +16,7 @@ const BUFFER = BASE + 0x3800
 const OUTSIDE = 0x1234_5678_9000
 
 const NEXT = 1
+const WRITE = 2
 const INDIRECT_FLAG = 4
 
 /** A driver's half of a ring, written by hand, and the audit of what a device is told by it. */
@@ -22,6 +24,7 @@ class Bench {
   readonly calls: string[] = []
   readonly view: DataView
   readonly audited: AuditedTransport
+  readonly options: AuditOptions
   private index = 0
 
   constructor(offered: FeatureSet = FeatureSet.of(VIRTIO_F_VERSION_1)) {
@@ -44,7 +47,8 @@ class Bench {
     } as unknown as VirtioTransport
     const lookup = (address: number, length: number): MemoryWindow | null =>
       address >= BASE && address + length <= BASE + BYTES ? { region, offset: address - BASE, length } : null
-    this.audited = new AuditedTransport(transport, { allowed: [{ base: BASE, length: BYTES }], lookup })
+    this.options = { allowed: [{ base: BASE, length: BYTES }], lookup }
+    this.audited = new AuditedTransport(transport, this.options)
   }
 
   enable(descriptor = TABLE, driver = AVAILABLE, device = USED): this {
@@ -289,5 +293,55 @@ describe('an audit of a packed ring', () => {
         .notify()
         .findings.map(({ length }) => length),
     ).toEqual([1, 7])
+  })
+})
+
+describe('an audit of what a foreign driver tells a device model', () => {
+  const start = () => {
+    const bench = new Bench()
+    const buffers: unknown[] = []
+    // A port that reaches nothing: the audit does not ask it, and looks on where the device gave up.
+    const store = new MemoryBlockStore(new Uint8Array(512))
+    const device = new BlkDevice({ name: 'disk', port: new BusWindows('disk'), store })
+    const audit = new DeviceAudit(device, { ...bench.options, onBuffer: (...buffer) => buffers.push(buffer) })
+    const enable = (areas: readonly number[]): void => {
+      device.writeStatus(0)
+      device.writeStatus(1 | 2)
+      device.writeDriverFeatures(1, 1)
+      device.writeStatus(1 | 2 | 8)
+      const [queue] = device.queues
+      queue.size = SIZE
+      queue.areas.set(areas)
+      device.enableQueue(queue)
+      audit.audit()
+    }
+    return { bench, audit, buffers, enable }
+  }
+
+  it('looks at the areas of a queue once it is enabled, and anew after a reset', () => {
+    const { audit, enable } = start()
+    audit.audit()
+    expect(audit.passed).toBe(0)
+    enable([TABLE, 0, AVAILABLE, 0, USED, 1])
+    expect([audit.passed, audit.findings]).toEqual([
+      3,
+      [{ queue: 0, part: 'device area', address: 2 ** 32 + USED, length: 6 + SIZE * 8 }],
+    ])
+    enable([TABLE, 0, AVAILABLE, 0, USED, 0])
+    expect([audit.passed, audit.outside]).toEqual([6, 1])
+  })
+
+  it('tells of each buffer, and whether the device is to fill it', () => {
+    const { bench, audit, buffers, enable } = start()
+    enable([TABLE, 0, AVAILABLE, 0, USED, 0])
+    bench.describe(TABLE, 0, BUFFER, 16, NEXT, 1).describe(TABLE, 1, OUTSIDE, 512, WRITE)
+    bench.publish(0)
+    audit.audit()
+    audit.audit()
+    expect(buffers).toEqual([
+      [BUFFER, 16, false],
+      [OUTSIDE, 512, true],
+    ])
+    expect([audit.outside, audit.missed]).toEqual([1, 0])
   })
 })

@@ -1,15 +1,16 @@
 import { describe, expect, test } from 'vitest'
 import {
-  type BusWindows,
+  BusWindows,
   type DeviceState,
   everything,
   NetDevice,
   PciFunction,
   type PciFunctionOptions,
+  type PciRange,
   type PciState,
 } from '../src/index.ts'
 import { MAC, type PciMachine, packet, pciMachine, RecordingLink } from './support/devices.ts'
-import { Line, pattern } from './support/guest.ts'
+import { Line, pattern, Ram, Ring } from './support/guest.ts'
 import { capabilities, MASTER, MEMORY, PciDriver } from './support/pci.ts'
 
 interface Twin {
@@ -100,6 +101,46 @@ describe('save and restore over pci', () => {
     expect(m.line.asserted).toBe(true)
     m.pci.restore(quiet)
     expect([m.line.asserted, m.driver.interrupting]).toEqual([false, false])
+  })
+
+  test('a port that follows a BAR has its windows before the device is restored, so that rings behind it are found', () => {
+    const ram = new Ram()
+    const { region, offset, base, length } = ram.memory.ranges[0]
+    // Device memory that its own CPU sees at the same address.
+    const made = (): { device: NetDevice; pci: PciFunction; link: RecordingLink } => {
+      const link = new RecordingLink()
+      const port = new BusWindows('device memory')
+      const device = new NetDevice({ name: 'net0', port, mac: MAC, link })
+      const pci = new PciFunction(device, {
+        swiotlb: { window: { region, offset, length } },
+        onWindows: () => {
+          const { address, enabled } = pci.range(2) as PciRange
+          port.setWindows(enabled ? [{ base: address, length, region, offset }] : [])
+        },
+      })
+      return { device, pci, link }
+    }
+    const first = made()
+    first.pci.config.write(0x18, 4, base)
+    const driver = new PciDriver(first.pci)
+    const [rx, tx] = [new Ring(ram, 8), new Ring(ram, 8)]
+    driver.start([rx, tx])
+    tx.offer(tx.chain(packet(ram, pattern(99))))
+    driver.kick(1)
+    const [state, registers] = [first.device.save(), first.pci.save()]
+    const second = made()
+    second.pci.restoreConfig(registers)
+    second.device.restore(state)
+    second.pci.restore(registers)
+    second.device.poll(64)
+    expect([second.device.status & 64, second.link.frames]).toEqual([0, [pattern(99)]])
+    // Without it the rings are out of reach, and the device is in need of a reset.
+    const third = made()
+    third.device.restore(state)
+    third.pci.restore(registers)
+    expect(third.device.status & 64).toBe(64)
+    const wrong = { ...registers, isr: 99 }
+    expect(() => made().pci.restoreConfig(wrong)).toThrow(expect.objectContaining({ code: 'DEVICE_STATE' }))
   })
 
   const bad: [string, (state: PciState) => unknown][] = [

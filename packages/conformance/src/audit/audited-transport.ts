@@ -1,29 +1,7 @@
 import { type FeatureSet, VIRTIO_F_RING_PACKED } from '@guestdma/spec'
 import type { ConfigReader, QueueAreas, VirtioTransport } from '@guestdma/transport'
-import { type DeviceMemoryLookup, type PublishedPart, type PublishedRing, publishedRing } from './published-ring.ts'
-
-/** Device addresses that a device may be told of. */
-export interface AuditSpan {
-  readonly base: number
-  readonly length: number
-}
-
-/** A span that a device was told of and that lies in no allowed one. */
-export interface AuditFinding {
-  readonly queue: number
-  readonly part: PublishedPart
-  readonly address: number
-  readonly length: number
-}
-
-export interface AuditOptions {
-  readonly allowed: readonly AuditSpan[]
-  /** Finds rings and indirect tables; those that it does not find are reported by their own span and not read. */
-  readonly lookup: DeviceMemoryLookup
-}
-
-/** Findings that are kept; all are counted. */
-const FINDINGS_KEPT = 100
+import { AddressAudit, type AuditOptions } from './address-audit.ts'
+import { type PublishedRing, publishedRing } from './published-ring.ts'
 
 /**
  * A transport that passes everything on and looks at what the driver tells the device: at each doorbell it walks the
@@ -40,25 +18,14 @@ const FINDINGS_KEPT = 100
  *   lookup: (address, length) => lookupPool(address, length),
  * })
  */
-export class AuditedTransport implements VirtioTransport {
-  /** Spans that the device was told of. */
-  passed = 0
-  /** Those of them that were indirect tables. */
-  indirect = 0
-  /** Those of them that lie outside of what is allowed. */
-  outside = 0
-  /** Chains, or descriptors of a packed ring, that were published and overwritten before they were looked at. */
-  missed = 0
-  /** The first of those outside, at most 100. */
-  readonly findings: AuditFinding[] = []
+export class AuditedTransport extends AddressAudit implements VirtioTransport {
   private readonly transport: VirtioTransport
-  private readonly options: AuditOptions
   private readonly rings = new Map<number, PublishedRing>()
   private packed = false
 
   constructor(transport: VirtioTransport, options: AuditOptions) {
+    super(options)
     this.transport = transport
-    this.options = options
   }
 
   /** Walks all rings. */
@@ -147,16 +114,6 @@ export class AuditedTransport implements VirtioTransport {
 
   private walk(queue: number): void {
     const ring = this.rings.get(queue)
-    if (ring === undefined) return
-    this.missed += ring.walk((part, address, length) => {
-      this.passed++
-      if (part === 'indirect table') this.indirect++
-      const inside = this.options.allowed.some(
-        (span) => address >= span.base && address + length <= span.base + span.length,
-      )
-      if (inside) return
-      this.outside++
-      if (this.findings.length < FINDINGS_KEPT) this.findings.push({ queue, part, address, length })
-    })
+    if (ring !== undefined) this.look(queue, ring)
   }
 }

@@ -8,6 +8,7 @@ import {
   DESCRIPTOR_F_INDIRECT,
   DESCRIPTOR_F_NEXT,
   DESCRIPTOR_F_USED,
+  DESCRIPTOR_F_WRITE,
   DESCRIPTOR_FLAGS,
   DESCRIPTOR_LENGTH,
   DESCRIPTOR_NEXT,
@@ -24,8 +25,8 @@ import type { QueueAreas } from '@guestdma/transport'
 /** What an address that a device was told is for. */
 export type PublishedPart = 'descriptor area' | 'driver area' | 'device area' | 'indirect table' | 'buffer'
 
-/** Is told of each span of device addresses. */
-export type PublishedVisitor = (part: PublishedPart, address: number, length: number) => void
+/** Is told of each span of device addresses; `writable` where the device is to write there. */
+export type PublishedVisitor = (part: PublishedPart, address: number, length: number, writable: boolean) => void
 
 /** Where bytes at a device address lie in this process; `null` where they do not. */
 export type DeviceMemoryLookup = (address: number, length: number) => MemoryWindow | null
@@ -70,9 +71,9 @@ class PublishedSplitRing implements PublishedRing {
     const { size, areas } = this
     if (!this.areasVisited) {
       this.areasVisited = true
-      visit('descriptor area', areas.descriptor, descriptorTableBytes(size))
-      visit('driver area', areas.driver, availableRingBytes(size))
-      visit('device area', areas.device, usedRingBytes(size))
+      visit('descriptor area', areas.descriptor, descriptorTableBytes(size), false)
+      visit('driver area', areas.driver, availableRingBytes(size), false)
+      visit('device area', areas.device, usedRingBytes(size), true)
     }
     const available = bytesAt(this.lookup, areas.driver, availableRingBytes(size))
     const table = bytesAt(this.lookup, areas.descriptor, descriptorTableBytes(size))
@@ -95,14 +96,14 @@ class PublishedSplitRing implements PublishedRing {
       const [address, length] = spanAt(descriptors, at)
       const flags = descriptors.getUint16(at + DESCRIPTOR_FLAGS, true)
       if ((flags & DESCRIPTOR_F_INDIRECT) !== 0 && descriptors === table) {
-        visit('indirect table', address, length)
+        visit('indirect table', address, length, false)
         const indirect = bytesAt(this.lookup, address, length)
         if (indirect === null) return
         descriptors = indirect
         at = 0
         continue
       }
-      visit('buffer', address, length)
+      visit('buffer', address, length, (flags & DESCRIPTOR_F_WRITE) !== 0)
       if ((flags & DESCRIPTOR_F_NEXT) === 0) return
       at = descriptors.getUint16(at + DESCRIPTOR_NEXT, true) * DESCRIPTOR_SIZE
     }
@@ -134,9 +135,9 @@ class PublishedPackedRing implements PublishedRing {
     const { size, areas } = this
     if (!this.areasVisited) {
       this.areasVisited = true
-      visit('descriptor area', areas.descriptor, descriptorRingBytes(size))
-      visit('driver area', areas.driver, EVENT_SUPPRESSION_SIZE)
-      visit('device area', areas.device, EVENT_SUPPRESSION_SIZE)
+      visit('descriptor area', areas.descriptor, descriptorRingBytes(size), true)
+      visit('driver area', areas.driver, EVENT_SUPPRESSION_SIZE, false)
+      visit('device area', areas.device, EVENT_SUPPRESSION_SIZE, true)
     }
     const ring = bytesAt(this.lookup, areas.descriptor, descriptorRingBytes(size))
     if (ring === null) return 0
@@ -155,16 +156,20 @@ class PublishedPackedRing implements PublishedRing {
 
   private descriptor(ring: DataView, at: number, visit: PublishedVisitor): void {
     const [address, length] = spanAt(ring, at)
-    if ((ring.getUint16(at + PACKED_DESCRIPTOR_FLAGS, true) & DESCRIPTOR_F_INDIRECT) === 0) {
-      visit('buffer', address, length)
+    const flags = ring.getUint16(at + PACKED_DESCRIPTOR_FLAGS, true)
+    if ((flags & DESCRIPTOR_F_INDIRECT) === 0) {
+      visit('buffer', address, length, (flags & DESCRIPTOR_F_WRITE) !== 0)
       return
     }
-    visit('indirect table', address, length)
+    visit('indirect table', address, length, false)
     const table = bytesAt(this.lookup, address, length)
     if (table === null) return
     // A table has at most as many descriptors as the queue has entries (§2.8.17).
     const end = Math.min(length, descriptorRingBytes(this.size)) - PACKED_DESCRIPTOR_SIZE
-    for (let entry = 0; entry <= end; entry += PACKED_DESCRIPTOR_SIZE) visit('buffer', ...spanAt(table, entry))
+    for (let entry = 0; entry <= end; entry += PACKED_DESCRIPTOR_SIZE) {
+      const writable = (table.getUint16(entry + PACKED_DESCRIPTOR_FLAGS, true) & DESCRIPTOR_F_WRITE) !== 0
+      visit('buffer', ...spanAt(table, entry), writable)
+    }
   }
 
   // Takes a descriptor down. Returns whether it changed.

@@ -414,9 +414,10 @@ export abstract class VirtioDevice {
   }
 
   /**
-   * Puts a device that was made with the same options where another one was saved. Guest memory must be restored by the
-   * caller. What this device was doing before is dropped as by a reset. It is due for a poll afterwards. Throws
-   * `DEVICE_STATE` where the state is not whole or does not fit, and then changes nothing.
+   * Puts a device that was made with the same options where another one was saved. The caller restores guest memory
+   * first, and the port's windows where they moved (`PciFunction.restoreConfig`). What this device was doing before is dropped as by a reset. It is
+   * due for a poll afterwards. Throws `DEVICE_STATE` where the state is not whole or does not fit, and then changes
+   * nothing.
    */
   restore(state: DeviceState): void {
     checkState(state, this, (features) => this.negotiation.judge(features) === null)

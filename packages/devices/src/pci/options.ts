@@ -56,8 +56,8 @@ export interface PciFunctionOptions {
   /** Defaults to the PCI device ID; at least 0x40 keeps legacy drivers away. */
   readonly subsystemId?: number
   /**
-   * Memory on the device for bounce buffers, behind a 64-bit prefetchable BAR, and the capability that names it
-   * (SWIOTLB RFC 3/3).
+   * Memory on the device for bounce buffers, behind BAR 2, 64 bits wide and prefetchable, and the capability that names
+   * it (SWIOTLB RFC 3/3). A device that reaches only this gets its window from `onWindows`, at what `range(2)` says.
    */
   readonly swiotlb?: {
     readonly window: MemoryWindow

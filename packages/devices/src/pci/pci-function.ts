@@ -41,7 +41,7 @@ import { pciFault } from './fault.ts'
 import { PciMsix } from './msix.ts'
 import { type PciFunctionOptions, pciSettings } from './options.ts'
 import { CONFIG_OFFSET, doorbellOffset, ISR_BYTES, ISR_OFFSET, PciDoorbells, PciRegisters } from './registers.ts'
-import { type PciParts, type PciState, restorePci, savePci } from './state.ts'
+import { type PciParts, type PciState, restorePci, restorePciConfig, savePci } from './state.ts'
 
 // BARs. The two with memory are 64 bits wide and take two registers each.
 const REGISTERS_BAR = 0
@@ -209,6 +209,16 @@ export class PciFunction {
   /** The function's own state as plain data, beside `DeviceState`; the memory behind its BARs is not in it. */
   save(): PciState {
     return savePci(this.parts(), this.isr)
+  }
+
+  /**
+   * Restores configuration space alone, and tells `onWindows`. Where the port of the device follows a BAR this comes
+   * before `device.restore`, since rings behind that BAR are out of reach until then. Throws `DEVICE_STATE` where the
+   * state does not fit, and then changes nothing.
+   */
+  restoreConfig(state: PciState): void {
+    restorePciConfig(this.parts(), state)
+    this.written()
   }
 
   /**

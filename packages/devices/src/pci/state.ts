@@ -53,11 +53,16 @@ export function savePci({ space, common, deviceConfig, msix }: PciParts, isr: nu
   }
 }
 
+/** Puts configuration space. Throws `DEVICE_STATE`, and then changes nothing. */
+export function restorePciConfig(parts: PciParts, state: PciState): void {
+  checkPci(parts, state)
+  parts.space.bytes.set(state.config)
+}
+
 /** Puts everything but ISR status. Throws `DEVICE_STATE`, and then changes nothing. */
 export function restorePci(parts: PciParts, state: PciState): void {
-  checkPci(parts, state)
-  const { space, common, deviceConfig, msix } = parts
-  space.bytes.set(state.config)
+  restorePciConfig(parts, state)
+  const { common, deviceConfig, msix } = parts
   ;[common.deviceFeatureSelect, common.driverFeatureSelect, common.queueSelect] = state.selectors
   common.driverFeatures.set(state.driverFeatures)
   ;[deviceConfig.generation, deviceConfig.seen] = state.generation

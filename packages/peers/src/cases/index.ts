@@ -1,8 +1,11 @@
 import { linuxArm64 } from '../guests/arm64-image.ts'
+import { firmwareCases, firmwares } from '../guests/firmware.ts'
+import { ipxe, ipxeCases } from '../guests/ipxe.ts'
 import { linuxCases } from '../guests/linux.ts'
 import { linuxArm64Cases } from '../guests/linux-arm64.ts'
 import { linuxArm64NetCases } from '../guests/linux-arm64-net.ts'
 import { linux } from '../guests/linux-image.ts'
+import { linuxV86, linuxV86Cases } from '../guests/linux-v86.ts'
 import { seabios, seabiosCases } from '../guests/seabios.ts'
 import { virtioUser, virtioUserCases } from '../guests/virtio-user.ts'
 import type { PeerCase, PeerProgram } from '../matrix/case.ts'
@@ -18,8 +21,11 @@ export const peers: readonly PeerProgram[] = [
   testpmd,
   virtioUser,
   seabios,
+  ...firmwares,
+  ipxe,
   linux,
   linuxArm64,
+  linuxV86,
 ]
 export const cases: readonly PeerCase[] = [
   ...qemuCases,
@@ -27,7 +33,10 @@ export const cases: readonly PeerCase[] = [
   ...testpmdCases,
   ...virtioUserCases,
   ...seabiosCases,
+  ...firmwareCases,
+  ...ipxeCases,
   ...linuxCases,
   ...linuxArm64Cases,
   ...linuxArm64NetCases,
+  ...linuxV86Cases,
 ]

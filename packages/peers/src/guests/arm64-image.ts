@@ -1,9 +1,9 @@
 import { spawnSync } from 'node:child_process'
 import { readFileSync, writeFileSync } from 'node:fs'
-import { homedir } from 'node:os'
 import { join } from 'node:path'
 import type { PeerProgram } from '../matrix/case.ts'
 import { type BootFiles, makeInitramfs, shell } from './initramfs.ts'
+import { made } from './made.ts'
 import type { Span } from './watched-port.ts'
 
 /** Linux of Debian's source for arm64, with what no kernel of Debian's has: restricted DMA pools. */
@@ -22,8 +22,8 @@ export const linuxArm64: PeerProgram = {
   command: 'node scripts/guest-kernel.mjs arm64 && node scripts/guest-programs.mjs arm64',
   async version() {
     try {
-      readFileSync(join(made('programs'), 'busybox'))
-      return readFileSync(join(made('kernels'), 'version'), 'utf8').trim()
+      readFileSync(join(made('programs', 'arm64'), 'busybox'))
+      return readFileSync(join(made('kernels', 'arm64'), 'version'), 'utf8').trim()
     } catch {
       return null
     }
@@ -45,8 +45,8 @@ const MMIO_STRIDE = 0x200
  * @throws SkippedCase where a program for it is missing
  */
 export function arm64Files(dir: string): BootFiles {
-  const programs = ['busybox', 'e2fsck.static'].map((name) => join(made('programs'), name))
-  return { kernel: join(made('kernels'), 'kernel'), initrd: makeInitramfs(dir, programs) }
+  const programs = ['busybox', 'e2fsck.static'].map((name) => join(made('programs', 'arm64'), name))
+  return { kernel: join(made('kernels', 'arm64'), 'kernel'), initrd: makeInitramfs(dir, programs) }
 }
 
 /**
@@ -81,10 +81,4 @@ export function treeWithPools(dir: string, pools: readonly Span[]): string {
   writeFileSync(join(dir, 'pools.dts'), `${lines.join('\n')}\n`)
   shell(dir, 'dtc -q -O dtb -o pools.dtbo pools.dts && fdtoverlay -i machine.dtb -o pools.dtb pools.dtbo')
   return join(dir, 'pools.dtb')
-}
-
-/** What was made for these guests: `scripts/guest-kernel.mjs --help` tells where it is. */
-function made(kind: 'kernels' | 'programs'): string {
-  const { GUESTDMA_CACHE, XDG_CACHE_HOME } = process.env
-  return join(GUESTDMA_CACHE || join(XDG_CACHE_HOME || join(homedir(), '.cache'), 'guestdma'), kind, 'arm64')
 }
