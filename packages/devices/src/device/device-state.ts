@@ -1,11 +1,13 @@
 import {
   FeatureSet,
+  PACKED_WRAP_COUNTER,
   STATUS_ACKNOWLEDGE,
   STATUS_DEVICE_NEEDS_RESET,
   STATUS_DRIVER,
   STATUS_DRIVER_OK,
   STATUS_FAILED,
   STATUS_FEATURES_OK,
+  VIRTIO_F_RING_PACKED,
 } from '@guestdma/spec'
 import type { ConfigSpace } from './config-space.ts'
 import type { DeviceQueue } from './device-queue.ts'
@@ -109,11 +111,17 @@ export function checkState(
     if (!works) return
     const { maxSize } = device.queues[i]
     const entries = size as number
-    if (entries === 0 || entries > maxSize || (entries & (entries - 1)) !== 0) {
-      check.wrong(`${at} size ${entries} must be a power of two up to ${maxSize}`, { queue: i, size: entries, maxSize })
+    const packed = features.has(VIRTIO_F_RING_PACKED)
+    if (entries === 0 || entries > maxSize || (!packed && (entries & (entries - 1)) !== 0)) {
+      const right = packed ? `from 1 to ${maxSize}` : `a power of two up to ${maxSize}`
+      check.wrong(`${at} size ${entries} must be ${right}`, { queue: i, size: entries, maxSize })
     }
     const unpublished = ((used as number) - (published as number)) & 0xffff
-    if (next !== used || unpublished > entries) {
+    // Of a packed ring all that was used is published, and a place is an offset with a wrap counter.
+    const outside = packed
+      ? ((next as number) & (PACKED_WRAP_COUNTER - 1)) >= entries || unpublished > 0
+      : unpublished > entries
+    if (next !== used || outside) {
       const message = `${at} stands at next ${next}, used ${used}, published ${published}: nothing was in flight when it was saved, and at most ${entries} may be unpublished`
       check.wrong(message, { queue: i, next, used, published })
     }

@@ -21,6 +21,7 @@ import {
   PCI_COMMON_QUEUE_SIZE,
   VIRTIO_F_ADMIN_VQ,
   VIRTIO_F_NOTIF_CONFIG_DATA,
+  VIRTIO_F_RING_PACKED,
   VIRTIO_F_RING_RESET,
   VIRTIO_MSI_NO_VECTOR,
 } from '@guestdma/spec'
@@ -179,8 +180,9 @@ export class PciCommon implements RegisterBus {
         return null
       case PCI_COMMON_QUEUE_SIZE:
         if (queue.ready) return 'queue-ready'
-        // What is presented is always a power of two (§4.1.4.3.1), so nothing else is taken.
-        if (value === 0 || value > queue.maxSize || (value & (value - 1)) !== 0) return 'value'
+        if (value === 0 || value > queue.maxSize) return 'value'
+        // Of a split ring only a power of two is presented, so nothing else is taken (§4.1.4.3.1).
+        if (!device.negotiated.has(VIRTIO_F_RING_PACKED) && (value & (value - 1)) !== 0) return 'value'
         queue.size = value
         return null
       default:

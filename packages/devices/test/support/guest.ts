@@ -136,6 +136,14 @@ export interface Used {
   readonly length: number
 }
 
+/** Where a ring lies, and how many entries it has. */
+export interface RingPlace {
+  readonly size: number
+  readonly desc: number
+  readonly avail: number
+  readonly used: number
+}
+
 /** The driver's side of a split ring, naive and explicit: virtio 1.4 §2.7. */
 export class Ring {
   readonly ram: Ram
@@ -269,7 +277,7 @@ export abstract class GuestDriver {
   abstract deviceFeatures(word: number): number
   abstract driverFeatures(word: number, value: number): void
   /** Sets a queue's registers without making it ready. */
-  abstract setQueue(index: number, ring: Ring, size?: number): void
+  abstract setQueue(index: number, ring: RingPlace, size?: number): void
   abstract enableQueue(index: number): void
   abstract queueReady(index: number): boolean
   abstract resetQueue(index: number): void
@@ -302,7 +310,7 @@ export abstract class GuestDriver {
     return (this.status & STATUS_FEATURES_OK) !== 0
   }
 
-  queue(index: number, ring: Ring): void {
+  queue(index: number, ring: RingPlace): void {
     this.setQueue(index, ring)
     this.enableQueue(index)
   }
@@ -312,7 +320,7 @@ export abstract class GuestDriver {
   }
 
   /** The whole initialisation of a device with these rings. */
-  start(rings: readonly Ring[], ...features: readonly number[]): void {
+  start(rings: readonly RingPlace[], ...features: readonly number[]): void {
     if (!this.negotiate(VIRTIO_F_VERSION_1, ...features)) throw new Error('the device refused the features')
     rings.forEach((ring, i) => {
       this.queue(i, ring)
@@ -356,7 +364,7 @@ export class Driver extends GuestDriver {
     this.w(MMIO_DRIVER_FEATURES, value)
   }
 
-  setQueue(index: number, ring: Ring, size: number = ring.size): void {
+  setQueue(index: number, ring: RingPlace, size: number = ring.size): void {
     this.w(MMIO_QUEUE_SEL, index)
     this.w(MMIO_QUEUE_SIZE, size)
     this.setAddress(MMIO_QUEUE_DESC_LOW, MMIO_QUEUE_DESC_HIGH, ring.desc)

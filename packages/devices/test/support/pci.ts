@@ -1,7 +1,7 @@
 // The guest's side of virtio-pci by hand: finds the structures on the capability list and accesses them through BARs,
 // as virtio 1.4 §4.1.4 describes it. Offsets are written out, so that they are compared with the device's constants.
 import type { PciFunction } from '../../src/index.ts'
-import { GuestDriver, type Ring } from './guest.ts'
+import { GuestDriver, type RingPlace } from './guest.ts'
 
 /** Fields of the common configuration structure. */
 export const COMMON = {
@@ -133,7 +133,7 @@ export class PciDriver extends GuestDriver {
     this.set('driverFeature', value)
   }
 
-  setQueue(index: number, ring: Ring, size: number = ring.size): void {
+  setQueue(index: number, ring: RingPlace, size: number = ring.size): void {
     this.set('queueSelect', index)
     this.set('queueSize', size)
     this.setAddress('descLow', 'descHigh', ring.desc)
