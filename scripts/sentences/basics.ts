@@ -279,7 +279,7 @@ export const basics: Chapter = {
           'The driver accepts ACCESS_PLATFORM where offered, and then uses the IOMMU or switches it off.',
         ],
         physical: ['MUST', 'Without ACCESS_PLATFORM the driver gives only physical addresses to the device.'],
-        'ring-packed': ['SHOULD', 'The driver accepts VIRTIO_F_RING_PACKED where it is offered.', 'packedRing'],
+        'ring-packed': ['SHOULD', 'The driver accepts VIRTIO_F_RING_PACKED where it is offered.'],
         'order-platform': ['SHOULD', 'The driver accepts VIRTIO_F_ORDER_PLATFORM where it is offered.'],
         'order-platform-barriers': [
           'MUST',

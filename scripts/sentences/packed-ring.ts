@@ -8,7 +8,7 @@ export const packedRing: Chapter = {
       title: 'Driver Requirements: Virtqueues',
       side: 'driver',
       sentences: {
-        alignment: ['MUST', 'The driver aligns each part of the queue.', 'packedRing'],
+        alignment: ['MUST', 'The driver aligns each part of the queue.'],
       },
     },
     {
@@ -16,12 +16,8 @@ export const packedRing: Chapter = {
       title: 'Device Requirements: Virtqueues',
       side: 'device',
       sentences: {
-        'start-in-order': ['MUST', 'The device starts to process descriptors in the order of the ring.', 'packedRing'],
-        'write-in-order': [
-          'MUST',
-          'The device starts to write used descriptors in the order of completion.',
-          'packedRing',
-        ],
+        'start-in-order': ['MUST', 'The device starts to process descriptors in the order of the ring.'],
+        'write-in-order': ['MUST', 'The device starts to write used descriptors in the order of completion.'],
       },
     },
     {
@@ -29,21 +25,9 @@ export const packedRing: Chapter = {
       title: 'Device Requirements: The Virtqueue Descriptor Table',
       side: 'device',
       sentences: {
-        directions: [
-          'MUST NOT, SHOULD NOT',
-          'The device writes no readable buffer and reads no writable one.',
-          'packedRing',
-        ],
-        'available-first': [
-          'MUST NOT',
-          'The device uses a descriptor only after its AVAIL bit has changed.',
-          'packedRing',
-        ],
-        'used-last': [
-          'MUST NOT',
-          'The device does not change a descriptor after it changed the USED bit.',
-          'packedRing',
-        ],
+        directions: ['MUST NOT, SHOULD NOT', 'The device writes no readable buffer and reads no writable one.'],
+        'available-first': ['MUST NOT', 'The device uses a descriptor only after its AVAIL bit has changed.'],
+        'used-last': ['MUST NOT', 'The device does not change a descriptor after it changed the USED bit.'],
       },
     },
     {
@@ -51,20 +35,11 @@ export const packedRing: Chapter = {
       title: 'Driver Requirements: The Virtqueue Descriptor Table',
       side: 'driver',
       sentences: {
-        'used-first': [
-          'MUST NOT',
-          'The driver changes a descriptor only after its USED bit has changed.',
-          'packedRing',
-        ],
-        'available-last': [
-          'MUST NOT',
-          'The driver does not change a descriptor after it changed the AVAIL bit.',
-          'packedRing',
-        ],
+        'used-first': ['MUST NOT', 'The driver changes a descriptor only after its USED bit has changed.'],
+        'available-last': ['MUST NOT', 'The driver does not change a descriptor after it changed the AVAIL bit.'],
         'notification-position': [
           'MUST',
           "The driver's notification names the next descriptor that is not available yet.",
-          'packedRing',
         ],
       },
     },
@@ -73,20 +48,15 @@ export const packedRing: Chapter = {
       title: 'Driver Requirements: Scatter-Gather Support',
       side: 'driver',
       sentences: {
-        'device-limit': ['MUST NOT', 'The driver makes no list longer than the device allows.', 'packedRing'],
-        'queue-size': ['MUST NOT', 'The driver makes no list longer than the queue size.', 'packedRing'],
-        'writable-last': ['MUST', 'The driver puts device-writable elements behind the readable ones.', 'packedRing'],
+        'device-limit': ['MUST NOT', 'The driver makes no list longer than the device allows.'],
+        'queue-size': ['MUST NOT', 'The driver makes no list longer than the queue size.'],
+        'writable-last': ['MUST', 'The driver puts device-writable elements behind the readable ones.'],
         'no-reliance': [
           'MUST NOT',
           'The driver does not rely on the device to free descriptors for the rest of a list.',
-          'packedRing',
         ],
-        'whole-list': [
-          'MUST',
-          'The driver has room for a whole list before it makes the first descriptor available.',
-          'packedRing',
-        ],
-        'first-last': ['MUST NOT', 'The driver makes the first descriptor of a list available last.', 'packedRing'],
+        'whole-list': ['MUST', 'The driver has room for a whole list before it makes the first descriptor available.'],
+        'first-last': ['MUST NOT', 'The driver makes the first descriptor of a list available last.'],
       },
     },
     {
@@ -97,7 +67,6 @@ export const packedRing: Chapter = {
         'same-order': [
           'MUST',
           'The device uses the descriptors of a list in the order in which they became available.',
-          'packedRing',
         ],
       },
     },
@@ -106,14 +75,10 @@ export const packedRing: Chapter = {
       title: 'Driver Requirements: Indirect Descriptors',
       side: 'driver',
       sentences: {
-        'if-agreed': ['MUST NOT', 'The driver sets INDIRECT only if INDIRECT_DESC was agreed.', 'packedRing'],
-        'only-write': ['MUST NOT', 'The driver sets no flag but WRITE within an indirect table.', 'packedRing'],
-        'device-limit': ['MUST NOT', 'The driver makes no chain longer than the device allows.', 'packedRing'],
-        'not-in-lists': [
-          'MUST NOT',
-          'The driver puts no descriptor with INDIRECT into a list linked by NEXT.',
-          'packedRing',
-        ],
+        'if-agreed': ['MUST NOT', 'The driver sets INDIRECT only if INDIRECT_DESC was agreed.'],
+        'only-write': ['MUST NOT', 'The driver sets no flag but WRITE within an indirect table.'],
+        'device-limit': ['MUST NOT', 'The driver makes no chain longer than the device allows.'],
+        'not-in-lists': ['MUST NOT', 'The driver puts no descriptor with INDIRECT into a list linked by NEXT.'],
       },
     },
     {
@@ -121,7 +86,7 @@ export const packedRing: Chapter = {
       title: 'Driver Requirements: Updating flags',
       side: 'driver',
       sentences: {
-        barrier: ['MUST', 'The driver has a barrier before the update of the flags.', 'packedRing'],
+        barrier: ['MUST', 'The driver has a barrier before the update of the flags.'],
       },
     },
     {
@@ -129,7 +94,7 @@ export const packedRing: Chapter = {
       title: 'Driver Requirements: Sending Available Buffer Notifications',
       side: 'driver',
       sentences: {
-        barrier: ['MUST', 'The driver has a barrier before it reads the event suppression structure.', 'packedRing'],
+        barrier: ['MUST', 'The driver has a barrier before it reads the event suppression structure.'],
       },
     },
   ],

@@ -108,7 +108,7 @@ export const pci: Chapter = {
       side: 'driver',
       sentences: {
         'read-only': ['MUST NOT', 'The driver writes no read-only field.'],
-        'packed-size': ['MUST NOT', 'With a packed ring the driver writes no queue_size of 0.', 'packedRing'],
+        'packed-size': ['MUST NOT', 'With a packed ring the driver writes no queue_size of 0.'],
         'queue-size': ['MUST NOT', 'With a split ring the driver writes a power of two to queue_size.'],
         'enable-last': ['MUST', 'The driver configures a queue before it enables it.'],
         reset: ['MUST', 'After a reset the driver waits until device_status reads 0.'],

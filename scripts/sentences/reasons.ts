@@ -23,7 +23,6 @@ export const reasons = {
     kind: 'not applicable',
     why: 'Who makes a device model chooses its mtu, from 68 on; without one MTU is not offered.',
   },
-  packedRing: { kind: 'not built', why: 'There is no packed ring.', readme: ['Virtqueue', 'packed ring'] },
   queueReset: {
     kind: 'not built',
     why: 'The drivers reset the device to stop a queue.',

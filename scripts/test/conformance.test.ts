@@ -8,7 +8,7 @@ import { type Chapter, type Sentence, sentencesOf } from '../sentences/sentence.
 const README =
   '# x\n\n| Virtqueue | packed ring |\n\nNot supported:\n\n| | |\n|---|---|\n| Virtqueue | packed ring; more |\n\n## y\n'
 const REASONS: Record<string, Cause> = {
-  packedRing: { kind: 'not built', why: 'There is none.', readme: ['Virtqueue', 'packed ring'] },
+  administration: { kind: 'not built', why: 'There is none.', readme: ['Virtqueue', 'packed ring'] },
 }
 
 const sentence = (key: string, more: Partial<Sentence> = {}): Sentence => ({
@@ -26,7 +26,7 @@ const tested = (...keys: string[]): SentenceTest => ({
   keys,
   skipped: false,
 })
-const packed = sentence('2.8/so', { reason: 'packedRing' })
+const packed = sentence('2.8/so', { reason: 'administration' })
 const problems = (sentences: readonly Sentence[], tests: readonly SentenceTest[], readme = README): string[] =>
   sentenceProblems(sentences, REASONS, tests, readme)
 
@@ -38,10 +38,10 @@ describe('what pnpm conformance --check refuses', () => {
   test.each<[string, Sentence[], SentenceTest[], string]>([
     ['neither test nor reason', [sentence('1/a'), packed], [], '1/a has neither a test nor a reason'],
     ['a skipped test only', [sentence('1/a'), packed], [{ ...tested('1/a'), skipped: true }], '1/a has neither'],
-    ['both', [packed], [tested('2.8/so')], '2.8/so has a test, and "packedRing"'],
+    ['both', [packed], [tested('2.8/so')], '2.8/so has a test, and "administration"'],
     ['an unknown key', [packed], [tested('9/z')], 'names 9/z, which is no sentence'],
     ['one key twice', [packed, packed], [], '2.8/so stands in the list twice'],
-    ['a reason without a sentence', [sentence('1/a')], [tested('1/a')], 'no sentence has the reason "packedRing"'],
+    ['a reason without a sentence', [sentence('1/a')], [tested('1/a')], 'no sentence has the reason "administration"'],
     [
       'several sentences as one that is tested',
       [packed, sentence('1/a', { count: 2 })],
@@ -66,7 +66,10 @@ test('the page names the tests of a sentence by file and title, and the others b
         number: '2.7',
         title: 'Driver Requirements: x',
         side: 'driver',
-        sentences: { so: ['MUST', 'The driver does so.'], not: ['SHOULD', 'The driver does not.', 'packedRing', 3] },
+        sentences: {
+          so: ['MUST', 'The driver does so.'],
+          not: ['SHOULD', 'The driver does not.', 'administration', 3],
+        },
       },
     ],
   }

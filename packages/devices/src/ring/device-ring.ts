@@ -13,19 +13,14 @@ export interface RingSetup {
   readonly batchUsed: boolean
 }
 
-/** Words of one descriptor in {@link Fetched.words}: address low and high, length, flags (NEXT, WRITE, INDIRECT). */
-export const WORD_LOW = 0
-export const WORD_HIGH = 1
-export const WORD_LENGTH = 2
-export const WORD_FLAGS = 3
-
 const FIRST_CAPACITY = 256
 
 /**
  * Chains as they were loaded from a ring: private, and each word of them loaded once. Chain i has the id `ids[i]`, and
  * its descriptors begin with number `firsts[i]`; those of the next chain follow.
  *
- * Chains [from, to) were fetched and not taken.
+ * Chains [from, to) were fetched and not taken. The words of a descriptor are its address, low and high, its length, and
+ * its flags: NEXT, WRITE and INDIRECT.
  */
 export class Fetched {
   from = 0

@@ -25,6 +25,7 @@ import {
   STATUS_DRIVER_OK,
   STATUS_FAILED,
   VIRTIO_F_NOTIFICATION_DATA,
+  VIRTIO_F_RING_PACKED,
   VIRTIO_F_RING_RESET,
 } from '@guestdma/spec'
 import { TransportError } from '../contract/errors.ts'
@@ -86,6 +87,7 @@ export class PciTransport implements VirtioTransport {
 
   // What holds from one reset to the next.
   private notificationData = false
+  private packed = false
   private readonly doorbell: number[] = []
   private readonly maxima = new Map<number, number>()
 
@@ -188,6 +190,7 @@ export class PciTransport implements VirtioTransport {
       throw new TransportError('TRANSPORT_FEATURES', this.name, text, { written: features.bits(), held: held.bits() })
     }
     this.notificationData = features.has(VIRTIO_F_NOTIFICATION_DATA)
+    this.packed = features.has(VIRTIO_F_RING_PACKED)
   }
 
   /**
@@ -204,16 +207,16 @@ export class PciTransport implements VirtioTransport {
   }
 
   /**
-   * @throws TransportError `TRANSPORT_QUEUE_SIZE` also for a size that is no power of two or that the device does not
-   *   take, `TRANSPORT_QUEUE_BUSY`, `TRANSPORT_PCI_NOTIFY` where the doorbell lies outside the notification structure
+   * @throws TransportError `TRANSPORT_QUEUE_SIZE` also for a split ring's size that is no power of two, and for one that the
+   *   device does not take, `TRANSPORT_QUEUE_BUSY`, `TRANSPORT_PCI_NOTIFY` where the doorbell lies outside the notification structure
    *   or is not aligned, `TRANSPORT_MSIX_VECTOR`
    */
   enableQueue(index: number, size: number, areas: QueueAreas): void {
     const max = this.maxQueueSize(index)
     if (size > max) throw this.sizeError(index, size, max, `the device allows ${max}`)
-    // virtio 1.4 §4.1.4.3.2; a packed ring, which could have any size, is not made here.
-    if (!Number.isInteger(size) || size < 1 || (size & (size - 1)) !== 0)
-      throw this.sizeError(index, size, max, 'not a power of two')
+    // virtio 1.4 §4.1.4.3.2.
+    if (!Number.isInteger(size) || size < 1 || (!this.packed && (size & (size - 1)) !== 0))
+      throw this.sizeError(index, size, max, this.packed ? 'not a whole number from 1 on' : 'not a power of two')
     const { common } = this
     this.select(index)
     if (common.read(PCI_COMMON_QUEUE_ENABLE, 2) !== 0) {
@@ -301,6 +304,7 @@ export class PciTransport implements VirtioTransport {
 
   private forget(): void {
     this.notificationData = false
+    this.packed = false
     this.doorbell.fill(NO_DOORBELL)
     this.maxima.clear()
     this.interrupts.forget()
