@@ -13,6 +13,7 @@ import {
   writeWhole,
 } from '@guestdma/bench/program'
 import { type CaseModule, caseId, type PeerCase } from './matrix/case.ts'
+import { guestsPage } from './matrix/guests-page.ts'
 import { countsOf, formatMatrix, matrixPage } from './matrix/page.ts'
 import type { PeersReport } from './matrix/result.ts'
 import { runMatrix } from './matrix/runner.ts'
@@ -23,6 +24,7 @@ other projects, each case in a process of its own.
 usage:
   guestdma-peers [CASES.js] [--only WORDS] [--all]
                  [--json FILE] [--markdown FILE]
+                 [--guests FILE]
   guestdma-peers [CASES.js] --list
 
   CASES.js         a module that exports 'peers' and
@@ -34,6 +36,8 @@ usage:
   --list           name the cases, and run none
   --json FILE      also write the results as JSON
   --markdown FILE  also write them as a page
+  --guests FILE    also write what guests' drivers did
+                   as a page
   --help           this text
 
 A peer that is not installed is skipped, and the
@@ -51,6 +55,7 @@ async function main(args: readonly string[]): Promise<number> {
   const outputs = [
     { option: '--json', path: values.json },
     { option: '--markdown', path: values.markdown },
+    { option: '--guests', path: values.guests },
   ].flatMap(({ option, path }) => (path === undefined ? [] : [{ option, path }]))
   checkOutputs(outputs, file === undefined ? [] : [{ option: 'CASES', path: file }])
   // Run from the sources what is loaded is a source as well, and compiled it is compiled.
@@ -75,6 +80,7 @@ async function main(args: readonly string[]): Promise<number> {
   const save = (report: PeersReport): void => {
     if (values.json !== undefined) writeWhole(values.json, `${JSON.stringify(report, null, 2)}\n`)
     if (values.markdown !== undefined) writeWhole(values.markdown, matrixPage(report))
+    if (values.guests !== undefined) writeWhole(values.guests, guestsPage(report))
   }
   const report = await runMatrix(found, {
     module,
@@ -133,6 +139,7 @@ function readArguments(args: readonly string[]) {
         list: { type: 'boolean' },
         json: { type: 'string' },
         markdown: { type: 'string' },
+        guests: { type: 'string' },
         help: { type: 'boolean', short: 'h' },
       },
     })

@@ -1,5 +1,5 @@
 /**
- * The shared driver-side virtqueue core.
+ * The driver's half of a virtqueue, over a split or a packed ring.
  *
  * @packageDocumentation
  */

@@ -35,6 +35,7 @@ const TWO_32 = 2 ** 32
 // Multiplying by this moves the high half of an address down; it is exact, and cheaper than a division.
 const HIGH_HALF = 2 ** -32
 const GIB = 2 ** 30
+const PAGE = 4096
 // Words of `seen`: where the window begins, as halves; its last byte, counted from there, or -1; and its access kinds.
 const SEEN_LOW = 0
 const SEEN_HIGH = 1
@@ -342,7 +343,7 @@ export class RingWalker implements RingOwner {
     const ready = fetched.to - from
     const count = ready < limit ? ready : limit
     const { firsts, ids, words } = fetched
-    const { request } = port
+    const { request, window } = port
     const { seen } = this
     const held = this.heldWritten
     const heldMask = this.heldMask
@@ -375,6 +376,7 @@ export class RingWalker implements RingOwner {
         const access = 1 + ((flags & F_WRITE) >> 1)
         const into = (low - windowLow) | 0
         let granted = length
+        let found = region
         if (
           into >= 0 &&
           into <= windowTop &&
@@ -388,17 +390,21 @@ export class RingWalker implements RingOwner {
           request[0] = address
           granted = port.resolve(length, access as 1 | 2)
           offsets[segment] = port.offset
-          this.look(address)
-          windowLow = seen[SEEN_LOW]
-          windowHigh = seen[SEEN_HIGH]
-          windowTop = seen[SEEN_TOP]
-          windowOffset = this.seenOffset
-          windowAccess = seen[SEEN_ACCESS]
-          region = port.region
+          found = port.region
+          // A window of a page or less is not worth it: the next buffer lies in another one.
+          if (window[1] > PAGE) {
+            this.look(address)
+            windowLow = seen[SEEN_LOW]
+            windowHigh = seen[SEEN_HIGH]
+            windowTop = seen[SEEN_TOP]
+            windowOffset = this.seenOffset
+            windowAccess = seen[SEEN_ACCESS]
+            region = found
+          }
         }
         if (granted === length) {
           // Comparing costs less than the store's write barrier.
-          if (regions[segment] !== region) regions[segment] = region
+          if (regions[segment] !== found) regions[segment] = found
           lengths[segment] = length
           addresses[segment << 1] = low
           addresses[((segment << 1) + 1) | 0] = high
@@ -418,13 +424,6 @@ export class RingWalker implements RingOwner {
       chains.segments = segment
       if (!this.chain(fetched, firsts[from + taken], firsts[from + taken + 1], ids[from + taken], number)) break
       ;({ addresses, lengths, offsets, regions, segments: segment } = chains)
-      this.look(request[0])
-      windowLow = seen[SEEN_LOW]
-      windowHigh = seen[SEEN_HIGH]
-      windowTop = seen[SEEN_TOP]
-      windowOffset = this.seenOffset
-      windowAccess = seen[SEEN_ACCESS]
-      region = port.region
       row = chains.rows
       if (held.length !== 0) held[number & heldMask] = -1
       number = (number + 1) & 0xffff
@@ -465,6 +464,7 @@ export class RingWalker implements RingOwner {
   // the port does not know yet.
   private chain(of: Fetched, begin: number, end: number, head: number, number: number): boolean {
     const { chains, port, size } = this
+    const { window } = port
     const first = chains.segments
     let segment = first
     let total = 0
@@ -526,7 +526,19 @@ export class RingWalker implements RingOwner {
         port.outOfReach?.(high, low, length, access)
         return this.reject('buffer-unreachable', head, k, 0)
       }
-      port.request[0] = high * TWO_32 + low
+      const address = high * TWO_32 + low
+      const into = address - window[0]
+      if (into >= 0 && into + length <= window[1] && (window[3] & access) !== 0 && segment < chains.lengths.length) {
+        // In the port's last window.
+        if (chains.regions[segment] !== port.region) chains.regions[segment] = port.region
+        chains.lengths[segment] = length
+        chains.offsets[segment] = window[2] + into
+        chains.addresses[segment << 1] = low
+        chains.addresses[(segment << 1) + 1] = high
+        segment++
+        continue
+      }
+      port.request[0] = address
       segment = this.pieces(segment, length, port.resolve(length, access), access, head)
       if (segment < 0) {
         if (this.broken === null) this.askFor(words, k + 1, stop)
