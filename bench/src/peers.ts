@@ -13,6 +13,7 @@ import {
   STATUS_DRIVER,
   STATUS_DRIVER_OK,
   STATUS_FEATURES_OK,
+  VIRTIO_F_RING_PACKED,
   VIRTIO_F_VERSION_1,
   VIRTIO_NET_F_MAC,
 } from '@guestdma/spec'
@@ -117,6 +118,8 @@ function machineOver(
         transport,
         dma: scheme.id,
         mode: net ? 'pool' : 'map',
+        // As the bare ring is.
+        decline: [VIRTIO_F_RING_PACKED],
         enforcedBy: iotlb ? 'peer' : 'construction',
         ...(frames === undefined ? {} : { observer: { frames } }),
       },
