@@ -349,7 +349,7 @@ export class RingWalker implements RingOwner {
     const heldMask = this.heldMask
     const { columns } = chains
     let { addresses, lengths, offsets, regions, segments: segment } = chains
-    this.look(request[0])
+    this.look()
     let windowLow = seen[SEEN_LOW]
     let windowHigh = seen[SEEN_HIGH]
     let windowTop = seen[SEEN_TOP]
@@ -386,14 +386,13 @@ export class RingWalker implements RingOwner {
         ) {
           offsets[segment] = windowOffset + into
         } else {
-          const address = high * TWO_32 + (low >>> 0)
-          request[0] = address
+          request[0] = high * TWO_32 + (low >>> 0)
           granted = port.resolve(length, access as 1 | 2)
           offsets[segment] = port.offset
           found = port.region
           // A window of a page or less is not worth it: the next buffer lies in another one.
           if (window[1] > PAGE) {
-            this.look(address)
+            this.look()
             windowLow = seen[SEEN_LOW]
             windowHigh = seen[SEEN_HIGH]
             windowTop = seen[SEEN_TOP]
@@ -440,10 +439,11 @@ export class RingWalker implements RingOwner {
   }
 
   // What lies in the port's last window needs no call. As halves, since integers are compared faster than doubles: of a
-  // large window that part which `address` lies in.
-  private look(address: number): void {
+  // large window that part which the address that was asked for lies in. (As an argument that would be an allocation.)
+  private look(): void {
     const { port, seen } = this
-    const { window } = port
+    const { request, window } = port
+    const address = request[0]
     let base = window[0]
     let length = window[1]
     let offset = window[2]
