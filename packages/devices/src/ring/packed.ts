@@ -15,7 +15,7 @@ import {
   RING_EVENT_FLAGS_DISABLE,
 } from '@guestdma/spec'
 import type { DeviceRing, Fetched, RingPosition, RingSetup } from './device-ring.ts'
-import { RingArea, type RingOwner, resolveArea } from './ring-area.ts'
+import { integer, RingArea, type RingOwner, resolveArea } from './ring-area.ts'
 
 // The engine folds a module's own constants into its code; imported ones it loads at each use.
 const ENDS = DESCRIPTOR_F_NEXT | DESCRIPTOR_F_INDIRECT
@@ -355,10 +355,4 @@ export class PackedDeviceRing implements DeviceRing {
     if (this.region.u32.length === 0) this.region.refresh()
     return this.word
   }
-}
-
-// An element index as an integer for the engine too, not as the double that its computation gave. Beyond 2^31 it has to
-// stay one.
-function integer(value: number): number {
-  return value <= 0x7fffffff ? value | 0 : value
 }

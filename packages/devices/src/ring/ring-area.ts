@@ -179,3 +179,11 @@ export function resolveArea(
   else return true
   return false
 }
+
+/**
+ * An element index as an integer for the engine too, not as the double that its computation gave. Beyond 2^31 it has to
+ * stay one.
+ */
+export function integer(value: number): number {
+  return value <= 0x7fffffff ? value | 0 : value
+}

@@ -464,7 +464,6 @@ export class RingWalker implements RingOwner {
   // the port does not know yet.
   private chain(of: Fetched, begin: number, end: number, head: number, number: number): boolean {
     const { chains, port, size } = this
-    const { window } = port
     const first = chains.segments
     let segment = first
     let total = 0
@@ -526,19 +525,7 @@ export class RingWalker implements RingOwner {
         port.outOfReach?.(high, low, length, access)
         return this.reject('buffer-unreachable', head, k, 0)
       }
-      const address = high * TWO_32 + low
-      const into = address - window[0]
-      if (into >= 0 && into + length <= window[1] && (window[3] & access) !== 0 && segment < chains.lengths.length) {
-        // In the port's last window.
-        if (chains.regions[segment] !== port.region) chains.regions[segment] = port.region
-        chains.lengths[segment] = length
-        chains.offsets[segment] = window[2] + into
-        chains.addresses[segment << 1] = low
-        chains.addresses[(segment << 1) + 1] = high
-        segment++
-        continue
-      }
-      port.request[0] = address
+      port.request[0] = high * TWO_32 + low
       segment = this.pieces(segment, length, port.resolve(length, access), access, head)
       if (segment < 0) {
         if (this.broken === null) this.askFor(words, k + 1, stop)

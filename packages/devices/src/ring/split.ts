@@ -16,7 +16,7 @@ import {
   usedRingBytes,
 } from '@guestdma/spec'
 import type { DeviceRing, Fetched, RingPosition, RingSetup } from './device-ring.ts'
-import { RingArea, type RingOwner, type RingWord, resolveArea } from './ring-area.ts'
+import { integer, RingArea, type RingOwner, type RingWord, resolveArea } from './ring-area.ts'
 import { CHAIN_BYTES, CHAIN_STEPS } from './work.ts'
 
 // The engine folds a module's own constants into its code; imported ones it loads at each use.
@@ -396,10 +396,4 @@ export class SplitDeviceRing implements DeviceRing {
     if (report) deviceArea.report(USED_RING, 8 * (count - straight))
     else deviceArea.push(USED_RING, 8 * (count - straight))
   }
-}
-
-// An element index as an integer for the engine too, not as the double that its computation gave. Beyond 2^31 it has to
-// stay one.
-function integer(value: number): number {
-  return value <= 0x7fffffff ? value | 0 : value
 }
