@@ -27,6 +27,10 @@ export const DEVICE_CODES = {
     meaning: 'A saved state does not fit the device, or is damaged.',
     advice: 'Restore into a device with the options of the saved one.',
   },
+  LINK_ANSWER: {
+    meaning: "A link's `transmit` returned a number of frames that it cannot have taken.",
+    advice: 'Return how many frames of the batch were taken, from 0 to `count`.',
+  },
   LINK_ATTACHED: {
     meaning: 'A device was plugged into a link or port that has one already.',
     advice: 'Use a further link or port.',
