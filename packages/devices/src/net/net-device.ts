@@ -155,18 +155,20 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
       counters.receiveNoBuffer++
       return 0
     }
+    const { longest } = this
     const before = counters.received
+    let told = true
     let i = from
     for (; i < to; i++) {
       const length = frames.lengths[i]
-      if (length === 0 || tooLong(frames, i, this.longest)) counters.receiveOversize++
+      if (length === 0 || tooLong(frames, i, longest)) counters.receiveOversize++
       else if (!this.up) counters.receiveUnlinked++
       else {
-        // What listens to the writes of an earlier frame may have stopped the device.
-        if (!this.checkPort() || !this.live) break
+        // Who was told of an earlier frame may have stopped the device, or moved memory.
+        if (told && (!this.checkPort() || !this.live)) break
         const rows = this.findRoom(queue, HEADER + length, to - i)
         if (rows === 0) break
-        if (rows > 0) this.fill(queue, frames, i, rows)
+        told = rows > 0 && this.fill(queue, frames, i, rows)
       }
     }
     if (counters.received !== before) this.wake()
@@ -395,8 +397,8 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
     this.takenEpoch = epoch
   }
 
-  // Writes header and frame over the next `rows` chains, in order, and marks them used.
-  private fill(queue: DeviceQueue, { lengths, offsets, region }: Frames, i: number, rows: number): void {
+  // Writes header and frame over the next `rows` chains, in order, and marks them used. Returns whether somebody was told.
+  private fill(queue: DeviceQueue, { lengths, offsets, region }: Frames, i: number, rows: number): boolean {
     const { counters } = this
     const { walker } = queue
     const { chains } = walker
@@ -417,6 +419,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
     counters.received++
     counters.receivedBytes += length
     if (listened) this.reportFrame(queue, first, HEADER + length)
+    return listened
   }
 
   // What listens may grow the memory that the frame itself is in, so this comes last.

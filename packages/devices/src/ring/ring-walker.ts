@@ -332,7 +332,7 @@ export class RingWalker implements RingOwner {
     const { chains, fetched, port } = this
     if (this.broken !== null || this.paused) return 0
     if (fetched.from === fetched.to) {
-      if (this.ring.fetch(fetched, limit < BATCH ? limit : BATCH) === 0) return 0
+      if (this.ring.fetch(fetched, BATCH) === 0) return 0
     }
     // Code that the device called since the last chain may have grown a memory.
     if (port.region.u8.length === 0) port.refresh()
