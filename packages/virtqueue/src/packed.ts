@@ -232,6 +232,17 @@ class PackedDriverRing implements DriverRing {
     const { driver, driverWord, ring, ringWord } = this
     driver.storeWordThenLoad(driverWord, RING_EVENT_FLAGS_DISABLE << 16, ring, ringWord)
   }
+
+  reset(): void {
+    const { deviceWord, driverWord, ringWord, size } = this
+    this.at = this.usedAt = this.held = this.written = 0
+    this.heldAt = NONE
+    this.marks = AVAILABLE_MARK
+    this.usedMarks = MARKS
+    this.ring.u32.fill(0, ringWord, ringWord + 4 * size)
+    this.driver.u32[driverWord] = 0
+    this.device.u32[deviceWord] = 0
+  }
 }
 
 export const packedFormat: RingFormat = {

@@ -41,7 +41,7 @@ const IN_PIECES = -8
 const USUAL_BYTES = FRAMES * (ETHERNET_MTU + 36)
 
 /** What is wrong with a frame: its length. */
-export const BAD_LENGTH = -1
+const BAD_LENGTH = -1
 /** Its header asks for an offload. */
 export const OFFLOAD = -2
 
