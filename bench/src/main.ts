@@ -13,12 +13,11 @@ import {
   wrap,
   writeWhole,
 } from '@guestdma/bench/program'
-import { SCHEMES } from 'guestdma'
 import { runFigures } from './figure-program.ts'
 import { type HeapFigure, type HeapReport, type IovaReport, type PeersSpeedReport, toJson } from './files.ts'
 import type { IovaFigure } from './iova.ts'
 import { formatIova, IOVA_FIGURES } from './iova-report.ts'
-import { NONE } from './machines.ts'
+import { BACKENDS, NONE } from './machines.ts'
 import type { PeerFigure } from './peers.ts'
 import { formatPeers, PEER_FIGURES } from './peers-report.ts'
 import { drawReport } from './picture.ts'
@@ -35,7 +34,7 @@ usage: bench [--scheme ID…] [--only WORDS] [--quick]
        bench --peers [--json FILE]
 
   --scheme ID   only this scheme; may be given several times:
-${[NONE, ...Object.keys(SCHEMES)].map((id) => `                ${id}\n`).join('')}  --only WORDS  only what matches all words, such as
+${[NONE, ...Object.keys(BACKENDS)].map((id) => `                ${id}\n`).join('')}  --only WORDS  only what matches all words, such as
                 "net transmit map 64 32 warm"
   --quick       a tenth of the time for each figure, and only
                 64 and 1,514 bytes, 4 KiB
@@ -67,7 +66,7 @@ async function main(): Promise<number> {
     process.stdout.write(HELP)
     return 0
   }
-  const known = [NONE, ...Object.keys(SCHEMES)]
+  const known = [NONE, ...Object.keys(BACKENDS)]
   const schemes = values.scheme?.flatMap((list) => list.split(',')) ?? known
   for (const id of schemes) if (!known.includes(id)) throw usage(`unknown scheme '${id}'; known: ${known.join(', ')}`)
   const words = values.only?.split(/\s+/).filter((word) => word !== '') ?? []

@@ -10,6 +10,9 @@ export const MAX_RUN = 128
 /** A mapping keeps its address modulo 8, so that the copy in and out of a slot moves whole words. */
 export const ADDRESS_MASK = 7
 
+/** A slot holds what the guest wrote, or several users' devices. */
+export const FOREIGN_BYTES: number = 0xffff
+
 // As many slots as a batch usually holds.
 const SPARE = 64
 
@@ -32,6 +35,8 @@ export interface BouncePoolOptions {
 
 /** Who uses a pool: one per backend. */
 export interface BounceUser {
+  /** A number from 1 on that no earlier user of the pool had. */
+  readonly id: number
   /** Slots that this user's posted receive buffers hold. */
   standing: number
 }
@@ -72,6 +77,9 @@ export class BouncePool {
   private readonly spare = new Int32Array(SPARE)
   private spareCount = 0
   private readonly users = new Set<BounceUser>()
+  private lastId = 0
+  // By slot: 0 where it holds zeros, a user's id where it holds zeros and what that user's device wrote; or FOREIGN_BYTES.
+  declare private readonly holds: Uint16Array
   private allocated = 0
   // Slots that posted receive buffers hold, what each user may hold, and what all of them may while shares move.
   private standing = 0
@@ -118,6 +126,7 @@ export class BouncePool {
     // Whatever the memory held before is nobody's business on the other side.
     this.region.refresh()
     this.region.u8.fill(0, this.offset, this.offset + slots * SLOT_BYTES)
+    this.holds = new Uint16Array(slots)
     this.general = new SlotMap(slots - reservedSlots)
     this.reserved = new SlotMap(reservedSlots)
     this.divide()
@@ -125,7 +134,12 @@ export class BouncePool {
 
   /** Registers a user; receive buffers are shared out evenly among users. */
   attach(): BounceUser {
-    const user: BounceUser = { standing: 0 }
+    if (++this.lastId === FOREIGN_BYTES) {
+      // Numbers begin anew, and what is left of earlier users belongs to none of the later ones.
+      this.lastId = 1
+      for (let slot = 0; slot < this.slots; slot++) if (this.holds[slot] !== 0) this.holds[slot] = FOREIGN_BYTES
+    }
+    const user: BounceUser = { id: this.lastId, standing: 0 }
     this.users.add(user)
     this.divide()
     return user
@@ -198,6 +212,19 @@ export class BouncePool {
     }
   }
 
+  /** Whether slots hold nothing but zeros and what the device of user `id` wrote. */
+  holdsOnly(slot: number, count: number, id: number): boolean {
+    const { holds } = this
+    for (let i = slot; i < slot + count; i++) if (holds[i] !== 0 && holds[i] !== id) return false
+    return true
+  }
+
+  /** Notes what slots hold from now on: what the device of user `id` writes beside zeros, or `FOREIGN_BYTES`. */
+  mark(slot: number, count: number, id: number): void {
+    const { holds } = this
+    for (let i = slot; i < slot + count; i++) holds[i] = id
+  }
+
   /** Zeroed memory for rings and buffer pools, from the general zone. Throws `DMA_ALLOC`. */
   alloc(length: number, align: number, direction: DmaDirection): DmaRegion {
     const count = Math.ceil(length / SLOT_BYTES)
@@ -238,6 +265,7 @@ export class BouncePool {
     // The next mapping must not find what was here.
     this.region.refresh()
     this.region.u8.fill(0, region.offset, region.offset + count * SLOT_BYTES)
+    this.mark(slot, count, 0)
     for (let i = 0; i < count; i++) this.general.give(slot + i)
     this.allocated -= count
     this.divide()
