@@ -73,9 +73,12 @@ export class BouncePool {
 
   declare private readonly general: SlotMap
   declare private readonly reserved: SlotMap
-  // Single slots that came back last, so that the next single mapping finds one without a search, and in the caches.
+  // Single slots that came back last, from requests and from posted receive buffers, so that the next one finds a slot
+  // without a search, and in the caches.
   private readonly spare = new Int32Array(SPARE)
   private spareCount = 0
+  private readonly spareStanding = new Int32Array(SPARE)
+  private spareStandingCount = 0
   private readonly users = new Set<BounceUser>()
   private lastId = 0
   // By slot: 0 where it holds zeros, a user's id where it holds zeros and what that user's device wrote; or FOREIGN_BYTES.
@@ -171,23 +174,25 @@ export class BouncePool {
 
   /** Takes `count` adjacent slots for a mapping and returns the first, or -1. */
   take(user: BounceUser, count: number, standing: boolean): number {
+    if (standing && !this.mayPost(user, count)) {
+      this.stalls++
+      return -1
+    }
     let slot = -1
-    if (count === 1 && !standing && this.spareCount > 0) {
-      slot = this.spare[--this.spareCount]
+    if (count === 1 && !standing && this.spareCount > 0) slot = this.spare[--this.spareCount]
+    else if (count === 1 && standing && this.spareStandingCount > 0) {
+      slot = this.spareStanding[--this.spareStandingCount]
     } else {
-      slot = this.find(user, count, standing)
-      if (slot < 0 && this.spareCount > 0) {
-        this.returnSpare()
-        slot = this.find(user, count, standing)
-      }
+      slot = this.find(count, standing)
+      if (slot < 0 && this.returnSpare()) slot = this.find(count, standing)
       if (slot < 0) {
         this.stalls++
         return -1
       }
-      if (standing) {
-        user.standing += count
-        this.standing += count
-      }
+    }
+    if (standing) {
+      user.standing += count
+      this.standing += count
     }
     this.inUse += count
     if (this.inUse > this.highWater) this.highWater = this.inUse
@@ -198,13 +203,16 @@ export class BouncePool {
   give(user: BounceUser, slot: number, count: number, standing: boolean): void {
     this.inUse -= count
     const split = this.general.size
-    if (count === 1 && !standing && slot < split && this.spareCount < SPARE) {
-      this.spare[this.spareCount++] = slot
-      return
-    }
     if (standing) {
       user.standing -= count
       this.standing -= count
+      if (count === 1 && this.spareStandingCount < SPARE) {
+        this.spareStanding[this.spareStandingCount++] = slot
+        return
+      }
+    } else if (count === 1 && slot < split && this.spareCount < SPARE) {
+      this.spare[this.spareCount++] = slot
+      return
     }
     for (let i = slot; i < slot + count; i++) {
       if (i < split) this.general.give(i)
@@ -271,22 +279,26 @@ export class BouncePool {
     this.divide()
   }
 
-  private find(user: BounceUser, count: number, standing: boolean): number {
+  private mayPost(user: BounceUser, count: number): boolean {
+    if (user.standing === 0) return true
+    return user.standing + count <= this.share && this.standing + count <= this.mostStanding
+  }
+
+  private find(count: number, standing: boolean): number {
     const { general, reserved } = this
-    if (standing) {
-      if (user.standing > 0) {
-        if (user.standing + count > this.share || this.standing + count > this.mostStanding) return -1
-      }
-      return count === 1 ? general.takeLowest() : general.takeRunLowest(count)
-    }
+    if (standing) return count === 1 ? general.takeLowest() : general.takeRunLowest(count)
     const slot = count === 1 ? general.takeHighest() : general.takeRunHighest(count)
     if (slot >= 0) return slot
     const kept = count === 1 ? reserved.takeHighest() : reserved.takeRunHighest(count)
     return kept < 0 ? -1 : kept + general.size
   }
 
-  private returnSpare(): void {
+  // Whether there were any.
+  private returnSpare(): boolean {
+    if (this.spareCount + this.spareStandingCount === 0) return false
     while (this.spareCount > 0) this.general.give(this.spare[--this.spareCount])
+    while (this.spareStandingCount > 0) this.general.give(this.spareStanding[--this.spareStandingCount])
+    return true
   }
 
   private divide(): void {
