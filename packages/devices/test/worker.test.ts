@@ -5,13 +5,22 @@ import { GuestMemory, Region } from '@guestdma/memory'
 import {
   BLK_CONFIG_CAPACITY,
   DEVICE_ID_BLOCK,
+  INTERRUPT_CONFIGURATION,
+  INTERRUPT_USED_BUFFER,
   MMIO_CONFIG,
   MMIO_DEVICE_ID,
+  MMIO_DRIVER_FEATURES,
+  MMIO_DRIVER_FEATURES_SEL,
+  MMIO_INTERRUPT_ACK,
+  MMIO_INTERRUPT_STATUS,
   MMIO_MAGIC,
   MMIO_MAGIC_VALUE,
   MMIO_QUEUE_NOTIFY,
   MMIO_STATUS,
   STATUS_ACKNOWLEDGE,
+  STATUS_DRIVER,
+  STATUS_DRIVER_OK,
+  STATUS_FEATURES_OK,
 } from '@guestdma/spec'
 import { afterEach, describe, expect, it } from 'vitest'
 
@@ -83,6 +92,30 @@ describe('the registers of a device in a worker', () => {
     const { registers } = await start()
     for (const queue of [0, 1, 31, 32, 0xffff, 0x8001_0000, 0xffff_ffff]) registers.write(MMIO_QUEUE_NOTIFY, 4, queue)
     expect(registers.read(MMIO_STATUS, 4)).toBe(0)
+  })
+})
+
+describe('the interrupts of a device in a worker', () => {
+  it('are told of once, and again where an acknowledgement leaves the line up', async () => {
+    const worker = await start({ type: 'net' })
+    const { registers } = worker
+    const version1 = [MMIO_DRIVER_FEATURES_SEL, 1, MMIO_DRIVER_FEATURES, 1]
+    const known = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK
+    const writes = [MMIO_STATUS, STATUS_ACKNOWLEDGE | STATUS_DRIVER, ...version1, MMIO_STATUS, known]
+    for (let i = 0; i < writes.length; i += 2) registers.write(writes[i], 4, writes[i + 1])
+    registers.write(MMIO_STATUS, 4, known | STATUS_DRIVER_OK)
+    let told = 0
+    worker.listen(() => void told++)
+    expect([told, registers.read(MMIO_INTERRUPT_STATUS, 4)]).toEqual([1, 0])
+    latest.postMessage('unplug')
+    await expect.poll(() => told).toBe(2)
+    expect(registers.read(MMIO_INTERRUPT_STATUS, 4)).toBe(INTERRUPT_CONFIGURATION)
+    // What else happened while it was up would be told of by nothing but the level.
+    registers.write(MMIO_INTERRUPT_ACK, 4, INTERRUPT_USED_BUFFER)
+    await expect.poll(() => told).toBe(3)
+    registers.write(MMIO_INTERRUPT_ACK, 4, INTERRUPT_CONFIGURATION)
+    await new Promise((resolve) => setTimeout(resolve, 20))
+    expect([told, registers.read(MMIO_INTERRUPT_STATUS, 4)]).toEqual([3, 0])
   })
 })
 
