@@ -18,6 +18,7 @@ import {
   MMIO_QUEUE_NOTIFY,
   MMIO_STATUS,
   STATUS_ACKNOWLEDGE,
+  STATUS_DEVICE_NEEDS_RESET,
   STATUS_DRIVER,
   STATUS_DRIVER_OK,
   STATUS_FEATURES_OK,
@@ -96,14 +97,21 @@ describe('the registers of a device in a worker', () => {
 })
 
 describe('the interrupts of a device in a worker', () => {
-  it('are told of once, and again where an acknowledgement leaves the line up', async () => {
+  const version1 = [MMIO_DRIVER_FEATURES_SEL, 1, MMIO_DRIVER_FEATURES, 1]
+  const known = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK
+
+  async function live(): Promise<DeviceWorker> {
     const worker = await start({ type: 'net' })
     const { registers } = worker
-    const version1 = [MMIO_DRIVER_FEATURES_SEL, 1, MMIO_DRIVER_FEATURES, 1]
-    const known = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK
     const writes = [MMIO_STATUS, STATUS_ACKNOWLEDGE | STATUS_DRIVER, ...version1, MMIO_STATUS, known]
     for (let i = 0; i < writes.length; i += 2) registers.write(writes[i], 4, writes[i + 1])
     registers.write(MMIO_STATUS, 4, known | STATUS_DRIVER_OK)
+    return worker
+  }
+
+  it('are told of once, and again where an acknowledgement leaves the line up', async () => {
+    const worker = await live()
+    const { registers } = worker
     let told = 0
     worker.listen(() => void told++)
     expect([told, registers.read(MMIO_INTERRUPT_STATUS, 4)]).toEqual([1, 0])
@@ -116,6 +124,25 @@ describe('the interrupts of a device in a worker', () => {
     registers.write(MMIO_INTERRUPT_ACK, 4, INTERRUPT_CONFIGURATION)
     await new Promise((resolve) => setTimeout(resolve, 20))
     expect([told, registers.read(MMIO_INTERRUPT_STATUS, 4)]).toEqual([3, 0])
+  })
+
+  it('bring a status that is newer than they are, however often it was read before', async () => {
+    const worker = await live()
+    const { registers } = worker
+    let seen = 0
+    const unlisten = worker.listen(() => {
+      if (registers.read(MMIO_INTERRUPT_STATUS, 4) !== 0) seen = registers.read(MMIO_STATUS, 4)
+    })
+    latest.postMessage('fail')
+    await expect
+      .poll(() => {
+        registers.read(MMIO_STATUS, 4)
+        return seen
+      })
+      .toBe(known | STATUS_DRIVER_OK | STATUS_DEVICE_NEEDS_RESET)
+    unlisten()
+    registers.write(MMIO_STATUS, 4, 0)
+    expect(registers.read(MMIO_STATUS, 4)).toBe(0)
   })
 })
 

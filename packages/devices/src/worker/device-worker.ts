@@ -1,3 +1,4 @@
+import { observe } from '@guestdma/memory'
 import { DeviceError } from '../faults/errors.ts'
 import { type BusWindow, BusWindows } from '../ports/bus-windows.ts'
 import { INTERRUPTS } from './mailbox.ts'
@@ -87,12 +88,14 @@ export class DeviceWorker {
     return device
   }
 
-  /** Calls `interrupt` whenever the device interrupts, or is lost, until the function that it returns is called. */
+  /**
+   * Calls `interrupt` now, and whenever the device interrupts or is lost, until the function that it returns is called.
+   */
   readonly listen = (interrupt: () => void): (() => void) => {
     this.listener = interrupt
     this.watch(this.registers.words)
     // What was there before.
-    interrupt()
+    this.tell()
     return () => {
       if (this.listener === interrupt) this.listener = null
     }
@@ -168,7 +171,7 @@ export class DeviceWorker {
         message: (event, text) => {
           if (this.worker !== worker) return
           if (event === 'failed') fail('WORKER_FAILED', `the device in the worker failed: ${text}`)
-          else if (event === 'interrupt') this.listener?.()
+          else if (event === 'interrupt') this.tell()
           else if (event === 'ready') resolve()
         },
         error: (error) => fail('WORKER_FAILED', `the worker failed: ${inWords(error)}`, error),
@@ -196,7 +199,12 @@ export class DeviceWorker {
     this.registers.lost ??= error
     void this.worker?.terminate()
     Atomics.notify(this.registers.words, INTERRUPTS)
-    this.listener?.()
+    this.tell()
+  }
+
+  // What it throws surfaces in a microtask.
+  private tell(): void {
+    if (this.listener !== null) observe(this.listener, undefined)
   }
 
   private watch(words: Int32Array): void {
@@ -207,7 +215,7 @@ export class DeviceWorker {
         await changed(words, INTERRUPTS, seen)
         if (this.listener !== listener || this.registers.words !== words || this.registers.lost !== null) return
         const now = Atomics.load(words, INTERRUPTS)
-        if (now !== seen) listener?.()
+        if (now !== seen) this.tell()
         seen = now
       }
     }

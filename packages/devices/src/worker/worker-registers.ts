@@ -1,5 +1,5 @@
 import { hex, type RegisterBus } from '@guestdma/memory'
-import { MMIO_QUEUE_NOTIFY } from '@guestdma/spec'
+import { MMIO_QUEUE_NOTIFY, MMIO_STATUS, STATUS_DRIVER_OK } from '@guestdma/spec'
 import { DeviceError } from '../faults/errors.ts'
 import {
   ACCESS,
@@ -22,6 +22,8 @@ import { mayBlock, pause } from './turns.ts'
 
 /** An awake worker answers within a few microseconds; sleeping would take longer. */
 const SPINS = 4000
+/** How long the status of a live device counts as known: a driver that spins asks all the time. */
+const STATUS_MS = 1
 
 /**
  * The registers of a device in a worker, over its mailbox: what an `MmioTransport` is made over. An access waits for its
@@ -41,6 +43,9 @@ export class WorkerRegisters implements RegisterBus {
 
   declare private readonly blocks: boolean
   private sequence = 0
+  // The status that was read last, and until when that will do.
+  private status = 0
+  private statusUntil = 0
 
   constructor(name: string, deadlineMs: number) {
     this.name = name
@@ -50,7 +55,16 @@ export class WorkerRegisters implements RegisterBus {
   }
 
   read(offset: number, size: 1 | 2 | 4): number {
-    return this.access(ACCESS_READS | size, offset, 0) >>> 0
+    if (offset === MMIO_STATUS && this.statusUntil !== 0 && performance.now() < this.statusUntil) {
+      if (this.lost !== null) throw this.lost
+      return this.status
+    }
+    const value = this.access(ACCESS_READS | size, offset, 0) >>> 0
+    if (offset === MMIO_STATUS && (value & STATUS_DRIVER_OK) !== 0) {
+      this.status = value
+      this.statusUntil = performance.now() + STATUS_MS
+    }
+    return value
   }
 
   write(offset: number, size: 1 | 2 | 4, value: number): void {
@@ -88,6 +102,8 @@ export class WorkerRegisters implements RegisterBus {
   private access(kind: number, offset: number, value: number): number {
     const { words, lost } = this
     if (lost !== null) throw lost
+    // Whoever does anything else, such as looking why the device interrupts, wants to know the status as it is then.
+    this.statusUntil = 0
     const number = (this.sequence + 1) | 0
     this.sequence = number
     words[ACCESS] = kind

@@ -12,6 +12,7 @@ serveDevice(parentPort, {
     const net = new NetDevice({ name, port, mac: [0x52, 0x54, 0, 1, 2, 3], ...offered })
     parentPort?.on('message', (message) => {
       if (message === 'unplug') net.setLink(false)
+      if (message === 'fail') net.needsReset('its owner says so')
     })
     return net
   },
