@@ -17,7 +17,7 @@ import { BASE } from './machines.ts'
 import type { WorkerConfig } from './worker-device.ts'
 
 export const WORKER_SCHEMES = ['direct', 'shared-pool', 'on-device'] as const
-type WorkerScheme = (typeof WORKER_SCHEMES)[number]
+export type WorkerScheme = (typeof WORKER_SCHEMES)[number]
 export const FORMATS = ['split', 'packed'] as const
 
 const RAM_BYTES = 8 << 20
