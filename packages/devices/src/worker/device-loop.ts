@@ -97,7 +97,7 @@ export class DeviceLoop {
     const { words } = this
     const bell = Atomics.load(words, BELL)
     Atomics.store(words, ASLEEP, 1)
-    const pending = Atomics.load(words, REQUEST) !== this.served || Atomics.load(words, DOORBELLS) !== 0 || this.due
+    const pending = Atomics.load(words, REQUEST) !== this.served || Atomics.load(words, DOORBELLS) !== 0
     if (!pending && !this.stopped) await changed(words, BELL, bell)
     Atomics.store(words, ASLEEP, 0)
   }

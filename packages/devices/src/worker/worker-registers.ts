@@ -84,7 +84,7 @@ export class WorkerRegisters implements RegisterBus {
 
   /** A new mailbox, for the next worker: the last one may still write to the old one. */
   renew(): Int32Array {
-    this.sequence = 0
+    this.sequence = this.statusUntil = 0
     this.words = new Int32Array(new SharedArrayBuffer(MAILBOX_BYTES))
     return this.words
   }
