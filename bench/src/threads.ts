@@ -37,7 +37,7 @@ const BUDGET = 64
 const STRIDE = 2048
 const HEADROOM = 16
 const BUFFERS = 256
-const ROUNDS = 9
+const ROUNDS = 5
 const WARM_MS = 300
 const MS = 400
 

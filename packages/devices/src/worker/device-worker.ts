@@ -42,6 +42,9 @@ const START_MS = 30_000
  * worker with the same memory, and then a reset brings the device up again, by `Machine.reset` for example.
  *
  * @example
+ * import { Worker } from 'node:worker_threads'
+ * import { DeviceWorker } from '@guestdma/devices/worker'
+ *
  * const worker = await DeviceWorker.start({
  *   name: 'disk', type: 'blk', config: 1 << 20, windows: [{ base: pool.device, ...pool.window }],
  *   spawn: () => new Worker(new URL('./disk-worker.js', import.meta.url)),
