@@ -1,6 +1,6 @@
 import { once } from 'node:events'
 import { guestAddress } from '@guestdma/memory'
-import { VIRTIO_F_RING_PACKED } from '@guestdma/spec'
+import { VIRTIO_F_IN_ORDER, VIRTIO_F_NOTIFICATION_DATA, VIRTIO_F_RING_PACKED } from '@guestdma/spec'
 import { afterEach, describe, expect, it } from 'vitest'
 import { BASE, pattern } from './support/machines.ts'
 import type { Inventory, InventoryRequest } from './support/worker-device.ts'
@@ -75,6 +75,17 @@ describe('a device in a worker', () => {
       const got = await framesComeBack(far, frames)
       expect(got.length).toBe(frames.length)
       expect(got.findIndex((frame, i) => Buffer.compare(frame, frames[i]) !== 0)).toBe(-1)
+    },
+  )
+
+  it.each(FORMATS)(
+    'a doorbell that carries a position works as well, and so do used buffers in order: %s',
+    async (format) => {
+      const offer = [VIRTIO_F_NOTIFICATION_DATA, VIRTIO_F_IN_ORDER]
+      const far = await started({ type: 'blk', scheme: 'direct', packed: format === 'packed', config: { offer } })
+      const { features } = far.machine.device('far').negotiated
+      expect(offer.filter((bit) => features.has(bit))).toEqual(offer)
+      for (let round = 0; round < 5; round++) await writesAndReads(far, round)
     },
   )
 

@@ -70,7 +70,7 @@ export async function threads({
     name: 'far',
     type,
     windows,
-    config: { ...config, offer: packed ? [VIRTIO_F_RING_PACKED] : [] },
+    config: { ...config, offer: [...(config.offer ?? []), ...(packed ? [VIRTIO_F_RING_PACKED] : [])] },
     spawn: () => {
       thread = new Worker(new URL('./worker-device.ts', import.meta.url))
       return thread
