@@ -76,13 +76,14 @@ export class DeviceLoop {
   private step(): boolean {
     const { words } = this
     let worked = false
+    // A doorbell that was rung before an access is taken before it: after a reset nobody would want it.
     const request = Atomics.load(words, REQUEST)
-    if (request !== this.served) {
-      this.answer(request)
-      worked = true
-    }
     if (Atomics.load(words, DOORBELLS) !== 0) {
       this.takeDoorbells()
+      worked = true
+    }
+    if (request !== this.served) {
+      this.answer(request)
       worked = true
     }
     if (this.due) {
