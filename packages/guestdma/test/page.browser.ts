@@ -57,6 +57,7 @@ describe('in a page', () => {
       config: { disk },
       windows: [{ base: pool.device, ...pool.window }],
       spawn: () => new Worker(new URL('./support/page-worker.ts', import.meta.url), { type: 'module' }),
+      deadlineMs: 200,
     })
     const transport = MmioTransport.probe(worker.registers, 'far')
     if (transport === null) throw new Error('no device')
@@ -66,7 +67,7 @@ describe('in a page', () => {
       memory: [{ base: 0x8000_0000, length: 16 << 20, memory: new ArrayBuffer(16 << 20) }],
       mayBlock: false,
       schemes: [sharedPoolScheme({ memory: () => ({ ...pool, home: 'guest-ram' }) })],
-      devices: [{ type: 'blk', name: 'far', transport, listen, detach, enforcedBy }],
+      devices: [{ type: 'blk', name: 'far', transport, listen, detach, enforcedBy, requestDeadlineMs: 200 }],
     })
     for (const value of [7, 9]) {
       const bytes = new Uint8Array(4096).fill(value)
@@ -76,6 +77,12 @@ describe('in a page', () => {
       await worker.restart()
       await machine.reset('far')
     }
+    await expect(machine.run(machine.blk('far').writeBytes(0, new Uint8Array(512).fill(0xff)))).rejects.toMatchObject({
+      code: 'DRIVER_DEVICE_BROKEN',
+    })
+    await worker.restart()
+    await machine.reset('far')
+    expect(await machine.run(machine.blk('far').readBytes(8, 512))).toEqual(new Uint8Array(512).fill(9))
     await machine.close()
     expect(worker.detach()).toBe(true)
     await worker.close()
