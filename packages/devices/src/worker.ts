@@ -8,4 +8,3 @@
  */
 export { DeviceWorker, type DeviceWorkerOptions, type WorkerLike } from './worker/device-worker.ts'
 export { serveDevice, type WorkerDeviceMaker, type WorkerDeviceSetup, type WorkerScope } from './worker/serve-device.ts'
-export { WorkerRegisters } from './worker/worker-registers.ts'

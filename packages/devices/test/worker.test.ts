@@ -25,6 +25,7 @@ import {
   STATUS_FEATURES_OK,
 } from '@guestdma/spec'
 import { afterEach, describe, expect, it, vi } from 'vitest'
+import type { WorkerRegisters } from '../src/worker/worker-registers.ts'
 
 const DISK = 1 << 16
 const open: DeviceWorker[] = []
@@ -243,6 +244,19 @@ describe('the end of a worker', () => {
     }
   })
 
+  it('restarts that are asked for at the same time follow each other, and leave one worker', async () => {
+    let spawned = 0
+    let ended = 0
+    const spawn = (): Worker => {
+      spawned++
+      return new Worker(SCRIPT).on('exit', () => void ended++)
+    }
+    const worker = await start({ spawn })
+    await Promise.all([worker.restart(), worker.restart()])
+    expect(worker.registers.read(MMIO_DEVICE_ID, 4)).toBe(DEVICE_ID_BLOCK)
+    await expect.poll(() => [spawned, ended]).toEqual([3, 2])
+  })
+
   it('may be asked for twice', async () => {
     const worker = await start()
     await worker.close()
@@ -257,7 +271,7 @@ describe('nonsense in the mailbox', () => {
     const { registers } = worker
     let state = 7
     for (let round = 0; round < 20; round++) {
-      const { words } = registers
+      const { words } = registers as WorkerRegisters
       for (let i = 0; i < 2000; i++) {
         state = (Math.imul(state, 1664525) + 1013904223) | 0
         const word = (state >>> 8) % words.length

@@ -1,4 +1,4 @@
-import { observe } from '@guestdma/memory'
+import { observe, type RegisterBus } from '@guestdma/memory'
 import { DeviceError } from '../faults/errors.ts'
 import { type BusWindow, BusWindows } from '../ports/bus-windows.ts'
 import { INTERRUPTS } from './mailbox.ts'
@@ -51,8 +51,6 @@ const START_MS = 30_000
  * })
  */
 export class DeviceWorker {
-  /** What `MmioTransport.probe` is given. The same one for the worker's whole life and after a restart. */
-  readonly registers: WorkerRegisters
   /**
    * `construction`: no byte of the buffers that the worker was given lies outside of its windows, so there is nothing
    * else in its reach. `peer`: a part of a buffer was meant, and its port holds it to that.
@@ -61,10 +59,12 @@ export class DeviceWorker {
 
   private readonly options: DeviceWorkerOptions
   private readonly windows: readonly SentWindow[]
+  private readonly bus: WorkerRegisters
   private worker: WorkerLike | null = null
   // Whether the worker is known to reach memory no more.
   private gone = true
   private listener: (() => void) | null = null
+  private turn: Promise<void> = Promise.resolve()
 
   private constructor(options: DeviceWorkerOptions) {
     const { name, windows, deadlineMs = 1000 } = options
@@ -75,8 +75,8 @@ export class DeviceWorker {
     this.options = options
     this.windows = new BusWindows(name, windows).windows.map((window) => sent(name, window))
     this.enforcedBy = coverBuffers(this.windows) ? 'construction' : 'peer'
-    this.registers = new WorkerRegisters(name, deadlineMs)
-    this.registers.onLost = () => void this.worker?.terminate()
+    this.bus = new WorkerRegisters(name, deadlineMs)
+    this.bus.onLost = () => void this.worker?.terminate()
   }
 
   /**
@@ -92,11 +92,20 @@ export class DeviceWorker {
   }
 
   /**
+   * The device's registers, which `MmioTransport.probe` is given: the same ones after a restart. An access throws once the
+   * worker is gone, `WORKER_ENDED` or `WORKER_FAILED`, and `WORKER_DEADLINE` where it does not answer; a transport makes a
+   * `TransportLostError` of that.
+   */
+  get registers(): RegisterBus {
+    return this.bus
+  }
+
+  /**
    * Calls `interrupt` now, and whenever the device interrupts or is lost, until the function that it returns is called.
    */
   readonly listen = (interrupt: () => void): (() => void) => {
     this.listener = interrupt
-    this.watch(this.registers.words)
+    this.watch(this.bus.words)
     // What was there before.
     this.tell()
     return () => {
@@ -109,7 +118,7 @@ export class DeviceWorker {
    * that hangs is terminated as well, but when that is done only {@link close} and {@link restart} can wait for.
    */
   readonly detach = (): boolean => {
-    if (!this.gone && this.registers.stop()) this.gone = true
+    if (!this.gone && this.bus.stop()) this.gone = true
     this.lose(new DeviceError('WORKER_ENDED', this.options.name, 'the worker was ended by its owner'))
     return this.gone
   }
@@ -118,12 +127,31 @@ export class DeviceWorker {
    * Ends the worker, and waits until its thread is gone; a browser does not say when that is, so there `terminate()` is
    * all of it. Throws `WORKER_DEADLINE` where it is still there after the deadline.
    */
-  async close(): Promise<void> {
+  close(): Promise<void> {
+    return this.inTurn(() => this.end())
+  }
+
+  /**
+   * Ends the worker and starts another one, with the same memory and the same configuration. The device is as after a
+   * reset, and its driver has to be reset too. Throws as {@link start} and {@link close} do.
+   */
+  restart(): Promise<void> {
+    return this.inTurn(async () => {
+      await this.end()
+      await this.begin()
+    })
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+
+  private async end(): Promise<void> {
     const { worker } = this
     if (worker === null) return
     this.detach()
     const { name } = this.options
-    const { deadlineMs } = this.registers
+    const { deadlineMs } = this.bus
     const message = `the worker's thread did not end within ${deadlineMs} ms`
     await within(
       deadlineMs,
@@ -134,22 +162,16 @@ export class DeviceWorker {
     this.worker = null
   }
 
-  /**
-   * Ends the worker and starts another one, with the same memory and the same configuration. The device is as after a
-   * reset, and its driver has to be reset too. Throws as {@link start} and {@link close} do.
-   */
-  async restart(): Promise<void> {
-    await this.close()
-    await this.begin()
-  }
-
-  [Symbol.asyncDispose](): Promise<void> {
-    return this.close()
+  // One after the other, so that no worker is forgotten.
+  private inTurn(step: () => Promise<void>): Promise<void> {
+    const turn = this.turn.then(step, step)
+    this.turn = turn.catch(() => {})
+    return turn
   }
 
   private async begin(): Promise<void> {
     const { name, type, config, spawn } = this.options
-    const words = this.registers.renew()
+    const words = this.bus.renew()
     const worker = spawn.call(this.options)
     this.worker = worker
     this.gone = false
@@ -193,15 +215,15 @@ export class DeviceWorker {
       this.lose(error as DeviceError)
       throw error
     }
-    this.registers.lost = null
+    this.bus.lost = null
     if (this.listener !== null) this.watch(words)
   }
 
   // The worker is gone for its driver. Who listens is to look, and who waits for the word stops.
   private lose(error: DeviceError): void {
-    this.registers.lost ??= error
+    this.bus.lost ??= error
     void this.worker?.terminate()
-    Atomics.notify(this.registers.words, INTERRUPTS)
+    Atomics.notify(this.bus.words, INTERRUPTS)
     this.tell()
   }
 
@@ -216,7 +238,7 @@ export class DeviceWorker {
     const look = async (): Promise<void> => {
       for (let seen = Atomics.load(words, INTERRUPTS); ; ) {
         await changed(words, INTERRUPTS, seen)
-        if (this.listener !== listener || this.registers.words !== words || this.registers.lost !== null) return
+        if (this.listener !== listener || this.bus.words !== words || this.bus.lost !== null) return
         const now = Atomics.load(words, INTERRUPTS)
         if (now !== seen) this.tell()
         seen = now
