@@ -75,6 +75,7 @@ export async function netSoak(scheme: WorkerScheme, packed: boolean, goal: SoakG
   let sent = 0
   let received = 0
   let expected = 0
+  let wrong: string | null = null
   let wake: (() => void) | null = null
   machine.events.on('needsReset', () => wake?.())
   machine.device('far').observer.frames = ({ region, offset, length, count }) => {
@@ -83,7 +84,9 @@ export async function netSoak(scheme: WorkerScheme, packed: boolean, goal: SoakG
       const sequence = region.view.getUint32(at + 14)
       const check = region.view.getUint32(at + length[i] - 4)
       if (sequence !== expected || length[i] !== lengthOf(sequence) || check !== mix(sequence)) {
-        throw new Error(`frame ${sequence} of ${length[i]} bytes and ${check} came where ${expected} was due`)
+        // What is thrown here would surface elsewhere.
+        wrong ??= `frame ${sequence} of ${length[i]} bytes and ${check} came where ${expected} was due`
+        wake?.()
       }
       expected++
     }
@@ -109,7 +112,7 @@ export async function netSoak(scheme: WorkerScheme, packed: boolean, goal: SoakG
     for (let row = taken; row < rows; row++) net.release(batch.buffer[row])
     sent += taken
   }
-  for (let round = 0; deaths.more(received); round++) {
+  for (let round = 0; wrong === null && deaths.more(received); round++) {
     for (let burst = next() % 64; burst >= 0 && !deaths.noticed; burst--) {
       send(1 + (next() % BATCH))
       machine.pump()
@@ -128,10 +131,11 @@ export async function netSoak(scheme: WorkerScheme, packed: boolean, goal: SoakG
     // What was under way is gone with the worker, and no more than that.
     expected = sent
   }
-  while (expected !== sent) {
+  while (wrong === null && expected !== sent) {
     machine.pump()
     await turn()
   }
+  expect(wrong).toBe(null)
   expect(received).toBeGreaterThan(100)
   await far.close()
   return `${scheme}, ${packed ? 'packed' : 'split'}: ${received} packets came back of ${sent}, ${deaths.count} workers died`
