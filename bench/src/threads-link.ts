@@ -1,4 +1,4 @@
-import type { NetDeviceOptions } from '@guestdma/devices'
+import type { Frames, NetDeviceOptions } from '@guestdma/devices'
 import { VIRTIO_F_RING_PACKED } from '@guestdma/spec'
 
 /** What a device of `bench --threads` is made from, in whichever thread it is. */
@@ -10,8 +10,9 @@ export interface CountingConfig {
 export function countingDevice({ packed }: CountingConfig): Omit<NetDeviceOptions, 'name' | 'port'> {
   const link = {
     frames: 0,
-    transmit(): void {
-      this.frames++
+    transmit({ count }: Frames): number {
+      this.frames += count
+      return count
     },
   }
   const offer = packed ? [VIRTIO_F_RING_PACKED] : []

@@ -15,9 +15,9 @@ function told({ name, port, link }: Pick<NetDeviceOptions, 'name' | 'port' | 'li
 serveDevice(parentPort, {
   blk: ({ name, port, config }: WorkerDeviceSetup<{ disk: SharedArrayBuffer }>) =>
     new BlkDevice({ name, port, store: new MemoryBlockStore(new Uint8Array(config.disk)) }),
-  net: (setup) => told({ ...setup, link: { transmit: () => {} } }),
+  net: (setup) => told({ ...setup, link: { transmit: ({ count }) => count } }),
   // A link that always has something to deliver, so that its device is never idle.
-  busy: async (setup) => told({ ...setup, link: { transmit: () => {}, deliver: () => 1 } }),
+  busy: async (setup) => told({ ...setup, link: { transmit: ({ count }) => count, deliver: () => 1 } }),
   broken: () => {
     throw new Error('no such file')
   },
