@@ -2,10 +2,18 @@ import { exploreHandshake, type HandshakeOptions } from '@guestdma/conformance'
 import { DMA_OK, TO_DEVICE } from '@guestdma/dma'
 import { DriverQueue } from '@guestdma/virtqueue'
 import { describe, expect, test } from 'vitest'
-import { testBarriers, testHandshakes } from './support/handshakes.ts'
+import { BARRIERS, histories, lostWithout, PATIENCE } from './support/handshakes.ts'
 
 describe('in no order of loads and stores do both sides sleep while work is left (virtio 1.4 §2.7.7, §2.7.10, §2.7.13.4)', () => {
-  testHandshakes(false, ['2.7.13.4.1/barrier', '6.1/order-platform-barriers'])
+  test.each(histories(false))(
+    '%s',
+    { tags: ['2.7.13.4.1/barrier', '6.1/order-platform-barriers'], timeout: PATIENCE },
+    (_, options) => {
+      const { states, lost } = exploreHandshake(options)
+      expect(lost).toBeNull()
+      expect(states).toBeGreaterThan(50)
+    },
+  )
 })
 
 test('an index that is stored otherwise than by storeThenLoad is an error', () => {
@@ -24,4 +32,14 @@ test('an index that is stored otherwise than by storeThenLoad is an error', () =
   )
 })
 
-testBarriers(false)
+describe('each of the four barriers is needed: without it a wake-up is lost', () => {
+  test.each(BARRIERS)(
+    '%s, event index %s',
+    (without, eventIndex) => {
+      expect(lostWithout(false, without, eventIndex)).toContainEqual(
+        expect.stringContaining('its store becomes visible'),
+      )
+    },
+    PATIENCE,
+  )
+})

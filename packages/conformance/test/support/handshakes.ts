@@ -1,8 +1,7 @@
 import { type Barrier, exploreHandshake, type HandshakeOptions } from '@guestdma/conformance'
-import { describe, expect, test } from 'vitest'
 
-// The largest of these histories take seconds, and more on a busy machine.
-const PATIENCE = 240_000
+/** The largest of these histories take seconds, and more on a busy machine. */
+export const PATIENCE = 240_000
 
 type Shape = Omit<HandshakeOptions, 'eventIndex' | 'start'>
 
@@ -37,48 +36,37 @@ function nameOf({ direction, size, chains, batch, needs = 1, eventIndex, start }
   return `${direction}, ${size} entries, ${chains} chains by ${batch}, ${needs} for a frame, ${mode}, from ${start}`
 }
 
-/** In no history does a side sleep for ever. `tags`: the sentences that ask for the barriers. */
-export function testHandshakes(packed: boolean, tags: string[]): void {
-  const histories = shapesOf(packed).flatMap((shape) =>
+/** All histories of a format that are explored, with their names. */
+export function histories(packed: boolean): (readonly [name: string, options: HandshakeOptions])[] {
+  return shapesOf(packed).flatMap((shape) =>
     [true, false].flatMap((eventIndex) =>
       startsOf(shape)
         .slice(0, isLong(shape) ? 1 : 2)
-        .map((start) => ({ ...shape, eventIndex, start })),
+        .map((start) => ({ ...shape, eventIndex, start }))
+        .map((options) => [nameOf(options), options] as const),
     ),
-  )
-  test.each(histories.map((options) => [nameOf(options), options] as const))(
-    '%s',
-    { tags, timeout: PATIENCE },
-    (_, options) => {
-      const { states, lost } = exploreHandshake(options)
-      expect(lost).toBeNull()
-      expect(states).toBeGreaterThan(50)
-    },
   )
 }
 
-/** With any of the four barriers taken out there is a history in which a side does. */
-export function testBarriers(packed: boolean): void {
-  describe('each of the four barriers is needed: without it a wake-up is lost', () => {
-    // The device never clears its flags, so without the event index every publication rings and nothing is re-armed.
-    const cases: readonly (readonly [Barrier, boolean])[] = [
-      ['publish', true],
-      ['rearm', true],
-      ['arm', true],
-      ['arm', false],
-      ['flush', true],
-      ['flush', false],
-    ]
-    test.each(cases)(
-      '%s, event index %s',
-      (without, eventIndex) => {
-        const found = shapesOf(packed)
-          .filter((shape) => !isLong(shape))
-          .map((shape) => exploreHandshake({ ...shape, eventIndex, without }))
-        const lost = found.map((report) => report.lost).find((steps) => steps !== null)
-        expect(lost).toContainEqual(expect.stringContaining('its store becomes visible'))
-      },
-      PATIENCE,
-    )
-  })
+/**
+ * The barriers that can be taken out, with event index or without. The device never clears its flags, so without the
+ * event index every publication rings and nothing is re-armed.
+ */
+export const BARRIERS: readonly (readonly [without: Barrier, eventIndex: boolean])[] = [
+  ['publish', true],
+  ['rearm', true],
+  ['arm', true],
+  ['arm', false],
+  ['flush', true],
+  ['flush', false],
+]
+
+/** The first history with a wake-up that is lost because a barrier is missing, as its steps. */
+export function lostWithout(packed: boolean, without: Barrier, eventIndex: boolean): readonly string[] | null {
+  for (const shape of shapesOf(packed)) {
+    if (isLong(shape)) continue
+    const { lost } = exploreHandshake({ ...shape, eventIndex, without })
+    if (lost !== null) return lost
+  }
+  return null
 }
