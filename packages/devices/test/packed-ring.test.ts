@@ -22,6 +22,7 @@ import {
 } from './support/devices.ts'
 import { BASE, type Element, type GuestDriver, Line, OFFSET, pattern, Ram } from './support/guest.ts'
 import { AVAILABLE, PackedRing, USED } from './support/packed-ring.ts'
+import { checkRing } from './support/ring-invariants.ts'
 
 const PACKED = VIRTIO_F_RING_PACKED
 const INDIRECT = 28
@@ -60,6 +61,7 @@ function boot(transport: TransportName, size: number, features: readonly number[
 function run(): void {
   driver.kick(1)
   while (device.poll(64) > 0);
+  for (const { walker } of device.queues) checkRing(walker)
 }
 
 /** A frame whose header and bytes are cut into so many pieces. */
