@@ -7,19 +7,21 @@ const { seed, milliseconds } = inject('soak')
 /** `LITMUS_WITHOUT=publish` (or `arm`, `flush`, `rearm`) takes that barrier out, to see how soon a chain is lost. */
 const without = process.env.LITMUS_WITHOUT
 
-const RUNS = [true, false].flatMap((eventIndex) =>
-  (['transmit', 'receive'] as const).map((direction) => ({ eventIndex, direction })),
+const RUNS = [false, true].flatMap((packed) =>
+  [true, false].flatMap((eventIndex) =>
+    (['transmit', 'receive'] as const).map((direction) => ({ packed, eventIndex, direction })),
+  ),
 )
 
 const { sleeps: SLEEPS, stop: STOP, chains: CHAINS, lost: LOST, firstLoss: FIRST_LOSS, words: WORDS } = CONTROL
 
 describe('two threads that sleep and wake each other lose no chain', () => {
-  test.each(RUNS)('$direction, event index $eventIndex', async ({ eventIndex, direction }) => {
-    const options: LitmusOptions = { direction, eventIndex, size: 8, chains: Infinity, batch: 1, seed, without }
+  test.each(RUNS)('$direction, packed $packed, event index $eventIndex', async ({ packed, eventIndex, direction }) => {
+    const options: LitmusOptions = { direction, packed, eventIndex, size: 8, chains: Infinity, batch: 1, seed, without }
     const words = await litmus(options, milliseconds / RUNS.length)
     const sleeps = `${words[SLEEPS]} and ${words[SLEEPS + 1]} sleeps`
     console.log(
-      `litmus ${direction}, event index ${eventIndex}: ${words[CHAINS]} chains, ${sleeps}, ${words[LOST]} lost`,
+      `litmus ${direction}, packed ${packed}, event index ${eventIndex}: ${words[CHAINS]} chains, ${sleeps}, ${words[LOST]} lost`,
     )
     expect({ lost: words[LOST], after: words[FIRST_LOSS] }).toEqual({ lost: 0, after: 0 })
     expect(words[CHAINS]).toBeGreaterThan(1000)

@@ -22,6 +22,7 @@ import {
 } from './support/devices.ts'
 import { BASE, type Element, type GuestDriver, Line, OFFSET, pattern, Ram } from './support/guest.ts'
 import { AVAILABLE, PackedRing, USED } from './support/packed-ring.ts'
+import { checkRing } from './support/ring-invariants.ts'
 
 const PACKED = VIRTIO_F_RING_PACKED
 const INDIRECT = 28
@@ -60,6 +61,7 @@ function boot(transport: TransportName, size: number, features: readonly number[
 function run(): void {
   driver.kick(1)
   while (device.poll(64) > 0);
+  for (const { walker } of device.queues) checkRing(walker)
 }
 
 /** A frame whose header and bytes are cut into so many pieces. */
@@ -224,6 +226,60 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       expect(driver.status & STATUS_DEVICE_NEEDS_RESET).toBe(STATUS_DEVICE_NEEDS_RESET)
     })
 
+    test.each(broken)('%s: until a reset, which brings it back', (_, __, act) => {
+      boot(transport, 4)
+      act()
+      run()
+      expect(device.poll(64)).toBe(0)
+      // Nothing more is taken of a ring that cannot be trusted.
+      tx.offer(1, packet(ram, pattern(60)))
+      run()
+      expect([link.frames.length, tx.reap()]).toEqual([0, []])
+      rx = new PackedRing(ram, 4)
+      tx = new PackedRing(ram, 4)
+      driver.start([rx, tx], PACKED)
+      expect(driver.status & STATUS_DEVICE_NEEDS_RESET).toBe(0)
+      for (let n = 0; n < 9; n++) {
+        tx.offer(n % 4, packet(ram, pattern(60, n)))
+        run()
+        expect([tx.reap(), link.frames.at(-1)]).toEqual([[[n % 4, 0]], pattern(60, n)])
+      }
+    })
+
+    test('lengths whose sum is more than 2^32, and an end that wraps', () => {
+      boot(transport, 4)
+      // A port on which every address is answered, so that length alone decides.
+      const port = device.port as BusWindows
+      const { resolve } = port
+      port.resolve = function (length) {
+        this.request[3] = 0
+        return length
+      }
+      const long = { address: BASE, length: 0x8000_0000 }
+      tx.offer(0, long, long, long)
+      run()
+      port.resolve = resolve
+      expect(device.faults.last()).toContainEqual(
+        expect.objectContaining({ kind: 'queue', reason: 'chain-bytes', value: 3 * 2 ** 31, limit: 2 ** 32 }),
+      )
+      for (const [high, low, length] of [
+        [0, 0xffff_fff0, 32],
+        [0, BASE, 0xffff_ffff],
+        [0x1f_ffff, 0xffff_fff0, 32],
+        [0x20_0000, 0, 16],
+        [0xffff_ffff, 0xffff_fff0, 32],
+      ]) {
+        boot(transport, 4)
+        tx.offer(0, { address: BASE, length })
+        ram.set32(tx.at(0), low)
+        ram.set32(tx.at(0) + 4, high)
+        run()
+        expect(device.faults.last(), `${high} ${low}`).toContainEqual(
+          expect.objectContaining({ kind: 'queue', reason: 'buffer-unreachable' }),
+        )
+      }
+    })
+
     test.each([
       ['a table longer than the queue', 'chain-length', 16 * 5, 4],
       ['a table of no whole entries', 'indirect-length', 15, 4],
@@ -304,6 +360,29 @@ describe('a block device', () => {
     read(1)
     expect(disk.faults.last()).toContainEqual(expect.objectContaining({ kind: 'queue', reason: 'head', value: 1 }))
     expect(disk.live).toBe(false)
+  })
+
+  test('a request completes within as many polls as there are before it, whatever the budget', () => {
+    for (const budget of [1, 2, 64]) {
+      pending = []
+      start()
+      for (let round = 0; round < 9; round++) {
+        const data = ram.alloc(512)
+        for (const id of [0, 1])
+          ring.offer(id, header(ram, 0, id), { address: data, length: 512, w: true }, status(ram))
+        driver.kick(0)
+        const used: number[] = []
+        let polls = 0
+        while (used.length < 2 && polls < 8) {
+          polls++
+          disk.poll(budget)
+          for (const request of pending.splice(0)) MemoryBlockStore.prototype.read.call(store, request)
+          used.push(...ring.reap().map(([id]) => id))
+        }
+        expect(used.toSorted()).toEqual([0, 1])
+        expect(polls).toBeLessThanOrEqual(4)
+      }
+    }
   })
 
   test('is saved in the middle of a lap, and another one goes on', () => {

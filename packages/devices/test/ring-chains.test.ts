@@ -17,6 +17,7 @@ import {
   type TransportName,
 } from './support/devices.ts'
 import { BASE, pattern, RAM_BYTES, type Ring } from './support/guest.ts'
+import { checkRing } from './support/ring-invariants.ts'
 
 const NEXT = DESCRIPTOR_F_NEXT
 const WRITE = DESCRIPTOR_F_WRITE
@@ -36,6 +37,7 @@ function run(...heads: number[]): void {
   m.tx.offer(...heads)
   m.driver.kick(1)
   m.device.poll(64)
+  for (const { walker } of m.device.queues) checkRing(walker)
 }
 
 /** The queue broke for this reason; the device says so and does nothing any more. */

@@ -1,6 +1,7 @@
 import { expect, inject, it } from 'vitest'
 import { MODES, run, TRANSPORTS } from './support/differential.ts'
 import { expected } from './support/differential-model.ts'
+import { anyChoice } from './support/differential-pairs.ts'
 import { mixture, VARIANTS } from './support/differential-schemes.ts'
 import { makeScript } from './support/differential-script.ts'
 import { random } from './support/workload.ts'
@@ -24,11 +25,11 @@ it('differential: random scripts leave the same bytes over every scheme, transpo
     const first = next() % runs.length
     for (let i = 0; i < runs.length && performance.now() < end; i++) {
       const { variants, transport, mode } = runs[(first + i) % runs.length]
-      const asking = next() % 2 === 0
+      const choice = anyChoice((n) => next() % n)
       const names = variants.map(({ label }) => label).join(' + ')
-      const how = `${transport}, ${mode}, ${asking ? 'asking' : 'windows'}`
+      const how = `${transport}, ${mode}, ${JSON.stringify(choice)}`
       const label = `seed ${script.seed}, ${script.rounds.length} rounds, over ${names}, ${how}`
-      const { outcome, wrong } = await run({ script, variants, transport, mode, asking }).catch((cause: unknown) => {
+      const { outcome, wrong } = await run({ script, variants, transport, mode, choice }).catch((cause: unknown) => {
         throw new Error(label, { cause })
       })
       expect(wrong, label).toEqual([])

@@ -35,3 +35,15 @@ test('one full barrier stands behind all descriptors but for the first flags, an
   expect(seen).toEqual([[12, 0, 0, 0x82, 0x80]])
   expect(flagsOf(0)).toBe(0x81)
 })
+
+test('after a WebAssembly.Memory grew there may be something, until it was looked at (ring/publication)', () => {
+  const wasm = new WebAssembly.Memory({ initial: 1, maximum: 4 })
+  const memory = new GuestMemory([{ base: 0, length: BYTES, memory: wasm }])
+  const backend = new DirectBackend({ memory, ram: new SpanAllocator(guestAddress(0), BYTES / 2) })
+  const features = FeatureSet.of(VIRTIO_F_RING_PACKED)
+  const queue = new DriverQueue({ name: 'q', index: 0, size: 5, backend, features, doorbell: () => {} })
+  expect(queue.hasUsed).toBe(false)
+  wasm.grow(1)
+  expect(queue.hasUsed).toBe(true)
+  expect([queue.reap(5), queue.hasUsed]).toEqual([0, false])
+})

@@ -6,11 +6,13 @@ import {
   AVAILABLE_FLAGS,
   AVAILABLE_INDEX,
   availableRingBytes,
+  descriptorRingBytes,
   FeatureSet,
   USED_FLAGS,
   USED_INDEX,
   usedRingBytes,
   VIRTIO_F_EVENT_IDX,
+  VIRTIO_F_RING_PACKED,
   VIRTIO_F_VERSION_1,
 } from '@guestdma/spec'
 import { DriverQueue, type Virtqueue, type VirtqueueOptions } from '@guestdma/virtqueue'
@@ -28,7 +30,12 @@ export interface HandshakeOptions extends History {
   /** Entries of the queue. Small ones: the histories grow fast. */
   readonly size: number
   readonly eventIndex: boolean
-  /** The ring's position at which the history begins; a few less than 65,536 has it cross the wrap. Default 0. */
+  /** Default: a split ring. */
+  readonly packed?: boolean
+  /**
+   * Chains that went through the ring before the history begins. A few less than 65,536 has it cross the wrap of a split
+   * ring's indices, and one less than the size that of a packed ring. Default 0.
+   */
   readonly start?: number
   /** A barrier that is taken out: its store may become visible later than the load behind it. */
   readonly without?: Barrier
@@ -56,8 +63,11 @@ export interface HandshakeReport {
  * as late as they can, which is with the next atomic store, and a load that would have seen one of them early or late
  * is an error, so that no other moment could make a difference.
  *
- * @throws Error where a side loads what the other has not published yet, or stores an index or an event field otherwise
- *   than by `Region.storeThenLoad` and `Region.storeAhead`
+ * In a packed ring a descriptor says itself whether it is available or used. So each side may store the marks of one by
+ * a plain store as long as the other side does not look at it yet; that it does not is checked at each load.
+ *
+ * @throws CheckError `CHECK_UNPUBLISHED` where a side loads what the other has not published yet; `CHECK_PLAIN_STORE`
+ *   where it stores an index or an event field otherwise than by the methods of `Region` for that
  */
 export function exploreHandshake(options: HandshakeOptions): HandshakeReport {
   return new Explorer(options).explore()
@@ -90,14 +100,15 @@ interface State {
 
 class Explorer {
   private readonly sides: readonly [Side, Side]
-  private readonly barriers: ReadonlyMap<number, Barrier>
+  private readonly barrierAt: (side: number, offset: number) => Barrier | undefined
   private readonly without: Barrier | undefined
   private readonly first: State
 
-  constructor({ size, eventIndex, start = 0, without, make, ...history }: HandshakeOptions) {
+  constructor({ size, eventIndex, packed = false, start = 0, without, make, ...history }: HandshakeOptions) {
     const buffer = new ArrayBuffer(BYTES)
     const barriers = new Map<number, Barrier>()
     const isShared = (offset: number): boolean => barriers.has(offset)
+    let ringEnd = 0
     const driver = new Side('driver', buffer, isShared)
     const device = new Side('device', buffer, isShared)
 
@@ -112,7 +123,11 @@ class Explorer {
       index: 0,
       size,
       backend,
-      features: FeatureSet.of(VIRTIO_F_VERSION_1, ...(eventIndex ? [VIRTIO_F_EVENT_IDX] : [])),
+      features: FeatureSet.of(
+        VIRTIO_F_VERSION_1,
+        ...(packed ? [VIRTIO_F_RING_PACKED] : []),
+        ...(eventIndex ? [VIRTIO_F_EVENT_IDX] : []),
+      ),
       doorbell: () => rung(),
     })
     const port = new BusWindows('handshake', [{ base: BASE, length: BYTES, region: device.region }])
@@ -122,7 +137,7 @@ class Explorer {
       {
         size,
         areas: Uint32Array.of(areas.descriptor, 0, areas.driver, 0, areas.device, 0),
-        packed: false,
+        packed,
         indirect: false,
         eventIndex,
         inOrder: false,
@@ -130,14 +145,24 @@ class Explorer {
       },
       size,
     )
+    const ring = areas.descriptor - BASE
     const available = areas.driver - BASE
     const used = areas.device - BASE
-    barriers.set(available + AVAILABLE_INDEX, 'publish')
-    barriers.set(available + AVAILABLE_FLAGS, 'arm')
-    barriers.set(available + availableRingBytes(size) - 2, 'arm')
-    barriers.set(used + USED_INDEX, 'flush')
-    barriers.set(used + USED_FLAGS, 'rearm')
-    barriers.set(used + usedRingBytes(size) - 2, 'rearm')
+    if (packed) {
+      ringEnd = ring + descriptorRingBytes(size)
+      barriers.set(available, 'arm')
+      barriers.set(used, 'rearm')
+    } else {
+      barriers.set(available + AVAILABLE_INDEX, 'publish')
+      barriers.set(available + AVAILABLE_FLAGS, 'arm')
+      barriers.set(available + availableRingBytes(size) - 2, 'arm')
+      barriers.set(used + USED_INDEX, 'flush')
+      barriers.set(used + USED_FLAGS, 'rearm')
+      barriers.set(used + usedRingBytes(size) - 2, 'rearm')
+    }
+    // Both sides mark the descriptors of a packed ring.
+    this.barrierAt = (side, offset) =>
+      offset >= ring && offset < ringEnd ? (side === DRIVER ? 'publish' : 'flush') : barriers.get(offset)
 
     const payload = backend.alloc(8, 8, 1, 'payload').device
     turnAround(queue, walker, start, payload)
@@ -147,7 +172,6 @@ class Explorer {
     }, queue)
     device.begin(deviceProgram(walker, history), walker, port)
     this.sides = [driver, device]
-    this.barriers = barriers
     this.without = without
     this.first = this.begun(new Uint8Array(buffer).slice())
   }
@@ -197,7 +221,7 @@ class Explorer {
       const event = state.events[side]
       if (event.kind !== 'end' && (event.kind !== 'sleep' || state.woken[side])) next.push(this.act(state, side, event))
       // Only a store whose barrier was taken out waits in the buffer by itself.
-      const waits = state.buffers[side].findIndex((store) => this.barriers.has(store.offset))
+      const waits = state.buffers[side].findIndex(({ shared }) => shared)
       if (waits >= 0) next.push(this.drain(state, side, waits + 1))
     }
     return next
@@ -210,7 +234,7 @@ class Explorer {
     let answer = 0
     if (event.kind === 'load') {
       answer = this.load(state, side, event.offset, event.bytes)
-    } else if (event.kind === 'store' && this.barriers.get(event.offset) === this.without) {
+    } else if (event.kind === 'store' && this.barrierAt(side, event.offset) === this.without) {
       buffers[side] = [...buffers[side], event]
     } else if (event.kind === 'store') {
       memory = written(memory, [...buffers[side], event])
@@ -230,7 +254,7 @@ class Explorer {
     stores[side] += ran.stores.length
     buffers[side] = [...buffers[side], ...ran.stores]
     events[side] = ran.event
-    const step = `${NAMES[side]}: ${this.describe(event, answer)}`
+    const step = `${NAMES[side]}: ${this.describe(side, event, answer)}`
     return { answers, stores, buffers, woken, events, memory, step, before: state }
   }
 
@@ -242,9 +266,9 @@ class Explorer {
   }
 
   private load({ memory, buffers }: State, side: number, offset: number, bytes: number): number {
-    const overlaps = (store: BufferedStore): boolean =>
-      store.offset < offset + bytes && offset < store.offset + store.bytes
-    if (!this.barriers.has(offset) && buffers[1 - side].some(overlaps)) {
+    const isUnpublished = (store: BufferedStore): boolean =>
+      !store.shared && store.offset < offset + bytes && offset < store.offset + store.bytes
+    if (buffers[1 - side].some(isUnpublished)) {
       throw new CheckError(
         'CHECK_UNPUBLISHED',
         NAMES[side],
@@ -258,9 +282,9 @@ class Explorer {
     return value
   }
 
-  private describe(event: SideEvent, answer: number): string {
-    if (event.kind === 'load') return `loads ${this.barriers.get(event.offset) ?? event.offset}: ${answer}`
-    if (event.kind === 'store') return `${this.barriers.get(event.offset)} ${event.value}`
+  private describe(side: number, event: SideEvent, answer: number): string {
+    if (event.kind === 'load') return `loads ${this.barrierAt(1 - side, event.offset) ?? event.offset}: ${answer}`
+    if (event.kind === 'store') return `${this.barrierAt(side, event.offset)} ${event.value}`
     return event.kind
   }
 }

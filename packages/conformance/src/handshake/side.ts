@@ -6,11 +6,13 @@ export interface BufferedStore {
   readonly offset: number
   readonly bytes: number
   readonly value: number
+  /** It was made by a method of `Region` for words that the other side may look at at any time. */
+  readonly shared: boolean
 }
 
 /**
- * What a side is about to do and has to be given its turn for. `store` is the barrier of `Region.storeThenLoad`; its
- * load follows as an event of its own. `signal` is a doorbell or an interrupt.
+ * What a side is about to do and has to be given its turn for. `store` is the barrier of `Region.storeThenLoad` or
+ * `Region.storeWordThenLoad`; its load follows as an event of its own. `signal` is a doorbell or an interrupt.
  */
 export type SideEvent =
   | { readonly kind: 'load'; readonly offset: number; readonly bytes: number }
@@ -50,7 +52,7 @@ export class Side {
   private fresh: BufferedStore[] = []
   private event: SideEvent = { kind: 'end' }
 
-  /** `isShared`: does an index or an event field lie there, which only `storeThenLoad` and `storeAhead` may store? */
+  /** `isShared`: does an index or an event field lie there, which no plain store may change? */
   constructor(name: string, buffer: ArrayBuffer, isShared: (offset: number) => boolean) {
     this.raw = new Region(buffer, name)
     this.region = new Region(buffer, name)
@@ -67,14 +69,20 @@ export class Side {
     region.u32 = this.trace(raw.u32)
     region.storeThenLoad = (half, value, other, otherHalf) => {
       if (!this.tracing) return Region.prototype.storeThenLoad.call(raw, half, value, raw, otherHalf)
-      this.next({ kind: 'store', offset: half * 2, bytes: 2, value })
+      this.next({ kind: 'store', offset: half * 2, bytes: 2, value, shared: true })
       return other.loadShared(otherHalf)
     }
     region.storeAhead = (half, value) => {
-      if (this.tracing) this.buffer({ offset: half * 2, bytes: 2, value })
+      if (this.tracing) this.buffer({ offset: half * 2, bytes: 2, value, shared: true })
       else raw.u16[half] = value
     }
     region.loadShared = (half) => region.u16[half]
+    region.storeWordThenLoad = (word, value, other, otherWord) => {
+      if (!this.tracing) return Region.prototype.storeWordThenLoad.call(raw, word, value, raw, otherWord)
+      this.next({ kind: 'store', offset: word * 4, bytes: 4, value, shared: true })
+      return other.loadSharedWord(otherWord)
+    }
+    region.loadSharedWord = (word) => region.u32[word]
   }
 
   /**
@@ -120,7 +128,7 @@ export class Side {
       set: (target, key, value: number) => {
         const index = Number(key as string)
         if (!this.tracing) target[index] = value
-        else this.plainStore({ offset: index * bytes, bytes, value })
+        else this.plainStore({ offset: index * bytes, bytes, value, shared: false })
         return true
       },
     })

@@ -47,6 +47,12 @@ const SPLIT_LIES: readonly Lie[] = [
     ({ peer }, [id]) => peer.use([{ id: 0x1_0000 + id, written: 0 }]),
   ],
   [
+    'an id of 2^30, which is 0 in words of four bytes',
+    'VIRTQUEUE_USED_ID',
+    0,
+    ({ peer }, [id]) => peer.use([{ id: 0x4000_0000 + id, written: 0 }]),
+  ],
+  [
     'a descriptor that is not a head',
     'VIRTQUEUE_USED_TWICE',
     1,

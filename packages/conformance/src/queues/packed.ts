@@ -2,6 +2,7 @@ import { DMA_OK } from '@guestdma/dma'
 import { RING_EVENT_FLAGS_DESCRIPTOR, VIRTIO_F_EVENT_IDX } from '@guestdma/spec'
 import { writeBus } from '../doubles/bus-access.ts'
 import type { PeerChain } from '../doubles/ring-peer.ts'
+import { SteppingMemory } from '../doubles/stepping-memory.ts'
 import type { QueueRig, QueueSuite } from './rig.ts'
 
 /** What only a packed ring has: laps of any length, marks, and entries that are descriptors. */
@@ -169,6 +170,33 @@ export function describePacked({ test, check, rig: open }: QueueSuite): void {
     check('reap', rig.queue.reap(4), 1)
     check('completions', rig.completions(1), [{ id, written: 0, status: DMA_OK }])
     check('clamped', rig.queue.counters.clamped, 0)
+    rig.close()
+  })
+
+  test('ring/used: flags that turn used between two looks are looked at once (virtio 1.4 §2.8.1)', () => {
+    const rig = open({ size: 4 })
+    const stepping = new SteppingMemory(rig.machine.memory.regions[0])
+    for (let round = 0; round < 9; round++) {
+      const ids = [rig.addOne(0, true), rig.addOne(1, true)]
+      rig.queue.publish()
+      rig.takeAll()
+      rig.peer.use([{ id: ids[0], written: 7 }])
+      // As soon as the driver has looked at a word, the device makes the other descriptor used, and takes the first back.
+      let turned = false
+      stepping.onLoad = (_, __, nth) => {
+        if (nth > 1 || turned) return
+        turned = true
+        rig.peer.use([{ id: ids[1], written: 8 }])
+      }
+      const n = stepping.run(() => rig.queue.reap(4))
+      stepping.onLoad = null
+      check('reap of one or both', n === 1 || n === 2, true)
+      check('the first', rig.completions(1), [{ id: ids[0], written: 7, status: DMA_OK }])
+      check('reap of the rest', n + rig.queue.reap(4), 2)
+      check('broken', rig.queue.broken, null)
+      rig.queue.recycle()
+    }
+    stepping.restore()
     rig.close()
   })
 

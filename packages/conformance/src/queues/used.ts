@@ -124,6 +124,31 @@ export function describeUsed({ test, check, rig: open }: QueueSuite): void {
     rig.close()
   })
 
+  test('ring/used: IN_ORDER, chains that are added together come back in batches, round after round', () => {
+    const rig = open({ size: 4, features: IN_ORDER })
+    const addresses = Float64Array.from([1000, 2000], (at) => rig.machine.arenaBase + at)
+    for (let round = 0; round < 30; round++) {
+      // Chains of different lengths, so that a chain's number and its descriptor are not the same.
+      rig.guest(0, 0, 50)
+      rig.guest(1, 100, 50)
+      const first = rig.queue.add(0, 2)
+      check('added', rig.queue.addEach(2, addresses, Uint32Array.of(100, 100), 0, 0, true), 2)
+      const ids = [first, ...rig.queue.added.subarray(0, 2)]
+      rig.queue.publish()
+      rig.takeAll()
+      rig.peer.useBatch(ids[1], 2, 40)
+      rig.peer.useBatch(ids[2], 1, 50)
+      check('reap', rig.queue.reap(4), 3)
+      check('completions', rig.completions(3), [
+        { id: ids[0], written: 100, status: DMA_OK },
+        { id: ids[1], written: 40, status: DMA_OK },
+        { id: ids[2], written: 50, status: DMA_OK },
+      ])
+      rig.queue.recycle()
+    }
+    rig.close()
+  })
+
   test('ring/used: nothing was written to a chain that is readable, whatever its id was used for before', () => {
     const rig = open({ size: 4 })
     const addresses = Float64Array.from([0, 1000, 2000, 3000], (at) => rig.machine.arenaBase + at)

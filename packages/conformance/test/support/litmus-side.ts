@@ -4,7 +4,14 @@ import { BusWindows } from '@guestdma/devices'
 import { RingWalker } from '@guestdma/devices/ring'
 import { DirectBackend, TO_DEVICE } from '@guestdma/dma'
 import { type GuestAddress, GuestMemory, Region, SpanAllocator } from '@guestdma/memory'
-import { availableRingBytes, FeatureSet, usedRingBytes, VIRTIO_F_EVENT_IDX, VIRTIO_F_VERSION_1 } from '@guestdma/spec'
+import {
+  availableRingBytes,
+  FeatureSet,
+  usedRingBytes,
+  VIRTIO_F_EVENT_IDX,
+  VIRTIO_F_RING_PACKED,
+  VIRTIO_F_VERSION_1,
+} from '@guestdma/spec'
 import { DriverQueue } from '@guestdma/virtqueue'
 import { deviceProgram, driverProgram, type History } from '../../src/handshake/programs.ts'
 import type { Turns } from '../../src/handshake/side.ts'
@@ -27,6 +34,7 @@ export const CONTROL = {
 
 export interface LitmusOptions extends History {
   readonly size: number
+  readonly packed: boolean
   readonly eventIndex: boolean
   readonly seed: number
   /** `publish`, `arm`, `flush` or `rearm`: to see that the litmus loses chains where that barrier is missing. */
@@ -98,7 +106,11 @@ function main({ side, ram, control, options }: SideData): void {
   let program: (turns: Turns) => void
   if (side === 'driver') {
     const backend = new DirectBackend({ memory, ram: new SpanAllocator(BASE as GuestAddress, ram.byteLength) })
-    const features = FeatureSet.of(VIRTIO_F_VERSION_1, ...(options.eventIndex ? [VIRTIO_F_EVENT_IDX] : []))
+    const features = FeatureSet.of(
+      VIRTIO_F_VERSION_1,
+      ...(options.packed ? [VIRTIO_F_RING_PACKED] : []),
+      ...(options.eventIndex ? [VIRTIO_F_EVENT_IDX] : []),
+    )
     const { size } = options
     const queue = new DriverQueue({ name: 'litmus', index: 0, size, backend, features, doorbell: signal })
     completed = () => queue.counters.completed
@@ -116,11 +128,12 @@ function main({ side, ram, control, options }: SideData): void {
     )
     const [descriptor, driver, device] = words.subarray(CONTROL.areas)
     const areas = Uint32Array.of(descriptor, 0, driver, 0, device, 0)
-    const { size, eventIndex } = options
-    walker.start({ size, areas, packed: false, indirect: false, eventIndex, inOrder: false, batchUsed: false }, size)
+    const { size, packed, eventIndex } = options
+    walker.start({ size, areas, packed, indirect: false, eventIndex, inOrder: false, batchUsed: false }, size)
     program = deviceProgram(walker, options)
   }
-  takeOut(region, options, words)
+  if (options.packed) takeOutOfPacked(region, side, options, words)
+  else takeOut(region, options, words)
   try {
     program(turns)
   } catch (error) {
@@ -148,6 +161,19 @@ function takeOut(region: Region, { without, size }: LitmusOptions, words: Int32A
       return Region.prototype.storeThenLoad.call(region, half, value, other, otherHalf)
     region.u16[half] = value
     return other.u16[otherHalf]
+  }
+}
+
+// The same in a packed ring, where each side stores at two of the places: among the descriptors and in its event field.
+function takeOutOfPacked(region: Region, side: SideData['side'], { without }: LitmusOptions, words: Int32Array): void {
+  if (without === undefined) return
+  const [marks, event] = side === 'driver' ? ['publish', 'arm'] : ['flush', 'rearm']
+  const eventWord = (words[CONTROL.areas + (side === 'driver' ? 1 : 2)] - BASE) / 4
+  region.storeWordThenLoad = (word, value, other, otherWord) => {
+    if (without !== (word === eventWord ? event : marks))
+      return Region.prototype.storeWordThenLoad.call(region, word, value, other, otherWord)
+    region.u32[word] = value
+    return other.u32[otherWord]
   }
 }
 

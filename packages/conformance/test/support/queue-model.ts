@@ -5,6 +5,7 @@ import {
   VIRTIO_F_EVENT_IDX,
   VIRTIO_F_IN_ORDER,
   VIRTIO_F_INDIRECT_DESC,
+  VIRTIO_F_RING_PACKED,
   VIRTIO_F_VERSION_1,
 } from '@guestdma/spec'
 import { DriverQueue, QUEUE_FULL, SEGMENT_GUEST, type Virtqueue, type VirtqueueOptions } from '@guestdma/virtqueue'
@@ -13,6 +14,7 @@ import {
   BouncingSlots,
   CheckedBackend,
   FaultyBackend,
+  PackedRingPeer,
   type PeerChain,
   type PeerSetup,
   type RingPeer,
@@ -21,6 +23,7 @@ import {
   TestMachine,
   writeBus,
 } from '../../src/index.ts'
+import { checkQueue } from './queue-invariants.ts'
 
 /** One step: what to do, and two numbers that say to what. */
 export type Step = readonly [kind: number, a: number, b: number]
@@ -53,6 +56,12 @@ export const SPLIT: QueueFormat = {
   features: [],
   make: (options) => new DriverQueue(options),
   makePeer: (setup) => new SplitRingPeer(setup),
+}
+
+export const PACKED: QueueFormat = {
+  features: [VIRTIO_F_RING_PACKED],
+  make: (options) => new DriverQueue(options),
+  makePeer: (setup) => new PackedRingPeer(setup),
 }
 
 const UNTOUCHED = 0x11
@@ -258,6 +267,7 @@ export class QueueModel {
 
   private check(): void {
     const { added, published, taken, used } = this
+    if (this.queue instanceof DriverQueue) checkQueue(this.queue)
     this.same(this.queue.outstanding, published.length + taken.length + used.length, 'outstanding')
     this.same(this.queue.broken, null, 'broken')
     // Throws where the driver asks for interrupts in a way that is not allowed.

@@ -67,9 +67,6 @@ export interface Script {
   /** Guest memory is a `WebAssembly.Memory` that grows now and then, in callbacks too. */
   readonly grows: boolean
   readonly queueSize: number
-  readonly packed: boolean
-  readonly inOrder: boolean
-  readonly withhold: readonly number[]
 }
 
 /** FNV-1a over words and the bytes that are left, and the length. */
@@ -109,15 +106,12 @@ class Generator {
   script(roundCount: number): Script {
     const { seed, network } = this
     const queueSize = [4, 8, 16][this.below(3)]
-    const inOrder = this.below(3) === 0
-    // INDIRECT_DESC, EVENT_IDX
-    const withhold = [28, 29].filter(() => this.below(3) === 0)
     const rounds: Round[] = []
     // A switch learns where everybody is before anything is sent to one device.
     if (network === 'switch') rounds.push(this.round(() => [{ kind: 'send', frames: NETS.map((n) => this.hello(n)) }]))
     while (rounds.length < roundCount) rounds.push(this.round(() => this.steps()))
     const grows = (seed >>> 2) % 2 === 1
-    return { seed, network, rounds, grows, queueSize, packed: (seed >>> 3) % 2 === 1, inOrder, withhold }
+    return { seed, network, rounds, grows, queueSize }
   }
 
   private below(limit: number): number {

@@ -1,6 +1,6 @@
-import { BlkDevice, type DeviceOptions, NetDevice, type NetLink } from '@guestdma/devices'
+import { BlkDevice, type DeviceOptions, NetDevice, type NetLink, type VirtioDevice } from '@guestdma/devices'
 import { type BusPort, GuestMemory } from '@guestdma/memory'
-import { FeatureSet, VIRTIO_F_IN_ORDER, VIRTIO_F_RING_PACKED, VIRTIO_F_SWIOTLB } from '@guestdma/spec'
+import { FeatureSet, VIRTIO_F_SWIOTLB } from '@guestdma/spec'
 import {
   createMachine,
   type DeviceConfig,
@@ -13,6 +13,7 @@ import {
 import { DiskTraffic } from './differential-disks.ts'
 import { blankDisk, type Outcome, streams } from './differential-model.ts'
 import { NetTraffic } from './differential-nets.ts'
+import { type Choice, ringFeatures } from './differential-pairs.ts'
 import { RecordingPort } from './differential-port.ts'
 import { Recorder } from './differential-recorder.ts'
 import type { Variant } from './differential-schemes.ts'
@@ -40,8 +41,7 @@ export interface Run {
   readonly variants: readonly Variant[]
   readonly transport: 'mmio' | 'pci'
   readonly mode: 'map' | 'pool'
-  /** The device asks for each access; otherwise it may use what the port says about windows. */
-  readonly asking: boolean
+  readonly choice: Choice
 }
 
 /** What a run left behind, and what was seen on the way. */
@@ -80,6 +80,7 @@ class Differential {
   private readonly wrong: string[] = []
   private readonly disk0: GrowingStore
   private readonly disk1: LateStore
+  private readonly devices: VirtioDevice[] = []
   private callbacks = 0
   private iommuFaults = 0
 
@@ -98,6 +99,7 @@ class Differential {
   async run(): Promise<Finished> {
     const { recorder, nets, wrong, setup } = this
     const made = await this.create()
+    this.checkFeatures()
     const live = made.ram.live
     const arena = made.ram.allocate(ARENA_BYTES, 4096)
     const disks = new DiskTraffic(made, arena, (disk) => this.look(disk))
@@ -176,7 +178,7 @@ class Differential {
         type: 'net',
         name,
         device,
-        make: (port) => new NetDevice({ ...device, ...this.deviceOptions(name, port) }),
+        make: (port) => this.keep(new NetDevice({ ...device, ...this.deviceOptions(name, port) })),
         observer: {
           frames: (batch) => {
             this.look(name)
@@ -204,27 +206,39 @@ class Differential {
         type: 'blk',
         name,
         device,
-        make: (port) => new BlkDevice({ ...device, ...this.deviceOptions(name, port) }),
+        make: (port) => this.keep(new BlkDevice({ ...device, ...this.deviceOptions(name, port) })),
       }
     })
   }
 
   private deviceOptions(name: NetName | DiskName, port: BusPort): DeviceOptions {
-    const { script, asking } = this.setup
+    const { choice } = this.setup
     const variant = this.variantOf(name)
     const swiotlb = variant.swiotlb === undefined ? [] : [VIRTIO_F_SWIOTLB]
+    const features = ringFeatures(choice)
     return {
       name,
-      port: new RecordingPort(port, this.recorder.device(name), !asking),
+      port: new RecordingPort(port, this.recorder.device(name), !choice.asking),
       accessPlatform: 'offered',
-      offer: [
-        ...swiotlb,
-        ...(script.packed ? [VIRTIO_F_RING_PACKED] : []),
-        ...(script.inOrder ? [VIRTIO_F_IN_ORDER] : []),
-      ],
-      inOrderBatches: script.inOrder,
-      withhold: script.withhold,
+      offer: [...swiotlb, ...features.flatMap(([bit, wanted]) => (wanted ? [bit] : []))],
+      inOrderBatches: choice.inOrder === 'batches',
+      withhold: features.flatMap(([bit, wanted]) => (wanted ? [] : [bit])),
       requires: variant.swiotlb === 'required' ? FeatureSet.of(...swiotlb) : FeatureSet.empty,
+    }
+  }
+
+  private keep<T extends VirtioDevice>(device: T): T {
+    this.devices.push(device)
+    return device
+  }
+
+  // What was chosen is what was agreed on.
+  private checkFeatures(): void {
+    for (const device of this.devices) {
+      for (const [bit, wanted] of ringFeatures(this.setup.choice)) {
+        if (device.negotiated.has(bit) !== wanted)
+          this.wrong.push(`${device.name}: bit ${bit}, which was ${wanted ? '' : 'not '}wanted`)
+      }
     }
   }
 

@@ -1,0 +1,97 @@
+// What `DriverQueue` promises beyond the published suite, which the specification leaves to a driver.
+import { DMA_OK } from '@guestdma/dma'
+import {
+  EVENT_SUPPRESSION_FLAGS,
+  PACKED_DESCRIPTOR_FLAGS,
+  RING_EVENT_FLAGS_DESCRIPTOR,
+  VIRTIO_F_EVENT_IDX,
+  VIRTIO_F_RING_PACKED,
+} from '@guestdma/spec'
+import { DriverQueue } from '@guestdma/virtqueue'
+import { describe, expect, test } from 'vitest'
+import { QueueRig, type QueueRigOptions, writeBus } from '../src/index.ts'
+
+const PACKED = [VIRTIO_F_RING_PACKED]
+const FORMATS = [
+  ['split', []],
+  ['packed', PACKED],
+] as const
+
+function open(format: readonly number[], options: QueueRigOptions): QueueRig {
+  return new QueueRig((wanted) => new DriverQueue(wanted), { format }, options)
+}
+
+const idsOf = (rig: QueueRig): number[] => rig.takeAll().map(({ id }) => id)
+const halves = (...values: number[]): Uint8Array => new Uint8Array(Uint16Array.from(values).buffer)
+
+test.each(FORMATS)(
+  '%s: a prepared chain that comes back stays prepared, and its descriptors are given to no other',
+  (_, format) => {
+    const rig = open(format, { size: 4 })
+    rig.device(0)
+    rig.device(1)
+    const prepared = rig.queue.prepare(1, 1)
+    for (let round = 0; round < 9; round++) {
+      rig.queue.addPrepared(prepared)
+      const other = rig.addPlain()
+      rig.queue.publish()
+      expect(idsOf(rig)).toEqual([prepared, other])
+      rig.peer.use([
+        { id: other, written: 0 },
+        { id: prepared, written: 0 },
+      ])
+      expect(rig.queue.reap(4)).toBe(2)
+      rig.queue.recycle()
+      expect(rig.queue.free).toBe(2)
+    }
+    rig.close()
+  },
+)
+
+describe('a packed ring', () => {
+  test.each([
+    ['an event beyond the ring', 4, RING_EVENT_FLAGS_DESCRIPTOR, [VIRTIO_F_EVENT_IDX]],
+    ['an event far beyond it', 0xffff, RING_EVENT_FLAGS_DESCRIPTOR, [VIRTIO_F_EVENT_IDX]],
+    ['an event that was not agreed on', 3, RING_EVENT_FLAGS_DESCRIPTOR, []],
+    ['flags that are reserved', 3, 3, [VIRTIO_F_EVENT_IDX]],
+  ] as const)('%s is answered by a doorbell, which does no harm (virtio 1.4 §2.8.14)', (_, event, flags, features) => {
+    const rig = open(PACKED, { size: 4, features })
+    for (let n = 1; n < 20; n++) {
+      const { device } = rig.queue.areas
+      writeBus(rig.port, device, halves(event))
+      writeBus(rig.port, device + EVENT_SUPPRESSION_FLAGS, halves(flags))
+      const id = rig.addPlain()
+      rig.queue.publish()
+      expect(rig.doorbells).toHaveLength(n)
+      expect(idsOf(rig)).toEqual([id])
+      rig.peer.use([{ id, written: 0 }])
+      expect(rig.queue.reap(4)).toBe(1)
+      rig.queue.recycle()
+    }
+    rig.close()
+  })
+
+  test('a length counts without WRITE too, where the device may write the chain: QEMU never sets it', () => {
+    const rig = open(PACKED, { size: 4 })
+    const id = rig.addOne(0, true)
+    rig.queue.publish()
+    rig.takeAll()
+    rig.peer.use([{ id, written: 60 }])
+    writeBus(rig.port, rig.queue.areas.descriptor + PACKED_DESCRIPTOR_FLAGS, halves(0x8080))
+    expect(rig.queue.reap(4)).toBe(1)
+    expect(rig.completions(1)).toEqual([{ id, written: 60, status: DMA_OK }])
+    rig.close()
+  })
+
+  test('a used descriptor where nothing is outstanding is not looked at, and breaks nothing', () => {
+    const rig = open(PACKED, { size: 4 })
+    const id = rig.addPlain()
+    rig.queue.publish()
+    rig.takeAll()
+    rig.peer.use([{ id, written: 0 }])
+    expect(rig.queue.reap(4)).toBe(1)
+    rig.peer.use([{ id, written: 0 }])
+    expect([rig.queue.reap(4), rig.queue.broken]).toEqual([0, null])
+    rig.close()
+  })
+})
