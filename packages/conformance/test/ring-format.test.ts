@@ -7,8 +7,14 @@ import { collect } from './support/collect.ts'
 const split = (owner: RingOwner): DeviceRing => new SplitDeviceRing(owner)
 const packed = (owner: RingOwner): DeviceRing => new PackedDeviceRing(owner)
 
-describeRingFormat({ describe, test, expect }, { name: 'split ring', packed: false, driver: splitFormat, device: split })
-describeRingFormat({ describe, test, expect }, { name: 'packed ring', packed: true, driver: packedFormat, device: packed })
+describeRingFormat(
+  { describe, test, expect },
+  { name: 'split ring', packed: false, driver: splitFormat, device: split },
+)
+describeRingFormat(
+  { describe, test, expect },
+  { name: 'packed ring', packed: true, driver: packedFormat, device: packed },
+)
 
 /** A format whose rings are changed after they were made. */
 const changed = (format: RingFormat, change: (ring: DriverRing) => void): RingFormat => ({

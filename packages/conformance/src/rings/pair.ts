@@ -110,7 +110,8 @@ export class RingPair {
       const lengths = Array.from({ length: count }, () => 1 + random(BYTES))
       // The place of its bytes is the first free one, whatever its id will be.
       let place = 0
-      while ([...this.lent.values()].some(({ serial }) => serial % queue.size === (this.serial + place) % queue.size)) place++
+      while ([...this.lent.values()].some(({ serial }) => serial % queue.size === (this.serial + place) % queue.size))
+        place++
       const serial = this.serial + place
       const at = this.arena + (serial % queue.size) * SEGMENTS * BYTES
       for (const [i, length] of lengths.entries()) {
@@ -123,7 +124,12 @@ export class RingPair {
       if (id < 0) break
       this.check('an id that is free', this.lent.has(id), false)
       this.serial = serial + 1
-      this.lent.set(id, { serial, readable: lengths.slice(0, readable), writable: lengths.slice(readable), written: -1 })
+      this.lent.set(id, {
+        serial,
+        readable: lengths.slice(0, readable),
+        writable: lengths.slice(readable),
+        written: -1,
+      })
       added++
     }
     this.check('publish', queue.publish(), 0)
@@ -176,7 +182,10 @@ export class RingPair {
         for (const [k, length] of lent.writable.entries()) {
           const from = at + (lent.readable.length + k) * BYTES
           const here = Math.min(left, length)
-          const expected = [...new Array<number>(here).fill((lent.serial ^ 0x55) & 0xff), ...new Array<number>(length - here).fill(0)]
+          const expected = [
+            ...new Array<number>(here).fill((lent.serial ^ 0x55) & 0xff),
+            ...new Array<number>(length - here).fill(0),
+          ]
           this.check('what the device wrote', [...this.bytes.subarray(from, from + length)], expected)
           left -= here
         }
@@ -195,7 +204,11 @@ export class RingPair {
       this.give(this.taken.length)
       this.reap()
     }
-    this.check('outstanding, and free', [this.lent.size, this.queue.outstanding, this.queue.free], [0, 0, this.queue.size])
+    this.check(
+      'outstanding, and free',
+      [this.lent.size, this.queue.outstanding, this.queue.free],
+      [0, 0, this.queue.size],
+    )
     this.check('used without having been asked for', this.queue.hasUsed, false)
   }
 
