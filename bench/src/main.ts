@@ -14,13 +14,12 @@ import {
   writeWhole,
 } from '@guestdma/bench/program'
 import { SCHEMES } from 'guestdma'
-import { runFigures } from './figure-program.ts'
-import { type HeapFigure, type HeapReport, type IovaReport, type PeersSpeedReport, toJson } from './files.ts'
-import type { IovaFigure } from './iova.ts'
-import { formatIova, IOVA_FIGURES } from './iova-report.ts'
+import { type FigureProgram, runFigures } from './figure-program.ts'
+import { type FigureReport, type HeapFigure, type HeapReport, toJson } from './files.ts'
+import { GUESTS } from './guests-report.ts'
+import { IOVA } from './iova-report.ts'
 import { NONE } from './machines.ts'
-import type { PeerFigure } from './peers.ts'
-import { formatPeers, PEER_FIGURES } from './peers-report.ts'
+import { PEERS } from './peers-report.ts'
 import { drawReport } from './picture.ts'
 import { SCENARIOS } from './scenarios.ts'
 import { EXTRA } from './table.ts'
@@ -33,6 +32,7 @@ usage: bench [--scheme ID…] [--only WORDS] [--quick]
        bench --heap [--scheme ID…] [--only WORDS] [--json FILE]
        bench --iova [--json FILE]
        bench --peers [--json FILE]
+       bench --guests [--json FILE]
 
   --scheme ID   only this scheme; may be given several times:
 ${[NONE, ...Object.keys(SCHEMES)].map((id) => `                ${id}\n`).join('')}  --only WORDS  only what matches all words, such as
@@ -46,6 +46,11 @@ ${[NONE, ...Object.keys(SCHEMES)].map((id) => `                ${id}\n`).join(''
   --peers       only devices of other processes, beside the bare
                 ring: needs qemu-storage-daemon and dpdk-testpmd
                 (Debian: qemu-system-common, dpdk-dev)
+  --guests      only how fast a Linux guest reads a served disk,
+                beside one of QEMU itself, by four schemes: needs
+                qemu-system-arm, cpio, device-tree-compiler and what
+                scripts/guest-kernel.mjs arm64 and
+                scripts/guest-programs.mjs arm64 make
   --repeat N    N processes for each figure, of which the fastest
                 counts (a machine is only ever slowed down)
   --json FILE   also write the report as JSON, as results come
@@ -82,8 +87,8 @@ async function main(): Promise<number> {
   const repeat = Number(values.repeat ?? 1)
   if (!Number.isInteger(repeat) || repeat < 1)
     throw usage(`--repeat ${values.repeat}: must be a whole number from 1 on`)
-  if (values.svg !== undefined && (values.heap || values.iova || values.peers))
-    throw usage('--svg draws none of --heap, --iova and --peers')
+  if (values.svg !== undefined && (values.heap || values.iova || values.peers || values.guests))
+    throw usage('--svg draws none of --heap, --iova, --peers and --guests')
   if (values.svg !== undefined && !subjects.some(isDrawn))
     throw usage('--svg draws net cases of 64 bytes in batches of 32, and none is measured')
   const { json, svg } = values
@@ -97,8 +102,9 @@ async function main(): Promise<number> {
   const save = (report: object): void => {
     if (json !== undefined) writeWhole(json, toJson(report))
   }
-  if (values.iova) return iova(stop, save)
-  if (values.peers) return peers(stop, save)
+  if (values.iova) return figures(IOVA, stop, save)
+  if (values.peers) return figures(PEERS, stop, save)
+  if (values.guests) return figures(GUESTS, stop, save)
   const effort = values.quick ? { milliseconds: 60, warmup: 120 } : { milliseconds: 600, warmup: 400 }
   const common = {
     worker: new URL('../dist/worker.js', import.meta.url),
@@ -169,36 +175,23 @@ async function heap(
   return stop.exitCode ?? (complete ? 0 : 1)
 }
 
-async function iova(stop: Stop, save: (report: IovaReport) => void): Promise<number> {
+async function figures<Figure>(
+  { name, schema, what, total, format }: FigureProgram<Figure>,
+  stop: Stop,
+  save: (report: FigureReport<Figure>) => void,
+): Promise<number> {
   const environment = readEnvironment()
-  const started = { schema: 'guestdma-iova-1', environment } as const
-  progress.show('mappings', 0)
-  const { figures, failure } = await runFigures<IovaFigure>('iova', stop.signal, (sofar) => {
-    save({ ...started, complete: false, figures: sofar })
-    progress.show('mappings', sofar.length / IOVA_FIGURES)
+  progress.show(what, 0)
+  const found = await runFigures<Figure>(name, stop.signal, (sofar) => {
+    save({ schema, complete: false, environment, figures: sofar })
+    progress.show(what, sofar.length / total)
   })
   progress.clear()
-  const complete = failure === undefined && !stop.signal.aborted
-  save({ ...started, complete, figures })
-  process.stdout.write(formatIova(figures))
+  const complete = found.failure === undefined && !stop.signal.aborted
+  save({ schema, complete, environment, figures: found.figures })
+  process.stdout.write(format(found.figures))
   if (!complete) process.stdout.write('This report is PARTIAL: cases are missing.\n')
-  if (failure !== undefined && !stop.signal.aborted) process.stderr.write(`bench: ${failure}\n`)
-  return stop.exitCode ?? (complete ? 0 : 1)
-}
-
-async function peers(stop: Stop, save: (report: PeersSpeedReport) => void): Promise<number> {
-  const environment = readEnvironment()
-  const started = { schema: 'guestdma-peers-speed-1', environment } as const
-  progress.show('devices of other processes', 0)
-  const { figures, failure } = await runFigures<PeerFigure>('peers', stop.signal, (sofar) => {
-    save({ ...started, complete: false, figures: sofar })
-    progress.show('devices of other processes', sofar.length / PEER_FIGURES)
-  })
-  progress.clear()
-  const complete = failure === undefined && !stop.signal.aborted
-  save({ ...started, complete, figures })
-  process.stdout.write(formatPeers(figures))
-  if (failure !== undefined && !stop.signal.aborted) process.stderr.write(`bench: ${failure}\n`)
+  if (found.failure !== undefined && !stop.signal.aborted) process.stderr.write(`bench: ${found.failure}\n`)
   return stop.exitCode ?? (complete ? 0 : 1)
 }
 
@@ -229,6 +222,7 @@ function readArguments() {
         heap: { type: 'boolean' },
         iova: { type: 'boolean' },
         peers: { type: 'boolean' },
+        guests: { type: 'boolean' },
         json: { type: 'string' },
         svg: { type: 'string' },
         repeat: { type: 'string' },

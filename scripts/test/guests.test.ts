@@ -34,6 +34,7 @@ const kept = (kind: string): string[] => readdirSync(join(dir, 'cache', kind)).f
 describe('programs for guests', () => {
   beforeEach(() => {
     fake('apt-get', `echo "$@" >> ${dir}/calls; case "$*" in *download*) sleep 0.2; touch a.deb;; esac`)
+    fake('aarch64-linux-gnu-gcc', 'while [ "$1" != -o ]; do shift; done; echo compiled > "$2"')
     fake('dpkg-deb', 'mkdir -p root/bin root/sbin; echo 1 > root/bin/busybox; echo 2 > root/sbin/e2fsck.static')
   })
 
@@ -43,6 +44,7 @@ describe('programs for guests', () => {
     expect([first.code, second]).toEqual([0, first])
     expect(readFileSync(join(first.stdout.trim(), 'busybox'), 'utf8')).toBe('1\n')
     expect(readFileSync(join(dir, 'cache/programs/arm64/e2fsck.static'), 'utf8')).toBe('2\n')
+    expect(readFileSync(join(dir, 'cache/programs/arm64/disk-read'), 'utf8')).toBe('compiled\n')
     expect(readFileSync(join(dir, 'calls'), 'utf8').match(/download/g)).toHaveLength(1)
   })
 

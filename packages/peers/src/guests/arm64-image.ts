@@ -45,7 +45,7 @@ const MMIO_STRIDE = 0x200
  * @throws SkippedCase where a program for it is missing
  */
 export function arm64Files(dir: string): BootFiles {
-  const programs = ['busybox', 'e2fsck.static'].map((name) => join(made('programs', 'arm64'), name))
+  const programs = ['busybox', 'e2fsck.static', 'disk-read'].map((name) => join(made('programs', 'arm64'), name))
   return { kernel: join(made('kernels', 'arm64'), 'kernel'), initrd: makeInitramfs(dir, programs) }
 }
 
