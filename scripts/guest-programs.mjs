@@ -25,11 +25,12 @@ const usage = `Gets programs for guests of another architecture, and prints the 
 
   node scripts/guest-programs.mjs NAME...
   node scripts/guest-programs.mjs NAME... --json
+  node scripts/guest-programs.mjs NAME... --made   makes nothing: fails where one was not made yet
 
   arm64, i386    busybox and e2fsck.static of Debian, which need no libraries
   arm64          disk-read as well, which is compiled: it reads a disk for some time
 
-They are made once and kept in $GUESTDMA_CACHE (by default ~/.cache/guestdma), where programs/NAME is a link to them.
+They are made once and kept in $GUESTDMA_CACHE (by default ~/.cache/guestdma).
 What apt and dpkg know of this machine stays as it is.`
 
 /** Fills `folder`. The steps are a part of the hash. */
@@ -69,13 +70,13 @@ async function compile(name, { compiler, options }, texts, folder, work) {
   }
 }
 
-async function programs(name) {
+async function programs(name, only) {
   const compiled = COMPILED[name] ?? { sources: [] }
   const read = (file) => readFileSync(fileURLToPath(new URL(`guests/${file}`, import.meta.url)), 'utf8')
   const texts = Object.fromEntries(compiled.sources.map((file) => [file, read(file)]))
   const inputs = [PROGRAMS, compiled, texts, String(fetch), String(compile)]
   const hash = createHash('sha256').update(JSON.stringify(inputs))
-  const entry = { kind: 'programs', name, hash: hash.digest('hex').slice(0, 16) }
+  const entry = { kind: 'programs', name, hash: hash.digest('hex').slice(0, 16), only }
   const { folder, made } = await cached(entry, async (fresh, work) => {
     if (compiled.compiler !== undefined && !installed(compiled.compiler)) {
       const line = `apt-get install --no-install-recommends ${compiled.package}`
