@@ -4,5 +4,11 @@ import { endWithParent } from '@guestdma/bench/program'
 import { measureGuests } from '@guestdma/peers'
 
 endWithParent()
-for await (const figure of measureGuests()) process.stdout.write(`${JSON.stringify(figure)}\n`)
+try {
+  for await (const figure of measureGuests()) process.stdout.write(`${JSON.stringify(figure)}\n`)
+} catch (error) {
+  // Such as a kernel that is to be built first.
+  process.stderr.write(`${(error as Error).message}\n`)
+  process.exit(1)
+}
 process.exit()
