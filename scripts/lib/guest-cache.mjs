@@ -28,7 +28,8 @@ function cacheFolder({ GUESTDMA_CACHE, XDG_CACHE_HOME } = process.env) {
 export async function cached({ kind, name, hash, only }, make) {
   const folder = join(cacheFolder(), kind, `${name}-${hash}`)
   const made = !existsSync(folder)
-  if (made && only) throw new GuestError('GUEST_UNMADE', `${name}: there is no ${folder}; call this without --made`)
+  if (made && only)
+    throw new GuestError('GUEST_UNMADE', `${name}: there is no ${folder} yet; without --made it is made`)
   if (made) {
     mkdirSync(dirname(folder), { recursive: true })
     const work = mkdtempSync(join(dirname(folder), `.making-${name}-`))

@@ -99,14 +99,14 @@ describe('a kernel for guests', () => {
     fake('dpkg', 'echo "Version: 6.1.2-1"')
     const { code, stdout, stderr } = await command('guest-kernel', 'i386', '--made')
     expect([code, stdout]).toEqual([1, ''])
-    expect(stderr).toMatch(/^i386: there is no \S+; call this without --made \(GUEST_UNMADE\)\n$/)
+    expect(stderr).toMatch(/^i386: there is no \S+ yet; without --made it is made \(GUEST_UNMADE\)\n$/)
     expect(kept('kernels')).toHaveLength(1)
   })
 
   test('with patches is another one, of a patched source', async () => {
     const { stdout } = await command('guest-kernel', 'i386', 'i386-swiotlb')
     const [plain, patched] = stdout.trim().split('\n')
-    expect([readFileSync(plain, 'utf8'), readFileSync(patched, 'utf8')]).toEqual(['', 'x\n'.repeat(4)])
+    expect([readFileSync(plain, 'utf8'), readFileSync(patched, 'utf8')]).toEqual(['', 'x\n'.repeat(5)])
   })
 
   test('that does not compile leaves no entry, and the last lines of the compiler are shown', async () => {

@@ -21,7 +21,7 @@ export function made(script: 'guest-kernel' | 'guest-programs', name: string): s
   if (found !== undefined) return found
   if (!existsSync(path)) throw new SkippedCase(`there is no scripts/${script}.mjs here: run this in a clone`)
   const { status, stdout, stderr } = spawnSync(process.execPath, [path, name, '--made'], { encoding: 'utf8' })
-  if (status !== 0) throw new SkippedCase(stderr.trim())
+  if (status !== 0) throw new SkippedCase(`run node scripts/${script}.mjs ${name}: ${stderr.trim()}`)
   known.set(id, stdout.trim())
   return stdout.trim()
 }
