@@ -64,6 +64,7 @@ async function main(): Promise<number> {
     iova: read('iova'),
     peers: read('peers'),
     guests: read('guests'),
+    threads: read('threads'),
     rfc: read('rfc'),
   }
   const figures = figuresOf(measured)

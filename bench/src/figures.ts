@@ -3,6 +3,7 @@ import type { GuestSpeed } from '@guestdma/peers'
 import type { FigureReport, HeapReport, RfcReport } from './files.ts'
 import type { IovaFigure } from './iova.ts'
 import type { PeerFigure } from './peers.ts'
+import type { ThreadFigure } from './threads.ts'
 
 /** A run of `bench`, or of another program, whose results texts quote. */
 export interface Measurement {
@@ -20,6 +21,7 @@ export const MEASUREMENTS = {
   iova: { file: 'bench/results/iova.json', args: ['--iova'] },
   peers: { file: 'bench/results/peers.json', args: ['--peers'] },
   guests: { file: 'bench/results/guests.json', args: ['--guests'] },
+  threads: { file: 'bench/results/threads.json', args: ['--threads'] },
   rfc: {
     file: 'bench/results/rfc.json',
     program: 'examples/linux-swiotlb-rfc/src/main.ts',
@@ -34,6 +36,7 @@ export interface Measured {
   readonly iova: FigureReport<IovaFigure>
   readonly peers: FigureReport<PeerFigure>
   readonly guests: FigureReport<GuestSpeed>
+  readonly threads: FigureReport<ThreadFigure>
   readonly rfc: RfcReport
 }
 
@@ -44,6 +47,7 @@ export function figuresOf({
   iova,
   peers,
   guests,
+  threads,
   rfc,
 }: Measured): Readonly<Record<string, string>> {
   const packet = (operation: string, backend: string, mode = 'map'): BenchResult => {
@@ -98,6 +102,8 @@ export function figuresOf({
     'guests-command': command(MEASUREMENTS.guests),
     'guests-machine': machine(guests),
     'guests-speed': guestsTable(guests),
+    'threads-command': command(MEASUREMENTS.threads),
+    'threads-speed': threadsTable(threads),
     'rfc-command': command(MEASUREMENTS.rfc),
     'rfc-secrets': whole(first.secrets),
     'rfc-secrets-cleared': whole(all.secrets),
@@ -152,6 +158,17 @@ function guestsTable({ figures }: FigureReport<GuestSpeed>): string {
     '|---|---|---|---|',
     ...figures.map(({ scheme, work, ratio, least, most }) =>
       row([scheme, work, ratio.toFixed(2), `${least.toFixed(2)} to ${most.toFixed(2)}`]),
+    ),
+  ].join('\n')
+}
+
+function threadsTable({ figures }: FigureReport<ThreadFigure>): string {
+  const row = (cells: readonly string[]): string => `| ${cells.join(' | ')} |`
+  return [
+    row(['scheme', 'ring', 'one core', 'two cores']),
+    '|---|---|---|---|',
+    ...figures.map(({ scheme, format, oneCore, twoCores }) =>
+      row([`\`${scheme}\``, format, millions(oneCore), millions(twoCores)]),
     ),
   ].join('\n')
 }
