@@ -1,7 +1,7 @@
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { BlkDevice, type BlockRequest, BusWindows, MemoryBlockStore } from '@guestdma/devices'
+import { BlkDevice, type BlockRequest, BusWindows, MemoryBlockStore, type QueuePosition } from '@guestdma/devices'
 import { IotlbPort, VhostUserServer } from '@guestdma/vhost-user'
 import type { PeerCase } from '../matrix/case.ts'
 import { expectIs, expectSame, pattern, socketPath, until } from '../work/workloads.ts'
@@ -21,7 +21,7 @@ interface Setting {
   readonly machine?: readonly string[]
   /** The front end translates addresses. */
   readonly translated?: boolean
-  /** The machine is stopped and goes on while the guest works, so many times. */
+  /** The machine is stopped with requests in flight, and goes on, so many times. */
   readonly stops?: number
 }
 
@@ -38,14 +38,38 @@ const REPORT = 20 * MIB
  */
 const WORK = 'read,copy,files,report'
 
-/** A store whose answers come later, as those of a real one do: requests are in flight when the machine is stopped. */
-class LaterStore extends MemoryBlockStore {
+/** A store that keeps requests while it is told to, so that they are in flight when the machine is stopped. */
+class HeldStore extends MemoryBlockStore {
+  holding = false
+  readonly held: (() => void)[] = []
+
   override read(request: BlockRequest): void {
-    setTimeout(() => super.read(request), 1)
+    this.take(() => super.read(request))
   }
 
   override write(request: BlockRequest): void {
-    setTimeout(() => super.write(request), 1)
+    this.take(() => super.write(request))
+  }
+
+  release(): void {
+    this.holding = false
+    for (const answer of this.held.splice(0)) answer()
+  }
+
+  private take(answer: () => void): void {
+    if (this.holding) this.held.push(answer)
+    else answer()
+  }
+}
+
+/** Tells for how many requests in flight its queue cannot stop yet. */
+class StoppedDisk extends BlkDevice {
+  waitsFor = 0
+
+  override stopQueue(queue: BlkDevice['queues'][number]): QueuePosition | null {
+    const position = super.stopQueue(queue)
+    this.waitsFor = position === null ? this.inFlightOf(queue) : 0
+    return position
   }
 }
 
@@ -64,13 +88,13 @@ function run({
       const source = pattern(DISK, 11)
       const target = new Uint8Array(DISK)
       const files = emptyFileSystem(dir, DISK)
-      const devices = [source, target, files].map((bytes, i) => {
+      const disks = [source, target, files].map((bytes, i) => {
         const name = `disk${i}`
         const port = translated ? new IotlbPort(name) : new BusWindows(name)
-        const store = stops > 0 ? new LaterStore(bytes) : new MemoryBlockStore(bytes)
-        const device = new BlkDevice({ name, port, store, accessPlatform: 'offered' })
+        const store = new HeldStore(bytes)
+        const device = new StoppedDisk({ name, port, store, accessPlatform: 'offered' })
         servers.push(VhostUserServer.listen({ path: socketPath(), device }))
-        return device
+        return { device, store }
       })
       await using guest = startGuest({
         memory: '256M',
@@ -82,16 +106,23 @@ function run({
         ],
       })
       saw('the machine is starting')
-      for (const text of ['RESULT read', 'RESULT copy', 'RESULT mounted']) {
+      // Where it is stopped, its serial port says nothing after some of the stops.
+      for (const text of ['RESULT read', ...(stops > 0 ? [] : ['RESULT copy', 'RESULT mounted'])]) {
         await guest.printed(text, BOOTED_MS)
         saw(`the guest printed ${text}`)
       }
-      for (let i = 0; i < stops && !guest.peer.ended; i++) {
+      let met = 0
+      for (let i = 0; i < stops; i++) {
+        // The first half while it copies to the second disk, the others while it fills the third.
+        const { device, store } = disks[i < stops / 2 ? 1 : 2]
+        store.holding = true
+        await until('a request', () => store.held.length > 0, guest.peer)
         guest.peer.stdin.write('stop\n')
-        await new Promise((resolve) => setTimeout(resolve, 30))
+        await until('a stop that waits for requests in flight', () => device.waitsFor > 0, guest.peer)
+        met += device.waitsFor
+        store.release()
         guest.peer.stdin.write('cont\n')
-        await new Promise((resolve) => setTimeout(resolve, 100))
-        saw(`stopped and continued ${i + 1} times`)
+        saw(`stopped and continued ${i + 1} times, with ${met} requests in flight`)
       }
       const lacking = (): string => `the guest to switch itself off; it printed: ${guest.serial().slice(-600)}`
       await until(lacking, () => guest.peer.ended, undefined, BOOTED_MS)
@@ -107,7 +138,7 @@ function run({
       expectIs('the file system was unmounted', report.includes('RESULT unmounted'), true)
       checkFileSystem(dir, files, source.subarray(0, half))
       const faults = [
-        ...devices.flatMap(({ faults }) => faults.last()),
+        ...disks.flatMap(({ device }) => device.faults.last()),
         ...servers.flatMap((one) => one.faults.last().map(String)),
       ]
       expectIs('faults', faults, [])
