@@ -3,7 +3,7 @@ import { DEVICE_ID_BLOCK } from '@guestdma/spec'
 import { VhostUserServer } from '@guestdma/vhost-user'
 import { socketPath } from '../work/workloads.ts'
 import { ARM64_MACHINE, ARM64_RAM, treeWithPools } from './arm64-image.ts'
-import { type GuestMachine, startGuest } from './guest-machine.ts'
+import { type GuestMachine, macOf, startGuest } from './guest-machine.ts'
 import type { BootFiles } from './initramfs.ts'
 import { type Span, SpanPort, TranslatedPort, type WatchedPort } from './watched-port.ts'
 
@@ -105,11 +105,10 @@ function deviceArgs({ translated, platform }: Arm64Scheme, { device, server }: S
     const model = translated ? 'vhost-user-blk-pci' : 'vhost-user-blk'
     return [...chardev, '-device', `${model},chardev=c${index},num-queues=1,config-wce=off,${options}`]
   }
-  const mac = Array.from(device.config.bytes.subarray(0, 6), (byte) => byte.toString(16).padStart(2, '0')).join(':')
   const model = translated ? 'virtio-net-pci' : 'virtio-net-device'
   return [
     ...chardev,
     ...['-netdev', `vhost-user,id=n${index},chardev=c${index}`],
-    ...['-device', `${model},netdev=n${index},mac=${mac},${options}`],
+    ...['-device', `${model},netdev=n${index},mac=${macOf(device)},${options}`],
   ]
 }

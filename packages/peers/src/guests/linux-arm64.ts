@@ -8,6 +8,7 @@ import { arm64Files } from './arm64-image.ts'
 import { ended, expectConfined, recordFigures, resultOf, watchResults } from './arm64-report.ts'
 import { ARM64_QUEUE_SIZE, type Arm64Scheme, arm64Schemes, type Served, serve, startArm64 } from './arm64-scheme.ts'
 import { checkFileSystem, emptyFileSystem, hashOf } from './file-system.ts'
+import { QEMU_QUEUE_SIZE } from './guest-machine.ts'
 
 const MIB = 1 << 20
 const DISK = 24 * MIB
@@ -23,13 +24,9 @@ function run(scheme: Arm64Scheme): PeerCase['run'] {
       const [source, made, files] = [pattern(DISK, 11), new Uint8Array(DISK), emptyFileSystem(dir, DISK)]
       for (const [i, bytes] of [source, made, files].entries()) {
         const [name, store] = [`disk${i}`, new MemoryBlockStore(bytes)]
+        const queueSize = scheme.translated ? QEMU_QUEUE_SIZE : ARM64_QUEUE_SIZE
         served.push(
-          serve(
-            scheme,
-            i,
-            name,
-            (port) => new BlkDevice({ name, port, store, queueSize: ARM64_QUEUE_SIZE, accessPlatform: 'offered' }),
-          ),
+          serve(scheme, i, name, (port) => new BlkDevice({ name, port, store, queueSize, accessPlatform: 'offered' })),
         )
       }
       await using guest = startArm64(scheme, served, {

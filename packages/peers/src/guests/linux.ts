@@ -1,29 +1,14 @@
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { BlkDevice, type BlockRequest, BusWindows, MemoryBlockStore, type QueuePosition } from '@guestdma/devices'
-import { IotlbPort, VhostUserServer } from '@guestdma/vhost-user'
+import { BlkDevice, type BlockRequest, MemoryBlockStore, type QueuePosition } from '@guestdma/devices'
+import { VhostUserServer } from '@guestdma/vhost-user'
 import type { PeerCase } from '../matrix/case.ts'
 import { expectIs, expectSame, pattern, socketPath, until } from '../work/workloads.ts'
 import { checkFileSystem, emptyFileSystem, hashOf } from './file-system.ts'
-import { servedDisk, startGuest } from './guest-machine.ts'
+import { QEMU_QUEUE_SIZE, servedDisk } from './guest-machine.ts'
 import { bootFiles } from './linux-image.ts'
-
-/** How the guest reaches the device. */
-interface Setting {
-  readonly backend: string
-  readonly what?: string
-  /** For the kernel. */
-  readonly append?: string
-  /** Of each device. */
-  readonly device?: string
-  /** Of the machine. */
-  readonly machine?: readonly string[]
-  /** The front end translates addresses. */
-  readonly translated?: boolean
-  /** The machine is stopped with requests in flight, and goes on, so many times. */
-  readonly stops?: number
-}
+import { direct, type LinuxScheme, linuxSchemes, portOf, startLinux } from './linux-scheme.ts'
 
 const MIB = 1 << 20
 const DISK = 24 * MIB
@@ -73,37 +58,38 @@ class StoppedDisk extends BlkDevice {
   }
 }
 
-function run({
-  append = '',
-  device: options = '',
-  machine = [],
-  translated = false,
-  stops = 0,
-}: Setting): PeerCase['run'] {
+/** `stops`: the machine is stopped with requests in flight, and goes on, so many times. */
+function run(scheme: LinuxScheme, stops: number = 0): PeerCase['run'] {
   return async ({ saw }) => {
     const dir = mkdtempSync(join(tmpdir(), 'guestdma-linux-'))
     const servers: VhostUserServer[] = []
     try {
-      const { kernel, initrd } = bootFiles(dir)
+      const kernel = bootFiles(dir)
       const source = pattern(DISK, 11)
       const target = new Uint8Array(DISK)
       const files = emptyFileSystem(dir, DISK)
       const disks = [source, target, files].map((bytes, i) => {
         const name = `disk${i}`
-        const port = translated ? new IotlbPort(name) : new BusWindows(name)
         const store = new HeldStore(bytes)
-        const device = new StoppedDisk({ name, port, store, accessPlatform: 'offered' })
+        const device = new StoppedDisk({
+          name,
+          port: portOf(scheme, name),
+          store,
+          queueSize: QEMU_QUEUE_SIZE,
+          accessPlatform: 'offered',
+        })
         servers.push(VhostUserServer.listen({ path: socketPath(), device }))
         return { device, store }
       })
-      await using guest = startGuest({
-        memory: '256M',
-        args: [
-          ...machine,
-          ...servers.flatMap(({ path }, i) => servedDisk(path, options.replaceAll('N', String(i)))),
-          ...['-kernel', kernel, '-initrd', initrd],
-          ...['-append', `console=ttyS0 quiet panic=-1 work=${WORK} ${append}`, '-monitor', 'stdio'],
-        ],
+      await using guest = startLinux(scheme, {
+        files: kernel,
+        devices: servers.map(
+          ({ path }) =>
+            (options) =>
+              servedDisk(path, options),
+        ),
+        words: `work=${WORK}`,
+        args: ['-monitor', 'stdio'],
       })
       saw('the machine is starting')
       // Where it is stopped, its serial port says nothing after some of the stops.
@@ -149,30 +135,15 @@ function run({
   }
 }
 
-const settings: readonly Setting[] = [
-  { backend: 'direct' },
-  { backend: 'direct', what: 'stopped and continued', stops: 20 },
-  { backend: 'swiotlb', append: 'swiotlb=force', device: ',iommu_platform=on' },
-  {
-    backend: 'intel-iommu',
-    append: 'intel_iommu=on iommu.passthrough=0 iommu.strict=1',
-    machine: [
-      ...['-device', 'intel-iommu,device-iotlb=on'],
-      ...[0, 1, 2].flatMap((i) => ['-device', `pcie-root-port,id=port${i},chassis=${i},slot=${i}`]),
-    ],
-    device: ',iommu_platform=on,ats=on,bus=portN',
-    translated: true,
-  },
+const [, ...others] = linuxSchemes
+
+export const linuxCases: readonly PeerCase[] = [
+  row(direct, '', run(direct)),
+  row(direct, 'stopped and continued', run(direct, 20)),
+  ...others.map((scheme) => row(scheme, '', run(scheme))),
 ]
 
-export const linuxCases: readonly PeerCase[] = settings.map((setting) => ({
-  peer: 'linux',
-  role: 'driver',
-  driver: 'blk',
-  ring: 'split',
-  backend: setting.backend,
-  transport: 'vhost-user',
-  what: setting.what ?? '',
-  deadlineMs: 180_000,
-  run: run(setting),
-}))
+function row({ backend }: LinuxScheme, what: string, work: PeerCase['run']): PeerCase {
+  const labels = { peer: 'linux', role: 'driver', driver: 'blk', ring: 'split', transport: 'vhost-user' } as const
+  return { ...labels, backend, what, deadlineMs: 180_000, run: work }
+}
