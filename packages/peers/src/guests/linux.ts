@@ -110,7 +110,12 @@ function run(scheme: LinuxScheme, stops: number = 0): PeerCase['run'] {
         guest.peer.stdin.write('cont\n')
         saw(`stopped and continued ${i + 1} times, with ${met} requests in flight`)
       }
-      const lacking = (): string => `the guest to switch itself off; it printed: ${guest.serial().slice(-600)}`
+      const faults = (): unknown[] => [
+        ...disks.flatMap(({ device }) => device.faults.last()),
+        ...servers.flatMap((one) => one.faults.last().map(String)),
+      ]
+      const lacking = (): string =>
+        `the guest to switch itself off; faults: ${JSON.stringify(faults())}; it printed: ${guest.serial().slice(-600)}`
       await until(lacking, () => guest.peer.ended, undefined, BOOTED_MS)
       const report = Buffer.from(target.subarray(REPORT, REPORT + 4096))
         .toString('latin1')
@@ -123,11 +128,7 @@ function run(scheme: LinuxScheme, stops: number = 0): PeerCase['run'] {
       expectIs('the hash of the file', said('file'), hashOf(source.subarray(0, half)))
       expectIs('the file system was unmounted', report.includes('RESULT unmounted'), true)
       checkFileSystem(dir, files, source.subarray(0, half))
-      const faults = [
-        ...disks.flatMap(({ device }) => device.faults.last()),
-        ...servers.flatMap((one) => one.faults.last().map(String)),
-      ]
-      expectIs('faults', faults, [])
+      expectIs('faults', faults(), [])
     } finally {
       for (const server of servers) server.close()
       rmSync(dir, { recursive: true, force: true })
