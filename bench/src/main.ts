@@ -1,12 +1,13 @@
 import { execFile } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
-import { parseArgs, promisify } from 'node:util'
+import { promisify } from 'node:util'
 import { type BenchReport, formatResults, readEnvironment, runBench, type Subject, variantsOf } from '@guestdma/bench'
 import {
   checkOutputs,
   EXIT_USAGE,
   listenForStop,
   Progress,
+  readCommandLine,
   type Stop,
   textColumns,
   UsageError,
@@ -70,7 +71,23 @@ const HEAP_BASES = [0x1_0000, 0x5000_0000, 0x8000_0000, 0x1_0000_0000]
 const progress = new Progress()
 
 async function main(): Promise<number> {
-  const values = readArguments()
+  const { values } = readCommandLine('bench', 'BENCH_USAGE', {
+    args: process.argv.slice(2).filter((arg) => arg !== '--'),
+    options: {
+      scheme: { type: 'string', multiple: true },
+      only: { type: 'string' },
+      quick: { type: 'boolean' },
+      heap: { type: 'boolean' },
+      iova: { type: 'boolean' },
+      peers: { type: 'boolean' },
+      guests: { type: 'boolean' },
+      threads: { type: 'boolean' },
+      json: { type: 'string' },
+      svg: { type: 'string' },
+      repeat: { type: 'string' },
+      help: { type: 'boolean', short: 'h' },
+    },
+  })
   if (values.help) {
     process.stdout.write(HELP)
     return 0
@@ -221,30 +238,6 @@ async function buildAll(): Promise<void> {
     throw new Error(`the packages could not be built: ${(error as Error).message}\n${stdout}${stderr}`.trimEnd())
   }
   progress.clear()
-}
-
-function readArguments() {
-  try {
-    return parseArgs({
-      args: process.argv.slice(2).filter((arg) => arg !== '--'),
-      options: {
-        scheme: { type: 'string', multiple: true },
-        only: { type: 'string' },
-        quick: { type: 'boolean' },
-        heap: { type: 'boolean' },
-        iova: { type: 'boolean' },
-        peers: { type: 'boolean' },
-        threads: { type: 'boolean' },
-        guests: { type: 'boolean' },
-        json: { type: 'string' },
-        svg: { type: 'string' },
-        repeat: { type: 'string' },
-        help: { type: 'boolean', short: 'h' },
-      },
-    }).values
-  } catch (error) {
-    throw usage(`${(error as Error).message.split('. ')[0]}; see bench --help`)
-  }
 }
 
 function isDrawn({ driver, bytes, batch, buffers, backend }: Subject): boolean {

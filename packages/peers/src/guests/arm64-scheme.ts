@@ -3,7 +3,7 @@ import { DEVICE_ID_BLOCK } from '@guestdma/spec'
 import { VhostUserServer } from '@guestdma/vhost-user'
 import { socketPath } from '../work/workloads.ts'
 import { ARM64_MACHINE, ARM64_RAM, treeWithPools } from './arm64-image.ts'
-import { type GuestMachine, startGuest } from './guest-machine.ts'
+import { type GuestMachine, macOf, startGuest } from './guest-machine.ts'
 import type { BootFiles } from './initramfs.ts'
 import { type Span, SpanPort, TranslatedPort, type WatchedPort } from './watched-port.ts'
 
@@ -80,11 +80,10 @@ export interface Arm64GuestOptions {
 export function startArm64(scheme: Arm64Scheme, served: readonly Served[], options: Arm64GuestOptions): GuestMachine {
   const devices = served.map(({ device, server }): Arm64Device => {
     if (device.deviceId === DEVICE_ID_BLOCK) return servedBlk(server.path, device.queues[0].maxSize)
-    const mac = Array.from(device.config.bytes.subarray(0, 6), (byte) => byte.toString(16).padStart(2, '0')).join(':')
     return (slot) => [
       ...['-chardev', `socket,id=c${slot.index},path=${server.path}`],
       ...['-netdev', `vhost-user,id=n${slot.index},chardev=c${slot.index}`],
-      ...['-device', `virtio-net-${slot.suffix},netdev=n${slot.index},mac=${mac},${slot.options}`],
+      ...['-device', `virtio-net-${slot.suffix},netdev=n${slot.index},mac=${macOf(device)},${slot.options}`],
     ]
   })
   return bootArm64(scheme, devices, options)

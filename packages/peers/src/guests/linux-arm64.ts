@@ -23,14 +23,9 @@ function run(scheme: Arm64Scheme): PeerCase['run'] {
     try {
       const [source, made, files] = [pattern(DISK, 11), new Uint8Array(DISK), emptyFileSystem(dir, DISK)]
       for (const [i, bytes] of [source, made, files].entries()) {
-        const [name, store] = [`disk${i}`, new CountingStore(bytes)]
+        const [name, store, queueSize] = [`disk${i}`, new CountingStore(bytes), ARM64_QUEUE_SIZE]
         served.push(
-          serve(
-            scheme,
-            i,
-            name,
-            (port) => new BlkDevice({ name, port, store, queueSize: ARM64_QUEUE_SIZE, accessPlatform: 'offered' }),
-          ),
+          serve(scheme, i, name, (port) => new BlkDevice({ name, port, store, queueSize, accessPlatform: 'offered' })),
         )
       }
       await using guest = startArm64(scheme, served, {

@@ -14,7 +14,7 @@ import { encodeAnswer, encodeRequest } from '../../src/protocol/codec.ts'
 import * as messages from '../../src/protocol/messages.ts'
 import { IOTLB_INVALIDATE } from '../../src/protocol/payload.ts'
 import { DEADLINE_MS, newGuest, openSession, RAM_BASE, RAM_BYTES, run } from '../support/compose.ts'
-import { missingSystem, titled } from '../support/peers.ts'
+import { missingSystem, titled } from '../support/system.ts'
 
 const PAGE = 4096
 const USER = 2 ** 40
