@@ -14,7 +14,9 @@ export async function loadCrowd(base: number): Promise<void> {
     await using machine = await createMachine({
       memory: [{ base, length: RAM, memory: new ArrayBuffer(RAM) }],
       schemes: [scheme],
-      devices: [{ type: 'net', name: 'net0', device: { mac: [2, 0, 0, 0, 0, 1], link: { transmit: () => {} } } }],
+      devices: [
+        { type: 'net', name: 'net0', device: { mac: [2, 0, 0, 0, 0, 1], link: { transmit: ({ count }) => count } } },
+      ],
     })
     const net = machine.net('net0')
     const batch = new FrameBatch(8)

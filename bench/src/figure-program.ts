@@ -8,12 +8,13 @@ import { fileURLToPath } from 'node:url'
  * it did not end well.
  */
 export async function runFigures<Figure>(
-  name: 'iova' | 'peers',
+  name: 'iova' | 'peers' | 'threads',
   signal: AbortSignal,
   onFigure: (sofar: readonly Figure[]) => void,
+  args: readonly string[] = [],
 ): Promise<{ figures: readonly Figure[]; failure: string | undefined }> {
   const program = fileURLToPath(new URL(`../dist/${name}.js`, import.meta.url))
-  const child = spawn(process.execPath, ['--conditions=guestdma-built', program], {
+  const child = spawn(process.execPath, ['--conditions=guestdma-built', program, ...args], {
     stdio: ['pipe', 'pipe', 'inherit'],
   })
   signal.addEventListener('abort', () => void child.kill('SIGKILL'))

@@ -57,6 +57,7 @@ export function figuresOf({ smallPackets, heap, iova, peers, rfc }: Measured): R
   const [first, all] = [guest('i386-swiotlb-1'), guest('i386-swiotlb')]
   const allocated = heap.figures.map(({ bytesPerOperation }) => bytesPerOperation)
   const copied = packet('receive', 'shared-pool').counters
+  const cleared = packet('receive', 'shared-pool-on-lend').counters
   return {
     'small-packets-command': command(MEASUREMENTS.smallPackets),
     'small-packets-machine': machine(smallPackets),
@@ -66,6 +67,7 @@ export function figuresOf({ smallPackets, heap, iova, peers, rfc }: Measured): R
     'byte-maps-per-batch': perBatch('virtio-iommu-byte', 'mapRequests'),
     'receive-copied': whole(copied.bytesCopiedFromDevice),
     'receive-cleared': whole(copied.bytesCleared),
+    'receive-cleared-on-lend': whole(cleared.bytesCleared),
     'heap-command': command(MEASUREMENTS.heap),
     'heap-zero': whole(allocated.filter((bytes) => bytes.toFixed(3) === '0.000').length),
     'heap-cases': whole(allocated.length),

@@ -1,6 +1,7 @@
 import type { BenchFailure, Environment } from '@guestdma/bench'
 import type { IovaFigure } from './iova.ts'
 import type { PeerFigure } from './peers.ts'
+import type { ThreadFigure } from './threads.ts'
 
 /** What one case allocates on the JavaScript heap. */
 export interface HeapFigure {
@@ -34,6 +35,14 @@ export interface PeersSpeedReport {
   readonly complete: boolean
   readonly environment: Environment
   readonly figures: readonly PeerFigure[]
+}
+
+/** The file that `bench --threads --json` writes. */
+export interface ThreadsReport {
+  readonly schema: 'guestdma-threads-1'
+  readonly complete: boolean
+  readonly environment: Environment
+  readonly figures: readonly ThreadFigure[]
 }
 
 /** The file that `examples/linux-swiotlb-rfc` writes: what a Linux guest did with the memory of its devices. */

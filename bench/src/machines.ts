@@ -1,10 +1,16 @@
 import type { Variant } from '@guestdma/bench'
 import type { BufferMode } from '@guestdma/drivers'
-import { createMachine, type DeviceConfig, type Machine, SCHEMES } from 'guestdma'
+import { createMachine, type DeviceConfig, type Machine, SCHEMES, sharedPoolScheme } from 'guestdma'
 import { loadCrowd } from './crowd.ts'
 
 /** The harness's own loop, with neither driver nor device: what is in every other figure as well. */
 export const NONE = 'none'
+
+/** What is measured beside the schemes as they come: what it costs to clear whatever is lent for writing. */
+export const BACKENDS: typeof SCHEMES = {
+  ...SCHEMES,
+  'shared-pool-on-lend': () => sharedPoolScheme({ size: POOL, clear: 'on-lend' }),
+}
 
 const RAM = 64 << 20
 const POOL = 8 << 20
@@ -19,12 +25,13 @@ export async function machineFor(
 ): Promise<Machine> {
   if (crowded) await loadCrowd(base)
   const length = RAM + (buffers === 'cold' ? 4 * lastLevelCacheBytes : 0)
+  const scheme = BACKENDS[backend]({ poolBytes: POOL })
   return createMachine({
     memory: [{ base, length, memory: new ArrayBuffer(length) }],
     // Memory on a device lies behind a BAR.
     transport: backend === 'on-device' ? 'pci' : 'mmio',
-    schemes: [SCHEMES[backend]({ poolBytes: POOL })],
-    devices: [{ ...device, dma: backend }],
+    schemes: [scheme],
+    devices: [{ ...device, dma: scheme.id }],
   })
 }
 

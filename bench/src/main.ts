@@ -13,17 +13,25 @@ import {
   wrap,
   writeWhole,
 } from '@guestdma/bench/program'
-import { SCHEMES } from 'guestdma'
 import { runFigures } from './figure-program.ts'
-import { type HeapFigure, type HeapReport, type IovaReport, type PeersSpeedReport, toJson } from './files.ts'
+import {
+  type HeapFigure,
+  type HeapReport,
+  type IovaReport,
+  type PeersSpeedReport,
+  type ThreadsReport,
+  toJson,
+} from './files.ts'
 import type { IovaFigure } from './iova.ts'
 import { formatIova, IOVA_FIGURES } from './iova-report.ts'
-import { NONE } from './machines.ts'
+import { BACKENDS, NONE } from './machines.ts'
 import type { PeerFigure } from './peers.ts'
 import { formatPeers, PEER_FIGURES } from './peers-report.ts'
 import { drawReport } from './picture.ts'
 import { SCENARIOS } from './scenarios.ts'
 import { EXTRA } from './table.ts'
+import type { ThreadFigure } from './threads.ts'
+import { formatThreads, THREAD_FIGURES, THREAD_SCHEMES } from './threads-report.ts'
 
 const HELP = `Measures what each DMA scheme costs, in one process per scheme,
 on the built packages.
@@ -33,9 +41,10 @@ usage: bench [--scheme ID…] [--only WORDS] [--quick]
        bench --heap [--scheme ID…] [--only WORDS] [--json FILE]
        bench --iova [--json FILE]
        bench --peers [--json FILE]
+       bench --threads [--json FILE]
 
   --scheme ID   only this scheme; may be given several times:
-${[NONE, ...Object.keys(SCHEMES)].map((id) => `                ${id}\n`).join('')}  --only WORDS  only what matches all words, such as
+${[NONE, ...Object.keys(BACKENDS)].map((id) => `                ${id}\n`).join('')}  --only WORDS  only what matches all words, such as
                 "net transmit map 64 32 warm"
   --quick       a tenth of the time for each figure, and only
                 64 and 1,514 bytes, 4 KiB
@@ -46,6 +55,8 @@ ${[NONE, ...Object.keys(SCHEMES)].map((id) => `                ${id}\n`).join(''
   --peers       only devices of other processes, beside the bare
                 ring: needs qemu-storage-daemon and dpdk-testpmd
                 (Debian: qemu-system-common, dpdk-dev)
+  --threads     only frames per second with the device in a worker,
+                on a core of its own, beside both on one core
   --repeat N    N processes for each figure, of which the fastest
                 counts (a machine is only ever slowed down)
   --json FILE   also write the report as JSON, as results come
@@ -67,7 +78,7 @@ async function main(): Promise<number> {
     process.stdout.write(HELP)
     return 0
   }
-  const known = [NONE, ...Object.keys(SCHEMES)]
+  const known = [NONE, ...Object.keys(BACKENDS)]
   const schemes = values.scheme?.flatMap((list) => list.split(',')) ?? known
   for (const id of schemes) if (!known.includes(id)) throw usage(`unknown scheme '${id}'; known: ${known.join(', ')}`)
   const words = values.only?.split(/\s+/).filter((word) => word !== '') ?? []
@@ -82,8 +93,8 @@ async function main(): Promise<number> {
   const repeat = Number(values.repeat ?? 1)
   if (!Number.isInteger(repeat) || repeat < 1)
     throw usage(`--repeat ${values.repeat}: must be a whole number from 1 on`)
-  if (values.svg !== undefined && (values.heap || values.iova || values.peers))
-    throw usage('--svg draws none of --heap, --iova and --peers')
+  if (values.svg !== undefined && (values.heap || values.iova || values.peers || values.threads))
+    throw usage('--svg draws none of --heap, --iova, --peers and --threads')
   if (values.svg !== undefined && !subjects.some(isDrawn))
     throw usage('--svg draws net cases of 64 bytes in batches of 32, and none is measured')
   const { json, svg } = values
@@ -99,6 +110,7 @@ async function main(): Promise<number> {
   }
   if (values.iova) return iova(stop, save)
   if (values.peers) return peers(stop, save)
+  if (values.threads) return threads(stop, save)
   const effort = values.quick ? { milliseconds: 60, warmup: 120 } : { milliseconds: 600, warmup: 400 }
   const common = {
     worker: new URL('../dist/worker.js', import.meta.url),
@@ -202,6 +214,36 @@ async function peers(stop: Stop, save: (report: PeersSpeedReport) => void): Prom
   return stop.exitCode ?? (complete ? 0 : 1)
 }
 
+async function threads(stop: Stop, save: (report: ThreadsReport) => void): Promise<number> {
+  const environment = readEnvironment()
+  const started = { schema: 'guestdma-threads-1', environment } as const
+  progress.show('two threads', 0)
+  let figures: readonly ThreadFigure[] = []
+  let failure: string | undefined
+  for (const scheme of THREAD_SCHEMES) {
+    const before = figures
+    const run = await runFigures<ThreadFigure>(
+      'threads',
+      stop.signal,
+      (sofar) => {
+        figures = [...before, ...sofar]
+        save({ ...started, complete: false, figures })
+        progress.show('two threads', figures.length / THREAD_FIGURES)
+      },
+      [scheme],
+    )
+    failure = run.failure
+    if (failure !== undefined || stop.signal.aborted) break
+  }
+  progress.clear()
+  const complete = failure === undefined && !stop.signal.aborted
+  save({ ...started, complete, figures })
+  process.stdout.write(formatThreads(figures))
+  if (!complete) process.stdout.write('This report is PARTIAL: cases are missing.\n')
+  if (failure !== undefined && !stop.signal.aborted) process.stderr.write(`bench: ${failure}\n`)
+  return stop.exitCode ?? (complete ? 0 : 1)
+}
+
 // The packages are measured compiled, as users run them: once Node has loaded TypeScript, the engine checks at each access
 // to a typed array whether its buffer is still there, and every figure grows.
 async function buildAll(): Promise<void> {
@@ -229,6 +271,7 @@ function readArguments() {
         heap: { type: 'boolean' },
         iova: { type: 'boolean' },
         peers: { type: 'boolean' },
+        threads: { type: 'boolean' },
         json: { type: 'string' },
         svg: { type: 'string' },
         repeat: { type: 'string' },

@@ -1,4 +1,5 @@
 import { defineScenario, type Prepared, type Scenario, type Variant } from '@guestdma/bench'
+import type { Frames } from '@guestdma/devices'
 import { NO_BUFFER } from '@guestdma/drivers'
 import { FrameBatch, LoopbackLink } from 'guestdma'
 import { bufferModeOf, bufferRing, countersOf, machineFor, NONE } from './machines.ts'
@@ -28,8 +29,9 @@ export const transmit: Scenario = defineScenario({
     if (backend === NONE) return nothing(batch)
     let frames = 0
     const link = {
-      transmit(): void {
-        frames++
+      transmit({ count }: Frames): number {
+        frames += count
+        return count
       },
     }
     const machine = await machineFor(variant, {

@@ -291,11 +291,7 @@ export const basics: Chapter = {
           'srIov',
         ],
         'sr-iov-first': ['MUST', 'The driver negotiates VIRTIO_F_SR_IOV before it enables virtual functions.', 'srIov'],
-        'notif-config-data': [
-          'SHOULD',
-          'The driver accepts VIRTIO_F_NOTIF_CONFIG_DATA where it is offered.',
-          'notifConfigData',
-        ],
+        'notif-config-data': ['SHOULD', 'The driver accepts VIRTIO_F_NOTIF_CONFIG_DATA where it is offered.'],
       },
     },
     {

@@ -295,12 +295,8 @@ export const pci: Chapter = {
         'data-width': ['MUST', 'With NOTIFICATION_DATA the driver writes 32 bits.'],
         index: ['MUST', "Without NOTIF_CONFIG_DATA the value is the queue's index."],
         'data-index': ['MUST', "Without NOTIF_CONFIG_DATA vq_index of the notification data is the queue's index."],
-        'config-data': ['MUST', 'With NOTIF_CONFIG_DATA the value is queue_notif_config_data.', 'notifConfigData'],
-        'config-data-index': [
-          'MUST',
-          'With both features vq_notif_config_data is queue_notif_config_data.',
-          'notifConfigData',
-        ],
+        'config-data': ['MUST', 'With NOTIF_CONFIG_DATA the value is queue_notif_config_data.'],
+        'config-data-index': ['MUST', 'With both features vq_notif_config_data is queue_notif_config_data.'],
       },
     },
     {

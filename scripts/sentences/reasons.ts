@@ -24,9 +24,8 @@ export const reasons = {
     why: 'Who makes a device model chooses its mtu, from 68 on; without one MTU is not offered.',
   },
   queueReset: {
-    kind: 'not built',
-    why: 'The drivers reset the device to stop a queue.',
-    readme: ['Virtqueue', 'reset of a single queue by the drivers'],
+    kind: 'not applicable',
+    why: 'The drivers stop a queue by QueueReset, or with the device.',
   },
   suspend: {
     kind: 'not built',
@@ -47,11 +46,6 @@ export const reasons = {
     kind: 'not built',
     why: 'The device models have no such capability.',
     readme: ['Transport', 'vendor data'],
-  },
-  notifConfigData: {
-    kind: 'not built',
-    why: 'The drivers do not accept VIRTIO_F_NOTIF_CONFIG_DATA.',
-    readme: ['Transport', 'NOTIF_CONFIG_DATA in the driver'],
   },
   offloads: { kind: 'not built', why: 'No offload is offered or accepted.', readme: ['virtio-net', 'offloads'] },
   ipsec: { kind: 'not built', why: 'IPsec is neither offered nor accepted.', readme: ['virtio-net', 'IPsec'] },

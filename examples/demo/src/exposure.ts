@@ -70,7 +70,7 @@ export async function expose(id: string, scheme: DemoScheme, asked: TransportNam
         type: 'net',
         name: 'net0',
         ...(scheme.listed ? { dma: id } : {}),
-        device: { mac: [2, 0, 0, 0, 0, 1], link: { transmit: () => {} } },
+        device: { mac: [2, 0, 0, 0, 0, 1], link: { transmit: ({ count }) => count } },
         observer: { sent: () => onSent() },
       },
     ],

@@ -1,5 +1,5 @@
 // The other end of the guest's network: it answers ARP and pings for one address.
-import type { FrameReceiver, NetLink } from '@guestdma/devices'
+import { eachFrame, type FrameReceiver, type NetLink } from '@guestdma/devices'
 
 const MAC = [0x02, 0x00, 0x00, 0x00, 0x05, 0x01]
 const IP = [10, 0, 5, 1]
@@ -34,7 +34,9 @@ export class PingResponder implements NetLink {
     this.device = device
   }
 
-  transmit(frame: Uint8Array<ArrayBuffer>): void {
+  readonly transmit: NetLink['transmit'] = eachFrame((frame) => this.take(frame))
+
+  private take(frame: Uint8Array<ArrayBuffer>): void {
     const answer = frame.slice()
     const view = new DataView(answer.buffer)
     const type = frame.length < IP_LEAST ? 0 : view.getUint16(TYPE)

@@ -17,7 +17,7 @@ import {
   TO_DEVICE,
 } from '@guestdma/dma'
 import { clear, copy, type GuestMemory, hex } from '@guestdma/memory'
-import { ADDRESS_MASK, type BouncePool, type BounceUser, SLOT_BYTES } from './bounce-pool.ts'
+import { ADDRESS_MASK, type BouncePool, type BounceUser, FOREIGN_BYTES, SLOT_BYTES } from './bounce-pool.ts'
 
 // The engine folds a module's own constants into its code; imported ones it loads at each use.
 const OK = DMA_OK
@@ -28,14 +28,17 @@ const SLOT = SLOT_BYTES
 const LOW_BITS = ADDRESS_MASK
 const TO = TO_DEVICE
 const FROM = FROM_DEVICE
+const FOREIGN = FOREIGN_BYTES
 
 /**
  * What happens to bytes that a slot held before, so that a device that overstates what it wrote cannot have them
- * delivered. `on-lend`: lent bytes are cleared first (default where one device has the pool). `on-return`: slots are
- * cleared when they come back, so that nothing stays in the pool for others to read (default where several devices have
- * it). `never`: opt-in. `traits.residue` shows what is left.
+ * delivered. `foreign`: before bytes are lent for writing they are cleared of what the guest or another device put
+ * there, and not of what this device wrote there itself, since it could write that again (default where one device has
+ * the pool). `on-lend`: lent bytes are cleared first. `on-return`: slots are cleared when they come back, so that nothing
+ * stays in the pool for others to read (default where several devices have it). `never`: opt-in. `traits.residue` shows
+ * what is left.
  */
-export type ClearPolicy = 'on-lend' | 'on-return' | 'never'
+export type ClearPolicy = 'foreign' | 'on-lend' | 'on-return' | 'never'
 
 export interface BounceBackendOptions {
   /** The scheme's id. */
@@ -72,6 +75,7 @@ export class BounceBackend implements DmaBackend {
   declare private readonly memory: GuestMemory
   declare private readonly pool: BouncePool
   declare private readonly user: BounceUser
+  declare private readonly clearForeign: boolean
   declare private readonly clearOnLend: boolean
   declare private readonly clearOnReturn: boolean
   // By first slot: how many slots a live mapping holds, and less than 0 where it is a posted receive buffer.
@@ -81,12 +85,13 @@ export class BounceBackend implements DmaBackend {
 
   constructor(options: BounceBackendOptions) {
     const { name, memory, pool, exclusive = true, enforcedBy = 'trusted-code' } = options
-    const policy = options.clear ?? (exclusive ? 'on-lend' : 'on-return')
+    const policy = options.clear ?? (exclusive ? 'foreign' : 'on-return')
     this.name = name
     this.memory = memory
     this.pool = pool
     this.user = pool.attach()
     this.lent = new Int16Array(pool.slots)
+    this.clearForeign = policy === 'foreign'
     this.clearOnLend = policy === 'on-lend'
     this.clearOnReturn = policy === 'on-return'
     this.traits = {
@@ -97,8 +102,7 @@ export class BounceBackend implements DmaBackend {
       reach: 'pool',
       revocation: 'strict',
       enforcedBy,
-      residue:
-        policy === 'on-return' || (policy === 'on-lend' && exclusive) ? 'none' : exclusive ? 'own' : 'other-devices',
+      residue: residueOf(policy, exclusive),
     }
   }
 
@@ -160,6 +164,8 @@ export class BounceBackend implements DmaBackend {
     const into = slot * SLOT + lead
     const region = pool.region
     region.refresh()
+    if ((m.direction[row] & TO) === 0 && this.clearForeign) this.clearUnlessOwn(slot, count, into, length, m.standing)
+    else pool.mark(slot, count, FOREIGN)
     if ((m.direction[row] & TO) !== 0) {
       memory.region.refresh()
       copy(region, pool.offset + into, memory.region, memory.offset, length)
@@ -241,6 +247,18 @@ export class BounceBackend implements DmaBackend {
     this.pool.detach(this.user)
   }
 
+  // The slots of a receive buffer serve receive buffers again: they are cleared whole, and then no more. Those of a
+  // request may hold the guest's bytes the next time.
+  private clearUnlessOwn(slot: number, count: number, into: number, length: number, standing: boolean): void {
+    const { pool, totals, user } = this
+    const own = pool.holdsOnly(slot, count, user.id)
+    if (!own) {
+      clear(pool.region, pool.offset + (standing ? slot * SLOT : into), standing ? count * SLOT : length)
+      totals.bytesCleared += standing ? count * SLOT : length
+    }
+    if (own || standing) pool.mark(slot, count, user.id)
+  }
+
   private copyBack(m: DmaMappings, row: number, offset: number, length: number): void {
     const { memory, pool } = this
     memory.locate(m.guest, row, m.length[row])
@@ -253,6 +271,12 @@ export class BounceBackend implements DmaBackend {
   private slotOffset(m: DmaMappings, row: number): number {
     return this.pool.offset + m.token[row] * SLOT + (m.guest[row] & LOW_BITS)
   }
+}
+
+function residueOf(policy: ClearPolicy, exclusive: boolean): DmaTraits['residue'] {
+  if (policy === 'on-return') return 'none'
+  if (!exclusive) return 'other-devices'
+  return policy === 'foreign' ? 'own-writes' : policy === 'on-lend' ? 'none' : 'own'
 }
 
 function slotsFor(bytes: number): number {

@@ -10,6 +10,9 @@ export const MAX_RUN = 128
 /** A mapping keeps its address modulo 8, so that the copy in and out of a slot moves whole words. */
 export const ADDRESS_MASK = 7
 
+/** A slot holds what the guest wrote, or several users' devices. */
+export const FOREIGN_BYTES: number = 0xffff
+
 // As many slots as a batch usually holds.
 const SPARE = 64
 
@@ -32,6 +35,8 @@ export interface BouncePoolOptions {
 
 /** Who uses a pool: one per backend. */
 export interface BounceUser {
+  /** A number from 1 on that no earlier user of the pool had. */
+  readonly id: number
   /** Slots that this user's posted receive buffers hold. */
   standing: number
 }
@@ -68,10 +73,16 @@ export class BouncePool {
 
   declare private readonly general: SlotMap
   declare private readonly reserved: SlotMap
-  // Single slots that came back last, so that the next single mapping finds one without a search, and in the caches.
+  // Single slots that came back last, from requests and from posted receive buffers, so that the next one finds a slot
+  // without a search, and in the caches.
   private readonly spare = new Int32Array(SPARE)
   private spareCount = 0
+  private readonly spareStanding = new Int32Array(SPARE)
+  private spareStandingCount = 0
   private readonly users = new Set<BounceUser>()
+  private lastId = 0
+  // By slot: 0 where it holds zeros, a user's id where it holds zeros and what that user's device wrote; or FOREIGN_BYTES.
+  declare private readonly holds: Uint16Array
   private allocated = 0
   // Slots that posted receive buffers hold, what each user may hold, and what all of them may while shares move.
   private standing = 0
@@ -118,6 +129,7 @@ export class BouncePool {
     // Whatever the memory held before is nobody's business on the other side.
     this.region.refresh()
     this.region.u8.fill(0, this.offset, this.offset + slots * SLOT_BYTES)
+    this.holds = new Uint16Array(slots)
     this.general = new SlotMap(slots - reservedSlots)
     this.reserved = new SlotMap(reservedSlots)
     this.divide()
@@ -125,7 +137,12 @@ export class BouncePool {
 
   /** Registers a user; receive buffers are shared out evenly among users. */
   attach(): BounceUser {
-    const user: BounceUser = { standing: 0 }
+    if (++this.lastId === FOREIGN_BYTES) {
+      // Numbers begin anew, and what is left of earlier users belongs to none of the later ones.
+      this.lastId = 1
+      for (let slot = 0; slot < this.slots; slot++) if (this.holds[slot] !== 0) this.holds[slot] = FOREIGN_BYTES
+    }
+    const user: BounceUser = { id: this.lastId, standing: 0 }
     this.users.add(user)
     this.divide()
     return user
@@ -157,23 +174,25 @@ export class BouncePool {
 
   /** Takes `count` adjacent slots for a mapping and returns the first, or -1. */
   take(user: BounceUser, count: number, standing: boolean): number {
+    if (standing && !this.mayPost(user, count)) {
+      this.stalls++
+      return -1
+    }
     let slot = -1
-    if (count === 1 && !standing && this.spareCount > 0) {
-      slot = this.spare[--this.spareCount]
+    if (count === 1 && !standing && this.spareCount > 0) slot = this.spare[--this.spareCount]
+    else if (count === 1 && standing && this.spareStandingCount > 0) {
+      slot = this.spareStanding[--this.spareStandingCount]
     } else {
-      slot = this.find(user, count, standing)
-      if (slot < 0 && this.spareCount > 0) {
-        this.returnSpare()
-        slot = this.find(user, count, standing)
-      }
+      slot = this.find(count, standing)
+      if (slot < 0 && this.returnSpare()) slot = this.find(count, standing)
       if (slot < 0) {
         this.stalls++
         return -1
       }
-      if (standing) {
-        user.standing += count
-        this.standing += count
-      }
+    }
+    if (standing) {
+      user.standing += count
+      this.standing += count
     }
     this.inUse += count
     if (this.inUse > this.highWater) this.highWater = this.inUse
@@ -184,18 +203,34 @@ export class BouncePool {
   give(user: BounceUser, slot: number, count: number, standing: boolean): void {
     this.inUse -= count
     const split = this.general.size
-    if (count === 1 && !standing && slot < split && this.spareCount < SPARE) {
-      this.spare[this.spareCount++] = slot
-      return
-    }
     if (standing) {
       user.standing -= count
       this.standing -= count
+      if (count === 1 && this.spareStandingCount < SPARE) {
+        this.spareStanding[this.spareStandingCount++] = slot
+        return
+      }
+    } else if (count === 1 && slot < split && this.spareCount < SPARE) {
+      this.spare[this.spareCount++] = slot
+      return
     }
     for (let i = slot; i < slot + count; i++) {
       if (i < split) this.general.give(i)
       else this.reserved.give(i - split)
     }
+  }
+
+  /** Whether slots hold nothing but zeros and what the device of user `id` wrote. */
+  holdsOnly(slot: number, count: number, id: number): boolean {
+    const { holds } = this
+    for (let i = slot; i < slot + count; i++) if (holds[i] !== 0 && holds[i] !== id) return false
+    return true
+  }
+
+  /** Notes what slots hold from now on: what the device of user `id` writes beside zeros, or `FOREIGN_BYTES`. */
+  mark(slot: number, count: number, id: number): void {
+    const { holds } = this
+    for (let i = slot; i < slot + count; i++) holds[i] = id
   }
 
   /** Zeroed memory for rings and buffer pools, from the general zone. Throws `DMA_ALLOC`. */
@@ -238,27 +273,32 @@ export class BouncePool {
     // The next mapping must not find what was here.
     this.region.refresh()
     this.region.u8.fill(0, region.offset, region.offset + count * SLOT_BYTES)
+    this.mark(slot, count, 0)
     for (let i = 0; i < count; i++) this.general.give(slot + i)
     this.allocated -= count
     this.divide()
   }
 
-  private find(user: BounceUser, count: number, standing: boolean): number {
+  private mayPost(user: BounceUser, count: number): boolean {
+    if (user.standing === 0) return true
+    return user.standing + count <= this.share && this.standing + count <= this.mostStanding
+  }
+
+  private find(count: number, standing: boolean): number {
     const { general, reserved } = this
-    if (standing) {
-      if (user.standing > 0) {
-        if (user.standing + count > this.share || this.standing + count > this.mostStanding) return -1
-      }
-      return count === 1 ? general.takeLowest() : general.takeRunLowest(count)
-    }
+    if (standing) return count === 1 ? general.takeLowest() : general.takeRunLowest(count)
     const slot = count === 1 ? general.takeHighest() : general.takeRunHighest(count)
     if (slot >= 0) return slot
     const kept = count === 1 ? reserved.takeHighest() : reserved.takeRunHighest(count)
     return kept < 0 ? -1 : kept + general.size
   }
 
-  private returnSpare(): void {
+  // Whether there were any.
+  private returnSpare(): boolean {
+    if (this.spareCount + this.spareStandingCount === 0) return false
     while (this.spareCount > 0) this.general.give(this.spare[--this.spareCount])
+    while (this.spareStandingCount > 0) this.general.give(this.spareStanding[--this.spareStandingCount])
+    return true
   }
 
   private divide(): void {

@@ -27,7 +27,7 @@ export interface SharedPoolOptions {
    * all that another process is given. Called for each pool with the name of the device that comes first.
    */
   memory?(device: string): PoolFact
-  /** See {@link ClearPolicy}. Default: `on-lend` for a pool of one device, `on-return` for one of several. */
+  /** See {@link ClearPolicy}. Default: `foreign` for a pool of one device, `on-return` for one of several. */
   readonly clear?: ClearPolicy
   /** See `BouncePoolOptions.reserve`. */
   readonly reserve?: number

@@ -1,4 +1,4 @@
-import { DMA_OK, DMA_TOO_LONG, DMA_UNMAPPABLE } from '@guestdma/dma'
+import { DMA_OK, DMA_TOO_LONG, DMA_UNMAPPABLE, DmaMappings } from '@guestdma/dma'
 import { describe, expect, test } from 'vitest'
 import { BouncePool, type ClearPolicy, SLOT_BYTES } from '../src/index.ts'
 import { BASE, code, map, newPool, POOL_DEVICE, RAM, rig, table } from './support/pool-rig.ts'
@@ -67,7 +67,7 @@ describe('counters of backend and pool', () => {
   })
 
   test('cleared bytes stand beside copied ones', () => {
-    const { backend } = rig(16)
+    const { backend } = rig(16, { clear: 'on-lend' })
     const m = table(1)
     map(backend, m, 0, 3, 1526)
     backend.unmap(m, 0, 64)
@@ -77,6 +77,7 @@ describe('counters of backend and pool', () => {
 
 describe('clear policies (ring/used: nothing unwritten leaks)', () => {
   const cases: ReadonlyArray<readonly [ClearPolicy, residue: string, left: number, delivered: number]> = [
+    ['foreign', 'own-writes', 0x5e, 0],
     ['on-lend', 'none', 0x5e, 0],
     ['on-return', 'none', 0, 0],
     ['never', 'own', 0x5e, 0x5e],
@@ -100,6 +101,7 @@ describe('clear policies (ring/used: nothing unwritten leaks)', () => {
 
   test.each([
     ['on-return by default', {}, 'none', 0],
+    ['foreign', { clear: 'foreign' }, 'other-devices', 0x5e],
     ['on-lend', { clear: 'on-lend' }, 'other-devices', 0x5e],
     ['never', { clear: 'never' }, 'other-devices', 0x5e],
   ] as const)('in a pool that others reach, %s: residue %s', (_policy, options, residue, left) => {
@@ -114,13 +116,88 @@ describe('clear policies (ring/used: nothing unwritten leaks)', () => {
     expect([slots[at], slots[at + 999]]).toEqual([left, left])
   })
 
+  describe('foreign', () => {
+    const standing = (): DmaMappings => new DmaMappings(1, true)
+
+    test('a receive buffer clears its slots once, whole, and then no more', () => {
+      const { backend, ram, slots } = rig(8)
+      ram.fill(0x5e, 0, 2048)
+      // All slots hold what the guest sent.
+      const sent = table(8)
+      for (let row = 0; row < 7; row++) map(backend, sent, row, 0, 2048, 1)
+      for (let row = 0; row < 7; row++) backend.unmap(sent, row, 0)
+      const m = standing()
+      for (let round = 0; round < 5; round++) {
+        map(backend, m, 0, 3, 1526)
+        const slot = (m.device[0] - POOL_DEVICE) & ~2047
+        expect(slots.subarray(slot, slot + 2048)).toEqual(new Uint8Array(2048))
+        expect(backend.counters.bytesCleared).toBe(2048)
+        backend.unmap(m, 0, 64)
+      }
+      // What this device wrote stays: nobody else finds it, and a longer buffer there delivers nothing of the guest's.
+      map(backend, m, 0, 0, 1000)
+      const at = m.device[0] - POOL_DEVICE
+      slots.fill(0x77, at, at + 1000)
+      backend.unmap(m, 0, 0)
+      map(backend, m, 0, 0, 2040)
+      backend.unmap(m, 0, 2040)
+      expect([ram[0], ram[999], ram[1000], ram[2039]]).toEqual([0x77, 0x77, 0, 0])
+      expect(backend.counters.bytesCleared).toBe(2048)
+    })
+
+    test('a request clears what it is lent where a slot held what was sent, each time', () => {
+      const { backend, ram } = rig(8)
+      ram.fill(0x5e, 0, 1000)
+      const m = table(1)
+      for (let round = 1; round <= 3; round++) {
+        map(backend, m, 0, 0, 1000, 1)
+        backend.unmap(m, 0, 0)
+        ram.fill(0x11, 0, 1000)
+        map(backend, m, 0, 0, 1000, 2)
+        backend.unmap(m, 0, 1000)
+        expect([ram[0], ram[999], backend.counters.bytesCleared]).toEqual([0, 0, 1000 * round])
+        ram.fill(0x5e, 0, 1000)
+      }
+    })
+
+    test('what an earlier user of the pool had written is cleared', () => {
+      const { pool } = newPool(8)
+      const m = standing()
+      for (let user = 0; user < 3; user++) {
+        const { backend, ram, slots } = rig(8, { pool })
+        map(backend, m, 0, 0, 1000)
+        const at = m.device[0] - POOL_DEVICE
+        expect(slots.subarray(at, at + 1000)).toEqual(new Uint8Array(1000))
+        slots.fill(0x77, at, at + 1000)
+        backend.unmap(m, 0, 10)
+        expect(ram[9]).toBe(0x77)
+        backend.dispose()
+      }
+    })
+
+    test('65,535 users later it is cleared as well', () => {
+      const { pool } = newPool(8)
+      const first = rig(8, { pool })
+      const m = standing()
+      map(first.backend, m, 0, 0, 1000)
+      const at = m.device[0] - POOL_DEVICE
+      first.slots.fill(0x77, at, at + 1000)
+      first.backend.unmap(m, 0, 0)
+      first.backend.dispose()
+      for (let user = 1; user < 0xffff - 1; user++) pool.detach(pool.attach())
+      const last = rig(8, { pool })
+      map(last.backend, m, 0, 0, 1000)
+      expect([m.device[0] - POOL_DEVICE, last.slots[at], last.slots[at + 999]]).toEqual([at, 0, 0])
+    })
+  })
+
   test('what keeps a device inside the pool is what the composition says, and a port of ours by default', () => {
     expect(rig(8).backend.traits.enforcedBy).toBe('trusted-code')
     for (const enforcedBy of ['construction', 'peer'] as const)
       expect(rig(8, { enforcedBy }).backend.traits.enforcedBy).toBe(enforcedBy)
   })
 
-  test.each(['on-lend', 'on-return'] as const)(
+  test.each(['foreign', 'on-lend', 'on-return'] as const)(
     '%s: what is lent when the backend is disposed does not reach the next user of its slots',
     (clear) => {
       const { pool } = newPool(8)

@@ -32,6 +32,7 @@ export { type Barrier, exploreHandshake, type HandshakeOptions, type HandshakeRe
 export type { History } from './handshake/programs.ts'
 export { QueueRig, type QueueRigOptions, type VirtqueueSuiteOptions } from './queues/rig.ts'
 export { describeVirtqueue } from './queues/suite.ts'
+export { describeRingFormat, type RingFormatHalves } from './rings/suite.ts'
 export type { TestFunctions } from './runner/test-functions.ts'
 export type { DmaSchemeOptions } from './schemes/rig.ts'
 export { describeDmaScheme } from './schemes/suite.ts'

@@ -18,5 +18,14 @@ export {
   DeviceQueue,
 } from './device/device-queue.ts'
 export { ChainTable, MAX_SEGMENTS } from './ring/chain-table.ts'
-export type { RingPosition, RingSetup } from './ring/device-ring.ts'
+export {
+  type DeviceRing,
+  type DeviceRingFormats,
+  Fetched,
+  type RingPosition,
+  type RingSetup,
+} from './ring/device-ring.ts'
+export { PackedDeviceRing } from './ring/packed.ts'
+export type { RingArea, RingOwner } from './ring/ring-area.ts'
 export { NO_CHAIN, RingWalker } from './ring/ring-walker.ts'
+export { SplitDeviceRing } from './ring/split.ts'

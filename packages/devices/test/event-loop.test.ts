@@ -2,6 +2,7 @@ import { beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import {
   type BlkDeviceOptions,
   type BlockRequest,
+  type Frames,
   LearningSwitch,
   LoopbackLink,
   type NetLink,
@@ -319,12 +320,9 @@ describe.each(TRANSPORTS)('after poll returned 0 its owner sleeps until onWork: 
       }
       const link = {
         sent: 0,
-        transmit: () => {
-          link.sent++
-          if (at === 'transmit') fail()
-        },
-        get full() {
-          return at === 'full' ? fail() : false
+        transmit: ({ count }: Frames) => {
+          link.sent += count
+          return at === 'transmit' ? fail() : count
         },
         deliver: () => (at === 'deliver' ? fail() : 0),
         unplugged: () => {
@@ -334,7 +332,7 @@ describe.each(TRANSPORTS)('after poll returned 0 its owner sleeps until onWork: 
       return link
     }
 
-    test.each(['transmit', 'full', 'deliver', 'unplugged'] as const)('link.%s', async (at) => {
+    test.each(['transmit', 'deliver', 'unplugged'] as const)('link.%s', async (at) => {
       const link = broken(at)
       const messages = await surfaced(() => {
         const m = net('a', link)
@@ -349,20 +347,36 @@ describe.each(TRANSPORTS)('after poll returned 0 its owner sleeps until onWork: 
     })
 
     test('a link that says nonsense of what it delivered', () => {
-      const m = net('a', { transmit: () => {}, deliver: () => Number.NaN })
+      const m = net('a', { transmit: ({ count }) => count, deliver: () => Number.NaN })
       send(m, ...frames(3))
       loop.run()
       expect(m.tx.reap()).toHaveLength(3)
     })
 
-    test('a link that transfers the memory of a frame', () => {
+    test.each([-1, 4, Number.NaN, undefined])('a link that says it took %s of 3 frames', async (taken) => {
+      const messages = await surfaced(() => {
+        const m = net('a', { transmit: () => taken as number })
+        send(m, ...frames(3))
+        loop.run()
+        expect([m.tx.reap().length, m.device.counters.transmitFailed]).toEqual([3, 3])
+        expect(m.device.faults.last()).toContainEqual(
+          expect.objectContaining({ kind: 'host', reason: 'link.transmit' }),
+        )
+      })
+      expect(messages).toEqual([expect.stringContaining(`of a batch of 3 returned ${taken}`)])
+    })
+
+    test('a link that transfers the memory of its frames', () => {
       const lengths: number[] = []
       const m = net('a', {
-        transmit: (frame) => {
-          lengths.push(structuredClone(frame, { transfer: [frame.buffer] }).length)
+        transmit: ({ bytes, count, lengths: all, ...rest }) => {
+          lengths.push(...all.subarray(0, count))
+          const { buffer } = rest.region.u8
+          structuredClone(buffer, { transfer: [buffer as ArrayBuffer] })
+          return count
         },
       })
-      send(m, ...frames(3))
+      for (const frame of frames(3)) send(m, frame)
       // One that goes the general way.
       m.tx.offer(m.tx.chain({ address: m.ram.alloc(12), length: 12 }, { address: m.ram.alloc(80), length: 80 }))
       send(m, ...frames(1))
@@ -375,7 +389,8 @@ describe.each(TRANSPORTS)('after poll returned 0 its owner sleeps until onWork: 
       const broken = {
         live: true,
         wake: () => {},
-        receive: () => {
+        receive: () => true,
+        receiveEach: () => {
           throw new Error('bad receiver')
         },
       }

@@ -1,7 +1,15 @@
 import { type BusPort, Region } from '@guestdma/memory'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { BlkDevice, BusWindows, LoopbackLink, MemoryBlockStore, MmioRegisters, NetDevice } from '../src/index.ts'
+import {
+  BlkDevice,
+  BusWindows,
+  eachFrame,
+  LoopbackLink,
+  MemoryBlockStore,
+  MmioRegisters,
+  NetDevice,
+} from '../src/index.ts'
 import { MAC } from './support/devices.ts'
 import { Driver } from './support/guest.ts'
 
@@ -306,9 +314,7 @@ describe('double fetches', () => {
   ] as const)('%s: descriptors, heads, indices and headers are loaded once', (_, features, chain) => {
     const frames: Uint8Array[] = []
     const link = new LoopbackLink()
-    link.transmit = (frame) => {
-      frames.push(frame.slice())
-    }
+    link.transmit = eachFrame((frame) => frames.push(frame.slice()))
     const { ram, device, run } = boot(chain, [...features], link)
     new Uint8Array(ram.source as ArrayBuffer).fill(0x5a, 0x100c, 0x104c)
     // Descriptors, the available ring's head, the indirect table, the header's first two bytes.

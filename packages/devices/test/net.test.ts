@@ -1,3 +1,4 @@
+import { Region } from '@guestdma/memory'
 import {
   INTERRUPT_CONFIGURATION,
   NET_HEADER_SIZE,
@@ -5,8 +6,9 @@ import {
   VIRTIO_NET_F_MTU,
   VIRTIO_NET_F_STATUS,
 } from '@guestdma/spec'
+import fc from 'fast-check'
 import { beforeEach, describe, expect, test } from 'vitest'
-import type { BusWindows, NetDeviceOptions } from '../src/index.ts'
+import { type BusWindows, eachFrame, Frames, type NetDeviceOptions } from '../src/index.ts'
 import {
   type AnyNetMachine,
   netMachineOver,
@@ -168,7 +170,7 @@ describe.each(TRANSPORTS)('over %s', (name) => {
 
     test('the view is reused: a frame is valid until return', () => {
       const seen: Uint8Array[] = []
-      boot({ link: { transmit: (frame) => seen.push(frame) } })
+      boot({ link: { transmit: eachFrame((frame) => seen.push(frame)) } })
       transmit(pattern(64))
       transmit(pattern(64, 2))
       expect(seen[0]).toBe(seen[1])
@@ -183,11 +185,10 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       let room = 3
       boot({
         link: {
-          transmit: () => {
-            room--
-          },
-          get full() {
-            return room <= 0
+          transmit: ({ count }) => {
+            const taken = Math.min(room, count)
+            room -= taken
+            return taken
           },
         },
       })
@@ -199,7 +200,7 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       expect(m.device.counters.transmitted).toBe(6)
     })
 
-    test('a link that throws loses its frame, and that is counted', async () => {
+    test('a link that throws loses its frames, and that is counted', async () => {
       const uncaught = new Promise((resolve) => {
         const others = process.listeners('uncaughtException')
         process.removeAllListeners('uncaughtException')
@@ -224,8 +225,9 @@ describe.each(TRANSPORTS)('over %s', (name) => {
     test('a reset from within transmit: nothing is written to the old ring', () => {
       boot({
         link: {
-          transmit: () => {
+          transmit: ({ count }) => {
             m.driver.status = 0
+            return count
           },
         },
       })
@@ -242,7 +244,7 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       let shift = 0
       boot({
         link: {
-          transmit: (frame) => {
+          transmit: eachFrame((frame) => {
             link.frames.push(frame.slice())
             if (shift++ > 1) return
             // The platform moves guest memory by 32 KiB, and what was there is gone.
@@ -252,7 +254,7 @@ describe.each(TRANSPORTS)('over %s', (name) => {
             m.ram.bytes.copyWithin(from + 0x8000, from, from + 0x8000)
             m.ram.bytes.fill(0xff, from, from + 0x8000)
             port.setWindows([{ ...window, length: 0x8000, offset: from + 0x8000 }])
-          },
+          }),
         },
       })
       m.tx.offer(...[1, 2, 3, 4, 5].map((seed) => m.tx.chain(packet(m.ram, pattern(64, seed)))))
@@ -315,6 +317,39 @@ describe.each(TRANSPORTS)('over %s', (name) => {
         expect(m.ram.get(at + 12, length)).toEqual(pattern(length))
       }
     })
+
+    test.each([[], [VIRTIO_NET_F_MRG_RXBUF]])(
+      'features %j: a batch goes where its frames one by one go',
+      (...features) => {
+        const buffers = fc.array(fc.constantFrom(12, 20, 40, 100, 1526), { maxLength: 4 })
+        const lengths = fc.array(fc.constantFrom(0, 1, 30, 60, 100, 300, 1600), { maxLength: 12 })
+        const deliver = (batch: boolean, all: number[], posted: number[][]): unknown[] => {
+          boot({}, ...features)
+          const frames = new Frames(new Region(new ArrayBuffer(16 * 2048), 'frames'))
+          all.forEach((length, i) => {
+            frames.offsets[i] = i * 2048 + (i % 9)
+            frames.lengths[i] = length
+            frames.region.u8.set(pattern(length, i), frames.offsets[i])
+          })
+          frames.count = all.length
+          const places: number[] = []
+          let from = 0
+          return posted.map((some) => {
+            places.push(...post(...some))
+            if (batch) from += m.device.receiveEach(frames, from, all.length)
+            else while (from < all.length && m.device.receive(frames.bytes(from))) from++
+            m.device.poll(0)
+            const { receiveNoBuffer: _, ...counters } = m.device.counters
+            return [from, m.rx.reap(), counters, places.map((at) => m.ram.get(at, 12 + 300))]
+          })
+        }
+        fc.assert(
+          fc.property(lengths, buffers, buffers, (all, ...posted) => {
+            expect(deliver(true, all, posted)).toEqual(deliver(false, all, posted))
+          }),
+        )
+      },
+    )
 
     test('merged: all buffers but the last are filled, num_buffers counts them', {
       tags: ['5.1.9.3.2/num-buffers', '5.1.9.4.1/several', '5.1.9.4.1/filled', '5.1.9.4.1/together'],

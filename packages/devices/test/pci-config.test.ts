@@ -3,6 +3,7 @@ import { describe, expect, test } from 'vitest'
 import {
   BlkDevice,
   everything,
+  LoopbackLink,
   MemoryBlockStore,
   MmioRegisters,
   NetDevice,
@@ -218,7 +219,7 @@ describe('base address registers (PCI 3.0 §6.2.5.1)', () => {
   })
 
   test('an I/O BAR for doorbells has a bit of its own in PCI_COMMAND (§4.1.4)', () => {
-    const link = { transmit: () => {} }
+    const link = new LoopbackLink()
     const m = pciMachine({ notifyPort: true }, { link })
     m.pci.config.write(0x20, 4, 0xffff_ffff)
     expect(m.pci.config.read(0x20, 4)).toBe(0xffff_fff9)

@@ -95,13 +95,24 @@ describe('available buffer notifications (virtio 1.4 §4.1.5.2)', () => {
   })
 
   test('with NOTIF_CONFIG_DATA the value is queue_notif_config_data', () => {
-    const m = pciMachine({}, { offer: [VIRTIO_F_NOTIF_CONFIG_DATA] })
+    const m = pciMachine({ notifConfigData: (index) => 0xff00 - index }, { offer: [VIRTIO_F_NOTIF_CONFIG_DATA] })
     m.driver.start([m.rx, m.tx], VIRTIO_F_NOTIF_CONFIG_DATA)
     unmark(m)
     m.driver.set('queueSelect', 1)
-    m.driver.write(NOTIFY_CFG, 4, 2, m.driver.get('notifConfigData'))
+    expect(m.driver.get('notifConfigData')).toBe(0xfeff)
+    m.driver.write(NOTIFY_CFG, 4, 2, 0xfeff)
     expect(marked(m)).toEqual([false, true])
+    unmark(m)
+    expectRefused(m, 'no-queue', 4, 2, 1)
+    expectRefused(m, 'value', 0, 2, 0xfeff)
   })
+
+  test.each([[() => 5], [() => 0x1_0000], [() => -1], [() => 0.5]])(
+    'queue_notif_config_data of 16 bits, another for each queue: not %s',
+    (notifConfigData) => {
+      expect(() => pciMachine({ notifConfigData })).toThrow(expect.objectContaining({ code: 'DEVICE_OPTION' }))
+    },
+  )
 
   test('inline: the doorbell runs the device before it returns', () => {
     const link = new RecordingLink()

@@ -4,12 +4,14 @@ import { describe, expect, test, vi } from 'vitest'
 import {
   BlkDevice,
   type BusWindows,
+  eachFrame,
   everything,
   type FrameReceiver,
   IommuDevice,
   MemoryBlockStore,
   MmioRegisters,
   NetDevice,
+  type NetLink,
   PciFunction,
   type PciFunctionOptions,
 } from '../src/index.ts'
@@ -458,7 +460,7 @@ describe('an interrupt sink that throws stops nobody: it surfaces in a microtask
 })
 
 describe('an inline doorbell does the work itself, and asks for a poll only where some is left', () => {
-  function inline(link: { transmit(): void; full: boolean }) {
+  function inline(link: NetLink) {
     let calls = 0
     const ram = new Ram()
     const device = new NetDevice({ name: 'net0', port: everything(ram.memory), mac: MAC, link, onWork: () => calls++ })
@@ -475,7 +477,7 @@ describe('an inline doorbell does the work itself, and asks for a poll only wher
   }
 
   test('nothing is left', () => {
-    const m = inline({ transmit: () => {}, full: false })
+    const m = inline({ transmit: ({ count }) => count })
     m.send()
     expect([m.used(), m.calls()]).toEqual([1, 0])
   })
@@ -499,7 +501,7 @@ describe('an inline doorbell does the work itself, and asks for a poll only wher
       attach: (device: FrameReceiver) => {
         link.device = device
       },
-      transmit: () => void frames++,
+      transmit: eachFrame(() => frames++),
       deliver: (budget: number): number => {
         let n = 0
         if (what === 'frames that come in') while (n < budget && link.device?.receive(pattern(60)) === true) n++
@@ -530,10 +532,10 @@ describe('an inline doorbell does the work itself, and asks for a poll only wher
 
   test('a doorbell that rings within a poll of the device', () => {
     const m: ReturnType<typeof inline> = inline({
-      transmit: () => {
+      transmit: ({ count }) => {
         if (m.used() + again++ === 0) m.send()
+        return count
       },
-      full: false,
     })
     let again = 0
     m.send()

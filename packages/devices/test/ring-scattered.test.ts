@@ -1,7 +1,7 @@
 // Rings and indirect tables that lie on scattered pages: contiguous for the device (§2.7), and not in memory. So Linux
 // allocates them behind an IOMMU.
 import { beforeEach, describe, expect, test } from 'vitest'
-import { type BlockRequest, type BusWindow, BusWindows, LoopbackLink } from '../src/index.ts'
+import { type BlockRequest, type BusWindow, BusWindows, eachFrame, LoopbackLink } from '../src/index.ts'
 import {
   type AnyBlkMachine,
   type AnyNetMachine,
@@ -174,7 +174,7 @@ describe.each(TRANSPORTS)('rings on scattered pages: over %s', (transport: Trans
         blk.driver.start([ring], 9, 29)
         m = blk
       } else {
-        const net = netMachineOver(transport, { ...options, link: { transmit: again } }, size, ram)
+        const net = netMachineOver(transport, { ...options, link: { transmit: eachFrame(again) } }, size, ram)
         ring = net.tx
         elements = what === 'frames of two' ? [front, back] : [sent]
         net.driver.start([net.rx, ring], 29)

@@ -468,10 +468,10 @@ describe('growth of a WebAssembly.Memory', () => {
       port: everything(memory),
       mac: MAC,
       link: {
-        transmit: (frame) => {
-          sent.push(frame[0])
+        transmit: (frames) => {
+          for (let i = 0; i < frames.count; i++) sent.push(frames.bytes(i)[0])
           if (grow-- > 0) wasm.grow(1)
-          loop.transmit(frame)
+          return loop.transmit(frames)
         },
         attach: (receiver) => loop.attach(receiver),
       },

@@ -1,7 +1,15 @@
 // Budgets are of work: what one poll may cost is bounded in descriptors, pieces and bytes, whatever a guest puts into
 // its rings. Counted, not timed.
 import { beforeEach, describe, expect, test } from 'vitest'
-import { type BlockRequest, BusWindows, type FrameReceiver, type NetLink, PagePort, Wire } from '../src/index.ts'
+import {
+  type BlockRequest,
+  BusWindows,
+  type FrameReceiver,
+  type Frames,
+  type NetLink,
+  PagePort,
+  Wire,
+} from '../src/index.ts'
 import { blkMachine, DISK_BYTES, header, type NetMachine, netMachine, packet, status } from './support/devices.ts'
 import { EventLoop } from './support/event-loop.ts'
 import { BASE, type Element, OFFSET, pattern, Ram } from './support/guest.ts'
@@ -50,7 +58,9 @@ describe('a frame that does not fit yet', () => {
   class Waiting implements NetLink {
     device: FrameReceiver | null = null
     frame: Uint8Array<ArrayBuffer> | null = null
-    transmit(): void {}
+    transmit({ count }: Frames): number {
+      return count
+    }
     attach(device: FrameReceiver): void {
       this.device = device
     }
@@ -239,8 +249,9 @@ describe('whoever always has work does not stop others of the same device', () =
         flood.device = device
       },
       deliver: () => (flood.device?.receive(pattern(60)) === true ? 1 : 0),
-      transmit: () => {
-        flood.sent++
+      transmit: ({ count }) => {
+        flood.sent += count
+        return count
       },
     }
     const m = netMachine({ link }, 8)

@@ -49,10 +49,11 @@ export interface DmaTraits {
    * Whose bytes of earlier mappings are left where they can be found. Toward the guest: bytes that are lent for writing
    * still hold them, so that a device that overstates what it wrote has them delivered. Toward a device: they are within
    * its reach although they were taken back. `none`: nobody's, but for what one device was lent itself and is left where
-   * only that device can find it. `own`: what the same device was lent is delivered. `other-devices`: what another device
-   * was lent is delivered, or can be read.
+   * only that device can find it. `own-writes`: what the same device wrote into earlier mappings is delivered, which it
+   * could write again anyway. `own`: what the same device was lent is delivered. `other-devices`: what another device was
+   * lent is delivered, or can be read.
    */
-  readonly residue: 'none' | 'own' | 'other-devices'
+  readonly residue: 'none' | 'own-writes' | 'own' | 'other-devices'
 }
 
 /** What a backend can do at most. Bytes and counts; `Infinity` where there is no limit. */

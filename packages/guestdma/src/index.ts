@@ -4,7 +4,7 @@
  * @packageDocumentation
  */
 export { onDeviceScheme, sharedPoolScheme } from '@guestdma/bounce'
-export { LearningSwitch, LoopbackLink, MemoryBlockStore, Wire } from '@guestdma/devices'
+export { eachFrame, LearningSwitch, LoopbackLink, MemoryBlockStore, Wire } from '@guestdma/devices'
 export { directScheme, platformScheme } from '@guestdma/dma'
 export { FrameBatch } from '@guestdma/drivers'
 export { pooledIommuScheme, sharedPagesScheme, virtioIommuScheme } from '@guestdma/iommu'

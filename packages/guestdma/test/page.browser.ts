@@ -18,8 +18,9 @@ describe('in a page', () => {
       import('@guestdma/drivers'),
       import('@guestdma/iommu'),
       import('@guestdma/devices'),
+      import('@guestdma/devices/worker'),
     ])
-    expect(packages).toHaveLength(10)
+    expect(packages).toHaveLength(11)
     expect('process' in globalThis).toBe(false)
   })
 
@@ -40,5 +41,50 @@ describe('in a page', () => {
     await machine.run(disk.writeBytes(0, new Uint8Array(512).fill(7)))
     expect(await machine.run(disk.readBytes(0, 512))).toEqual(new Uint8Array(512).fill(7))
     await machine.close()
+  })
+
+  test('a disk works in a worker, which has the pool and nothing of the guest', async () => {
+    const { createMachine, sharedPoolScheme } = await import('guestdma')
+    const { DeviceWorker } = await import('@guestdma/devices/worker')
+    const { deviceAddress, Region } = await import('@guestdma/memory')
+    const { MmioTransport } = await import('@guestdma/transport')
+    const region = new Region(new SharedArrayBuffer(1 << 20), 'pool')
+    const pool = { device: deviceAddress(0x4000_0000), window: { region, offset: 0, length: region.length } }
+    const disk = new SharedArrayBuffer(1 << 16)
+    const worker = await DeviceWorker.start({
+      name: 'far',
+      type: 'blk',
+      config: { disk },
+      windows: [{ base: pool.device, ...pool.window }],
+      spawn: () => new Worker(new URL('./support/page-worker.ts', import.meta.url), { type: 'module' }),
+      deadlineMs: 200,
+    })
+    const transport = MmioTransport.probe(worker.registers, 'far')
+    if (transport === null) throw new Error('no device')
+    const { listen, detach, enforcedBy } = worker
+    expect(enforcedBy).toBe('construction')
+    const machine = await createMachine({
+      memory: [{ base: 0x8000_0000, length: 16 << 20, memory: new ArrayBuffer(16 << 20) }],
+      mayBlock: false,
+      schemes: [sharedPoolScheme({ memory: () => ({ ...pool, home: 'guest-ram' }) })],
+      devices: [{ type: 'blk', name: 'far', transport, listen, detach, enforcedBy, requestDeadlineMs: 200 }],
+    })
+    for (const value of [7, 9]) {
+      const bytes = new Uint8Array(4096).fill(value)
+      await machine.run(machine.blk('far').writeBytes(8, bytes))
+      expect(await machine.run(machine.blk('far').readBytes(8, 4096))).toEqual(bytes)
+      expect(new Uint8Array(disk, 8 * 512, 4096).every((byte) => byte === value)).toBe(true)
+      await worker.restart()
+      await machine.reset('far')
+    }
+    await expect(machine.run(machine.blk('far').writeBytes(0, new Uint8Array(512).fill(0xff)))).rejects.toMatchObject({
+      code: 'DRIVER_DEVICE_BROKEN',
+    })
+    await worker.restart()
+    await machine.reset('far')
+    expect(await machine.run(machine.blk('far').readBytes(8, 512))).toEqual(new Uint8Array(512).fill(9))
+    await machine.close()
+    expect(worker.detach()).toBe(true)
+    await worker.close()
   })
 })

@@ -1,5 +1,11 @@
 import type { DeviceAddress } from '@guestdma/memory'
-import { FeatureSet, VIRTIO_F_NOTIFICATION_DATA, VIRTIO_F_RING_RESET, VIRTIO_F_VERSION_1 } from '@guestdma/spec'
+import {
+  FeatureSet,
+  VIRTIO_F_NOTIF_CONFIG_DATA,
+  VIRTIO_F_NOTIFICATION_DATA,
+  VIRTIO_F_RING_RESET,
+  VIRTIO_F_VERSION_1,
+} from '@guestdma/spec'
 import { DeviceStuckError, PciTransport, resetDevice, resetQueue } from '@guestdma/transport'
 import { describe, expect, it } from 'vitest'
 import { BAR4, COMMON, DEVICE, type FakeOptions, ISR, NOTIFY, PciFunction } from './support/pci-function.ts'
@@ -209,6 +215,34 @@ describe('pci/notification (virtio 1.4 §4.1.4.4, §4.1.5.2)', () => {
     transport.notify(1, 0x7fff)
     transport.notify(1, 0x8000)
     expect(fake.short(BAR)).toEqual(['w3004/4=7fff0001', 'w3004/4=80000001'])
+  })
+
+  it.each([
+    [[], 'w3004/2=1231'],
+    [[VIRTIO_F_NOTIFICATION_DATA], 'w3004/4=80051231'],
+  ])(
+    'names the queue as the device wants it with NOTIF_CONFIG_DATA and %j',
+    {
+      tags: ['4.1.5.2.1/config-data', '4.1.5.2.1/config-data-index'],
+    },
+    (more, write) => {
+      const { fake, transport } = probed()
+      transport.writeFeatures(FeatureSet.of(VIRTIO_F_VERSION_1, VIRTIO_F_NOTIF_CONFIG_DATA, ...more))
+      transport.enableQueue(1, 8, AREAS)
+      fake.log.length = 0
+      transport.notify(1, 0x8005)
+      expect(fake.short(BAR)).toEqual([write])
+    },
+  )
+
+  it('is not offered NOTIF_CONFIG_DATA or RING_RESET where the common configuration ends before their fields', () => {
+    const offered = [VIRTIO_F_VERSION_1, VIRTIO_F_NOTIF_CONFIG_DATA, VIRTIO_F_RING_RESET]
+    const seen = (length: number): readonly number[] => {
+      const { fake, transport } = probed({ caps: [{ ...COMMON, length }, NOTIFY, ISR] })
+      fake.offered = FeatureSet.of(...offered)
+      return transport.readFeatures().bits()
+    }
+    expect([0x38, 0x3a, 0x3c].map(seen)).toEqual([[32], [32, 39], [32, 39, 40]])
   })
 
   it('shares one address where the multiplier is 0', () => {

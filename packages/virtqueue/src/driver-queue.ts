@@ -198,9 +198,9 @@ export class DriverQueue implements Virtqueue {
       this.break(code, message, details),
     )
     this.freeMask = this.account.orderMask
-    this.freeRows = Uint16Array.from({ length: this.freeMask + 1 }, (_, i) => (i < size ? i : 0))
-    this.freeTables = Uint32Array.from({ length: tables }, (_, t) => tables - 1 - t)
-    this.freeTableCount = tables
+    this.freeRows = new Uint16Array(this.freeMask + 1)
+    this.freeTables = new Uint32Array(tables)
+    this.freeAll()
     this.words = new Int32Array(4 * (size + 1))
     this.tableWords = new Int32Array(4 * (this.tableCapacity + 1))
     this.done = new Int32Array(2 * size)
@@ -560,11 +560,50 @@ export class DriverQueue implements Virtqueue {
     return this.ring.arm()
   }
 
+  reset(): void {
+    if (this.disposed) return
+    if (this.prepared.size > 0)
+      throw new VirtqueueError('VIRTQUEUE_PREPARE', this.name, 'a queue with prepared chains cannot be reset alone')
+    this.withdraw()
+    this.account.oldest = 0
+    this.descriptors = this.pending = this.pendingRows = 0
+    this.freeAll()
+    this.refresh()
+    this.ring.reset()
+  }
+
   dispose(): void {
     if (this.disposed) return
     this.disposed = true
-    const { account } = this
     const before = this.broken
+    let failed: unknown = null
+    try {
+      this.withdraw()
+    } catch (error) {
+      failed = error
+    }
+    this.broken = before ?? this.broken ?? new VirtqueueError('VIRTQUEUE_DISPOSED', this.name, 'the queue was disposed')
+    // What could not be revoked must not be used again: its memory stays where it is, since memory goes back only when
+    // the device cannot reach it.
+    if (failed !== null) throw failed
+    const errors: unknown[] = []
+    for (const region of this.held.splice(0)) attempt(errors, () => this.backend.free(region))
+    if (errors.length > 0) throw errors[0]
+  }
+
+  private freeAll(): void {
+    const { freeRows, freeTables, size } = this
+    for (let row = 0; row < size; row++) freeRows[row] = row
+    for (let table = 0; table < freeTables.length; table++) freeTables[table] = freeTables.length - 1 - table
+    this.freeAt = this.retired = 0
+    this.free = size
+    this.freeTableCount = freeTables.length
+  }
+
+  // Unmaps all that is outstanding, published or not. The device uses none of it any more. Throws where something could
+  // not be revoked, and the queue is broken then; otherwise it is not.
+  private withdraw(): void {
+    const { account } = this
     this.broken = null
     this.misuse = null
     for (let id = 0; id < this.size; id++) {
@@ -578,13 +617,7 @@ export class DriverQueue implements Virtqueue {
       this.break('VIRTQUEUE_COMMIT', message, {})
     }
     const failed = this.broken as VirtqueueError | null
-    this.broken = before ?? failed ?? new VirtqueueError('VIRTQUEUE_DISPOSED', this.name, 'the queue was disposed')
-    // What could not be revoked must not be used again: its memory stays where it is, since memory goes back only when
-    // the device cannot reach it.
     if (failed !== null) throw failed
-    const errors: unknown[] = []
-    for (const region of this.held.splice(0)) attempt(errors, () => this.backend.free(region))
-    if (errors.length > 0) throw errors[0]
   }
 
   // The one place where used chains are believed or not, and unmapped. Returns how many are complete.

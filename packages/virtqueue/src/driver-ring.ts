@@ -47,6 +47,8 @@ export interface DriverRing {
   arm(): boolean
   /** Asks for none. */
   disarm(): void
+  /** As it was made, its memory zeroed: the device was told to forget it, and has. */
+  reset(): void
 }
 
 /** Makes the driver's half of rings of one format. */

@@ -4,10 +4,13 @@
  * @packageDocumentation
  */
 
+export { ChainAccount } from './account.ts'
 export { DriverQueue } from './driver-queue.ts'
-export type { RingFormat } from './driver-ring.ts'
+export type { DescriptorWords, DriverRing, DriverRingSetup, RingFormat } from './driver-ring.ts'
 export { QueueTooSmallError, VIRTQUEUE_CODES, VirtqueueError } from './errors.ts'
 export { crosses } from './event-index.ts'
+export { packedFormat } from './packed.ts'
+export { splitFormat } from './split.ts'
 export {
   type CellArea,
   Completions,

@@ -27,6 +27,8 @@ const HAS_POSTED = CHAIN_WRITABLE | CHAIN_MANY
 const WRITE_MARK = DESCRIPTOR_F_WRITE << 16
 const AVAILABLE_MARK = DESCRIPTOR_F_AVAILABLE << 16
 const MARKS = AVAILABLE_MARK | (DESCRIPTOR_F_USED << 16)
+/** In `lengthAt`: the length is in its place already. */
+const KNOWN = -1
 /** No descriptor is held back. */
 const NONE = -1
 
@@ -62,6 +64,8 @@ class PackedDriverRing implements DriverRing {
   private marks = AVAILABLE_MARK
   private usedAt = 0
   private usedMarks = MARKS
+  // Of what was collected: the word of the ring that holds its length.
+  declare private readonly lengthAt: Int32Array
   // The first descriptor since the last publication: its id and flags are stored last, at this word.
   private heldAt = NONE
   private held = 0
@@ -72,6 +76,7 @@ class PackedDriverRing implements DriverRing {
     this.account = account
     this.eventIndex = eventIndex
     this.size = size
+    this.lengthAt = new Int32Array(size)
     const ring = alloc(descriptorRingBytes(size), DESCRIPTOR_RING_ALIGN, BIDIRECTIONAL)
     const driver = alloc(EVENT_SUPPRESSION_SIZE, EVENT_SUPPRESSION_ALIGN, TO_DEVICE)
     const device = alloc(EVENT_SUPPRESSION_SIZE, EVENT_SUPPRESSION_ALIGN, FROM_DEVICE)
@@ -155,21 +160,20 @@ class PackedDriverRing implements DriverRing {
   }
 
   collect(done: Int32Array, limit: number): number {
-    const { account, ring, ringWord, size } = this
+    const { account, lengthAt, ring, ringWord, size } = this
     const { chains, inOrder, outstanding } = account
     const { u32 } = ring
     const most = limit < outstanding ? limit : outstanding
     let { usedAt, usedMarks } = this
     let loads = 0
     let n = 0
+    // First what says that they are used: ids, and where their lengths stand or what they are.
     while (n < most) {
       const word = (ringWord + (usedAt << 2)) | 0
-      // Before what it speaks of.
-      const last = ring.loadSharedWord((word + 3) | 0)
+      const last = u32[(word + 3) | 0]
       if ((last & MARKS) !== usedMarks) break
-      let length = u32[(word + 2) | 0]
+      loads++
       const id = last & 0xffff
-      loads += 2
       let descriptors = 0
       if (inOrder) {
         // One element may stand for a batch, and what it skips was used completely: §2.8.9.
@@ -177,17 +181,21 @@ class PackedDriverRing implements DriverRing {
           const older = account.at(n)
           done[n << 1] = older
           done[(n << 1) + 1] = account.posted(older)
+          lengthAt[n] = KNOWN
           descriptors += account.descriptors(older)
         }
       }
+      lengthAt[n] = (word + 2) | 0
       if (id < size) {
         const info = chains[id << 2]
         descriptors += info >> COUNT
         // Without WRITE there is no length (§2.8.4); but QEMU never sets it.
-        if ((info & HAS_POSTED) === 0 && (last & WRITE_MARK) === 0) length = 0
+        if ((info & HAS_POSTED) === 0 && (last & WRITE_MARK) === 0) {
+          lengthAt[n] = KNOWN
+          done[((n << 1) + 1) | 0] = 0
+        }
       }
       done[n << 1] = id
-      done[((n << 1) + 1) | 0] = length
       n++
       // Of an id that the queue will refuse it is not known where the next one stands.
       if (descriptors === 0) break
@@ -196,6 +204,15 @@ class PackedDriverRing implements DriverRing {
         usedAt -= size
         usedMarks ^= MARKS
       }
+    }
+    if (n === 0) return 0
+    // Then what they speak of, also for whoever reads the buffers next.
+    ring.readBarrier()
+    for (let i = 0; i < n; i++) {
+      const at = lengthAt[i]
+      if (at === KNOWN) continue
+      done[((i << 1) + 1) | 0] = u32[at]
+      loads++
     }
     this.usedAt = usedAt
     this.usedMarks = usedMarks
@@ -214,6 +231,17 @@ class PackedDriverRing implements DriverRing {
   disarm(): void {
     const { driver, driverWord, ring, ringWord } = this
     driver.storeWordThenLoad(driverWord, RING_EVENT_FLAGS_DISABLE << 16, ring, ringWord)
+  }
+
+  reset(): void {
+    const { deviceWord, driverWord, ringWord, size } = this
+    this.at = this.usedAt = this.held = this.written = 0
+    this.heldAt = NONE
+    this.marks = AVAILABLE_MARK
+    this.usedMarks = MARKS
+    this.ring.u32.fill(0, ringWord, ringWord + 4 * size)
+    this.driver.u32[driverWord] = 0
+    this.device.u32[deviceWord] = 0
   }
 }
 

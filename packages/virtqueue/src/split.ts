@@ -201,6 +201,14 @@ class SplitDriverRing implements DriverRing {
     this.storeEvent((this.collected - 1) & 0xffff, AVAILABLE_F_NO_INTERRUPT)
   }
 
+  reset(): void {
+    const { available, availableHalf, mask, used, usedHalf } = this
+    this.position = this.published = this.collected = this.written = 0
+    // Both rings, with their indices, flags and events.
+    available.u16.fill(0, availableHalf, availableHalf + mask + 4)
+    used.u16.fill(0, usedHalf, usedHalf + 4 * mask + 7)
+  }
+
   // Says when to interrupt, in the word that was agreed on, and returns the used index as it is after that.
   private storeEvent(event: number, flags: number): number {
     const { available, availableHalf, eventIndex, mask, used, usedHalf } = this

@@ -202,6 +202,15 @@ export interface Virtqueue {
    */
   arm(): boolean
 
+  /**
+   * After the device has reset this queue alone (RING_RESET, virtio 1.4 §2.6.1): unmaps what is outstanding, commits, and
+   * is as it was made, in the same memory. All ids are free, and what belonged to them is the driver's to know.
+   *
+   * @throws VirtqueueError `VIRTQUEUE_COMMIT` where something could not be revoked, and the queue is broken then;
+   *   `VIRTQUEUE_PREPARE` for a queue with prepared chains
+   */
+  reset(): void
+
   /** After the device was reset: unmaps what is outstanding, commits, frees all memory. */
   dispose(): void
 }

@@ -20,7 +20,7 @@ const burst = defineScenario({
           type: 'net',
           name: 'net0',
           dma: backend,
-          device: { mac: [2, 0, 0, 0, 0, 1], link: { transmit: () => {} } },
+          device: { mac: [2, 0, 0, 0, 0, 1], link: { transmit: ({ count }) => count } },
         },
       ],
     })

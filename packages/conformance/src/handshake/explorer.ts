@@ -1,5 +1,5 @@
 import { BusWindows } from '@guestdma/devices'
-import { RingWalker } from '@guestdma/devices/ring'
+import { type DeviceRing, type RingOwner, RingWalker } from '@guestdma/devices/ring'
 import { DirectBackend } from '@guestdma/dma'
 import { type GuestAddress, GuestMemory, SpanAllocator } from '@guestdma/memory'
 import {
@@ -41,6 +41,8 @@ export interface HandshakeOptions extends History {
   readonly without?: Barrier
   /** Makes the driver's half. Default: a `DriverQueue`. */
   readonly make?: (options: VirtqueueOptions) => Virtqueue
+  /** Makes the ring of the device's half. Default: the library's. */
+  readonly device?: (owner: RingOwner) => DeviceRing
 }
 
 export interface HandshakeReport {
@@ -104,7 +106,16 @@ class Explorer {
   private readonly without: Barrier | undefined
   private readonly first: State
 
-  constructor({ size, eventIndex, packed = false, start = 0, without, make, ...history }: HandshakeOptions) {
+  constructor({
+    size,
+    eventIndex,
+    packed = false,
+    start = 0,
+    without,
+    make,
+    device: makeRing,
+    ...history
+  }: HandshakeOptions) {
     const buffer = new ArrayBuffer(BYTES)
     const barriers = new Map<number, Barrier>()
     const isShared = (offset: number): boolean => barriers.has(offset)
@@ -131,7 +142,8 @@ class Explorer {
       doorbell: () => rung(),
     })
     const port = new BusWindows('handshake', [{ base: BASE, length: BYTES, region: device.region }])
-    const walker = new RingWalker(size, port)
+    const formats = makeRing === undefined ? {} : { [packed ? 'packed' : 'split']: makeRing }
+    const walker = new RingWalker(size, port, formats)
     const { areas } = queue
     walker.start(
       {

@@ -172,6 +172,70 @@ export function describeFailures({ test, check, rig: open, make, options: suite 
   })
 
   for (const [shape, options] of shapes) {
+    test(`a queue that was reset alone is as it was made, and nothing of it is mapped (${shape})`, () => {
+      const rig = open({ size: 16, maxMappingLength: 100, ...options })
+      const { areas } = rig.queue
+      for (let round = 0; round < 3; round++) {
+        const ids = [rig.addOne(0), rig.addOne(1, true), rig.addOne(2)]
+        check('publish', rig.queue.publish(), DMA_OK)
+        rig.takeAll()
+        rig.peer.use([{ id: ids[0], written: 0 }])
+        check('reap', rig.queue.reap(8), 1)
+        rig.queue.recycle()
+        describeSix(rig)
+        rig.queue.add(2, 2)
+        rig.queue.publish()
+        // One that was added and not published, and one that was used and not reaped.
+        rig.addOne(4)
+        rig.peer.use([{ id: ids[1], written: 1 }])
+        rig.reset()
+        check('mapped and uncommitted', [rig.backend.liveMappings, rig.backend.uncommitted], [0, 0])
+        check('free and outstanding', [rig.queue.free, rig.queue.outstanding], [16, 0])
+        check('broken', rig.queue.broken, null)
+        check('used', [rig.queue.hasUsed, rig.queue.reap(8)], [false, 0])
+        check('areas', rig.queue.areas, areas)
+      }
+      rig.close()
+    })
+  }
+
+  test('a broken queue that was reset alone works', () => {
+    const rig = open({ size: 8 })
+    rig.addOne(0)
+    rig.addOne(2)
+    rig.queue.publish()
+    rig.takeAll()
+    rig.peer.use([{ id: 99, written: 0 }])
+    rig.queue.reap(8)
+    check('broken', rig.queue.broken !== null, true)
+    rig.reset()
+    check('broken', rig.queue.broken, null)
+    const again = rig.addOne(1)
+    check('publish', rig.queue.publish(), DMA_OK)
+    check(
+      'chains',
+      rig.takeAll().map((chain) => chain.id),
+      [again],
+    )
+    rig.peer.use([{ id: again, written: 0 }])
+    check('reap', rig.queue.reap(8), 1)
+    rig.close()
+  })
+
+  test('commitUnmaps that fails while a queue is reset breaks it', () => {
+    const rig = open({ size: 8 })
+    rig.addOne(0)
+    rig.queue.publish()
+    rig.faulty.failCommitUnmaps = 1
+    check(
+      'code',
+      codeThrownBy(() => rig.queue.reset()),
+      'VIRTQUEUE_COMMIT',
+    )
+    check('broken', rig.queue.broken?.code, 'VIRTQUEUE_COMMIT')
+  })
+
+  for (const [shape, options] of shapes) {
     test(`reset/revokes: dispose unmaps what is outstanding, added or reaped, and frees all memory (${shape})`, () => {
       const rig = open({ size: 32, maxMappingLength: 100, ...options })
       rig.queue.cells(16, 3)

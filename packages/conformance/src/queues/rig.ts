@@ -60,10 +60,11 @@ export class QueueRig {
   readonly unmaps: Recorder['unmaps']
   readonly backend: CheckedBackend
   readonly queue: Virtqueue
-  readonly peer: RingPeer
+  peer: RingPeer
   /** The positions that the doorbell was rung with. */
   readonly doorbells: number[] = []
   private scratch: DmaRegion | undefined
+  private readonly makePeer: () => RingPeer
 
   constructor(
     make: (options: VirtqueueOptions) => Virtqueue,
@@ -104,7 +105,15 @@ export class QueueRig {
     })
     const { areas } = this.queue
     const setup = { port: this.port, size, areas, features }
-    this.peer = suite.makePeer?.(setup) ?? (isPacked(suite) ? new PackedRingPeer(setup) : new SplitRingPeer(setup))
+    this.makePeer = () =>
+      suite.makePeer?.(setup) ?? (isPacked(suite) ? new PackedRingPeer(setup) : new SplitRingPeer(setup))
+    this.peer = this.makePeer()
+  }
+
+  /** Resets the queue: its other side forgets all, and looks at it anew when it is enabled. */
+  reset(): void {
+    this.queue.reset()
+    this.peer = this.makePeer()
   }
 
   /** Segment `i` lends arena[at .. at + length). */

@@ -75,7 +75,8 @@ export class NaivePackedVirtqueue implements Virtqueue {
   undone = 0
   free: number
   broken: VirtqueueError | null = null
-  protected readonly ring: NaivePackedRing
+  protected ring: NaivePackedRing
+  private readonly makeRing: () => NaivePackedRing
   private readonly options: VirtqueueOptions
   private readonly memory: DmaRegion[] = []
   private readonly areaOfCells: CellArea[] = []
@@ -120,7 +121,8 @@ export class NaivePackedVirtqueue implements Virtqueue {
       const device = alloc(EVENT_SUPPRESSION_SIZE, EVENT_SUPPRESSION_ALIGN, FROM_DEVICE)
       if (tables > 0) alloc(tables * descriptorRingBytes(this.capacity), DESCRIPTOR_RING_ALIGN, TO_DEVICE)
       this.areas = { descriptor: ring.device, driver: driver.device, device: device.device }
-      this.ring = new makeRing(size, features, { ring, driver, device })
+      this.makeRing = () => new makeRing(size, features, { ring, driver, device })
+      this.ring = this.makeRing()
     } catch (error) {
       for (const region of this.memory) attempt([], () => backend.free(region))
       throw error
@@ -275,6 +277,19 @@ export class NaivePackedVirtqueue implements Virtqueue {
 
   disarm(): void {
     this.ring.disarm()
+  }
+
+  reset(): void {
+    const chains = [...this.pending, ...this.chains.values()]
+    this.broken = null
+    for (const chain of chains) this.giveBack(chain, 0)
+    if (!this.commitUnmaps()) throw this.broken
+    for (const chain of [...this.retired, ...chains]) this.release(chain)
+    this.pending = []
+    this.retired = []
+    this.chains.clear()
+    for (const { region, offset, length } of this.memory.slice(0, 3)) region.u8.fill(0, offset, offset + length)
+    this.ring = this.makeRing()
   }
 
   dispose(): void {

@@ -27,6 +27,10 @@ export const DEVICE_CODES = {
     meaning: 'A saved state does not fit the device, or is damaged.',
     advice: 'Restore into a device with the options of the saved one.',
   },
+  LINK_ANSWER: {
+    meaning: "A link's `transmit` returned a number of frames that it cannot have taken.",
+    advice: 'Return how many frames of the batch were taken, from 0 to `count`.',
+  },
   LINK_ATTACHED: {
     meaning: 'A device was plugged into a link or port that has one already.',
     advice: 'Use a further link or port.',
@@ -58,5 +62,25 @@ export const DEVICE_CODES = {
   WINDOW_OVERLAP: {
     meaning: 'Two windows of a port share bus addresses.',
     advice: 'Move or shorten one of the two.',
+  },
+  WORKER_DEADLINE: {
+    meaning: 'A worker with a device did not answer, did not start or did not end within its deadline.',
+    advice: 'Restart the worker and reset the device; raise deadlineMs where a store blocks its thread for longer.',
+  },
+  WORKER_ENDED: {
+    meaning: 'The worker with the device has ended.',
+    advice: 'Restart the worker and reset the device.',
+  },
+  WORKER_FAILED: {
+    meaning: 'The worker with the device threw, or could not make its device.',
+    advice: 'Read the message: it is what the worker threw. Then restart the worker and reset the device.',
+  },
+  WORKER_MEMORY: {
+    meaning: 'A window of a worker lies in memory that threads cannot share.',
+    advice: 'Put guest memory, or the pool, on a SharedArrayBuffer.',
+  },
+  WORKER_OPTION: {
+    meaning: 'An option of a worker with a device is not usable.',
+    advice: 'Take a value as the message describes it.',
   },
 } as const

@@ -1,6 +1,7 @@
 import { observe } from '@guestdma/memory'
 import { DeviceError } from '../faults/errors.ts'
 import { type FifoOptions, FrameFifo } from './frame-fifo.ts'
+import type { Frames } from './frames.ts'
 import type { FrameReceiver } from './net-link.ts'
 
 /** What a path counted. */
@@ -49,41 +50,42 @@ export class FramePath {
     }
   }
 
-  get waiting(): number {
-    return this.fifo.length
-  }
-
   get full(): boolean {
     return this.fifo.full && !this.unplugged()
   }
 
   /**
-   * Sends a frame on its way. False: it was dropped, and counted, except where the queue is full, which is the caller's
-   * to count.
+   * Sends frames `from` to `to` - 1 of a batch on their way. Returns with how many it is done: fewer where the queue is
+   * full.
    */
-  send(frame: Uint8Array<ArrayBuffer>): boolean {
-    const { fifo, receiver } = this
+  send(frames: Frames, from: number, to: number): number {
+    const { counters, fifo, receiver } = this
     if (receiver === null || this.unplugged()) {
-      this.counters.dropped++
-      return false
+      counters.dropped += to - from
+      return to - from
     }
-    if (fifo.length === 0 && this.offer(receiver, frame)) return true
-    if (frame.length > fifo.frameBytes) {
-      this.counters.oversize++
-      return false
+    let i = from
+    if (fifo.length === 0) i += this.offer(receiver, frames, from, to)
+    for (; i < to; i++) {
+      if (frames.lengths[i] > fifo.frameBytes) counters.oversize++
+      else if (!fifo.push(frames, i)) break
     }
-    return fifo.push(frame)
+    return i - from
   }
 
   /** Hands over up to `budget` frames that waited. Returns how many. */
   deliver(budget: number): number {
     const { fifo, receiver } = this
-    let done = 0
     if (receiver === null) return 0
     const wasFull = fifo.full
-    while (done < budget && fifo.length > 0 && this.offer(receiver, fifo.front())) {
-      fifo.pop()
-      done++
+    let done = 0
+    while (done < budget && fifo.length > 0) {
+      const frames = fifo.front(budget - done)
+      const taken = this.offer(receiver, frames, 0, frames.count)
+      // What was plugged in may have been reset meanwhile: then nothing waits any more.
+      fifo.drop(Math.min(taken, fifo.length))
+      done += taken
+      if (taken < frames.count) break
     }
     if (wasFull && done > 0) this.room()
     return done
@@ -99,17 +101,18 @@ export class FramePath {
     return true
   }
 
-  // True: the receiver is done with the frame. One that throws lost it; others, and what follows, are not concerned.
-  private offer(receiver: FrameReceiver, frame: Uint8Array<ArrayBuffer>): boolean {
+  // With how many frames the receiver is done. One that throws lost them all; others, and what follows, are not concerned.
+  private offer(receiver: FrameReceiver, frames: Frames, from: number, to: number): number {
     const { counters } = this
     try {
-      if (!receiver.receive(frame)) return false
-      counters.delivered++
+      const done = receiver.receiveEach(frames, from, to)
+      counters.delivered += done
+      return done
     } catch (error) {
-      counters.dropped++
+      counters.dropped += to - from
       observe(rethrow, error)
+      return to - from
     }
-    return true
   }
 }
 

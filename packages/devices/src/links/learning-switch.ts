@@ -2,6 +2,7 @@ import { ETHERNET_HEADER_SIZE } from '@guestdma/spec'
 import { DeviceError } from '../faults/errors.ts'
 import type { FifoOptions } from './frame-fifo.ts'
 import { FramePath, type PathCounters } from './frame-path.ts'
+import type { Frames } from './frames.ts'
 import { MacTable } from './mac-table.ts'
 import type { FrameReceiver, NetLink } from './net-link.ts'
 
@@ -51,23 +52,23 @@ export class SwitchPort implements NetLink {
     return { ...this.path.counters, ...this.own }
   }
 
-  /** Whether this port's device has to wait, because of the other ports. */
-  get full(): boolean {
-    return this.owner.blocked(this.index)
-  }
-
   attach(device: FrameReceiver): void {
     this.path.attach(device)
     this.device = device
   }
 
-  transmit(frame: Uint8Array<ArrayBuffer>): void {
-    if (frame.length < ETHERNET_HEADER_SIZE) this.own.filtered++
-    else {
-      const how = this.owner.forward(frame, this.index)
-      if (how === 'filtered') this.own.filtered++
-      else if (how === 'flooded') this.own.flooded++
+  transmit(frames: Frames): number {
+    const { count, lengths } = frames
+    for (let i = 0; i < count; i++) {
+      if (this.owner.blocked(this.index)) return i
+      if (lengths[i] < ETHERNET_HEADER_SIZE) this.own.filtered++
+      else {
+        const how = this.owner.forward(frames, i, this.index)
+        if (how === 'filtered') this.own.filtered++
+        else if (how === 'flooded') this.own.flooded++
+      }
     }
+    return count
   }
 
   deliver(budget: number): number {
@@ -84,9 +85,8 @@ export class SwitchPort implements NetLink {
   }
 
   /** For the switch: a frame towards this port's device. */
-  output(frame: Uint8Array<ArrayBuffer>): void {
-    if (this.path.full) this.own.full++
-    else this.path.send(frame)
+  output(frames: Frames, i: number): void {
+    if (this.path.send(frames, i, i + 1) === 0) this.own.full++
   }
 
   /** For the switch: whether a device with a live driver is plugged in, and whether its queue is full. */
@@ -144,17 +144,19 @@ export class LearningSwitch {
   }
 
   /** For a port: takes a frame of at least an Ethernet header from it. */
-  forward(frame: Uint8Array<ArrayBuffer>, from: number): 'unicast' | 'flooded' | 'filtered' {
+  forward(frames: Frames, i: number, from: number): 'unicast' | 'flooded' | 'filtered' {
     const { ports, table } = this
+    const frame = frames.region.u8
+    const at = frames.offsets[i]
     // A group address is no sender.
-    if ((frame[SOURCE] & 1) === 0) table.learn(frame, SOURCE, from)
-    const to = (frame[DESTINATION] & 1) === 0 ? table.find(frame, DESTINATION) : -1
+    if ((frame[at + SOURCE] & 1) === 0) table.learn(frame, at + SOURCE, from)
+    const to = (frame[at + DESTINATION] & 1) === 0 ? table.find(frame, at + DESTINATION) : -1
     if (to === from) return 'filtered'
     if (to >= 0) {
-      ports[to].output(frame)
+      ports[to].output(frames, i)
       return 'unicast'
     }
-    for (let i = 0; i < ports.length; i++) if (i !== from && ports[i].live) ports[i].output(frame)
+    for (let to = 0; to < ports.length; to++) if (to !== from && ports[to].live) ports[to].output(frames, i)
     return 'flooded'
   }
 }

@@ -1,5 +1,6 @@
 import type { FifoOptions } from './frame-fifo.ts'
 import { FramePath, type PathCounters } from './frame-path.ts'
+import type { Frames } from './frames.ts'
 import type { FrameReceiver, NetLink } from './net-link.ts'
 
 /**
@@ -20,17 +21,13 @@ export class LoopbackLink implements NetLink {
     return this.path.counters
   }
 
-  get full(): boolean {
-    return this.path.full
-  }
-
   attach(device: FrameReceiver): void {
     this.path.attach(device)
     this.device = device
   }
 
-  transmit(frame: Uint8Array<ArrayBuffer>): void {
-    this.path.send(frame)
+  transmit(frames: Frames): number {
+    return this.path.send(frames, 0, frames.count)
   }
 
   deliver(budget: number): number {

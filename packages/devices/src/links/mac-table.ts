@@ -24,7 +24,7 @@ export class MacTable {
   }
 
   /** The port of the address at `frame[at]`, or -1. */
-  find(frame: Uint8Array<ArrayBuffer>, at: number): number {
+  find(frame: Uint8Array, at: number): number {
     const high = highOf(frame, at)
     const low = lowOf(frame, at)
     const first = this.setOf(high, low) * WAYS
@@ -35,7 +35,7 @@ export class MacTable {
   }
 
   /** Notes that the address at `frame[at]` is behind `port`. */
-  learn(frame: Uint8Array<ArrayBuffer>, at: number, port: number): void {
+  learn(frame: Uint8Array, at: number, port: number): void {
     const high = highOf(frame, at)
     const low = lowOf(frame, at)
     const set = this.setOf(high, low)
@@ -63,10 +63,10 @@ export class MacTable {
   }
 }
 
-function highOf(frame: Uint8Array<ArrayBuffer>, at: number): number {
+function highOf(frame: Uint8Array, at: number): number {
   return (frame[at] << 8) | frame[at + 1]
 }
 
-function lowOf(frame: Uint8Array<ArrayBuffer>, at: number): number {
+function lowOf(frame: Uint8Array, at: number): number {
   return ((frame[at + 2] << 24) | (frame[at + 3] << 16) | (frame[at + 4] << 8) | frame[at + 5]) >>> 0
 }

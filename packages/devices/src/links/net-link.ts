@@ -1,3 +1,5 @@
+import type { Frames } from './frames.ts'
+
 /** What a link hands frames to: a `NetDevice`, seen from its link. */
 export interface FrameReceiver {
   /** Whether a driver has set the device going. A frame for one that is not live has nowhere to go. */
@@ -9,6 +11,8 @@ export interface FrameReceiver {
    * with it: it was delivered, or it can never be (empty, too long, link down) and was counted as dropped.
    */
   receive(frame: Uint8Array<ArrayBuffer>): boolean
+  /** Offers frames `from` to `to` - 1 of a batch, in order, as {@link receive} does. Returns with how many it is done. */
+  receiveEach(frames: Frames, from: number, to: number): number
   /**
    * Tells the device that a poll is due: a frame waits for it that it did not refuse before, or the link that held it
    * back has room again. A device that nobody wakes sleeps.
@@ -17,17 +21,15 @@ export interface FrameReceiver {
 }
 
 /**
- * What a network device is plugged into. The device calls `transmit` for each frame that its driver sends, from within
- * `poll`.
+ * What a network device is plugged into. The device hands over what its driver sends from within `poll`.
  */
 export interface NetLink {
-  /** The view is valid until return, and is reused for later frames: a link that needs the bytes later copies them. */
-  transmit(frame: Uint8Array<ArrayBuffer>): void
   /**
-   * While true the device leaves frames in its transmit queue: back-pressure instead of loss. Once it is false again the
-   * link calls {@link FrameReceiver.wake}, or the device would sleep on them.
+   * Takes frames of a batch, from frame 0 on, and returns how many. What it did not take stays in the device's transmit
+   * queue: back-pressure instead of loss. Once there is room the link calls {@link FrameReceiver.wake}, or the device
+   * would sleep on them. The bytes are valid until return: a link that needs them later copies them.
    */
-  readonly full?: boolean
+  transmit(frames: Frames): number
   /**
    * Called at the head of each poll of the device: hands over up to `budget` frames that had to wait. Returns how many.
    */

@@ -1,5 +1,6 @@
 import type { FifoOptions } from './frame-fifo.ts'
 import { FramePath, type PathCounters } from './frame-path.ts'
+import type { Frames } from './frames.ts'
 import type { FrameReceiver, NetLink } from './net-link.ts'
 
 /** One end of a {@link Wire}. Made by it. */
@@ -18,17 +19,13 @@ export class WireEnd implements NetLink {
     return this.out.counters
   }
 
-  get full(): boolean {
-    return this.out.full
-  }
-
   attach(device: FrameReceiver): void {
     this.into.attach(device)
     this.device = device
   }
 
-  transmit(frame: Uint8Array<ArrayBuffer>): void {
-    this.out.send(frame)
+  transmit(frames: Frames): number {
+    return this.out.send(frames, 0, frames.count)
   }
 
   deliver(budget: number): number {

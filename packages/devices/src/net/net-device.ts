@@ -1,15 +1,9 @@
-import { copy, type Region } from '@guestdma/memory'
+import { Region } from '@guestdma/memory'
 import {
   DEVICE_ID_NET,
   ETHERNET_HEADER_SIZE,
   ETHERNET_MTU,
-  ETHERTYPE_VLAN,
-  ETHERTYPE_VLAN_STACKED,
   NET_CONFIG_STATUS,
-  NET_HDR_GSO_NONE,
-  NET_HEADER_FLAGS,
-  NET_HEADER_GSO_TYPE,
-  NET_HEADER_NUM_BUFFERS,
   NET_HEADER_SIZE,
   NET_RECEIVE_QUEUE,
   NET_S_LINK_UP,
@@ -17,14 +11,14 @@ import {
   VIRTIO_NET_F_MRG_RXBUF,
   VIRTIO_NET_F_MTU,
   VIRTIO_NET_F_STATUS,
-  VLAN_TAG_SIZE,
-  VLAN_TAGS_MAX,
 } from '@guestdma/spec'
 import type { DeviceQueue } from '../device/device-queue.ts'
 import { VirtioDevice } from '../device/virtio-device.ts'
+import { DeviceError } from '../faults/errors.ts'
+import { FRAMES, Frames } from '../links/frames.ts'
 import type { FrameReceiver, NetLink } from '../links/net-link.ts'
-import { type ChainTable, ONE_READABLE, ROW, ROW_FIRST, ROW_WRITE } from '../ring/chain-table.ts'
-import { NO_CHAIN } from '../ring/ring-walker.ts'
+import type { ChainTable } from '../ring/chain-table.ts'
+import { NO_CHAIN, type RingWalker } from '../ring/ring-walker.ts'
 import {
   checkNetOptions,
   longestFrame,
@@ -34,29 +28,17 @@ import {
   netConfig,
   netFeatures,
 } from './config.ts'
-import { FrameSources, FrameStaging } from './frame-views.ts'
+import { FrameSources } from './frame-sources.ts'
+import { FrameStaging, OFFLOAD, tooLong } from './frame-staging.ts'
 
 // The engine folds a module's own constants into its code; imported ones it loads at each use.
 const HEADER = NET_HEADER_SIZE
-const FLAGS_AT = NET_HEADER_FLAGS
-const GSO_AT = NET_HEADER_GSO_TYPE
-const GSO_NONE = NET_HDR_GSO_NONE
-const TAG = VLAN_TAG_SIZE
-const TAGS = VLAN_TAG_SIZE * VLAN_TAGS_MAX
 
-// Flags of a transmit header that ask for what is never negotiated here: NEEDS_CSUM, and UDP_TUNNEL_CSUM, which without
-// a tunnel the device must not accept (§5.1.9.2.2). Other flags are ignored, as that section demands.
-const OFFLOAD_FLAGS = 1 | 8
-// The same as one 16-bit field: those flags, and any gso_type, which is the next byte.
-const OFFLOADS = OFFLOAD_FLAGS | 0xff00
-const ETHERTYPE_OFFSET = 12
-// Below this an offset is an integer to the engine, with room for a header.
-const NEAR = 0x7fff0000
 // What the driver's receive chains may cost, in chains, between two polls of the device's own: frames are delivered
 // within the polls of other devices as well.
 const RECEIVE_WORK = 1024
-// Chains that are taken and given back together.
-const TRANSMIT_BATCH = 32
+// No epoch of a port: what was granted is granted anew.
+const NOT_NOW = -1
 
 /**
  * A network device with one pair of queues: virtio 1.4 §5.1. It has no offloads: frames are complete Ethernet frames
@@ -74,16 +56,22 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
 
   declare private readonly staging: FrameStaging
   private readonly sources = new FrameSources()
+  // The one that `receive` was given.
+  private readonly single = new Frames(new Region(new ArrayBuffer(0), 'no frame'), 1)
   declare private readonly mtu: number
   private mergeable = false
   private reporting = false
-  // Chains that a frame was too long for stay in rows 0 and up, so that they are not walked for it again: how many, how
-  // many bytes they hold, and for which queue generation and port epoch that is so.
+  // Chains that were taken and that no frame has used yet are those of rows `at` to `rows` - 1, for which queue generation
+  // and port epoch: a frame that they are too short for does not walk them again. The first `held` hold `room` bytes.
+  private at = 0
+  private rows = 0
   private held = 0
-  private heldRoom = 0
-  private heldGeneration = 0
-  private heldEpoch = 0
+  private room = 0
+  private takenGeneration = 0
+  private takenEpoch = 0
   private receiveWork = 0
+  // The link had no room for all of the last batch.
+  private refused = false
   private up = true
   // Longest untagged frame under the negotiated MTU.
   private longest = ETHERNET_MTU + ETHERNET_HEADER_SIZE
@@ -143,67 +131,48 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
    * device is due.
    */
   receive(frame: Uint8Array<ArrayBuffer>): boolean {
-    const { counters } = this
-    const queue = this.queues[NET_RECEIVE_QUEUE]
+    const { single, sources } = this
     if (this.reporting) {
       this.wake()
       return false
     }
+    // Beyond 2 GiB an offset is no integer to the engine.
+    const near = frame.byteOffset < 0x7fff_0000 ? frame : frame.slice()
+    single.region = sources.region(near)
+    single.offsets[0] = near.byteOffset
+    single.lengths[0] = frame.length
+    return this.receiveEach(single, 0, 1) === 1
+  }
+
+  receiveEach(frames: Frames, from: number, to: number): number {
+    const { counters } = this
+    const queue = this.queues[NET_RECEIVE_QUEUE]
+    if (this.reporting) {
+      this.wake()
+      return 0
+    }
     if (!this.live || !queue.started || !this.mayAccess) {
       counters.receiveNoBuffer++
-      return false
+      return 0
     }
-    const length = frame.length
-    if (length === 0 || this.tooLong(frame)) {
-      counters.receiveOversize++
-      return true
-    }
-    if (!this.up) {
-      counters.receiveUnlinked++
-      return true
-    }
-    if (!this.checkPort() || !this.live) return false
-    const { walker } = queue
-    const { chains } = walker
-    const needed = HEADER + length
-    let rows = this.held === 0 ? 0 : this.takeHeld(queue)
-    let room = rows === 0 ? 0 : this.heldRoom
-    const most = this.mergeable ? queue.size : 1
-    while (room < needed && rows < most) {
-      if (this.receiveWork >= RECEIVE_WORK) {
-        // The rest is this driver's own time.
-        this.hold(queue, rows, room)
-        this.wake()
-        return false
+    const { longest } = this
+    const before = counters.received
+    let told = true
+    let i = from
+    for (; i < to; i++) {
+      const length = frames.lengths[i]
+      if (length === 0 || tooLong(frames, i, longest)) counters.receiveOversize++
+      else if (!this.up) counters.receiveUnlinked++
+      else {
+        // Who was told of an earlier frame may have stopped the device, or moved memory.
+        if (told && (!this.checkPort() || !this.live)) break
+        const rows = this.findRoom(queue, HEADER + length, to - i)
+        if (rows === 0) break
+        told = rows > 0 && this.fill(queue, frames, i, rows)
       }
-      let row = rows === 0 ? walker.take() : walker.takeMore()
-      if (row === NO_CHAIN && walker.update() > 0) row = rows === 0 ? walker.take() : walker.takeMore()
-      if (row === NO_CHAIN) {
-        this.hold(queue, rows, room)
-        return this.noBuffer(queue)
-      }
-      // One chain for each frame is not counted: that is what a budget of frames pays for.
-      this.receiveWork += rows === 0 ? walker.extra : 1 + walker.extra
-      const writable = chains.writable(row)
-      if (writable < HEADER) {
-        // §5.1.9.3.1. Without MRG_RXBUF it could not hold a frame either.
-        walker.fail('receive-buffer', chains.head(row), writable, HEADER)
-        return this.noBuffer(queue)
-      }
-      room += writable
-      rows++
     }
-    if (room < needed) {
-      this.hold(queue, rows, room)
-      counters.receiveTooSmall++
-      return true
-    }
-    if (rows > 1) rows = this.giveRest(queue, rows, needed)
-    this.fill(queue, frame, rows)
-    this.wake()
-    counters.received++
-    counters.receivedBytes += length
-    return true
+    if (counters.received !== before) this.wake()
+    return i - from
   }
 
   protected override onNegotiated(): void {
@@ -216,9 +185,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
   }
 
   protected override onSave(): void {
-    const queue = this.queues[NET_RECEIVE_QUEUE]
-    const rows = this.takeHeld(queue)
-    if (rows > 0) queue.walker.untake(rows)
+    this.checkTaken(this.queues[NET_RECEIVE_QUEUE], NOT_NOW)
   }
 
   protected override onHalt(): void {
@@ -269,6 +236,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
     let done = 0
     // Cleared first: a doorbell that code of the link's rings from here on is seen by the next poll.
     queue.marked = false
+    this.refused = false
     walker.update()
     for (;;) {
       if (walker.ready === 0) {
@@ -276,7 +244,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
         if (queue.generation !== generation || !this.publishAndRearm(queue)) return done
       }
       const left = budget - done
-      const rows = walker.takeBatch(left < TRANSMIT_BATCH ? left : TRANSMIT_BATCH)
+      const rows = walker.takeBatch(left < FRAMES ? left : FRAMES)
       // The ring is broken, and whoever asked for this looks.
       if (rows === 0) return done
       const sent = this.send(queue, rows)
@@ -285,7 +253,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
       if (!this.giveBack(queue, generation, sent)) return done
       done += sent === rows ? sent + extra : sent
       if (sent < rows) walker.untake(rows - sent)
-      if (done >= budget || this.linkFull) break
+      if (done >= budget || this.refused) break
     }
     // Work is left over.
     queue.marked = true
@@ -301,119 +269,46 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
     return true
   }
 
-  // Hands the frames of rows 0 to `rows` - 1 to the link, or drops and counts them. Returns how many rows that were:
-  // fewer where the link is full or memory moved.
+  // Hands the frames of rows 0 to `rows` - 1 to the link, as one batch, or drops and counts the first. Returns how many
+  // rows that were: fewer where the batch is full, before a frame that is dropped, and where the link has no room.
   private send(queue: DeviceQueue, rows: number): number {
-    const { counters, link, longest, port, staging } = this
+    const { staging } = this
     const { chains } = queue.walker
-    const { generation } = queue
-    const { epoch } = port
-    const linked = link !== null && this.up
-    const { columns, lengths, offsets, regions } = chains
-    let frames = 0
-    let bytes = 0
-    let row = 0
-    for (; row < rows; row++) {
-      if (linked && this.isFull(link)) break
-      const segment = columns[row * ROW + ROW_FIRST]
-      const alone = columns[row * ROW + ROW_WRITE] === ONE_READABLE
-      const length = (alone ? lengths[segment] : chains.readable(row)) - HEADER
-      // VLAN tags are looked for in what was staged; two are the most that staging holds.
-      if (length <= 0 || length > longest + TAGS) {
-        this.dropBadLength(queue, chains.head(row), length)
-        continue
-      }
-      const start = offsets[segment]
-      const align =
-        alone && start < NEAR ? this.stageWhole(regions[segment], start | 0, length) : this.stage(chains, row, length)
-      if (align < 0) {
-        counters.transmitMalformed++
-        this.badRequest(queue, 'offload', chains.head(row), length)
-        continue
-      }
-      if (!linked) {
-        counters.transmitUnlinked++
-        continue
-      }
-      const frame = staging.view(align, length)
-      if (length > longest && this.tooLong(frame)) {
-        this.dropBadLength(queue, chains.head(row), length)
-        continue
-      }
-      frames++
-      bytes += length
-      try {
-        link.transmit(frame)
-      } catch (error) {
-        frames--
-        bytes -= length
-        counters.transmitFailed++
-        this.hostThrew('link.transmit', error)
-      }
-      if (queue.generation !== generation || port.epoch !== epoch || !this.live || !this.up) {
-        row++
-        break
-      }
+    if (staging.take(chains, rows, this.longest) > 0) return this.handOver(staging.frames)
+    this.drop(queue, staging.refused, chains.head(0), chains.readable(0) - HEADER)
+    return 1
+  }
+
+  // Returns how many frames the link took, or was to take.
+  private handOver(frames: Frames): number {
+    const { counters, link } = this
+    const { count, lengths } = frames
+    if (link === null || !this.up) {
+      counters.transmitUnlinked += count
+      return count
     }
-    counters.transmitted += frames
-    counters.transmittedBytes += bytes
-    return row
-  }
-
-  private get linkFull(): boolean {
-    return this.link !== null && this.up && this.isFull(this.link)
-  }
-
-  // A link that cannot say is not full: `transmit` will tell.
-  private isFull(link: NetLink): boolean {
+    let taken = 0
     try {
-      return link.full === true
+      taken = link.transmit(frames)
+      if (!(taken >= 0 && taken <= count)) throw refuseAnswer(this.name, taken, count)
     } catch (error) {
-      this.hostThrew('link.full', error)
-      return false
+      counters.transmitFailed += count
+      this.hostThrew('link.transmit', error)
+      return count
     }
+    let bytes = 0
+    for (let i = 0; i < taken; i++) bytes += lengths[i]
+    counters.transmitted += taken
+    counters.transmittedBytes += bytes
+    this.refused = taken < count
+    return taken
   }
 
-  // As `stage`, for header and payload in one piece.
-  private stageWhole(region: Region, header: number, length: number): number {
-    if (this.staging.region.u8.length === 0) this.staging.renew()
-    if (asksForOffload(region, header)) return -1
-    const payload = header + HEADER
-    const align = payload & 7
-    copy(this.staging.region, align, region, payload, length)
-    return align
-  }
-
-  // Copies the payload of a row to staging memory, at the offset that is returned: the payload's own modulo 8, since a
-  // copy is fastest so. -1: the header asks for an offload, and nothing was copied.
-  private stage(chains: ChainTable, row: number, length: number): number {
-    if (this.staging.region.u8.length === 0) this.staging.renew()
-    const to = this.staging.region
-    const segment = chains.first(row)
-    const first = chains.lengths[segment]
-    const start = chains.offset(segment)
-    if (first >= HEADER && start < NEAR) {
-      const region = chains.regions[segment]
-      // As integers: a double that is passed on is an allocation.
-      const header = start | 0
-      if (asksForOffload(region, header)) return -1
-      // Usual as well: one descriptor for the header, and one for the rest.
-      if (first === HEADER && chains.lengths[segment + 1] === length && chains.offset(segment + 1) < NEAR) {
-        const payload = chains.offset(segment + 1) | 0
-        copy(to, payload & 7, chains.regions[segment + 1], payload, length)
-        return payload & 7
-      }
-      chains.gather(row, HEADER, to, 0, length)
-      return 0
-    }
-    chains.gather(row, 0, to, 0, HEADER)
-    if (asksForOffload(to, 0)) return -1
-    chains.gather(row, HEADER, to, 0, length)
-    return 0
-  }
-
-  private dropBadLength(queue: DeviceQueue, head: number, length: number): void {
-    if (length < 0) {
+  private drop(queue: DeviceQueue, status: number, head: number, length: number): void {
+    if (status === OFFLOAD) {
+      this.counters.transmitMalformed++
+      this.badRequest(queue, 'offload', head, length)
+    } else if (length < 0) {
       this.counters.transmitMalformed++
       this.badRequest(queue, 'short-header', head, length + HEADER)
     } else {
@@ -422,33 +317,117 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
     }
   }
 
-  // Writes header and frame over the first `rows` rows, in order, and marks them used.
-  private fill(queue: DeviceQueue, frame: Uint8Array<ArrayBuffer>, rows: number): void {
+  // How many of the next chains a frame takes that needs so many bytes: 0 where there are too few now, and -1 where it is
+  // dropped, since they hold no more. `wanted`: as many frames may follow each other.
+  private findRoom(queue: DeviceQueue, needed: number, wanted: number): number {
     const { walker } = queue
     const { chains } = walker
-    const source = this.sources.region(frame)
-    const { length } = frame
-    // As integers: a double that is passed on is an allocation.
-    let at = frame.byteOffset | 0
-    let left = frame.length | 0
-    let listened = this.putHeader(queue, rows)
-    for (let row = 0; row < rows; row++) {
-      const skip = row === 0 ? HEADER : 0
+    const most = this.mergeable ? queue.size : 1
+    this.checkTaken(queue, this.port.epoch)
+    // Those that were held for a longer frame may be more than this one needs.
+    let { held, room } = this
+    if (room >= needed) held = room = 0
+    while (room < needed) {
+      if (held === most) {
+        this.counters.receiveTooSmall++
+        break
+      }
+      if (this.at + held === this.rows) {
+        if (held > 0 && this.at > 0) {
+          // Rows begin with the first chain of the frame.
+          walker.untake(held)
+          held = room = this.at = this.rows = 0
+        }
+        if (this.receiveWork >= RECEIVE_WORK) {
+          // The rest is this driver's own time.
+          this.wake()
+          break
+        }
+        if (!this.takeMore(walker, held, wanted)) {
+          this.noBuffer(queue)
+          break
+        }
+      }
+      const row = this.at + held
+      const writable = chains.writable(row)
+      if (writable < HEADER) {
+        // §5.1.9.3.1. Without MRG_RXBUF it could not hold a frame either.
+        walker.fail('receive-buffer', chains.head(row), writable, HEADER)
+        this.noBuffer(queue)
+        break
+      }
+      // One chain for each frame is not counted: that is what a budget of frames pays for.
+      if (held > 0) this.receiveWork++
+      room += writable
+      held++
+    }
+    if (room >= needed) {
+      this.held = this.room = 0
+      return held
+    }
+    this.held = held
+    this.room = room
+    return held === most ? -1 : 0
+  }
+
+  // Takes chains behind those of rows `at` to `rows` - 1, which are `held`; where there are none, as many as are wanted.
+  private takeMore(walker: RingWalker, held: number, wanted: number): boolean {
+    if (held > 0) {
+      if (walker.takeMore() === NO_CHAIN && (walker.update() === 0 || walker.takeMore() === NO_CHAIN)) return false
+      this.rows++
+    } else {
+      const limit = Math.min(wanted, FRAMES)
+      this.at = 0
+      this.rows = walker.takeBatch(limit)
+      if (this.rows === 0 && walker.update() > 0) this.rows = walker.takeBatch(limit)
+      if (this.rows === 0) return false
+    }
+    this.receiveWork += walker.extra
+    return true
+  }
+
+  // Are the chains that were taken still what the walker and the port said of them?
+  private checkTaken(queue: DeviceQueue, epoch: number): void {
+    if (this.takenGeneration === queue.generation) {
+      if (this.takenEpoch === epoch) return
+      if (this.rows > this.at) queue.walker.untake(this.rows - this.at)
+    }
+    this.at = this.rows = this.held = this.room = 0
+    this.takenGeneration = queue.generation
+    this.takenEpoch = epoch
+  }
+
+  // Writes header and frame over the next `rows` chains, in order, and marks them used. Returns whether somebody was told.
+  private fill(queue: DeviceQueue, { lengths, offsets, region }: Frames, i: number, rows: number): boolean {
+    const { counters } = this
+    const { walker } = queue
+    const { chains } = walker
+    const first = this.at
+    const length = lengths[i]
+    let at = offsets[i]
+    let left = length
+    let listened = this.putHeader(chains, first, rows)
+    for (let row = first; row < first + rows; row++) {
+      const skip = row === first ? HEADER : 0
       const piece = Math.min(left, chains.writable(row) - skip) | 0
-      if (chains.scatter(row, skip, source, at, piece)) listened = true
-      at += piece
-      left -= piece
+      if (chains.scatter(row, skip, region, at, piece)) listened = true
+      at = (at + piece) | 0
+      left = (left - piece) | 0
       walker.push(chains.head(row), skip + piece, skip + piece === chains.writable(row))
     }
-    if (listened) this.reportFrame(queue, rows, HEADER + length)
+    this.at += rows
+    counters.received++
+    counters.receivedBytes += length
+    if (listened) this.reportFrame(queue, first, HEADER + length)
+    return listened
   }
 
   // What listens may grow the memory that the frame itself is in, so this comes last.
-  private reportFrame(queue: DeviceQueue, rows: number, bytes: number): void {
+  private reportFrame(queue: DeviceQueue, first: number, bytes: number): void {
     const { chains } = queue.walker
     const { generation } = queue
     this.reporting = true
-    for (let row = 0; row < rows && queue.generation === generation; row++) {
+    for (let row = first; bytes > 0 && queue.generation === generation; row++) {
       const written = Math.min(bytes, chains.writable(row))
       this.reportWritten(queue, row, 0, written)
       bytes -= written
@@ -457,79 +436,36 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
   }
 
   // struct virtio_net_hdr without offloads: zero but for num_buffers.
-  private putHeader(queue: DeviceQueue, rows: number): boolean {
-    const { chains } = queue.walker
-    const segment = chains.write(0)
+  private putHeader(chains: ChainTable, row: number, buffers: number): boolean {
+    const segment = chains.write(row)
     if (chains.lengths[segment] < HEADER) {
-      const header = this.staging.header
-      header.view.setUint16(NET_HEADER_NUM_BUFFERS, rows, true)
-      return chains.scatter(0, 0, header, 0, HEADER)
+      const { header } = this.staging
+      header.view.setUint32(0, 0, true)
+      header.view.setUint32(4, 0, true)
+      header.view.setUint32(8, buffers << 16, true)
+      return chains.scatter(row, 0, header, 0, HEADER)
     }
     const region = chains.regions[segment]
     const offset = chains.offset(segment)
     const view = region.view
     view.setUint32(offset, 0, true)
     view.setUint32(offset + 4, 0, true)
-    view.setUint32(offset + 8, rows << 16, true)
+    view.setUint32(offset + 8, buffers << 16, true)
     if (region.meter !== null) region.meter.store(4, 3)
     return region.onDeviceWrite !== null
   }
 
-  private hold(queue: DeviceQueue, rows: number, room: number): void {
-    this.held = rows
-    this.heldRoom = room
-    this.heldGeneration = queue.generation
-    this.heldEpoch = this.port.epoch
-  }
-
-  // The rows that were held, if they are still what the walker and the port said of them. They are the caller's now.
-  private takeHeld(queue: DeviceQueue): number {
-    const rows = this.held
-    this.held = 0
-    if (rows === 0 || this.heldGeneration !== queue.generation) return 0
-    if (this.heldEpoch === this.port.epoch) return rows
-    queue.walker.untake(rows)
-    return 0
-  }
-
-  // Gives back what a frame of `needed` bytes with its header does not need of `rows` rows. Returns how many it needs.
-  private giveRest(queue: DeviceQueue, rows: number, needed: number): number {
-    const { chains } = queue.walker
-    let used = 0
-    for (let room = 0; room < needed; used++) room += chains.writable(used)
-    if (used < rows) queue.walker.untake(rows - used)
-    return used
-  }
-
-  private noBuffer(queue: DeviceQueue): false {
+  private noBuffer(queue: DeviceQueue): void {
     const { walker } = queue
     // There is one, and the port does not know yet where.
-    if (walker.broken === null && walker.ready > 0) return false
+    if (walker.broken === null && walker.ready > 0) return
     this.counters.receiveNoBuffer++
     // Let the driver say when it adds buffers. Where it has done so already, the next poll offers the frame again.
     if (this.checkQueue(queue) && walker.rearm()) this.wake()
-    return false
-  }
-
-  // Longer than the MTU allows: 4 bytes more with each VLAN tag.
-  private tooLong(frame: Uint8Array<ArrayBuffer>): boolean {
-    const over = frame.length - this.longest
-    if (over <= 0) return false
-    if (over > TAGS) return true
-    let tags = 0
-    while (tags < TAGS && isTag(frame, ETHERTYPE_OFFSET + tags)) tags += TAG
-    return over > tags
   }
 }
 
-// The header's two fields that matter, each loaded once: together where they lie on an even offset.
-function asksForOffload(region: Region, header: number): boolean {
-  if ((header & 1) === 0) return (region.u16[header >>> 1] & OFFLOADS) !== 0
-  const bytes = region.u8
-  return (bytes[header + FLAGS_AT] & OFFLOAD_FLAGS) !== 0 || bytes[header + GSO_AT] !== GSO_NONE
-}
-
-function isTag(frame: Uint8Array, at: number): boolean {
-  const type = (frame[at] << 8) | frame[at + 1]
-  return type === ETHERTYPE_VLAN || type === ETHERTYPE_VLAN_STACKED
+function refuseAnswer(name: string, taken: number, count: number): DeviceError {
+  const message = `link.transmit() of a batch of ${count} returned ${String(taken)}: must be how many frames it took`
+  return new DeviceError('LINK_ANSWER', name, message, { taken, count })
 }

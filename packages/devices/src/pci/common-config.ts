@@ -54,8 +54,16 @@ export class PciCommon implements RegisterBus {
   declare private readonly bar: number
   declare private readonly msix: PciMsix
   declare private readonly deviceConfig: PciDeviceConfig
+  declare private readonly notifConfigData: readonly number[]
 
-  constructor(device: VirtioDevice, bar: number, msix: PciMsix, deviceConfig: PciDeviceConfig) {
+  constructor(
+    device: VirtioDevice,
+    bar: number,
+    msix: PciMsix,
+    deviceConfig: PciDeviceConfig,
+    notifConfigData: readonly number[],
+  ) {
+    this.notifConfigData = notifConfigData
     this.device = device
     this.bar = bar
     this.msix = msix
@@ -107,8 +115,8 @@ export class PciCommon implements RegisterBus {
       case PCI_COMMON_QUEUE_NOTIFY_OFF:
         return queue?.index ?? 0
       case PCI_COMMON_QUEUE_NOTIF_CONFIG_DATA:
-        // The trivial choice that §4.1.4.3 names.
-        return this.has(VIRTIO_F_NOTIF_CONFIG_DATA, offset, size) ? (queue?.index ?? 0) : 0
+        if (!this.has(VIRTIO_F_NOTIF_CONFIG_DATA, offset, size) || queue === undefined) return 0
+        return this.notifConfigData[queue.index]
       case PCI_COMMON_QUEUE_RESET:
         if (!this.has(VIRTIO_F_RING_RESET, offset, size) || queue === undefined) return 0
         return device.resetting(queue) ? 1 : 0

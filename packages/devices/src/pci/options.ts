@@ -38,6 +38,11 @@ export interface PciFunctionOptions {
    */
   readonly notifyMultiplier?: number
   /**
+   * queue_notif_config_data of queue `index`: the 16 bits that a driver with NOTIF_CONFIG_DATA writes to its doorbell,
+   * another number for each queue (virtio 1.4 §4.1.4.3). Defaults to the index.
+   */
+  readonly notifConfigData?: (index: number) => number
+  /**
    * A second notification structure behind an I/O BAR, first in the list (the example of virtio 1.4 §4.1.4). Takes the
    * place of shared memory. Defaults to false.
    */
@@ -80,6 +85,8 @@ export interface PciFunctionOptions {
 interface PciSettings {
   readonly identity: PciIdentity
   readonly multiplier: number
+  /** By queue. */
+  readonly notifConfigData: readonly number[]
   readonly vectors: number
   /** Where each shared memory region is in its BAR, in the order of the option. */
   readonly shared: readonly PlacedWindow[]
@@ -125,6 +132,11 @@ export function pciSettings(device: VirtioDevice, options: PciFunctionOptions): 
   bits('subsystemVendorId', subsystemVendorId, 2 ** 16)
   bits('subsystemId', subsystemId, 2 ** 16)
   bits('msixVectors', msixVectors, MAX_VECTORS + 1)
+  const notifConfigData = device.queues.map(({ index }) => options.notifConfigData?.(index) ?? index)
+  for (const data of notifConfigData) bits('notifConfigData', data, 2 ** 16)
+  if (new Set(notifConfigData).size < queues) {
+    wrong('notifConfigData must be another number for each queue', { notifConfigData })
+  }
   // §4.1.4.4.1
   const least = device.offered.has(VIRTIO_F_NOTIFICATION_DATA) ? 4 : 2
   const power = Number.isInteger(Math.log2(notifyMultiplier)) && notifyMultiplier <= MAX_MULTIPLIER
@@ -163,6 +175,7 @@ export function pciSettings(device: VirtioDevice, options: PciFunctionOptions): 
       subsystemId,
     },
     multiplier: notifyMultiplier,
+    notifConfigData,
     vectors: msixVectors,
     shared,
   }

@@ -94,13 +94,13 @@ export class PciFunction {
 
   constructor(device: VirtioDevice, options: PciFunctionOptions = {}) {
     const settings = pciSettings(device, options)
-    const { multiplier, vectors, shared } = settings
+    const { multiplier, notifConfigData, vectors, shared } = settings
     const inline = options.notify === 'inline'
     const notifyAt = doorbellOffset(device.config.bytes.length)
     const msix = new PciMsix(device, vectors, MSIX_BAR, () => this.wakeIfDue())
     const deviceConfig = new PciDeviceConfig(device, REGISTERS_BAR, CONFIG_OFFSET)
-    const common = new PciCommon(device, REGISTERS_BAR, msix, deviceConfig)
-    const doorbells = new PciDoorbells(device, REGISTERS_BAR, notifyAt, multiplier, inline)
+    const common = new PciCommon(device, REGISTERS_BAR, msix, deviceConfig, notifConfigData)
+    const doorbells = new PciDoorbells(device, REGISTERS_BAR, notifyAt, multiplier, notifConfigData, inline)
     const registers = new PciRegisters(device, REGISTERS_BAR, common, deviceConfig, doorbells, () => this.readIsr())
     const layouts: BarLayout[] = [bar(REGISTERS_BAR, notifyAt + doorbells.bytes, registers)]
     const notify = (index: number, offset: number): PciCapability =>
@@ -118,7 +118,7 @@ export class PciFunction {
     }
     list.push(virtioCapability({ type: VIRTIO_PCI_CAP_COMMON_CFG, length: PCI_COMMON_BYTES }))
     if (options.notifyPort === true) {
-      const port = new PciDoorbells(device, PORT_BAR, 0, multiplier, inline)
+      const port = new PciDoorbells(device, PORT_BAR, 0, multiplier, notifConfigData, inline)
       layouts.push({ ...bar(PORT_BAR, port.bytes, port), kind: 'io' })
       list.push(notify(PORT_BAR, 0))
     }

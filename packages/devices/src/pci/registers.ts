@@ -1,5 +1,5 @@
 import type { RegisterBus } from '@guestdma/memory'
-import { PCI_COMMON_BYTES, VIRTIO_F_NOTIFICATION_DATA } from '@guestdma/spec'
+import { PCI_COMMON_BYTES, VIRTIO_F_NOTIF_CONFIG_DATA, VIRTIO_F_NOTIFICATION_DATA } from '@guestdma/spec'
 import type { VirtioDevice } from '../device/virtio-device.ts'
 import type { RegisterFaultReason } from '../faults/faults.ts'
 import { MIN_MEMORY_BAR } from './bar.ts'
@@ -29,14 +29,23 @@ export class PciDoorbells implements RegisterBus {
   declare private readonly bar: number
   declare private readonly base: number
   declare private readonly multiplier: number
+  declare private readonly notifConfigData: readonly number[]
   declare private readonly inline: boolean
 
   /** The structure begins at `base` of BAR `bar`; accesses come relative to it, faults are recorded in the BAR. */
-  constructor(device: VirtioDevice, bar: number, base: number, multiplier: number, inline: boolean) {
+  constructor(
+    device: VirtioDevice,
+    bar: number,
+    base: number,
+    multiplier: number,
+    notifConfigData: readonly number[],
+    inline: boolean,
+  ) {
     this.device = device
     this.bar = bar
     this.base = base
     this.multiplier = multiplier
+    this.notifConfigData = notifConfigData
     this.inline = inline
     // Long enough for the 32-bit form, whatever is negotiated.
     this.bytes = Math.max(0, device.queues.length - 1) * multiplier + 4
@@ -56,7 +65,8 @@ export class PciDoorbells implements RegisterBus {
     if (offset >= this.bytes) return 'unknown'
     if (size !== (device.negotiated.has(VIRTIO_F_NOTIFICATION_DATA) ? 4 : 2)) return 'width'
     // The upper half says where the driver stands in the ring; the ring itself says so more reliably.
-    const index = value & 0xffff
+    const named = value & 0xffff
+    const index = device.negotiated.has(VIRTIO_F_NOTIF_CONFIG_DATA) ? this.notifConfigData.indexOf(named) : named
     const queue = device.queues[index]
     if (queue === undefined) return 'no-queue'
     if (offset !== index * multiplier) return 'value'

@@ -1,4 +1,4 @@
-import type { RingArea } from './ring-area.ts'
+import type { RingArea, RingOwner } from './ring-area.ts'
 
 /** How the negotiated features and the driver's registers shape a ring. */
 export interface RingSetup {
@@ -107,4 +107,10 @@ export interface DeviceRing {
   restore(position: RingPosition): void
   /** Where the used side stands in memory: where an earlier server of the queue left it. */
   readonly storedUsed: number
+}
+
+/** Makes the device's half of rings of each format; the ring belongs to the queue that it is given. */
+export interface DeviceRingFormats {
+  readonly split: (owner: RingOwner) => DeviceRing
+  readonly packed: (owner: RingOwner) => DeviceRing
 }

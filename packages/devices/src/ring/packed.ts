@@ -137,6 +137,7 @@ export class PackedDeviceRing implements DeviceRing {
     let { words } = into
     let room = (words.length >> 2) - 1
     let { at, marks } = this
+    const start = at
     let k = into.descriptors
     const before = k
     let chain = into.to
@@ -146,16 +147,19 @@ export class PackedDeviceRing implements DeviceRing {
     let { region } = this
     const scattered = this.ringArea.scattered
     const base = word - 4 * at
+    // First what says that they are available, and how long they are.
     while (n < limit) {
       if (scattered) {
         word = this.place(at)
         region = this.region
       } else word = (base + (at << 2)) | 0
-      // What it speaks of was stored before it. The first of a chain says that all of the chain is there.
-      const last = region.loadSharedWord((word + 3) | 0)
+      const last = region.u32[(word + 3) | 0]
       const flags = last >>> 16
-      if (k === begin && (last & MARKS) !== marks) break
-      if (k - begin === size) {
+      if (k === begin) {
+        if ((last & MARKS) !== marks) break
+        // The first of a chain says that all of the chain is there.
+        if ((flags & ENDS) === F_NEXT) region.readBarrier()
+      } else if (k - begin === size) {
         if (n === 0) owner.fail('chain-length', last & 0xffff, size + 1, size)
         break
       }
@@ -165,12 +169,7 @@ export class PackedDeviceRing implements DeviceRing {
         words = into.words
         room = (words.length >> 2) - 1
       }
-      const { u32 } = region
-      const to = k << 2
-      words[to] = u32[word]
-      words[(to + 1) | 0] = u32[(word + 1) | 0]
-      words[(to + 2) | 0] = u32[(word + 2) | 0]
-      words[(to + 3) | 0] = flags & SHOWN
+      words[((k << 2) + 3) | 0] = flags & SHOWN
       k = (k + 1) | 0
       at = (at + 1) | 0
       if (at === size) {
@@ -192,6 +191,22 @@ export class PackedDeviceRing implements DeviceRing {
       begin = k
       this.at = at
       this.marks = marks
+    }
+    // Then what they say.
+    if (n > 0) region.readBarrier()
+    at = start
+    for (k = before; k < begin; k++) {
+      if (scattered) {
+        word = this.place(at)
+        region = this.region
+      } else word = (base + (at << 2)) | 0
+      const { u32 } = region
+      const to = k << 2
+      words[to] = u32[word]
+      words[(to + 1) | 0] = u32[(word + 1) | 0]
+      words[(to + 2) | 0] = u32[(word + 2) | 0]
+      at = (at + 1) | 0
+      if (at === size) at = 0
     }
     into.to = chain
     into.descriptors = begin
@@ -263,7 +278,35 @@ export class PackedDeviceRing implements DeviceRing {
   }
 
   pushRows(columns: Int32Array, rows: number): void {
-    for (let row = 0; row < rows; row++) this.push(columns[row << 2] & 0xffff, 0, true)
+    const { counts, ringArea, size } = this
+    const base = this.place(this.usedAt) - 4 * this.usedAt
+    const { region } = this
+    const plain = !this.batchUsed && !ringArea.scattered && region.onDeviceWrite === null
+    let row = 0
+    // The first one is held back.
+    while (row < rows && (!plain || this.heldAt === NONE)) this.push(columns[row++ << 2] & 0xffff, 0, true)
+    let { usedAt, usedMarks } = this
+    const { u32 } = region
+    let { passed } = this
+    if (region.meter !== null) region.meter.store(4, 2 * (rows - row))
+    this.unpublished += rows - row
+    for (; row < rows; row++) {
+      const id = columns[row << 2] & 0xffff
+      const word = (base + (usedAt << 2)) | 0
+      u32[(word + 2) | 0] = 0
+      u32[(word + 3) | 0] = id | usedMarks
+      const count = counts[id]
+      counts[id] = 0
+      passed = (passed + count) | 0
+      usedAt = (usedAt + count) | 0
+      if (usedAt >= size) {
+        usedAt -= size
+        usedMarks ^= MARKS
+      }
+    }
+    this.passed = passed
+    this.usedAt = usedAt
+    this.usedMarks = usedMarks
   }
 
   flush(): boolean {

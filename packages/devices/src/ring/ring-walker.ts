@@ -9,7 +9,7 @@ import {
 } from '@guestdma/spec'
 import type { QueueFaultReason } from '../faults/faults.ts'
 import { ChainTable, ONE_READABLE, ONE_WRITABLE, ROW, ROW_FIRST, ROW_HEAD, ROW_WRITE } from './chain-table.ts'
-import { type DeviceRing, Fetched, type RingPosition, type RingSetup } from './device-ring.ts'
+import { type DeviceRing, type DeviceRingFormats, Fetched, type RingPosition, type RingSetup } from './device-ring.ts'
 import { PackedDeviceRing } from './packed.ts'
 import { RingArea, type RingOwner } from './ring-area.ts'
 import { SplitDeviceRing } from './split.ts'
@@ -78,8 +78,8 @@ export class RingWalker implements RingOwner {
   brokenValue = 0
   brokenLimit = 0
 
-  declare private readonly split: SplitDeviceRing
-  declare private readonly packed: PackedDeviceRing
+  declare private readonly split: DeviceRing
+  declare private readonly packed: DeviceRing
   declare private ring: DeviceRing
   declare private readonly fetched: Fetched
   // An indirect table that is looked at: where it is, its descriptors, and a copy of one that is not aligned.
@@ -100,12 +100,13 @@ export class RingWalker implements RingOwner {
   private heldHead = new Int32Array(0)
   private heldMask = 0
 
-  constructor(maxSize: number, port: BusPort) {
+  /** `formats`: who brings a ring format of its own. */
+  constructor(maxSize: number, port: BusPort, formats: Partial<DeviceRingFormats> = {}) {
     const nowhere = new Region(new ArrayBuffer(0), 'no ring')
     this.port = port
     this.chains = new ChainTable(maxSize, nowhere)
-    this.split = new SplitDeviceRing(this)
-    this.packed = new PackedDeviceRing(this)
+    this.split = formats.split?.(this) ?? new SplitDeviceRing(this)
+    this.packed = formats.packed?.(this) ?? new PackedDeviceRing(this)
     this.ring = this.split
     this.fetched = new Fetched(maxSize)
     this.table = new Fetched(0)
@@ -332,7 +333,7 @@ export class RingWalker implements RingOwner {
     const { chains, fetched, port } = this
     if (this.broken !== null || this.paused) return 0
     if (fetched.from === fetched.to) {
-      if (this.ring.fetch(fetched, limit < BATCH ? limit : BATCH) === 0) return 0
+      if (this.ring.fetch(fetched, BATCH) === 0) return 0
     }
     // Code that the device called since the last chain may have grown a memory.
     if (port.region.u8.length === 0) port.refresh()

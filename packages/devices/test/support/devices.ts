@@ -2,7 +2,9 @@ import { NET_HEADER_SIZE } from '@guestdma/spec'
 import {
   BlkDevice,
   type BlkDeviceOptions,
+  eachFrame,
   everything,
+  type Frames,
   MemoryBlockStore,
   MmioRegisters,
   NetDevice,
@@ -81,9 +83,10 @@ export function pciMachine(pciOptions: PciFunctionOptions = {}, options: Partial
 export class RecordingLink implements NetLink {
   readonly frames: Uint8Array[] = []
   full = false
+  private readonly keep = eachFrame((frame) => this.frames.push(frame.slice()))
 
-  transmit(frame: Uint8Array<ArrayBuffer>): void {
-    this.frames.push(frame.slice())
+  transmit(frames: Frames): number {
+    return this.full ? 0 : this.keep(frames)
   }
 }
 

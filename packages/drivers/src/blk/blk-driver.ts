@@ -196,7 +196,7 @@ export class BlkDriver extends VirtioDriver {
 
   /**
    * Reads `length` bytes from `sector` on into guest memory, in whole blocks of the device ({@link blockSize}). Rejects:
-   * `BLK_RANGE`, `BLK_LENGTH`, `BLK_ALIGNMENT`, `BLK_IOERR`, `BLK_SHORT`, `BLK_CORRUPT`, `BLK_DMA`, `BLK_TIMEOUT`,
+   * `BLK_RANGE`, `BLK_LENGTH`, `BLK_ALIGNMENT`, `BLK_IOERR`, `BLK_SHORT`, `BLK_CORRUPT`, `BLK_DMA`, `BLK_RESET`, `BLK_TIMEOUT`,
    * `DRIVER_DEVICE_BROKEN`, `DRIVER_CLOSED`.
    */
   read(sector: number, address: GuestAddress, length: number): Promise<void> {
@@ -237,6 +237,27 @@ export class BlkDriver extends VirtioDriver {
         this.session.memory.write(address, bytes)
         return this.write(sector, address, bytes.length)
       }))
+  }
+
+  /**
+   * Resets the request queue alone (virtio 1.4 §2.6.1); nothing that was agreed changes. What is in flight rejects with
+   * `BLK_RESET`, and what waits goes on.
+   *
+   * @throws what `DeviceSession.resetQueue` throws; the device is broken then, unless RING_RESET was not agreed
+   */
+  resetQueue(): Promise<void> {
+    return this.restart(this.queue.queue, () => {
+      this.armed = false
+      for (let token = 0; token < this.owner.length; token++) {
+        const transfer = this.owner[token]
+        if (transfer === null) continue
+        this.owner[token] = null
+        this.giveBack(token)
+        transfer.inFlight--
+        const why = 'the request queue was reset while the request was in flight'
+        this.fail(transfer, new DriverError('BLK_RESET', this.name, why, plain(transfer)))
+      }
+    })
   }
 
   /** Resets the device and gives all memory back. What is in flight rejects with `DRIVER_CLOSED`. */
@@ -406,7 +427,7 @@ export class BlkDriver extends VirtioDriver {
   // Cuts waiting transfers into device requests and submits as many as there is room for.
   private advance(): number {
     let moved = 0
-    while (this.waiting.length > 0 && this.broken === null && !this.session.closed) {
+    while (this.waiting.length > 0 && this.broken === null && !this.resetting && !this.session.closed) {
       const planned = this.plan()
       if (planned === 0) break
       this.batch.count = planned

@@ -73,6 +73,10 @@ export const DRIVER_CODES = {
     meaning: 'The device is read-only.',
     advice: 'Do not write, or give the device a store that can be written.',
   },
+  BLK_RESET: {
+    meaning: 'The request queue was reset while the request was in flight. The device has executed it, or will not.',
+    advice: 'Ask again: reading or writing the same sectors twice does no harm.',
+  },
   BLK_SHORT: {
     meaning: 'The device claims success but delivered fewer bytes than were asked for.',
     advice: 'Mend the device; the data is not to be trusted.',
@@ -109,6 +113,10 @@ export const DRIVER_CODES = {
   DRIVER_NO_QUEUE: {
     meaning: 'The device lacks a queue that the driver needs.',
     advice: 'Mend the device: its type prescribes which queues there are.',
+  },
+  DRIVER_NO_RING_RESET: {
+    meaning: 'A queue was to be reset alone, and RING_RESET was not agreed.',
+    advice: 'Reset the device instead, or use one that offers RING_RESET.',
   },
   DRIVER_OPTION: {
     meaning: 'An option of a driver is out of its bounds.',

@@ -7,6 +7,7 @@ import {
   VIRTIO_F_EVENT_IDX,
   VIRTIO_F_IN_ORDER,
   VIRTIO_F_INDIRECT_DESC,
+  VIRTIO_F_NOTIF_CONFIG_DATA,
   VIRTIO_F_NOTIFICATION_DATA,
   VIRTIO_F_RING_PACKED,
   VIRTIO_F_RING_RESET,
@@ -17,6 +18,7 @@ import {
   deadlineMsOf,
   giveUp,
   resetDevice,
+  resetQueue,
   type VirtioTransport,
   type Wait,
 } from '@guestdma/transport'
@@ -28,6 +30,7 @@ export const QUEUE_FEATURES: readonly number[] = [
   VIRTIO_F_INDIRECT_DESC,
   VIRTIO_F_EVENT_IDX,
   VIRTIO_F_IN_ORDER,
+  VIRTIO_F_NOTIF_CONFIG_DATA,
   VIRTIO_F_NOTIFICATION_DATA,
   VIRTIO_F_RING_PACKED,
   VIRTIO_F_RING_RESET,
@@ -127,6 +130,25 @@ export class DeviceSession {
     this.queues.push(queue)
     this.transport.enableQueue(index, queue.size, queue.areas)
     return queue
+  }
+
+  /**
+   * Resets one queue alone and enables it again (virtio 1.4 §2.6.1), of the same size and in the same memory. What was
+   * in flight there is the device's no more, and no completion of it will come. While this waits, nothing may be asked of
+   * the queue.
+   *
+   * @throws DriverError `DRIVER_NO_RING_RESET`, before anything is done, `DRIVER_CLOSED`; DeviceStuckError; VirtqueueError
+   *   `VIRTQUEUE_COMMIT`; TransportError
+   */
+  async resetQueue(queue: Virtqueue): Promise<void> {
+    if (!this.features.has(VIRTIO_F_RING_RESET)) {
+      const message = 'RING_RESET was not agreed, so a queue cannot be reset alone; reset the device'
+      throw new DriverError('DRIVER_NO_RING_RESET', queue.name, message, { features: this.features.bits() })
+    }
+    await resetQueue(this.transport, queue.index, this.wait)
+    if (this.closed) throw new DriverError('DRIVER_CLOSED', queue.name, 'the device was closed meanwhile')
+    queue.reset()
+    this.transport.enableQueue(queue.index, queue.size, queue.areas)
   }
 
   /**

@@ -1,5 +1,6 @@
 import { GuestDmaError, observe } from '@guestdma/memory'
 import { INTERRUPT_CONFIGURATION } from '@guestdma/spec'
+import type { Virtqueue } from '@guestdma/virtqueue'
 import { DeviceBrokenError, DriverError } from './errors.ts'
 import type { DeviceSession } from './session.ts'
 
@@ -50,6 +51,8 @@ export abstract class VirtioDriver {
   private interrupted = false
   private announced = false
   protected polling = false
+  /** A queue is being reset: nothing is asked of the device, and nothing is taken from it. */
+  protected resetting = false
   private idlePolls = 0
   private timer: ReturnType<typeof setTimeout> | null = null
   // With a deadline: the clock as it was last, and how long it has not moved, in polls.
@@ -104,7 +107,7 @@ export abstract class VirtioDriver {
    */
   poll(budget: number): number {
     // A listener that polls in turn would pull what it is being shown from under itself.
-    if (this.polling || this.broken !== null || this.session.closed) return 0
+    if (this.polling || this.resetting || this.broken !== null || this.session.closed) return 0
     this.polling = true
     this.announced = false
     try {
@@ -147,6 +150,31 @@ export abstract class VirtioDriver {
     const now = this.session.wait.now?.() ?? performance.now()
     // A clock that gives no number is one that stands still.
     return Number.isNaN(now) ? 0 : now
+  }
+
+  /**
+   * Resets one queue alone. `drop` is called when it is as it was made: whatever was in flight there is the driver's
+   * again. A device that does not confirm it is broken.
+   */
+  protected async restart(queue: Virtqueue, drop: () => void): Promise<void> {
+    if (this.broken !== null) throw this.broken
+    if (this.resetting || this.session.closed) {
+      const what = this.session.closed ? 'the device was closed' : 'a queue is being reset already'
+      throw new DriverError('DRIVER_CLOSED', this.name, what)
+    }
+    this.resetting = true
+    try {
+      await this.session.resetQueue(queue)
+      drop()
+      queue.disarm()
+    } catch (error) {
+      const { code, details, message } = error as GuestDmaError
+      if (code !== 'DRIVER_NO_RING_RESET' && !this.session.closed) this.break(message, details, { cause: error })
+      throw error
+    } finally {
+      this.resetting = false
+      this.wake()
+    }
   }
 
   /** Something was asked of the device: where there is a deadline, somebody has to look at it. */

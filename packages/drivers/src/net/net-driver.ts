@@ -1,5 +1,6 @@
 import {
   BUFFER_ACQUIRED,
+  BUFFER_FREE,
   BUFFER_LENT,
   BufferPool,
   type Buffers,
@@ -45,6 +46,7 @@ const NONE = NO_BUFFER
 const OK = DMA_OK
 const ACQUIRED = BUFFER_ACQUIRED
 const LENT = BUFFER_LENT
+const FREE = BUFFER_FREE
 
 /** What {@link NetDriver} understands. Bits that decide the DMA backend are added when it is chosen. */
 export const NET_FEATURES: FeatureSet = FeatureSet.of(
@@ -318,6 +320,11 @@ export class NetDriver extends VirtioDriver {
       this.sendStatus = QUEUE_BROKEN
       return 0
     }
+    if (this.resetting) {
+      this.sendStatus = QUEUE_FULL
+      this.blocked = true
+      return 0
+    }
     this.checked = 0
     const borrowed = this.check(batch)
     const { count, length } = batch
@@ -385,6 +392,19 @@ export class NetDriver extends VirtioDriver {
     if (this.send(batch) === 1) return true
     this.transmitBuffers.release(buffer)
     return false
+  }
+
+  /**
+   * Resets one of the two queues alone (virtio 1.4 §2.6.1); nothing that was agreed changes, and the other queue keeps
+   * what it has. Frames on their way out are lost, or were sent: their tokens are told as `sent`. Receive buffers are
+   * posted anew. Until it is done `send` takes nothing, and `drain` follows.
+   *
+   * @throws what `DeviceSession.resetQueue` throws; the device is broken then, unless RING_RESET was not agreed
+   */
+  resetQueue(which: 'receive' | 'transmit'): Promise<void> {
+    return which === 'receive'
+      ? this.restart(this.receive, () => this.dropReceive())
+      : this.restart(this.transmit, () => this.dropTransmit())
   }
 
   protected override work(budget: number): number {
@@ -510,6 +530,29 @@ export class NetDriver extends VirtioDriver {
     if (told > 0 && this.observer.sent !== undefined) this.tellSent(told)
     if (this.blocked) this.drain()
     return n
+  }
+
+  // All receive buffers that are not free are with the device.
+  private dropReceive(): void {
+    const { receiveBuffers } = this
+    this.receiveArmed = false
+    for (let buffer = 0; buffer < receiveBuffers.held.length; buffer++) {
+      if (receiveBuffers.held[buffer] !== FREE) receiveBuffers.release(buffer)
+    }
+  }
+
+  private dropTransmit(): void {
+    const { sent, tokens, transmitBuffers } = this
+    this.transmitArmed = false
+    let told = 0
+    for (let at = 0; at < sent.length; at += 2) {
+      if (sent[at] === NONE) continue
+      if (sent[at] !== CALLERS) transmitBuffers.release(sent[at])
+      sent[at] = NONE
+      tokens[told++] = sent[at + 1]
+    }
+    this.accounted = 0
+    if (told > 0 && this.observer.sent !== undefined) this.tellSent(told)
   }
 
   // Gives the buffers of completed frames back, and collects their tokens.

@@ -1,5 +1,5 @@
 import { sharedPoolScheme } from '@guestdma/bounce'
-import type { BlockRequest, BlockStore, NetLink } from '@guestdma/devices'
+import { type BlockRequest, type BlockStore, eachFrame, type NetLink } from '@guestdma/devices'
 import { type DmaScheme, directScheme } from '@guestdma/dma'
 import { GuestMemory, type GuestRange } from '@guestdma/memory'
 import { createMachine, type DeviceConfig, type Machine, type MachineConfig } from 'guestdma'
@@ -27,9 +27,7 @@ export function pattern(length: number, seed = 1): Uint8Array<ArrayBuffer> {
 export class RecordingLink implements NetLink {
   readonly frames: Uint8Array[] = []
 
-  transmit(frame: Uint8Array<ArrayBuffer>): void {
-    this.frames.push(frame.slice())
-  }
+  readonly transmit = eachFrame((frame) => this.frames.push(frame.slice()))
 }
 
 /** A store in memory that answers when it is told to, in any order. */

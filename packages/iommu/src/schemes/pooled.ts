@@ -47,7 +47,7 @@ export interface PooledIommuOptions {
  * SWIOTLB RFC's discussion), `virtio-iommu-pool` where RAM is private.
  */
 export function pooledIommuScheme(options: PooledIommuOptions = {}): DmaScheme {
-  const { size = 4 << 20, clear = 'on-lend', reserve, privateRam = false } = options
+  const { size = 4 << 20, clear = 'foreign', reserve, privateRam = false } = options
   const id = options.id ?? (privateRam ? 'virtio-iommu-pool' : 'virtio-iommu-simple')
   const key = factKey<IommuUnit>(id)
   const provider: DmaProvider = {

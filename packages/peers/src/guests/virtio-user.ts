@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import { BusWindows, NetDevice } from '@guestdma/devices'
+import { BusWindows, eachFrame, NetDevice } from '@guestdma/devices'
 import { type Peer, spawnPeer } from '@guestdma/node'
 import {
   type FeatureSet,
@@ -119,7 +119,7 @@ function run(setting: Setting): PeerCase['run'] {
       ...(setting.withhold === undefined ? {} : { withhold: setting.withhold }),
       link: {
         // A hello may come back late.
-        transmit: (frame) => void (frame.length === HELLO ? hellos++ : received.push(frame.slice())),
+        transmit: eachFrame((frame) => void (frame.length === HELLO ? hellos++ : received.push(frame.slice()))),
       },
     })
     using server = VhostUserServer.listen({ path: socketPath(), device })

@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs'
-import { MachineEvents } from 'guestdma'
+import { VIRTIO_F_RING_RESET } from '@guestdma/spec'
+import { type Machine, MachineEvents } from 'guestdma'
 import type { PeerCase } from '../matrix/case.ts'
 import { expectInside } from '../work/audit.ts'
 import { diskWork, expectIs, expectSame, netWork, pattern, Station, wholeDisk } from '../work/workloads.ts'
@@ -49,6 +50,47 @@ export function netRun(setting: Setting): PeerCase['run'] {
       expectInside(site.audits)
       await machine.close()
     })
+}
+
+/** Each queue is reset alone (RING_RESET) in the middle of frames, several times, and the work goes on. */
+export function queueReset(setting: Setting): PeerCase['run'] {
+  return (progress) =>
+    withQemu(setting, netArgs(setting), progress, async (site) => {
+      const events = new MachineEvents()
+      const told = watch(events)
+      const stations = [new Station(), new Station()] as const
+      const devices = stations.map(({ observer }, i) => ({ name: `net${i}`, more: { observer } }))
+      const machine = await machineOf(site, setting, devices, events)
+      const agreed = machine.device('net0').negotiated.features
+      expectIs('RING_RESET was agreed', agreed.has(VIRTIO_F_RING_RESET), true)
+      await netWork(machine, ['net0', 'net1'], stations, progress, { rounds: 2 })
+      for (let round = 0; round < 4; round++) {
+        for (const which of ['transmit', 'receive'] as const) {
+          for (const name of ['net0', 'net1']) {
+            for (let i = 0; i < 4; i++) machine.net(name).sendCopy(pattern(60 + i, round))
+            await machine.run(machine.net(name).resetQueue(which))
+          }
+          progress.saw(`the ${which} queues were reset`)
+          await untilQuiet(machine, stations)
+          await netWork(machine, ['net0', 'net1'], stations, progress, { rounds: 1 })
+        }
+      }
+      expectIs('faults and broken devices', told, [])
+      expectInside(site.audits)
+      await machine.close()
+    })
+}
+
+// What was on its way arrives late or not at all; then the stations forget it.
+async function untilQuiet(machine: Machine, stations: readonly Station[]): Promise<void> {
+  for (let quiet = 0; quiet < 5; ) {
+    const before = stations.reduce((sum, { frames }) => sum + frames.length, 0)
+    machine.pump()
+    await new Promise((resolve) => setTimeout(resolve, 10))
+    machine.pump()
+    quiet = stations.reduce((sum, { frames }) => sum + frames.length, 0) === before ? quiet + 1 : 0
+  }
+  for (const { frames } of stations) frames.length = 0
 }
 
 /** The machine is reset under the driver: it notices, and a reset of the device makes it go on. */

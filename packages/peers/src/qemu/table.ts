@@ -3,7 +3,7 @@ import type { PeerCase, PeerProgram } from '../matrix/case.ts'
 import { programPeer } from '../matrix/program-peer.ts'
 import { revocationRun } from './revocation.ts'
 import { rngRun } from './rng.ts'
-import { blkRun, killed, netRun, systemReset } from './runs.ts'
+import { blkRun, killed, netRun, queueReset, systemReset } from './runs.ts'
 import { behindIommu, direct, pool, pooledIommu, poolOf, region, regionOf } from './schemes.ts'
 import { DISK_SLOT, type Setting } from './site.ts'
 
@@ -140,6 +140,15 @@ export const qemuCases: readonly PeerCase[] = [
     run: systemReset,
   },
   { ...PLAIN, peer: 'qemu', driver: 'blk', backend: 'direct', transport: 'pci', what: 'killed', run: killed },
+  ...schemes
+    .filter(([backend]) => ['direct', 'shared-pool', 'on-device', 'virtio-iommu'].includes(backend))
+    .flatMap(([backend, scheme]) =>
+      (['split', 'packed'] as const).map((ring): PeerCase => {
+        const setting: Setting = { machine: 'q35', ...scheme, ...(ring === 'packed' ? { device: 'packed=on' } : {}) }
+        const labels = { ...PLAIN, ring, peer: 'qemu', driver: 'net', backend, transport: 'pci' } as const
+        return { ...labels, what: 'each queue reset alone', run: queueReset(setting) }
+      }),
+    ),
   ...schemes.map(([backend, setting]): PeerCase => {
     const run = rngRun({ machine: 'q35', ...setting }, DISK_SLOT)
     return { ...PLAIN, peer: 'qemu', driver: 'rng', backend, transport: 'pci', what: 'a driver kind of its own', run }

@@ -1,4 +1,4 @@
-import type { FrameReceiver, NetLink } from '@guestdma/devices'
+import { eachFrame, type FrameReceiver, type NetLink } from '@guestdma/devices'
 
 const SERVER_MAC = [2, 0, 0, 0, 5, 1]
 const SERVER = [10, 0, 5, 1]
@@ -64,7 +64,9 @@ export class BootServer implements NetLink {
     this.device = device
   }
 
-  transmit(frame: Uint8Array<ArrayBuffer>): void {
+  readonly transmit: NetLink['transmit'] = eachFrame((frame) => this.take(frame))
+
+  private take(frame: Uint8Array<ArrayBuffer>): void {
     const view = new DataView(frame.buffer, frame.byteOffset, frame.length)
     const type = frame.length < ARP_BYTES ? 0 : view.getUint16(TYPE)
     if (type === TYPE_ARP && view.getUint16(ARP_OPERATION) === 1 && isAt(frame, ARP_TARGET_IP, SERVER)) this.arp(frame)

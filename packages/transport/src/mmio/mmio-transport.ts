@@ -1,6 +1,6 @@
 import { hex, type RegisterBus } from '@guestdma/memory'
 import {
-  type FeatureSet,
+  FeatureSet,
   INTERRUPT_CONFIGURATION,
   INTERRUPT_USED_BUFFER,
   MMIO_CONFIG,
@@ -29,6 +29,7 @@ import {
   MMIO_QUEUE_SIZE_MAX,
   MMIO_STATUS,
   MMIO_VERSION,
+  VIRTIO_F_NOTIF_CONFIG_DATA,
   VIRTIO_F_NOTIFICATION_DATA,
 } from '@guestdma/spec'
 import { TransportError } from '../contract/errors.ts'
@@ -103,10 +104,12 @@ export class MmioTransport implements VirtioTransport {
   }
 
   readFeatures(): FeatureSet {
-    return readFeatureWords((selector) => {
+    const offered = readFeatureWords((selector) => {
       this.bus.write(MMIO_DEVICE_FEATURES_SEL, 4, selector)
       return this.bus.read(MMIO_DEVICE_FEATURES, 4)
     })
+    // There is no register for it.
+    return offered.without(FeatureSet.of(VIRTIO_F_NOTIF_CONFIG_DATA))
   }
 
   /** What the device then holds cannot be seen: DriverFeatures is write-only (virtio 1.4 §4.2.2). */

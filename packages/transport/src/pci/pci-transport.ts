@@ -10,6 +10,7 @@ import {
   PCI_COMMON_QUEUE_DEVICE,
   PCI_COMMON_QUEUE_DRIVER,
   PCI_COMMON_QUEUE_ENABLE,
+  PCI_COMMON_QUEUE_NOTIF_CONFIG_DATA,
   PCI_COMMON_QUEUE_NOTIFY_OFF,
   PCI_COMMON_QUEUE_RESET,
   PCI_COMMON_QUEUE_SELECT,
@@ -24,6 +25,7 @@ import {
   PCI_VENDOR_VIRTIO,
   STATUS_DRIVER_OK,
   STATUS_FAILED,
+  VIRTIO_F_NOTIF_CONFIG_DATA,
   VIRTIO_F_NOTIFICATION_DATA,
   VIRTIO_F_RING_PACKED,
   VIRTIO_F_RING_RESET,
@@ -87,8 +89,11 @@ export class PciTransport implements VirtioTransport {
 
   // What holds from one reset to the next.
   private notificationData = false
+  private notifConfigData = false
   private packed = false
   private readonly doorbell: number[] = []
+  // By queue: what is written there.
+  private readonly named: number[] = []
   private readonly maxima = new Map<number, number>()
 
   private constructor(name: string, deviceId: number, transitional: boolean, layout: PciLayout) {
@@ -164,13 +169,17 @@ export class PciTransport implements VirtioTransport {
     this.common.write(PCI_COMMON_DEVICE_STATUS, 1, status)
   }
 
-  /** Without RING_RESET where the common configuration ends before queue_reset. */
+  /** Without NOTIF_CONFIG_DATA and RING_RESET where the common configuration ends before their fields. */
   readFeatures(): FeatureSet {
     const offered = readFeatureWords((selector) => {
       this.common.write(PCI_COMMON_DEVICE_FEATURE_SELECT, 4, selector)
       return this.common.read(PCI_COMMON_DEVICE_FEATURE, 4)
     })
-    return this.hasQueueReset() ? offered : offered.without(FeatureSet.of(VIRTIO_F_RING_RESET))
+    const { length } = this.common
+    const lacking: number[] = []
+    if (length < PCI_COMMON_QUEUE_NOTIF_CONFIG_DATA + 2) lacking.push(VIRTIO_F_NOTIF_CONFIG_DATA)
+    if (!this.hasQueueReset()) lacking.push(VIRTIO_F_RING_RESET)
+    return offered.without(FeatureSet.of(...lacking))
   }
 
   /** @throws TransportError `TRANSPORT_FEATURES` where driver_feature reads back as something else */
@@ -190,6 +199,7 @@ export class PciTransport implements VirtioTransport {
       throw new TransportError('TRANSPORT_FEATURES', this.name, text, { written: features.bits(), held: held.bits() })
     }
     this.notificationData = features.has(VIRTIO_F_NOTIFICATION_DATA)
+    this.notifConfigData = features.has(VIRTIO_F_NOTIF_CONFIG_DATA)
     this.packed = features.has(VIRTIO_F_RING_PACKED)
   }
 
@@ -224,6 +234,8 @@ export class PciTransport implements VirtioTransport {
       throw new TransportError('TRANSPORT_QUEUE_BUSY', this.name, text, { index })
     }
     const doorbell = this.findDoorbell(index)
+    // How the device wants the queue to be named there: virtio 1.4 §4.1.5.2.
+    const name = this.notifConfigData ? common.read(PCI_COMMON_QUEUE_NOTIF_CONFIG_DATA, 2) : index
     common.write(PCI_COMMON_QUEUE_SIZE, 2, size)
     const taken = common.read(PCI_COMMON_QUEUE_SIZE, 2)
     if (taken !== size) throw this.sizeError(index, size, max, `the device made it ${taken}`)
@@ -234,6 +246,7 @@ export class PciTransport implements VirtioTransport {
     common.write(PCI_COMMON_QUEUE_ENABLE, 2, 1)
     while (this.doorbell.length <= index) this.doorbell.push(NO_DOORBELL)
     this.doorbell[index] = doorbell
+    this.named[index] = name
   }
 
   /** @throws TransportError `TRANSPORT_QUEUE` where the common configuration ends before queue_reset */
@@ -255,8 +268,9 @@ export class PciTransport implements VirtioTransport {
   notify(index: number, position: number): void {
     const at = index < this.doorbell.length ? this.doorbell[index] : NO_DOORBELL
     if (at === NO_DOORBELL) return
-    if (this.notificationData) this.doorbells.write(at, 4, (index | (position << 16)) >>> 0)
-    else this.doorbells.write(at, 2, index)
+    const name = this.named[index]
+    if (this.notificationData) this.doorbells.write(at, 4, (name | (position << 16)) >>> 0)
+    else this.doorbells.write(at, 2, name)
   }
 
   /**
@@ -304,6 +318,7 @@ export class PciTransport implements VirtioTransport {
 
   private forget(): void {
     this.notificationData = false
+    this.notifConfigData = false
     this.packed = false
     this.doorbell.fill(NO_DOORBELL)
     this.maxima.clear()

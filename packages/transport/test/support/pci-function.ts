@@ -265,6 +265,8 @@ export class PciFunction implements PciAccess {
     if (offset === 0x1a) return queue?.vector ?? 0xffff
     if (offset === 0x1c) return queue?.enable ?? 0
     if (offset === 0x1e) return queue?.notifyOff ?? 0
+    // Not the index, so that a driver which takes it for that is noticed.
+    if (offset === 0x38) return queue === undefined ? 0 : 0x1230 + this.queueSelect
     if (offset === 0x3a) return queue?.reset ?? 0
     return 0
   }

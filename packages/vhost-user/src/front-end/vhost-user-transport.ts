@@ -7,6 +7,7 @@ import {
   STATUS_DRIVER_OK,
   STATUS_FEATURES_OK,
   VIRTIO_F_ACCESS_PLATFORM,
+  VIRTIO_F_NOTIF_CONFIG_DATA,
   VIRTIO_F_NOTIFICATION_DATA,
   VIRTIO_F_RING_PACKED,
 } from '@guestdma/spec'
@@ -31,6 +32,7 @@ import { type CheckedOptions, checkOptions, type VhostUserOptions } from './opti
 const HIDDEN = FeatureSet.of(
   messages.VHOST_F_LOG_ALL,
   messages.VHOST_USER_F_PROTOCOL_FEATURES,
+  VIRTIO_F_NOTIF_CONFIG_DATA,
   VIRTIO_F_NOTIFICATION_DATA,
 )
 const PROTOCOL = FeatureSet.of(messages.VHOST_USER_F_PROTOCOL_FEATURES)

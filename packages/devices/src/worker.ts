@@ -1,0 +1,10 @@
+/**
+ * Device models in a worker, of Node or of a browser: the driver's side and the worker's side of it.
+ *
+ * @example
+ * import { DeviceWorker, serveDevice } from '@guestdma/devices/worker'
+ *
+ * @packageDocumentation
+ */
+export { DeviceWorker, type DeviceWorkerOptions, type WorkerLike } from './worker/device-worker.ts'
+export { serveDevice, type WorkerDeviceMaker, type WorkerDeviceSetup, type WorkerScope } from './worker/serve-device.ts'

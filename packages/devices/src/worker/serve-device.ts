@@ -1,0 +1,98 @@
+import { type BusPort, Region } from '@guestdma/memory'
+import { MMIO_INTERRUPT_ACK } from '@guestdma/spec'
+import type { VirtioDevice } from '../device/virtio-device.ts'
+import { DeviceError } from '../faults/errors.ts'
+import { MmioRegisters } from '../mmio/mmio-registers.ts'
+import { BusWindows } from '../ports/bus-windows.ts'
+import { DeviceLoop } from './device-loop.ts'
+import { INTERRUPTS } from './mailbox.ts'
+import { isOurs, type SetupMessage, WORKER_FORMAT, type WorkerMessage } from './messages.ts'
+
+/** What a maker is given, in the worker. `Config` is what its script expects of the driver's side. */
+export interface WorkerDeviceSetup<Config = unknown> {
+  /** Names the device in errors and faults. */
+  readonly name: string
+  /** What the device reaches: the windows that it was given, and nothing else is in this thread. */
+  readonly port: BusPort
+  /** What the driver's side passed as `config`, as plain data. */
+  readonly config: Config
+}
+
+/** Makes a device model, with its store or its link, in the worker. It may open what it needs first. */
+export type WorkerDeviceMaker = (setup: WorkerDeviceSetup<never>) => VirtioDevice | Promise<VirtioDevice>
+
+/** Where messages come from and go to: `self` of a browser's worker, `parentPort` of Node's. */
+export interface WorkerScope {
+  postMessage(message: unknown): void
+  addEventListener(type: 'message', listener: (event: { readonly data: unknown }) => void): void
+}
+
+/**
+ * Serves one device in this worker: waits for a `DeviceWorker` to say which, makes it, and runs it for good. It is all
+ * that a worker script has to do. While there is nothing to do it sleeps in the event loop, so that stores and links
+ * may answer by timers, promises and events.
+ *
+ * @example
+ * serveDevice(parentPort, {
+ *   blk: ({ name, port, config }) => new BlkDevice({ name, port, store: new MemoryBlockStore(new Uint8Array(config)) }),
+ * })
+ *
+ * @throws DeviceError `WORKER_OPTION` where there is no scope: this is no worker
+ */
+export function serveDevice(scope: WorkerScope | null, makers: Readonly<Record<string, WorkerDeviceMaker>>): void {
+  if (scope === null) {
+    throw new DeviceError('WORKER_OPTION', 'serveDevice', 'there is no scope to serve in: this thread is no worker')
+  }
+  const say = (event: WorkerMessage['event'], text?: string): void => {
+    scope.postMessage({ format: WORKER_FORMAT, event, ...(text === undefined ? {} : { text }) })
+  }
+  let served = false
+  scope.addEventListener('message', ({ data }) => {
+    if (served || !isOurs(data)) return
+    served = true
+    serve(data as SetupMessage, makers, say).catch((error: unknown) => say('failed', String(error)))
+  })
+}
+
+async function serve(
+  { name, type, config, mailbox, windows, interrupts }: SetupMessage,
+  makers: Readonly<Record<string, WorkerDeviceMaker>>,
+  say: (event: WorkerMessage['event']) => void,
+): Promise<void> {
+  const make = Object.hasOwn(makers, type) ? makers[type] : undefined
+  if (make === undefined) {
+    const message = `this worker makes no device of type '${type}'; it makes: ${Object.keys(makers).join(', ')}`
+    throw new DeviceError('WORKER_OPTION', name, message, { type })
+  }
+  const regions = new Map<SharedArrayBuffer, Region>()
+  for (const { memory } of windows) {
+    if (!regions.has(memory)) regions.set(memory, new Region(memory, `memory of ${name}`))
+  }
+  const port = new BusWindows(
+    name,
+    windows.map(({ memory, ...window }) => ({ ...window, region: regions.get(memory) as Region })),
+  )
+  const device = await make({ name, port, config: config as never })
+  const words = new Int32Array(mailbox)
+  let line = false
+  const raise = (): void => {
+    Atomics.add(words, INTERRUPTS, 1)
+    if (interrupts === 'message') say('interrupt')
+    else Atomics.notify(words, INTERRUPTS)
+  }
+  const level = (asserted: boolean): void => {
+    line = asserted
+    if (asserted) raise()
+  }
+  const registers = new MmioRegisters(device, { interrupts: { level } })
+  const loop = new DeviceLoop(words, device, {
+    read: (offset, size) => registers.read(offset, size),
+    write(offset, size, value) {
+      registers.write(offset, size, value)
+      // A line that an acknowledgement leaves up stands for an event that came in between.
+      if (offset === MMIO_INTERRUPT_ACK && line) raise()
+    },
+  })
+  say('ready')
+  await loop.run()
+}

@@ -1,0 +1,141 @@
+import { hex, type RegisterBus } from '@guestdma/memory'
+import { MMIO_QUEUE_NOTIFY, MMIO_STATUS, STATUS_DRIVER_OK } from '@guestdma/spec'
+import { DeviceError } from '../faults/errors.ts'
+import {
+  ACCESS,
+  ACCESS_READS,
+  ACCESS_STOPS,
+  ACCESS_WRITES,
+  ANSWER,
+  ANSWERED,
+  ASLEEP,
+  DOORBELL_QUEUES,
+  DOORBELLS,
+  MAILBOX_BYTES,
+  OFFSET,
+  POSITIONS,
+  REQUEST,
+  ringBell,
+  VALUE,
+} from './mailbox.ts'
+import { mayBlock, pause } from './turns.ts'
+
+/** An awake worker answers within a few microseconds; sleeping would take longer. */
+const SPINS = 4000
+/** How long the status of a live device counts as known: a driver that spins asks all the time. */
+const STATUS_MS = 1
+
+/**
+ * The registers of a device in a worker, over its mailbox: what an `MmioTransport` is made over. An access waits for its
+ * answer: the thread blocks, or spins where it may not block. A doorbell waits for nothing.
+ *
+ * Every access throws once the worker is gone: `WORKER_ENDED`, or `WORKER_DEADLINE` where it did not answer in time. A
+ * transport makes a `TransportLostError` of that.
+ */
+export class WorkerRegisters implements RegisterBus {
+  declare readonly name: string
+  declare readonly deadlineMs: number
+  /** What every access throws; `null` while the worker is there. */
+  lost: DeviceError | null = null
+  /** Called once when {@link lost} is set by an access that got no answer. */
+  onLost: (() => void) | null = null
+  declare words: Int32Array
+
+  declare private readonly blocks: boolean
+  private sequence = 0
+  // The status that was read last, and until when that will do.
+  private status = 0
+  private statusUntil = 0
+
+  constructor(name: string, deadlineMs: number) {
+    this.name = name
+    this.deadlineMs = deadlineMs
+    this.blocks = mayBlock()
+    this.renew()
+  }
+
+  read(offset: number, size: 1 | 2 | 4): number {
+    if (offset === MMIO_STATUS && this.statusUntil !== 0 && performance.now() < this.statusUntil) {
+      if (this.lost !== null) throw this.lost
+      return this.status
+    }
+    const value = this.access(ACCESS_READS | size, offset, 0) >>> 0
+    if (offset === MMIO_STATUS && (value & STATUS_DRIVER_OK) !== 0) {
+      this.status = value
+      this.statusUntil = performance.now() + STATUS_MS
+    }
+    return value
+  }
+
+  write(offset: number, size: 1 | 2 | 4, value: number): void {
+    if (offset === MMIO_QUEUE_NOTIFY && (value & 0xffff) < DOORBELL_QUEUES) this.ring(value)
+    else this.access(ACCESS_WRITES | size, offset, value)
+  }
+
+  /** Resets the device and ends the worker's loop. Returns whether it said that it did. */
+  stop(): boolean {
+    try {
+      this.access(ACCESS_STOPS, 0, 0)
+      return true
+    } catch {
+      return false
+    }
+  }
+
+  /** A new mailbox, for the next worker: the last one may still write to the old one. */
+  renew(): Int32Array {
+    this.sequence = this.statusUntil = 0
+    this.words = new Int32Array(new SharedArrayBuffer(MAILBOX_BYTES))
+    return this.words
+  }
+
+  private ring(value: number): void {
+    const { words, lost } = this
+    if (lost !== null) throw lost
+    // With NOTIFICATION_DATA the upper half is the position, without it there is none.
+    const queue = value & 0xffff
+    Atomics.store(words, POSITIONS + queue, value)
+    Atomics.or(words, DOORBELLS, 1 << queue)
+    if (Atomics.load(words, ASLEEP) !== 0) ringBell(words)
+  }
+
+  private access(kind: number, offset: number, value: number): number {
+    const { words, lost } = this
+    if (lost !== null) throw lost
+    // Whoever does anything else, such as looking why the device interrupts, wants to know the status as it is then.
+    this.statusUntil = 0
+    const number = (this.sequence + 1) | 0
+    this.sequence = number
+    words[ACCESS] = kind
+    words[OFFSET] = offset
+    words[VALUE] = value
+    Atomics.store(words, REQUEST, number)
+    if (Atomics.load(words, ASLEEP) !== 0) ringBell(words)
+    this.await(words, number, offset)
+    return Atomics.load(words, ANSWER)
+  }
+
+  private await(words: Int32Array, number: number, offset: number): void {
+    for (let i = 0; i < SPINS; i++) {
+      if (Atomics.load(words, ANSWERED) === number) return
+      pause()
+    }
+    const end = performance.now() + this.deadlineMs
+    for (;;) {
+      const answered = Atomics.load(words, ANSWERED)
+      if (answered === number) return
+      const left = end - performance.now()
+      if (!(left > 0)) throw this.lose(offset)
+      if (this.blocks) Atomics.wait(words, ANSWERED, answered, left)
+    }
+  }
+
+  private lose(offset: number): DeviceError {
+    const { deadlineMs } = this
+    const message = `the worker did not answer an access to register ${hex(offset)} within ${deadlineMs} ms`
+    const error = new DeviceError('WORKER_DEADLINE', this.name, message, { offset, deadlineMs })
+    this.lost = error
+    this.onLost?.()
+    return error
+  }
+}

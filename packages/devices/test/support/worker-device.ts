@@ -1,0 +1,24 @@
+// A worker with one device, for worker.test.ts.
+import { parentPort } from 'node:worker_threads'
+import { BlkDevice, MemoryBlockStore, NetDevice, type NetDeviceOptions } from '@guestdma/devices'
+import { serveDevice, type WorkerDeviceSetup } from '@guestdma/devices/worker'
+
+function told({ name, port, link }: Pick<NetDeviceOptions, 'name' | 'port' | 'link'>): NetDevice {
+  const net = new NetDevice({ name, port, mac: [0x52, 0x54, 0, 1, 2, 3], ...(link === undefined ? {} : { link }) })
+  parentPort?.on('message', (message) => {
+    if (message === 'unplug') net.setLink(false)
+    if (message === 'fail') net.needsReset('its owner says so')
+  })
+  return net
+}
+
+serveDevice(parentPort, {
+  blk: ({ name, port, config }: WorkerDeviceSetup<{ disk: SharedArrayBuffer }>) =>
+    new BlkDevice({ name, port, store: new MemoryBlockStore(new Uint8Array(config.disk)) }),
+  net: (setup) => told({ ...setup, link: { transmit: ({ count }) => count } }),
+  // A link that always has something to deliver, so that its device is never idle.
+  busy: async (setup) => told({ ...setup, link: { transmit: ({ count }) => count, deliver: () => 1 } }),
+  broken: () => {
+    throw new Error('no such file')
+  },
+})

@@ -1,0 +1,93 @@
+import { Worker } from 'node:worker_threads'
+import { type BusWindow, everything } from '@guestdma/devices'
+import { DeviceWorker, type DeviceWorkerOptions } from '@guestdma/devices/worker'
+import type { DmaScheme, PoolFact } from '@guestdma/dma'
+import { type DeviceAddress, GuestMemory, Region } from '@guestdma/memory'
+import { VIRTIO_F_RING_PACKED } from '@guestdma/spec'
+import { MmioTransport } from '@guestdma/transport'
+import {
+  createMachine,
+  directScheme,
+  type Machine,
+  onDeviceScheme,
+  type RemoteConfig,
+  sharedPoolScheme,
+} from 'guestdma'
+import { BASE } from './machines.ts'
+import type { WorkerConfig } from './worker-device.ts'
+
+export const WORKER_SCHEMES = ['direct', 'shared-pool', 'on-device'] as const
+export type WorkerScheme = (typeof WORKER_SCHEMES)[number]
+export const FORMATS = ['split', 'packed'] as const
+
+const RAM_BYTES = 8 << 20
+const POOL_BYTES = 2 << 20
+const POOL_DEVICE = 0x4000_0000
+
+export interface Wanted {
+  readonly type: 'net' | 'blk'
+  readonly scheme: WorkerScheme
+  readonly packed?: boolean
+  readonly config?: WorkerConfig
+  /** For the machine's entry of the device. */
+  readonly entry?: Partial<RemoteConfig>
+  readonly deadlineMs?: number
+}
+
+/** A machine whose one device, `far`, lives in a worker, and what else a test may want of it. */
+export interface Threads {
+  readonly machine: Machine
+  readonly memory: GuestMemory
+  readonly worker: DeviceWorker
+  /** The worker that runs now. */
+  thread(): Worker
+  close(): Promise<void>
+}
+
+/** Memory that one scheme's device is given: all of guest RAM, or a pool that is a buffer of its own. */
+function given(scheme: WorkerScheme, memory: GuestMemory): { schemes: DmaScheme[]; windows: readonly BusWindow[] } {
+  if (scheme === 'direct') return { schemes: [directScheme()], windows: everything(memory).windows }
+  const window = { region: new Region(new SharedArrayBuffer(POOL_BYTES), 'pool'), offset: 0, length: POOL_BYTES }
+  const home = scheme === 'on-device' ? 'device-memory' : 'guest-ram'
+  const pool = (): PoolFact => ({ window, device: POOL_DEVICE as DeviceAddress, home })
+  const made =
+    scheme === 'on-device' ? onDeviceScheme({ memory: pool, bit: 'absent' }) : sharedPoolScheme({ memory: pool })
+  return { schemes: [made], windows: [{ base: POOL_DEVICE, ...window }] }
+}
+
+export async function threads({
+  type,
+  scheme,
+  packed = false,
+  config = {},
+  entry,
+  deadlineMs,
+}: Wanted): Promise<Threads> {
+  const memory = new GuestMemory([{ base: BASE, length: RAM_BYTES, memory: new SharedArrayBuffer(RAM_BYTES) }])
+  const { schemes, windows } = given(scheme, memory)
+  let thread: Worker | null = null
+  const options: DeviceWorkerOptions = {
+    name: 'far',
+    type,
+    windows,
+    config: { ...config, offer: [...(config.offer ?? []), ...(packed ? [VIRTIO_F_RING_PACKED] : [])] },
+    spawn: () => {
+      thread = new Worker(new URL('./worker-device.ts', import.meta.url))
+      return thread
+    },
+    ...(deadlineMs === undefined ? {} : { deadlineMs }),
+  }
+  const worker = await DeviceWorker.start(options)
+  const transport = MmioTransport.probe(worker.registers, 'far')
+  if (transport === null) throw new Error('no device')
+  const { listen, detach, enforcedBy } = worker
+  const device: RemoteConfig = { type, name: 'far', transport, listen, detach, enforcedBy, ...entry }
+  const machine = await createMachine({ memory, schemes, devices: [device] }).catch(async (error: unknown) => {
+    await worker.close()
+    throw error
+  })
+  const close = async (): Promise<void> => {
+    await machine.close().finally(() => worker.close())
+  }
+  return { machine, memory, worker, thread: () => thread as Worker, close }
+}

@@ -1,0 +1,214 @@
+import { once } from 'node:events'
+import { guestAddress } from '@guestdma/memory'
+import { VIRTIO_F_IN_ORDER, VIRTIO_F_NOTIFICATION_DATA, VIRTIO_F_RING_PACKED } from '@guestdma/spec'
+import { afterEach, describe, expect, it } from 'vitest'
+import { BASE, pattern } from './support/machines.ts'
+import type { Inventory, InventoryRequest } from './support/worker-device.ts'
+import { FORMATS, type Threads, threads, type Wanted, WORKER_SCHEMES } from './support/workers.ts'
+
+const open: Threads[] = []
+afterEach(async () => {
+  for (const threads of open.splice(0)) await threads.close().catch(() => {})
+})
+
+async function started(wanted: Wanted): Promise<Threads> {
+  const made = await threads(wanted)
+  open.push(made)
+  return made
+}
+
+async function writesAndReads({ machine }: Threads, seed = 3): Promise<void> {
+  const disk = machine.blk('far')
+  const data = pattern(40 * 512, seed)
+  await machine.run(disk.writeBytes(4, data))
+  await machine.run(disk.flush())
+  expect(await machine.run(disk.readBytes(4, data.length))).toEqual(data)
+}
+
+/** Sends frames through the loopback link and waits until all came back. */
+async function framesComeBack({ machine }: Threads, frames: readonly Uint8Array[]): Promise<Uint8Array[]> {
+  const { driver, observer } = machine.device('far')
+  const got: Uint8Array[] = []
+  let next = 0
+  const all = new Promise<void>((resolve) => {
+    observer.frames = (batch) => {
+      for (let i = 0; i < batch.count; i++) got.push(batch.copy(i))
+      if (got.length >= frames.length) resolve()
+      else driver.wake()
+    }
+    const feed = (): void => {
+      while (next < frames.length && machine.net('far').sendCopy(frames[next])) next++
+    }
+    machine.events.on('drain', feed)
+    machine.pump()
+    feed()
+  })
+  await machine.run(all)
+  return got
+}
+
+const CASES = WORKER_SCHEMES.flatMap((scheme) => FORMATS.map((format) => [scheme, format] as const))
+
+describe('a device in a worker', () => {
+  it.each(CASES)('a disk works over %s, %s', async (scheme, format) => {
+    const disk = new SharedArrayBuffer(1 << 20)
+    const far = await started({ type: 'blk', scheme, packed: format === 'packed', config: { disk } })
+    const { features, backend } = far.machine.device('far').negotiated
+    expect([backend.name, features.has(VIRTIO_F_RING_PACKED)]).toEqual([scheme, format === 'packed'])
+    await writesAndReads(far)
+    expect(new Uint8Array(disk, 4 * 512, 512).slice()).toEqual(pattern(512, 3))
+    await far.machine.reset('far')
+    await writesAndReads(far, 4)
+    await far.machine.close()
+    expect([far.machine.ram.allocated, far.machine.device('far').quarantined]).toEqual([0, null])
+  })
+
+  it.each(CASES)(
+    'a network device works over %s, %s: nothing lost, nothing twice, in order',
+    async (scheme, format) => {
+      const far = await started({ type: 'net', scheme, packed: format === 'packed' })
+      const frames = Array.from({ length: 2000 }, (_, i) => {
+        const frame = pattern(60 + ((i * 37) % 1400), i)
+        new DataView(frame.buffer).setUint32(14, i)
+        return frame
+      })
+      const got = await framesComeBack(far, frames)
+      expect(got.length).toBe(frames.length)
+      expect(got.findIndex((frame, i) => Buffer.compare(frame, frames[i]) !== 0)).toBe(-1)
+    },
+  )
+
+  it.each(FORMATS)(
+    'a doorbell that carries a position works as well, and so do used buffers in order: %s',
+    async (format) => {
+      const offer = [VIRTIO_F_NOTIFICATION_DATA, VIRTIO_F_IN_ORDER]
+      const far = await started({ type: 'blk', scheme: 'direct', packed: format === 'packed', config: { offer } })
+      const { features } = far.machine.device('far').negotiated
+      expect(offer.filter((bit) => features.has(bit))).toEqual(offer)
+      for (let round = 0; round < 5; round++) await writesAndReads(far, round)
+    },
+  )
+
+  it.each([
+    ['construction', 'shared-pool'],
+    ['construction', 'on-device'],
+    ['nothing', 'direct'],
+  ] as const)('is held to what it may reach by %s over %s', async (enforcedBy, scheme) => {
+    const { machine } = await started({ type: 'blk', scheme })
+    expect(machine.device('far').negotiated.backend.traits.enforcedBy).toBe(enforcedBy)
+  })
+
+  it.each(WORKER_SCHEMES)('over %s, what it was given is looked through from inside', async (scheme) => {
+    const far = await started({ type: 'blk', scheme })
+    await writesAndReads(far)
+    const marker = new TextEncoder().encode('a secret of the guest, in its own memory')
+    const secret = far.machine.ram.allocate(4096, 4096)
+    far.memory.write(guestAddress(secret), marker)
+    const thread = far.thread()
+    const answer = once(thread, 'message')
+    thread.postMessage({ marker, tries: [secret, BASE] } satisfies InventoryRequest)
+    const [{ inventory, granted }] = (await answer) as [Inventory]
+    const direct = scheme === 'direct'
+    // The mailbox, and one buffer of memory.
+    expect(inventory.map(({ path, bytes }) => [path, bytes])).toEqual([
+      ['messages.0.mailbox', 256],
+      ['messages.0.windows.0.memory', direct ? 8 << 20 : 2 << 20],
+    ])
+    expect(inventory.map(({ marked }) => marked)).toEqual([false, direct])
+    expect(granted).toEqual(direct ? [8, 8] : [0, 0])
+  })
+
+  it('a store that answers by a timer is waited for', async () => {
+    const far = await started({ type: 'blk', scheme: 'shared-pool', config: { writes: 'late' } })
+    await writesAndReads(far)
+  })
+
+  it('works where neither thread can wait for a word without blocking', async () => {
+    const atomics = Atomics as { waitAsync?: unknown }
+    const { waitAsync } = atomics
+    atomics.waitAsync = undefined
+    try {
+      const config = { without: 'waitAsync', writes: 'late' } as const
+      const far = await started({ type: 'blk', scheme: 'direct', config })
+      await writesAndReads(far)
+    } finally {
+      atomics.waitAsync = waitAsync
+    }
+  })
+
+  it('works where its driver asks for no interrupts and is pumped', async () => {
+    const far = await started({ type: 'blk', scheme: 'direct', entry: { interrupts: false } })
+    let written = false
+    const done = far.machine
+      .blk('far')
+      .writeBytes(0, pattern(512))
+      .then(() => {
+        written = true
+      })
+    while (!written) {
+      far.machine.pump()
+      await new Promise((resolve) => setImmediate(resolve))
+    }
+    await done
+  })
+})
+
+describe('a device whose worker dies is a device that needs a reset', () => {
+  const ENDS = [
+    ['is terminated', { writes: 'never' }],
+    ['throws', { writes: 'throw' }],
+    ['hangs', { writes: 'hang' }],
+  ] as const
+
+  it.each(ENDS)(
+    'it %s: what is in flight ends with an error, and a restart and a reset bring it back',
+    async (how, config) => {
+      const disk = new SharedArrayBuffer(1 << 20)
+      const entry = how === 'hangs' ? { requestDeadlineMs: 100 } : {}
+      const far = await started({
+        type: 'blk',
+        scheme: 'shared-pool',
+        config: { ...config, disk },
+        entry,
+        deadlineMs: 100,
+      })
+      const { machine, worker } = far
+      const broken: string[] = []
+      machine.events.on('needsReset', ({ error }) => broken.push(error.code))
+      for (let round = 0; round < 2; round++) {
+        const request = machine.run(machine.blk('far').writeBytes(0, pattern(512)))
+        if (how === 'is terminated') void far.thread().terminate()
+        await expect(request).rejects.toMatchObject({ code: 'DRIVER_DEVICE_BROKEN' })
+        expect(broken).toHaveLength(round + 1)
+        await worker.restart()
+        await machine.reset('far')
+        expect(await machine.run(machine.blk('far').readBytes(0, 512))).toHaveLength(512)
+      }
+      expect(machine.device('far').quarantined).toBe(null)
+      await machine.close()
+      expect(machine.ram.allocated).toBe(0)
+    },
+  )
+
+  it('a reset before the restart fails, and leaves no memory out of use', async () => {
+    const { machine, worker, thread } = await started({ type: 'blk', scheme: 'direct' })
+    await thread().terminate()
+    await expect(machine.reset('far')).rejects.toMatchObject({ code: 'TRANSPORT_DEVICE_STUCK' })
+    await expect(machine.reset('far')).rejects.toMatchObject({ code: 'TRANSPORT_DEVICE_STUCK' })
+    expect(machine.device('far').quarantined).toBe(null)
+    await worker.restart()
+    await machine.reset('far')
+    await machine.run(machine.blk('far').writeBytes(0, pattern(512)))
+  })
+
+  it('one that hangs keeps its memory, since nobody can say yet when its thread is gone', async () => {
+    const config = { writes: 'hang' } as const
+    const { machine } = await started({ type: 'blk', scheme: 'direct', config, deadlineMs: 100 })
+    const request = machine.blk('far').writeBytes(0, pattern(512))
+    request.catch(() => {})
+    machine.pump()
+    await new Promise((resolve) => setTimeout(resolve, 20))
+    await expect(machine.close()).rejects.toMatchObject({ code: 'TRANSPORT_DEVICE_STUCK' })
+    expect(machine.device('far').quarantined).toBeGreaterThan(0)
+  })
+})
