@@ -139,6 +139,11 @@ export const DEVICE_MUTANTS: readonly Mutants[] = [
     suites: PACKED,
     errors: [
       ['marks the first used descriptor at once', 'this.held = last', 'this.held = u32[word + 3] = last'],
+      ['reads a list before its first descriptor', 'if ((flags & ENDS) === F_NEXT) region.readBarrier()', ''],
+      ['reads descriptors before their marks', 'if (n > 0) region.readBarrier()', ''],
+      ['never turns the counter in a batch', '\n        usedMarks ^= MARKS', ''],
+      ['does not wrap the place in a batch', '\n        usedAt -= size', ''],
+      ['reads beyond the ring', 'if (at === size) at = 0', 'if (at > size) at = 0'],
       ['never turns the counter of what is available', '\n        marks ^= MARKS', ''],
       ['does not turn it back with what it gives back', 'this.marks ^= MARKS', ''],
       ['never turns the counter of what is used', 'this.usedMarks ^= MARKS', ''],
@@ -165,7 +170,7 @@ export const DEVICE_MUTANTS: readonly Mutants[] = [
         '(last & MARKS) !== marks) break',
         '(last & AVAILABLE_MARK) !== (marks & AVAILABLE_MARK)) break',
       ],
-      ['looks at the marks of every descriptor', 'if (k === begin && (last', 'if ((last'],
+      ['looks at the marks of every descriptor', 'if (k === begin) {', 'if (k >= begin) {'],
       ['walks a list without end', 'if (k - begin === size) {', 'if (k - begin === 64 * size) {'],
       ['believes the id of a chain that it has', 'id >= size || counts[id] !== 0', 'id >= size'],
       [
