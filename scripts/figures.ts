@@ -63,6 +63,7 @@ async function main(): Promise<number> {
     heap: read('heap'),
     iova: read('iova'),
     peers: read('peers'),
+    guests: read('guests'),
     rfc: read('rfc'),
   }
   const figures = figuresOf(measured)

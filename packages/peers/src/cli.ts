@@ -12,6 +12,7 @@ import {
   wrap,
   writeWhole,
 } from '@guestdma/bench/program'
+import { ownDrivers } from './guests/own-drivers.ts'
 import { type CaseModule, caseId, type PeerCase } from './matrix/case.ts'
 import { guestsPage } from './matrix/guests-page.ts'
 import { countsOf, formatMatrix, matrixPage } from './matrix/page.ts'
@@ -76,11 +77,12 @@ async function main(args: readonly string[]): Promise<number> {
     return 0
   }
   const progress = new Progress()
+  const own = values.guests === undefined ? [] : await ownDrivers()
   const stop = listenForStop()
   const save = (report: PeersReport): void => {
     if (values.json !== undefined) writeWhole(values.json, `${JSON.stringify(report, null, 2)}\n`)
     if (values.markdown !== undefined) writeWhole(values.markdown, matrixPage(report))
-    if (values.guests !== undefined) writeWhole(values.guests, guestsPage(report))
+    if (values.guests !== undefined) writeWhole(values.guests, guestsPage(report, own))
   }
   const report = await runMatrix(found, {
     module,

@@ -3,6 +3,7 @@
  *
  * @packageDocumentation
  */
+export { type GuestSpeed, measureGuests } from './guests/arm64-speed.ts'
 export {
   type CaseLabels,
   type CaseModule,

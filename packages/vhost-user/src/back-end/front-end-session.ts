@@ -349,8 +349,7 @@ export class FrontEndSession {
     let done = false
     if (port instanceof IotlbPort && type === IOTLB_UPDATE) {
       done = port.update(iova, length, user, permission)
-      this.channel?.updated()
-      this.served.retry()
+      if (this.channel?.updated(iova, length) === true) this.served.retry()
     }
     if (port instanceof IotlbPort && type === IOTLB_INVALIDATE) {
       port.invalidate(iova, length)
