@@ -30,7 +30,7 @@ const FRESH: Readonly<Record<string, string>> = {
 const compiled = new Map<string, Promise<Body>>()
 
 /** The text of a file with an edit. Throws where the edit is not one, so that no mutant outlives its source. */
-function edited({ file, from, to }: Edit): string {
+export function edited({ file, from, to }: Edit): string {
   const text = readFileSync(join(ROOT, file), 'utf8')
   const parts = text.split(from)
   if (parts.length !== 2) throw new Error(`${file} has ${parts.length - 1} places with '${from}', and should have one`)
