@@ -12,10 +12,10 @@ describe.skipIf(process.platform !== 'linux')('our own drivers beside those of a
     ])
     for (const { figures } of found)
       expect(figures).toMatchObject({ outside: 0, faults: 0, secretInReach: 0, secretHandedOver: 0 })
-    // Once each byte, and cleared before the device fills it.
+    // Once each byte. Nothing of the guest's stood in the slots that the device filled, so that nothing was cleared.
     const [pool, , iommu] = found.map(({ figures }) => figures)
     expect(pool.bytesCopied).toBe(Number(pool.bytesRead) + Number(pool.bytesWritten))
-    expect(pool.bytesCleared).toBe(pool.bytesRead)
+    expect(pool.bytesCleared).toBe(0)
     expect([iommu.bytesCopied, iommu.bytesRead, iommu.bytesWritten]).toEqual([0, pool.bytesRead, pool.bytesWritten])
   })
 })

@@ -41,6 +41,21 @@ export class Fetched {
     this.from = this.to = this.descriptors = 0
   }
 
+  /** Forgets all but the last `count` chains, which were taken. */
+  keepLast(count: number): void {
+    const { descriptors, firsts, ids, to, words } = this
+    const chain = to - count
+    const first = count === 0 ? descriptors : firsts[chain]
+    words.copyWithin(0, 4 * first, 4 * descriptors)
+    for (let i = 0; i < count; i++) {
+      ids[i] = ids[chain + i]
+      firsts[i] = firsts[chain + i] - first
+    }
+    this.from = this.to = count
+    this.descriptors = descriptors - first
+    firsts[count] = descriptors - first
+  }
+
   /** Makes room for so many more descriptors. */
   reserve(count: number): void {
     let bytes = this.words.length

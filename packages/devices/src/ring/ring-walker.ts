@@ -188,11 +188,10 @@ export class RingWalker implements RingOwner {
 
   /** Forgets the rows of `chains` and takes up to `limit` chains into rows 0 and up. Returns how many. */
   takeBatch(limit: number): number {
-    const { chains, fetched } = this
+    const { chains } = this
+    // What was taken before can be given back no more.
     chains.rows = 0
     chains.segments = 0
-    // What was taken before can be given back no more.
-    if (fetched.from === fetched.to) fetched.clear()
     return this.append(limit)
   }
 
@@ -333,7 +332,10 @@ export class RingWalker implements RingOwner {
     const { chains, fetched, port } = this
     if (this.broken !== null || this.paused) return 0
     if (fetched.from === fetched.to) {
-      if (this.ring.fetch(fetched, BATCH) === 0) return 0
+      // The rows that are in use can still be given back.
+      fetched.keepLast(chains.rows)
+      const room = fetched.ids.length - 1 - fetched.to
+      if (this.ring.fetch(fetched, room < BATCH ? room : BATCH) === 0) return 0
     }
     // Code that the device called since the last chain may have grown a memory.
     if (port.region.u8.length === 0) port.refresh()

@@ -101,7 +101,7 @@ const WHY = [
   'with `restricted-dma-pool` the device reaches that pool alone; behind the IOMMU the back end asks the driver for translations, without a virtio-iommu in between.',
   '',
   '- **Copied.** Linux copies what a device is to fill into its slot first, and back out afterwards: twice what is read, and once what is written. guestdma copies either once.',
-  '- **Cleared.** guestdma clears a slot instead before a device is to fill it, so a device that writes less than it says hands out zeros. Linux clears nothing: the copy from before stands there.',
+  '- **Cleared.** guestdma clears a slot, before a device is to fill it, of what the guest had put there; a device that writes less than it says hands out zeros, or what it wrote itself earlier. Slots that only the device wrote are not cleared, which is why there is so little of it. Linux clears nothing: the copy from before stands there.',
   '- **Handed over.** That copy carries what the pages held before, so recycled memory gets into a restricted pool. In place (`direct`) either driver hands its buffers over as they are.',
   '- **Translations.** Linux maps each page of a request by itself, and QEMU hands each page over for reading and writing. guestdma maps a buffer as a whole, for the direction that it is lent in, so what a device is to write it cannot read.',
   '- **In reach.** `swiotlb=force` confines nothing: the device is asked to use the pool, and reaches all of RAM all the same. The same holds for our pool where nothing enforces it.',
