@@ -21,6 +21,7 @@ export {
   accessCounter,
   CAUSE_NAMES,
   CAUSES,
+  type Cause,
   type CauseName,
   type CountedRow,
   type Modelled,
@@ -37,8 +38,10 @@ export {
   type Parameters,
   PROFILE_NAMES,
   PROFILES,
+  type Profile,
   type ProfileName,
   parametersOf,
+  type Setting,
 } from './model/parameters.ts'
 export { formatComparison, formatResults, workOf } from './report.ts'
 export {

@@ -15,7 +15,7 @@ export interface CountedRow {
 type Counters = Readonly<Record<string, number>>
 
 /** Something that costs time on a real machine, and that counters tell of. */
-interface Cause {
+export interface Cause {
   readonly title: string
   /** Who spends the time. */
   readonly who: 'CPU' | 'device' | 'both'
@@ -51,8 +51,23 @@ export function accessedBytes(counters: Counters, side: 'driver' | 'device', kin
   return WIDTHS.reduce((sum, width) => sum + width * counters[accessCounter(side, kind, width)], 0)
 }
 
+export type CauseName =
+  | 'copies'
+  | 'clears'
+  | 'deviceMemoryReads'
+  | 'deviceMemoryWrites'
+  | 'deviceLocalReads'
+  | 'dmaReads'
+  | 'doorbells'
+  | 'interrupts'
+  | 'iommuRequests'
+  | 'iommuWaits'
+  | 'iotlbMisses'
+  | 'pageConversions'
+  | 'lineTransfers'
+
 /** Each cause, by its name. No counter is in two of them, but for what one doorbell does to two threads. */
-export const CAUSES = {
+export const CAUSES: Readonly<Record<CauseName, Cause>> = {
   copies: {
     title: 'copies',
     who: 'CPU',
@@ -146,9 +161,7 @@ export const CAUSES = {
     parameters: ['lineTransfer'],
     ns: (c, { lineTransfer }) => c.linesTransferred * lineTransfer,
   },
-} as const satisfies Record<string, Cause>
-
-export type CauseName = keyof typeof CAUSES
+}
 
 export const CAUSE_NAMES: readonly CauseName[] = Object.keys(CAUSES) as CauseName[]
 
@@ -165,7 +178,7 @@ export function modelRow(row: CountedRow, parameters: Parameters): Modelled {
   const counters = countersOf(row)
   const result: Partial<Record<CauseName, number | null>> = {}
   for (const name of CAUSE_NAMES) {
-    const cause: Cause = CAUSES[name]
+    const cause = CAUSES[name]
     const counted = cause.counters.every((counter) => counters[counter] !== undefined)
     result[name] = counted ? cause.ns(counters, parameters) : null
   }

@@ -11,10 +11,30 @@ export interface Parameter {
   readonly source: string
 }
 
+export type ParameterName =
+  | 'copyByte'
+  | 'clearByte'
+  | 'cachedAccess'
+  | 'uncachedRead'
+  | 'writeSpacing'
+  | 'writeCombineFlush'
+  | 'deviceLocalRead'
+  | 'dmaRoundTrip'
+  | 'dmaBytes'
+  | 'dmaOverlap'
+  | 'vmExit'
+  | 'eventFdWakeup'
+  | 'interrupt'
+  | 'iommuRequest'
+  | 'iommuWait'
+  | 'iotlbMiss'
+  | 'pageConversion'
+  | 'lineTransfer'
+
 const AS_COPY = 'Assumed: half of `copyByte`, since nothing is read.'
 
 /** Every parameter, by its name. */
-export const PARAMETERS = {
+export const PARAMETERS: Readonly<Record<ParameterName, Parameter>> = {
   copyByte: {
     unit: 'ns/byte',
     meaning: 'the CPU copies a byte from RAM to RAM',
@@ -126,20 +146,20 @@ export const PARAMETERS = {
     source:
       'Between chiplets 79.5 ns, within one 15 to 19 ns: AnandTech, "AMD Zen 4 Ryzen 9 7950X and Ryzen 5 7600X Review" (2022).',
   },
-} as const satisfies Record<string, Parameter>
-
-export type ParameterName = keyof typeof PARAMETERS
+}
 
 /** A value for each parameter. */
 export type Parameters = Readonly<Record<ParameterName, number>>
 
 /** A parameter that a profile sets otherwise than its default. */
-interface Setting {
+export interface Setting {
   readonly value: number
   readonly source: string
 }
 
-interface Profile {
+export type ProfileName = 'memslot' | 'pcie-wc' | 'pcie-uc' | 'trap'
+
+export interface Profile {
   readonly meaning: string
   readonly settings: Readonly<Partial<Record<ParameterName, Setting>>>
 }
@@ -158,7 +178,7 @@ const HOST_CACHE: Setting = { value: PARAMETERS.cachedAccess.default, source: 'A
 const HOST_DMA: Setting = { value: PARAMETERS.cachedAccess.default, source: 'The device is a thread of the host.' }
 
 /** Where the device's memory lies, and what serves it. */
-export const PROFILES = {
+export const PROFILES: Readonly<Record<ProfileName, Profile>> = {
   memslot: {
     meaning: 'memory of the host that the VMM maps into the guest as the memory of a device in software',
     settings: {
@@ -195,9 +215,7 @@ export const PROFILES = {
       eventFdWakeup: WAKEUP,
     },
   },
-} as const satisfies Record<string, Profile>
-
-export type ProfileName = keyof typeof PROFILES
+}
 
 export const PARAMETER_NAMES: readonly ParameterName[] = Object.keys(PARAMETERS) as ParameterName[]
 export const PROFILE_NAMES: readonly ProfileName[] = Object.keys(PROFILES) as ProfileName[]
@@ -224,7 +242,7 @@ export function valueIn(profile: string, name: ParameterName): Setting {
   if (!Object.hasOwn(PROFILES, profile)) {
     throw new ModelError('MODEL_PROFILE', profile, `there is no such profile; known: ${PROFILE_NAMES.join(', ')}`)
   }
-  const { settings }: Profile = PROFILES[profile as ProfileName]
+  const { settings } = PROFILES[profile as ProfileName]
   return settings[name] ?? { value: PARAMETERS[name].default, source: PARAMETERS[name].source }
 }
 
