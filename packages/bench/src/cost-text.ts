@@ -18,7 +18,9 @@ export function formatCosts(report: CostReport, stream: TextStream = process.std
     say(
       'A blank cell: the scheme has nothing of the kind. What each column is computed from is in docs/cost-model.md, and with values and sources in --json.',
     ),
-    ...notCounted.map((cause) => say(`not counted: ${CAUSES[cause].title} (needs ${listed(CAUSES[cause].counters)})`)),
+    ...notCounted.map((cause) =>
+      say(`not counted here: ${CAUSES[cause].title} (needs ${listed(CAUSES[cause].counters)})`),
+    ),
     '\n',
     title('Memory on the device against a pool in host memory', columns),
     deviceMemoryText(answers.deviceMemory, stream, columns),
@@ -76,9 +78,10 @@ function deviceMemoryText(
     one.cpuInHost,
     one.deviceOnDevice,
     one.deviceInHost,
-    wins(one) ? 'wins' : 'loses',
+    verdictOf(one),
     one.mostPerLoad ?? 'at any',
     one.mostPerStore ?? 'at any',
+    one.leastRoundTrip ?? 'never',
   ])
   const titles = [
     { title: 'frame' },
@@ -86,8 +89,9 @@ function deviceMemoryText(
     { title: 'on-device' },
     { title: 'loses over ns/load', decimals: 1 },
     { title: 'over ns/store', decimals: 1 },
+    { title: 'wins over ns/DMA', decimals: 0 },
   ]
-  const won = cases.filter(wins).map(({ operation, bytes }) => `${operation} of ${bytes}`)
+  const won = cases.filter((one) => verdictOf(one) === 'wins').map(({ operation, bytes }) => `${operation} of ${bytes}`)
   const verdict =
     won.length === 0
       ? 'With these parameters memory on the device wins at none of these sizes.'
@@ -95,7 +99,7 @@ function deviceMemoryText(
   return [
     formatTable(titles, rows, stream),
     wrap(
-      'ns for one frame: accesses of the CPU to rings and payload, and reads of the device, in memory on the device and in a pool of host memory. Copies and clears cost both the same and are left out. The last columns: the price of a load, or of a store, above which on-device loses, CPU and device together. A star: not counted at this size; the payload of the nearest counted size was made longer or shorter.',
+      'ns for one frame: accesses of the CPU to rings and payload, and reads of the device, in memory on the device and in a pool of host memory. Copies and clears cost both the same and are left out. Who wins is said of CPU and device together. The last columns: the price of a load, or of a store, above which on-device loses, and that of a DMA round trip above which it wins. A star: not counted at this size; the payload of the nearest counted size was made longer or shorter.',
       columns,
     ),
     wrap(verdict, columns),
@@ -103,8 +107,10 @@ function deviceMemoryText(
   ].join('')
 }
 
-function wins({ cpuOnDevice, cpuInHost, deviceOnDevice, deviceInHost }: DeviceMemoryCase): boolean {
-  return cpuOnDevice + deviceOnDevice < cpuInHost + deviceInHost
+function verdictOf({ cpuOnDevice, cpuInHost, deviceOnDevice, deviceInHost }: DeviceMemoryCase): string {
+  const [own, host] = [cpuOnDevice + deviceOnDevice, cpuInHost + deviceInHost]
+  if (Math.abs(own - host) <= 1e-9 * host) return 'the same'
+  return own < host ? 'wins' : 'loses'
 }
 
 function lazyText({ cases, parameters }: CostReport['answers']['lazy'], stream: TextStream, columns: number): string {

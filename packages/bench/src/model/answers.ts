@@ -1,4 +1,4 @@
-import { accessCounter, accessedBytes, accesses, CAUSES, type CountedRow, dmaReadsOf, WIDTHS } from './causes.ts'
+import { accessCounter, accessedBytes, accesses, CAUSES, type CountedRow, deviceReads, WIDTHS } from './causes.ts'
 import type { ParameterName, Parameters } from './parameters.ts'
 
 /** A result with its measured time. */
@@ -26,6 +26,8 @@ export interface DeviceMemoryCase {
   readonly mostPerLoad: number | null
   /** The same for a store. */
   readonly mostPerStore: number | null
+  /** Memory on the device wins where a DMA round trip costs more than this, with the rest as it is. */
+  readonly leastRoundTrip: number | null
 }
 
 /** A lazy IOMMU domain against a strict one, for one packet. */
@@ -76,7 +78,7 @@ export function answer(rows: readonly MeasuredRow[], parameters: Parameters): An
       parameters: [
         ...CAUSES.deviceMemoryReads.parameters,
         ...CAUSES.deviceMemoryWrites.parameters,
-        ...CAUSES.deviceLocalReads.parameters,
+        'deviceLocalRead',
         ...CAUSES.dmaReads.parameters,
         'cachedAccess',
       ],
@@ -111,8 +113,10 @@ function deviceMemoryCase(row: MeasuredRow, bytes: number, parameters: Parameter
   const reading = CAUSES.deviceMemoryReads.ns(counters, parameters)
   const writing = CAUSES.deviceMemoryWrites.ns(counters, parameters)
   const spaced = stores * parameters.writeSpacing
+  const read = accessedBytes(counters, 'device', 'Loads')
   const deviceOnDevice = CAUSES.deviceLocalReads.ns(counters, parameters)
-  const deviceInHost = dmaReadsOf(accessedBytes(counters, 'device', 'Loads'), parameters)
+  const deviceInHost = deviceReads(read, parameters.dmaRoundTrip, parameters)
+  const perRoundTrip = deviceReads(read, 1, parameters)
   const cpuInHost = (loads + stores) * parameters.cachedAccess
   const room = cpuInHost + deviceInHost - deviceOnDevice
   return {
@@ -127,6 +131,8 @@ function deviceMemoryCase(row: MeasuredRow, bytes: number, parameters: Parameter
     deviceInHost,
     mostPerLoad: most(room - writing, loads),
     mostPerStore: most(room - reading - (writing - spaced), stores),
+    leastRoundTrip:
+      perRoundTrip > 0 ? Math.max(0, reading + writing + deviceOnDevice - cpuInHost) / perRoundTrip : null,
   }
 }
 
@@ -208,10 +214,20 @@ function timesCases(cases: readonly DeviceMemoryCase[], parameters: Parameters):
     },
   ]
   const cpu: readonly ParameterName[] = ['uncachedRead', 'writeSpacing', 'writeCombineFlush', 'cachedAccess']
-  const both: readonly ParameterName[] = [...cpu, 'deviceLocalRead', 'dmaRoundTrip', 'dmaBytes', 'dmaOverlap']
+  const both: readonly ParameterName[] = [
+    ...cpu,
+    'deviceLocalRead',
+    'dmaRoundTrip',
+    'deviceReadBytes',
+    'deviceReadOverlap',
+  ]
+  // Of each direction the smallest frame and the largest one.
+  const ends = cases.filter(
+    ({ operation }, i) => operation !== cases[i - 1]?.operation || operation !== cases[i + 1]?.operation,
+  )
   return [
     ...single,
-    ...cases.flatMap(({ operation, bytes, cpuOnDevice, cpuInHost, deviceOnDevice, deviceInHost }): TimesCase[] => [
+    ...ends.flatMap(({ operation, bytes, cpuOnDevice, cpuInHost, deviceOnDevice, deviceInHost }): TimesCase[] => [
       { what: `${operation} of ${bytes} bytes, accesses of the CPU`, times: cpuOnDevice / cpuInHost, parameters: cpu },
       {
         what: `${operation} of ${bytes} bytes, CPU and device together`,

@@ -102,15 +102,15 @@ export const CAUSES: Readonly<Record<CauseName, Cause>> = {
     title: 'local reads',
     who: 'device',
     counters: accessCounters('device', 'Loads'),
-    parameters: ['deviceLocalRead'],
-    ns: (c, { deviceLocalRead }) => accesses(c, 'device', 'Loads') * deviceLocalRead,
+    parameters: ['deviceLocalRead', 'deviceReadBytes', 'deviceReadOverlap'],
+    ns: (c, p) => deviceReads(accessedBytes(c, 'device', 'Loads'), p.deviceLocalRead, p),
   },
   dmaReads: {
     title: 'DMA reads',
     who: 'device',
     counters: ['bytesReadByDma'],
-    parameters: ['dmaRoundTrip', 'dmaBytes', 'dmaOverlap'],
-    ns: (c, parameters) => dmaReadsOf(c.bytesReadByDma, parameters),
+    parameters: ['dmaRoundTrip', 'deviceReadBytes', 'deviceReadOverlap'],
+    ns: (c, p) => deviceReads(c.bytesReadByDma, p.dmaRoundTrip, p),
   },
   doorbells: {
     title: 'doorbells',
@@ -185,9 +185,9 @@ export function modelRow(row: CountedRow, parameters: Parameters): Modelled {
   return result as Modelled
 }
 
-/** What reads of so many bytes of host memory cost a device, in ns. */
-export function dmaReadsOf(bytes: number, { dmaRoundTrip, dmaBytes, dmaOverlap }: Parameters): number {
-  return ((bytes / dmaBytes) * dmaRoundTrip) / dmaOverlap
+/** What it costs a device to read so many bytes, at a price for one read of `deviceReadBytes`. */
+export function deviceReads(bytes: number, each: number, { deviceReadBytes, deviceReadOverlap }: Parameters): number {
+  return ((bytes / deviceReadBytes) * each) / deviceReadOverlap
 }
 
 /** Names a row in messages. */

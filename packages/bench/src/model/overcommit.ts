@@ -31,7 +31,13 @@ export interface OvercommitResult {
   /** Completed packets for each second, over all virtual CPUs, while packets arrived. */
   readonly perSecond: number
   /** From a packet's arrival until the device is done with it; `NaN` if none was. */
-  readonly latency: { readonly p50: number; readonly p99: number; readonly p999: number; readonly most: number }
+  readonly latency: {
+    readonly mean: number
+    readonly p50: number
+    readonly p99: number
+    readonly p999: number
+    readonly most: number
+  }
   /** The longest time for which a virtual CPU did not run. */
   readonly starved: number
 }
@@ -117,12 +123,13 @@ class Simulation {
     }
     for (const cpu of this.cpus) if (cpu.core === null) this.sawGap(duration - cpu.stopped)
     const sorted = Float64Array.from(this.latencies).sort()
+    const mean = sorted.reduce((sum, latency) => sum + latency, 0) / sorted.length
     const at = (q: number): number => sorted[Math.min(sorted.length - 1, Math.floor(q * sorted.length))] ?? Number.NaN
     return {
       offered: this.offered,
       completed: sorted.length,
       perSecond: (this.inTime * 1e9) / duration,
-      latency: { p50: at(0.5), p99: at(0.99), p999: at(0.999), most: at(1) },
+      latency: { mean, p50: at(0.5), p99: at(0.99), p999: at(0.999), most: at(1) },
       starved: this.starved,
     }
   }

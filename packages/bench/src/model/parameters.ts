@@ -20,8 +20,8 @@ export type ParameterName =
   | 'writeCombineFlush'
   | 'deviceLocalRead'
   | 'dmaRoundTrip'
-  | 'dmaBytes'
-  | 'dmaOverlap'
+  | 'deviceReadBytes'
+  | 'deviceReadOverlap'
   | 'vmExit'
   | 'eventFdWakeup'
   | 'interrupt'
@@ -71,9 +71,9 @@ export const PARAMETERS: Readonly<Record<ParameterName, Parameter>> = {
   },
   deviceLocalRead: {
     unit: 'ns',
-    meaning: 'the device loads a word of its own memory',
-    default: 10,
-    source: 'Assumed: memory beside the logic that reads it.',
+    meaning: 'the device reads its own memory, from its request to the answer',
+    default: 50,
+    source: 'Assumed: DRAM beside the logic that reads it, without a bus between.',
   },
   dmaRoundTrip: {
     unit: 'ns',
@@ -82,13 +82,13 @@ export const PARAMETERS: Readonly<Record<ParameterName, Parameter>> = {
     source:
       'About 100 ns of DRAM, and 300 to 400 ns of an unloaded PCIe: Novakovic et al., "Storm: a fast transactional dataplane for remote data structures" (SYSTOR 2019).',
   },
-  dmaBytes: {
+  deviceReadBytes: {
     unit: 'bytes',
-    meaning: 'one read of host memory fetches',
+    meaning: 'one read of the device fetches, of its own memory or of host memory',
     default: 64,
     source: 'Assumed: a cache line, the least boundary at which PCIe splits an answer.',
   },
-  dmaOverlap: {
+  deviceReadOverlap: {
     unit: 'reads',
     meaning: 'of the device are under way at once',
     default: 8,
