@@ -200,7 +200,7 @@ describe('memory on the device', () => {
   })
 
   test('is answered for at sizes that were not counted: their payload is more words', () => {
-    const { cases } = answer([onDevice()], parametersOf('pcie-wc'))['deviceMemory']
+    const { cases } = answer([onDevice()], parametersOf('pcie-wc')).deviceMemory
     const large = cases.find(({ bytes }) => bytes === 1024)
     expect(large).toMatchObject({ countedBytes: 64, loads: 2, stores: 10 + (1024 - 64) / 8 })
     const both = answer([onDevice(), onDevice(1024)], parametersOf('pcie-wc')).deviceMemory.cases

@@ -190,8 +190,8 @@ export function deviceReads(bytes: number, each: number, { deviceReadBytes, devi
   return ((bytes / deviceReadBytes) * each) / deviceReadOverlap
 }
 
-/** Names a row in messages. */
-export function nameOf({ driver, operation, backend, mode, bytes, batch }: CountedRow): string {
+// Names a row in messages.
+function nameOf({ driver, operation, backend, mode, bytes, batch }: CountedRow): string {
   return `${driver} ${operation} ${backend} ${mode} ${bytes} ${batch}`
 }
 
