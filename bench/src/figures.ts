@@ -1,4 +1,4 @@
-import type { BenchReport, BenchResult } from '@guestdma/bench'
+import { type BenchReport, type BenchResult, causeTable, parameterTable, profileList } from '@guestdma/bench'
 import type { HeapReport, IovaReport, PeersSpeedReport, RfcReport } from './files.ts'
 import type { IovaFigure } from './iova.ts'
 
@@ -81,6 +81,9 @@ export function figuresOf({ smallPackets, heap, iova, peers, rfc }: Measured): R
     'iova-random-many': whole(mapping('none', 'random', 1e6)),
     'iova-virtio-random-few': whole(mapping('virtio-iommu', 'random', 1e3)),
     'iova-virtio-random-many': whole(mapping('virtio-iommu', 'random', 1e6)),
+    'model-causes': causeTable(),
+    'model-parameters': parameterTable(),
+    'model-profiles': profileList(),
     'peers-command': command(MEASUREMENTS.peers),
     'peers-machine': machine(peers),
     'peers-speed': peersTable(peers),

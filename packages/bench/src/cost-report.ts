@@ -6,7 +6,6 @@ import {
   PARAMETERS,
   type ParameterName,
   type Parameters,
-  PROFILE_NAMES,
   parametersOf,
   valueIn,
 } from './model/parameters.ts'
@@ -100,31 +99,6 @@ export function costReport(
     answers: answer(counted, parameters),
     overcommit: { seed: SEED, perSecondAndCpu: PER_SECOND, rows: overcommitRows(rows, parameters) },
   }
-}
-
-/** The parameters with their values in each profile and their sources, as a Markdown table and a list. */
-export function parameterTable(): string {
-  const line = (cells: readonly string[]): string => `| ${cells.join(' | ')} |`
-  const sources = PARAMETER_NAMES.flatMap((name) => [
-    `- \`${name}\`: ${PARAMETERS[name].source}`,
-    ...PROFILE_NAMES.filter((profile) => valueIn(profile, name).source !== PARAMETERS[name].source).map(
-      (profile) => `  - in \`${profile}\`: ${valueIn(profile, name).source}`,
-    ),
-  ])
-  return [
-    line(['parameter', 'unit', 'is the price when', ...PROFILE_NAMES.map((profile) => `\`${profile}\``)]),
-    line(Array.from({ length: 3 + PROFILE_NAMES.length }, () => '---')),
-    ...PARAMETER_NAMES.map((name) =>
-      line([
-        `\`${name}\``,
-        PARAMETERS[name].unit,
-        PARAMETERS[name].meaning,
-        ...PROFILE_NAMES.map((profile) => String(valueIn(profile, name).value)),
-      ]),
-    ),
-    '',
-    ...sources,
-  ].join('\n')
 }
 
 function described(profile: string, parameters: Parameters): CostReport['parameters'] {

@@ -5,7 +5,8 @@
  */
 export { type ComparedRow, type Comparison, compareReports, readReport } from './compare.ts'
 export { type CostOptions, runCosts } from './cost-program.ts'
-export { type CostReport, type CostRow, costReport, type OvercommitRow, parameterTable } from './cost-report.ts'
+export { type CostReport, type CostRow, costReport, type OvercommitRow } from './cost-report.ts'
+export { causeTable, parameterTable, profileList } from './cost-tables.ts'
 export { formatCosts } from './cost-text.ts'
 export { readEnvironment } from './environment.ts'
 export { type Effort, heapPerOperation, measure } from './measure.ts'

@@ -50,7 +50,7 @@ describe('a parameter', () => {
       ...PROFILE_NAMES.flatMap((profile) => Object.values(PROFILES[profile].settings).map(({ source }) => source)),
     ]
     for (const source of sources)
-      expect(source).toMatch(/\((?:\D*)\d{4}\)|^Assumed: |^Nothing|^As `|^The device is a thread|halt-polling\.rst/)
+      expect(source).toMatch(/\((?:\D*)\d{4}\)|^Assumed: |^Nothing|^As `|^The device is a thread/)
   })
 })
 

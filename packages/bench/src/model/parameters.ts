@@ -54,7 +54,7 @@ export const PARAMETERS: Readonly<Record<ParameterName, Parameter>> = {
     meaning: "the driver loads a word of the device's memory",
     default: 1000,
     source:
-      'Below 1,000 ns is usual, 2,000 ns and more were measured: Miller, Watson and Moore, "Motivating Future Interconnects" (ANCS 2009); Intel Community, "How to improve PCIe PIO Read Performance" (2020).',
+      'Below 1,000 ns is usual, 2,000 ns and more were measured: Miller, Watson and Moore, "Motivating Future Interconnects" (ANCS 2009); Intel Community, "How to improve PCIe PIO Read Performance" (about 2020).',
   },
   writeSpacing: {
     unit: 'ns',
@@ -111,7 +111,7 @@ export const PARAMETERS: Readonly<Record<ParameterName, Parameter>> = {
     meaning: 'an interrupt reaches the driver',
     default: 2000,
     source:
-      'Assumed: two exits, one to inject it and one to end it; that these two dominate is from Gordon et al., "ELI: Bare-Metal Performance for I/O Virtualization" (ASPLOS 2012).',
+      'Assumed: two exits, one to inject it and one to end it; that an interrupt takes several exits is from Gordon et al., "ELI: Bare-Metal Performance for I/O Virtualization" (ASPLOS 2012).',
   },
   iommuRequest: {
     unit: 'ns',
@@ -171,7 +171,8 @@ const EXIT: Setting = {
 }
 const WAKEUP: Setting = {
   value: 3000,
-  source: 'A trip through the scheduler is "a few micro-seconds": Linux, Documentation/virt/kvm/halt-polling.rst.',
+  source:
+    'A trip through the scheduler takes "a few micro-seconds": Documentation/virt/kvm/halt-polling.rst of Linux 5.10 (2020).',
 }
 const NO_COMBINING: Setting = { value: 0, source: 'Nothing is combined.' }
 const HOST_CACHE: Setting = { value: PARAMETERS.cachedAccess.default, source: 'As `cachedAccess`.' }
@@ -198,7 +199,7 @@ export const PROFILES: Readonly<Record<ProfileName, Profile>> = {
       writeSpacing: {
         value: 100,
         source:
-          '50 to 300 ns between two stores were measured: Intel Community, "Why do MemReq TLPs take 100s nanoseconds to be generated after MMIO writes?" (2020).',
+          '50 to 300 ns between two stores were measured: Intel Community, "Why do MemReq TLPs take 100s nanoseconds to be generated after MMIO writes?" (about 2020).',
       },
       writeCombineFlush: NO_COMBINING,
     },
