@@ -55,7 +55,7 @@ export interface CostReport {
 const HARNESS = 'none'
 /** What is simulated: packets for each virtual CPU and second, on so many cores, for one second. */
 const CORES = 2
-const PER_SECOND = 20_000
+const PER_SECOND = 5_000
 const SHARES = [1, 2, 4, 8]
 const SEED = 1
 const SIMULATED = ['direct', 'shared-pool', 'on-device']

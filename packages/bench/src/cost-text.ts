@@ -1,5 +1,5 @@
 import type { CostReport, CostRow, OvercommitRow } from './cost-report.ts'
-import type { DeviceMemoryCase, LazyCase } from './model/answers.ts'
+import { type DeviceMemoryCase, kindOf, type LazyCase } from './model/answers.ts'
 import { CAUSE_NAMES, CAUSES, type CauseName } from './model/causes.ts'
 import type { ParameterName } from './model/parameters.ts'
 import { type Cell, formatTable, type TextStream, textColumns, wrap } from './program/table.ts'
@@ -43,7 +43,10 @@ function title(text: string, columns: number): string {
 function tablesOf({ rows, notCounted }: CostReport, stream: TextStream, columns: number): string[] {
   const shown = CAUSE_NAMES.filter((cause) => !notCounted.includes(cause))
   const groups = new Map<string, CostRow[]>()
-  for (const row of rows) groups.set(workOf(row), [...(groups.get(workOf(row)) ?? []), row])
+  for (const row of rows) {
+    const work = row.ring === 'split' ? workOf(row) : `${workOf(row)}, ${row.ring}`
+    groups.set(work, [...(groups.get(work) ?? []), row])
+  }
   const titles = [
     { title: 'backend' },
     { title: 'measured', decimals: 1 },
@@ -71,7 +74,7 @@ function deviceMemoryText(
     )
   }
   const rows = cases.map((one): Cell[] => [
-    `${one.operation} ${one.bytes}${one.bytes === one.countedBytes ? '' : '*'}`,
+    `${kindOf(one)} ${one.bytes}${one.bytes === one.countedBytes ? '' : '*'}`,
     one.loads,
     one.stores,
     one.cpuOnDevice,
@@ -91,7 +94,7 @@ function deviceMemoryText(
     { title: 'over ns/store', decimals: 1 },
     { title: 'wins over ns/DMA', decimals: 0 },
   ]
-  const won = cases.filter((one) => verdictOf(one) === 'wins').map(({ operation, bytes }) => `${operation} of ${bytes}`)
+  const won = cases.filter((one) => verdictOf(one) === 'wins').map((one) => `${kindOf(one)} of ${one.bytes}`)
   const verdict =
     won.length === 0
       ? 'With these parameters memory on the device wins at none of these sizes.'
@@ -117,7 +120,7 @@ function lazyText({ cases, parameters }: CostReport['answers']['lazy'], stream: 
   if (cases.length === 0)
     return wrap('No answer: the file has no pair of results of virtio-iommu and virtio-iommu-lazy.', columns)
   const rows = cases.map((one: LazyCase): Cell[] => [
-    `${one.operation} ${one.bytes}, batch ${one.batch}`,
+    `${kindOf(one)} ${one.bytes}, batch ${one.batch}`,
     one.waitsSaved,
     one.requestsAdded,
     one.saved,
@@ -159,14 +162,13 @@ function timesText({ answers }: CostReport, stream: TextStream, columns: number)
     over.length === 0
       ? 'With these parameters it is true of none of these.'
       : `With these parameters it is true of ${over.length} of these, and of ${under.length} it is not.`
-  const small = ['transmit', 'receive'].flatMap((operation) => {
-    const cases = answers.deviceMemory.cases.filter((one) => one.operation === operation)
+  const small = [...new Set(answers.deviceMemory.cases.map(kindOf))].flatMap((kind) => {
+    const cases = answers.deviceMemory.cases.filter((one) => kindOf(one) === kind)
     const [first, last] = [cases[0], cases[cases.length - 1]]
-    if (first === undefined) return []
     const ratio = (one: DeviceMemoryCase): number => one.cpuOnDevice / one.cpuInHost
     const worse = ratio(first) > ratio(last) ? 'more' : ratio(first) < ratio(last) ? 'less' : 'as much'
     return [
-      `${operation}: accesses of the CPU for ${first.bytes} bytes cost ${ratio(first).toFixed(1)} times as much, ${worse === 'as much' ? 'as for' : `which is ${worse} than for`} ${last.bytes} bytes (${ratio(last).toFixed(1)} times).`,
+      `${kind}: accesses of the CPU for ${first.bytes} bytes cost ${ratio(first).toFixed(1)} times as much, ${worse === 'as much' ? 'as for' : `which is ${worse} than for`} ${last.bytes} bytes (${ratio(last).toFixed(1)} times).`,
     ]
   })
   const parameters = [...new Set(times.flatMap((one) => one.parameters))]

@@ -185,6 +185,27 @@ describe('memory on the device', () => {
     expect(at((counted.mostPerLoad as number) + 1)).toBeGreaterThan(0)
   })
 
+  test.each(PROFILE_NAMES)('is as dear as the pool at each price that is told for %s', (profile) => {
+    const difference = (overrides: Readonly<Record<string, unknown>>): number => {
+      const [one] = answer([onDevice()], parametersOf(profile, overrides)).deviceMemory.cases
+      return one.cpuOnDevice + one.deviceOnDevice - one.cpuInHost - one.deviceInHost
+    }
+    const [told] = answer([onDevice()], parametersOf(profile)).deviceMemory.cases
+    expect(difference({ dmaRoundTrip: told.leastRoundTrip })).toBeCloseTo(0, 6)
+    if (told.mostPerLoad !== null) expect(difference({ uncachedRead: told.mostPerLoad })).toBeCloseTo(0, 6)
+    else expect(difference({ uncachedRead: 0 })).toBeGreaterThan(0)
+    if (told.mostPerStore !== null) expect(difference({ writeSpacing: told.mostPerStore })).toBeCloseTo(0, 6)
+    else expect(difference({ writeSpacing: 0 })).toBeGreaterThan(0)
+  })
+
+  test('is answered for over each kind of ring apart', () => {
+    const { deviceMemory, times } = answer([onDevice(), { ...onDevice(), ring: 'packed' }], parametersOf('trap'))
+    const rings = deviceMemory.cases.map(({ ring }) => ring)
+    expect(rings.slice(0, rings.length / 2)).toEqual(Array.from({ length: rings.length / 2 }, () => 'split'))
+    expect(rings.slice(rings.length / 2)).toEqual(Array.from({ length: rings.length / 2 }, () => 'packed'))
+    expect(times.map(({ what }) => what)).toContain('transmit (packed) of 64 bytes, accesses of the CPU')
+  })
+
   test('loses from the price of a store on that is told', () => {
     const cheap = { ...prices, uncachedRead: 1 }
     const [{ mostPerStore }] = answer([onDevice()], parametersOf('pcie-wc', cheap)).deviceMemory.cases
@@ -226,6 +247,7 @@ describe('a lazy domain', () => {
   test('saves its waits and pays for its requests; what was measured is told apart', () => {
     expect(answer([strict, lazy], parameters).lazy.cases).toEqual([
       {
+        ring: 'split',
         operation: 'transmit',
         bytes: 64,
         batch: 32,
@@ -244,13 +266,19 @@ describe('a lazy domain', () => {
     expect([found.leastWait, found.leastWaitMeasured]).toEqual([null, null])
   })
 
-  test('is compared with the same work only', () => {
+  test('wins at any wait where it adds no request, and took no longer', () => {
+    const [found] = answer([strict, domain('virtio-iommu-lazy', 190, 0.25, 0.125)], parameters).lazy.cases
+    expect([found.leastWait, found.leastWaitMeasured]).toEqual([0, 0])
+  })
+
+  test('is compared with the same work only, over the same kind of ring', () => {
     expect(answer([strict, { ...lazy, bytes: 256 }], parameters).lazy.cases).toEqual([])
+    expect(answer([strict, { ...lazy, ring: 'packed' }], parameters).lazy.cases).toEqual([])
   })
 })
 
 test('what is "10 times" slower follows from the prices that it names', () => {
-  const times = (overrides: object): number[] =>
+  const times = (overrides: Readonly<Record<string, unknown>>): number[] =>
     answer([], parametersOf('pcie-wc', { cachedAccess: 2, lineTransfer: 50, ...overrides })).times.map(
       (one) => one.times,
     )

@@ -78,6 +78,10 @@ describe('more virtual CPUs than cores', () => {
     expect(starved).toBe(2 * (SLICE + 5000))
   })
 
+  test('one that never had its turn starved all the time', () => {
+    expect(run({ virtualCpus: 2, cores: 1, duration: SLICE / 2 }).starved).toBe(SLICE / 2)
+  })
+
   test('shorter turns starve less, in proportion', () => {
     expect(run({ virtualCpus: 4, slice: 1e5 }).starved).toBe(3e5)
   })

@@ -3,12 +3,14 @@ import type { ParameterName, Parameters } from './parameters.ts'
 
 /** A result with its measured time. */
 export interface MeasuredRow extends CountedRow {
+  readonly ring: string
   readonly buffers: string
   readonly nsPerOperation: { readonly median: number }
 }
 
 /** Memory of the device against a pool in host memory, for one packet. All times are modelled ns. */
 export interface DeviceMemoryCase {
+  readonly ring: string
   readonly operation: string
   readonly bytes: number
   /** The size that was counted, where `bytes` was not: its payload is shorter or longer by whole words. */
@@ -32,6 +34,7 @@ export interface DeviceMemoryCase {
 
 /** A lazy IOMMU domain against a strict one, for one packet. */
 export interface LazyCase {
+  readonly ring: string
   readonly operation: string
   readonly bytes: number
   readonly batch: number
@@ -96,8 +99,10 @@ function deviceMemoryCases(rows: readonly MeasuredRow[], parameters: Parameters)
     ({ backend, mode, buffers, counters }) =>
       backend === ON_DEVICE && mode === 'map' && buffers === 'warm' && counters.driverLoads8 !== undefined,
   )
-  return ['transmit', 'receive'].flatMap((operation) => {
-    const all = counted.filter((row) => row.operation === operation)
+  const rings = [...new Set(counted.map(({ ring }) => ring))]
+  const kinds = rings.flatMap((ring) => ['transmit', 'receive'].map((operation) => ({ ring, operation })))
+  return kinds.flatMap(({ ring, operation }) => {
+    const all = counted.filter((row) => row.ring === ring && row.operation === operation)
     const batch = Math.max(...all.map((row) => row.batch))
     const found = all.filter((row) => row.batch === batch)
     if (found.length === 0) return []
@@ -120,6 +125,7 @@ function deviceMemoryCase(row: MeasuredRow, bytes: number, parameters: Parameter
   const cpuInHost = (loads + stores) * parameters.cachedAccess
   const room = cpuInHost + deviceInHost - deviceOnDevice
   return {
+    ring: row.ring,
     operation: row.operation,
     bytes,
     countedBytes: row.bytes,
@@ -159,6 +165,12 @@ function most(room: number, count: number): number | null {
   return room < 0 || count === 0 ? null : room / count
 }
 
+/** Names what is moved in a case, and by which ring where that is not the split one. */
+export function kindOf(one: { readonly ring: string; readonly operation: string } | undefined): string | undefined {
+  if (one === undefined) return undefined
+  return one.ring === 'split' ? one.operation : `${one.operation} (${one.ring})`
+}
+
 function lazyCases(rows: readonly MeasuredRow[], { iommuWait, iommuRequest }: Parameters): LazyCase[] {
   const requests = ({ counters }: MeasuredRow): number => counters.mapRequests + counters.unmapRequests
   return rows.flatMap((strict): LazyCase[] => {
@@ -170,6 +182,7 @@ function lazyCases(rows: readonly MeasuredRow[], { iommuWait, iommuRequest }: Pa
     const measuredDearer = lazy.nsPerOperation.median - strict.nsPerOperation.median
     return [
       {
+        ring: strict.ring,
         operation: strict.operation,
         bytes: strict.bytes,
         batch: strict.batch,
@@ -189,7 +202,7 @@ function least(cost: number, waitsSaved: number): number | null {
 }
 
 function sameWork(a: MeasuredRow, b: MeasuredRow): boolean {
-  const names = ['driver', 'operation', 'mode', 'buffers', 'bytes', 'batch'] as const
+  const names = ['driver', 'operation', 'mode', 'ring', 'buffers', 'bytes', 'batch'] as const
   return names.every((name) => a[name] === b[name])
 }
 
@@ -222,15 +235,17 @@ function timesCases(cases: readonly DeviceMemoryCase[], parameters: Parameters):
     'deviceReadOverlap',
   ]
   // Of each direction the smallest frame and the largest one.
-  const ends = cases.filter(
-    ({ operation }, i) => operation !== cases[i - 1]?.operation || operation !== cases[i + 1]?.operation,
-  )
+  const ends = cases.filter((one, i) => kindOf(one) !== kindOf(cases[i - 1]) || kindOf(one) !== kindOf(cases[i + 1]))
   return [
     ...single,
-    ...ends.flatMap(({ operation, bytes, cpuOnDevice, cpuInHost, deviceOnDevice, deviceInHost }): TimesCase[] => [
-      { what: `${operation} of ${bytes} bytes, accesses of the CPU`, times: cpuOnDevice / cpuInHost, parameters: cpu },
+    ...ends.flatMap(({ cpuOnDevice, cpuInHost, deviceOnDevice, deviceInHost, ...one }): TimesCase[] => [
       {
-        what: `${operation} of ${bytes} bytes, CPU and device together`,
+        what: `${kindOf(one)} of ${one.bytes} bytes, accesses of the CPU`,
+        times: cpuOnDevice / cpuInHost,
+        parameters: cpu,
+      },
+      {
+        what: `${kindOf(one)} of ${one.bytes} bytes, CPU and device together`,
         times: (cpuOnDevice + deviceOnDevice) / (cpuInHost + deviceInHost),
         parameters: both,
       },
