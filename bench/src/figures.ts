@@ -1,6 +1,7 @@
-import { type BenchReport, type BenchResult, causeTable, parameterTable, profileList } from '@guestdma/bench'
+import type { BenchReport, BenchResult } from '@guestdma/bench'
 import type { HeapReport, IovaReport, PeersSpeedReport, RfcReport } from './files.ts'
 import type { IovaFigure } from './iova.ts'
+import { modelFigures } from './model-figures.ts'
 
 /** A run of `bench`, or of another program, whose results texts quote. */
 export interface Measurement {
@@ -81,9 +82,7 @@ export function figuresOf({ smallPackets, heap, iova, peers, rfc }: Measured): R
     'iova-random-many': whole(mapping('none', 'random', 1e6)),
     'iova-virtio-random-few': whole(mapping('virtio-iommu', 'random', 1e3)),
     'iova-virtio-random-many': whole(mapping('virtio-iommu', 'random', 1e6)),
-    'model-causes': causeTable(),
-    'model-parameters': parameterTable(),
-    'model-profiles': profileList(),
+    ...modelFigures(smallPackets),
     'peers-command': command(MEASUREMENTS.peers),
     'peers-machine': machine(peers),
     'peers-speed': peersTable(peers),
