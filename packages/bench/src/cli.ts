@@ -22,6 +22,9 @@ usage:
                  [--quick] [--repeat N] [--json FILE]
   guestdma-bench compare BEFORE.json AFTER.json
                  [--json FILE]
+  guestdma-bench model REPORT.json [--profile P]
+                 [--params FILE] [--set NAME=VALUE]…
+                 [--json FILE]
 
   run           measure a module that exports
                 'scenarios' and 'backends'

@@ -30,7 +30,7 @@ export interface OvercommitResult {
   readonly completed: number
   /** Completed packets for each second, over all virtual CPUs, while packets arrived. */
   readonly perSecond: number
-  /** From a packet's arrival until the device is done with it; `NaN` if none was. */
+  /** From a packet's arrival until the device is done with it, of completed packets; `NaN` if none was. */
   readonly latency: {
     readonly mean: number
     readonly p50: number
@@ -69,6 +69,8 @@ type Event =
   | { readonly kind: 'arrival'; readonly thread: Thread }
   | { readonly kind: 'core'; readonly core: Core; readonly turn: number }
 
+const DEFAULTS = { arrivals: 'random', slice: 3e6, contextSwitch: 0, duration: 1e9 } as const
+
 /** Bounds that keep a run below some seconds. */
 const MOST_CPUS = 4096
 const MOST_PACKETS = 5_000_000
@@ -83,8 +85,9 @@ const ROUNDING = 1e-3
  * @throws ModelError `MODEL_SIMULATION`
  */
 export function simulateOvercommit(options: OvercommitOptions): OvercommitResult {
-  check(options)
-  return new Simulation(options).run()
+  const given = { ...DEFAULTS, ...options }
+  check(given)
+  return new Simulation(given).run()
 }
 
 class Simulation {
@@ -101,8 +104,8 @@ class Simulation {
   private starved = 0
   private inTime = 0
 
-  constructor(options: OvercommitOptions) {
-    this.o = { arrivals: 'random', slice: 3e6, contextSwitch: 0, duration: 1e9, ...options }
+  constructor(options: Required<OvercommitOptions>) {
+    this.o = options
     this.random = randomFrom(this.o.seed)
     this.cpus = Array.from({ length: this.o.virtualCpus }, () => thread(false))
     this.cores = Array.from({ length: this.o.cores }, () => ({ thread: null, from: 0, sliceEnd: 0, turn: 0 }))
@@ -264,8 +267,8 @@ function randomFrom(seed: number): () => number {
   }
 }
 
-function check(options: OvercommitOptions): void {
-  const { virtualCpus, cores, bounce, device, interval, slice = 3e6, contextSwitch = 0, duration = 1e9, seed } = options
+function check(options: Required<OvercommitOptions>): void {
+  const { virtualCpus, cores, bounce, device, interval, slice, contextSwitch, duration, seed } = options
   const refuse = (part: string, value: number, needed: string): never => {
     throw new ModelError('MODEL_SIMULATION', part, `${value}: ${needed} is needed`, { value })
   }
