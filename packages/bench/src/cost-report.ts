@@ -34,6 +34,8 @@ export interface OvercommitRow extends OvercommitResult {
 /** The file that `model --json` writes. Plain data. */
 export interface CostReport {
   readonly schema: 'guestdma-model-1'
+  /** False where the report of the measurement was: results are missing then. */
+  readonly complete: boolean
   readonly profile: string
   readonly parameters: Readonly<
     Record<ParameterName, { readonly value: number; readonly unit: string; readonly source: string }>
@@ -67,7 +69,7 @@ const SIMULATED = ['direct', 'shared-pool', 'on-device']
  * @throws ModelError `MODEL_PROFILE`, `MODEL_PARAMETER`, `MODEL_VALUE`, `MODEL_COUNTER`
  */
 export function costReport(
-  { environment, results }: BenchReport,
+  { complete, environment, results }: BenchReport,
   profile: string,
   overrides: Readonly<Record<string, unknown>> = {},
 ): CostReport {
@@ -91,6 +93,7 @@ export function costReport(
   })
   return {
     schema: 'guestdma-model-1',
+    complete,
     profile,
     parameters: described(profile, parameters),
     environment,

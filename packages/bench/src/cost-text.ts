@@ -13,6 +13,7 @@ export function formatCosts(report: CostReport, stream: TextStream = process.std
   const head = `Modelled with the profile ${profile}. ns per operation. The measured column is the time of ${report.environment.cpu} under Node ${report.environment.node}, driver and device on one core; a modelled column is what its cause would cost on a real machine. No column includes another, and nothing measured is in a modelled one.`
   return [
     say(head),
+    report.complete ? '' : say('The report that was read is PARTIAL: cases are missing.'),
     ...tablesOf(report, stream, columns),
     '\n',
     say(

@@ -88,6 +88,13 @@ describe('its text', () => {
     expect(told).toContain('Depends on: iommuWait, iommuRequest.')
   })
 
+  test('says that a report was partial', () => {
+    const partial = { ...REPORT, results: [row()] }
+    const told = (complete: boolean): string => formatCosts(costReport({ ...partial, complete }, 'trap'), pipe)
+    expect(told(false)).toContain('PARTIAL')
+    expect(told(true)).not.toContain('PARTIAL')
+  })
+
   test('says why there is no answer where results are missing', () => {
     const told = text([row()])
     expect(told).toContain('No answer: the file has no result of on-device')
