@@ -63,6 +63,8 @@ async function main(): Promise<number> {
     heap: read('heap'),
     iova: read('iova'),
     peers: read('peers'),
+    guests: read('guests'),
+    threads: read('threads'),
     rfc: read('rfc'),
   }
   const figures = figuresOf(measured)

@@ -35,6 +35,7 @@ const usage = `Builds kernels of guests from Debian's ${PACKAGE}, and prints whe
 
   node scripts/guest-kernel.mjs NAME...
   node scripts/guest-kernel.mjs NAME... --json
+  node scripts/guest-kernel.mjs NAME... --made   makes nothing: fails where one was not made yet
 
   arm64          for QEMU's virt machine: restricted DMA pools, virtio-iommu
   i386           for PCs, v86 among them
@@ -42,7 +43,7 @@ const usage = `Builds kernels of guests from Debian's ${PACKAGE}, and prints whe
   i386-swiotlb-1 the same with the first of these patches alone, which shows why there are more
 
 A kernel is built once for each version of its source, configuration and patches, and kept in $GUESTDMA_CACHE (by
-default ~/.cache/guestdma); it takes some minutes and 2 GB meanwhile. kernels/NAME is a link to the one of the last call.`
+default ~/.cache/guestdma); it takes some minutes and 2 GB meanwhile.`
 
 const repository = fileURLToPath(new URL('..', import.meta.url))
 
@@ -89,10 +90,10 @@ async function build(name, { config, patches }, folder, work) {
   copyFileSync(join(source, image), join(folder, 'kernel'))
 }
 
-async function kernel(name) {
+async function kernel(name, only) {
   const inputs = inputsOf(name)
   const hash = createHash('sha256').update(JSON.stringify([inputs, KERNELS[name], String(build)]))
-  const entry = { kind: 'kernels', name, hash: hash.digest('hex').slice(0, 16) }
+  const entry = { kind: 'kernels', name, hash: hash.digest('hex').slice(0, 16), only }
   const { folder, made } = await cached(entry, async (fresh, work) => {
     const programs = ['gcc', 'make', 'flex', 'bison', 'bc', 'patch', 'tar', 'xz', `${KERNELS[name].cross}gcc`]
     const lacking = programs.filter((program) => !installed(program))

@@ -1,23 +1,36 @@
 // Plain JavaScript for any Node from 18 on: examples outside of this workspace call it as well.
 import { createHash } from 'node:crypto'
-import { copyFileSync, mkdirSync, readdirSync } from 'node:fs'
+import { copyFileSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
-import { cached } from './lib/guest-cache.mjs'
-import { guestProgram, runQuietly } from './lib/guest-program.mjs'
+import { fileURLToPath } from 'node:url'
+import { cached, GuestError } from './lib/guest-cache.mjs'
+import { guestProgram, installed, runQuietly } from './lib/guest-program.mjs'
 
 const NAMES = ['arm64', 'i386']
 
 /** What a guest runs on, by the Debian package that has it. */
 const PROGRAMS = { 'busybox-static': 'bin/busybox', 'e2fsck-static': 'sbin/e2fsck.static' }
 
-const usage = `Fetches programs of Debian for guests of another architecture, and prints the folder that holds them.
+/** What is compiled, by the architecture that it is for. It needs no library, neither here nor there. */
+const COMPILED = {
+  arm64: {
+    package: 'gcc-aarch64-linux-gnu',
+    compiler: 'aarch64-linux-gnu-gcc',
+    options: ['-O2', '-static', '-nostdlib', '-ffreestanding', '-fno-stack-protector', '-s'],
+    sources: ['disk-read.c'],
+  },
+}
+
+const usage = `Gets programs for guests of another architecture, and prints the folder that holds them.
 
   node scripts/guest-programs.mjs NAME...
   node scripts/guest-programs.mjs NAME... --json
+  node scripts/guest-programs.mjs NAME... --made   makes nothing: fails where one was not made yet
 
-  arm64, i386    busybox and e2fsck.static, which need no libraries
+  arm64, i386    busybox and e2fsck.static of Debian, which need no libraries
+  arm64          disk-read as well, which is compiled: it reads a disk for some time
 
-They are fetched once and kept in $GUESTDMA_CACHE (by default ~/.cache/guestdma), where programs/NAME is a link to them.
+They are made once and kept in $GUESTDMA_CACHE (by default ~/.cache/guestdma).
 What apt and dpkg know of this machine stays as it is.`
 
 /** Fills `folder`. The steps are a part of the hash. */
@@ -47,10 +60,31 @@ async function fetch(name, folder, work) {
   for (const path of Object.values(PROGRAMS)) copyFileSync(join(work, 'root', path), join(folder, basename(path)))
 }
 
-async function programs(name) {
-  const hash = createHash('sha256').update(JSON.stringify([PROGRAMS, String(fetch)]))
-  const entry = { kind: 'programs', name, hash: hash.digest('hex').slice(0, 16) }
-  const { folder, made } = await cached(entry, (fresh, work) => fetch(name, fresh, work))
+/** Fills `folder` further. The steps are a part of the hash. */
+async function compile(name, { compiler, options }, texts, folder, work) {
+  for (const [file, text] of Object.entries(texts)) {
+    writeFileSync(join(work, file), text)
+    const output = join(folder, basename(file, '.c'))
+    const command = [compiler, ...options, '-o', output, file]
+    await runQuietly(command, { cwd: work, code: 'GUEST_BUILD', what: `${name}: compiling` })
+  }
+}
+
+async function programs(name, only) {
+  const compiled = COMPILED[name] ?? { sources: [] }
+  const read = (file) => readFileSync(fileURLToPath(new URL(`guests/${file}`, import.meta.url)), 'utf8')
+  const texts = Object.fromEntries(compiled.sources.map((file) => [file, read(file)]))
+  const inputs = [PROGRAMS, compiled, texts, String(fetch), String(compile)]
+  const hash = createHash('sha256').update(JSON.stringify(inputs))
+  const entry = { kind: 'programs', name, hash: hash.digest('hex').slice(0, 16), only }
+  const { folder, made } = await cached(entry, async (fresh, work) => {
+    if (compiled.compiler !== undefined && !installed(compiled.compiler)) {
+      const line = `apt-get install --no-install-recommends ${compiled.package}`
+      throw new GuestError('GUEST_MISSING', `${name}: ${compiled.compiler} is not installed: ${line}`)
+    }
+    await fetch(name, fresh, work)
+    await compile(name, compiled, texts, fresh, work)
+  })
   return { path: folder, fetched: made }
 }
 

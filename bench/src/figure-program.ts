@@ -2,13 +2,27 @@ import { spawn } from 'node:child_process'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 
+/** A program of this folder that prints figures. */
+export interface FigureProgram<Figure> {
+  readonly name: 'iova' | 'peers' | 'guests' | 'threads'
+  /** Of its file. */
+  readonly schema: string
+  /** What it measures, in a few words. */
+  readonly what: string
+  /** How many figures it prints in all. */
+  readonly total: number
+  /** The arguments of each of its processes. Default: one process without any. */
+  readonly runs?: readonly (readonly string[])[]
+  format(figures: readonly Figure[]): string
+}
+
 /**
  * Runs a program of this folder on the built packages, in a process that loads no TypeScript, and reads the figures that
  * it prints, a line each. `onFigure` is called with all figures so far. `failure` says how the process ended where
  * it did not end well.
  */
 export async function runFigures<Figure>(
-  name: 'iova' | 'peers' | 'threads',
+  name: FigureProgram<Figure>['name'],
   signal: AbortSignal,
   onFigure: (sofar: readonly Figure[]) => void,
   args: readonly string[] = [],

@@ -1,7 +1,10 @@
 import type { BenchReport, BenchResult } from '@guestdma/bench'
-import type { HeapReport, IovaReport, PeersSpeedReport, RfcReport } from './files.ts'
+import type { GuestSpeed } from '@guestdma/peers'
+import type { FigureReport, HeapReport, RfcReport } from './files.ts'
 import type { IovaFigure } from './iova.ts'
 import { modelFigures } from './model-figures.ts'
+import type { PeerFigure } from './peers.ts'
+import type { ThreadFigure } from './threads.ts'
 
 /** A run of `bench`, or of another program, whose results texts quote. */
 export interface Measurement {
@@ -18,6 +21,8 @@ export const MEASUREMENTS = {
   heap: { file: 'bench/results/heap.json', args: ['--heap', '--only', 'net map 64 32'] },
   iova: { file: 'bench/results/iova.json', args: ['--iova'] },
   peers: { file: 'bench/results/peers.json', args: ['--peers'] },
+  guests: { file: 'bench/results/guests.json', args: ['--guests'] },
+  threads: { file: 'bench/results/threads.json', args: ['--threads'] },
   rfc: {
     file: 'bench/results/rfc.json',
     program: 'examples/linux-swiotlb-rfc/src/main.ts',
@@ -29,13 +34,23 @@ export const MEASUREMENTS = {
 export interface Measured {
   readonly smallPackets: BenchReport
   readonly heap: HeapReport
-  readonly iova: IovaReport
-  readonly peers: PeersSpeedReport
+  readonly iova: FigureReport<IovaFigure>
+  readonly peers: FigureReport<PeerFigure>
+  readonly guests: FigureReport<GuestSpeed>
+  readonly threads: FigureReport<ThreadFigure>
   readonly rfc: RfcReport
 }
 
 /** The figures that texts quote, by the name that stands in their markers. Throws where a result is missing. */
-export function figuresOf({ smallPackets, heap, iova, peers, rfc }: Measured): Readonly<Record<string, string>> {
+export function figuresOf({
+  smallPackets,
+  heap,
+  iova,
+  peers,
+  guests,
+  threads,
+  rfc,
+}: Measured): Readonly<Record<string, string>> {
   const packet = (operation: string, backend: string, mode = 'map'): BenchResult => {
     const found = smallPackets.results.find(
       (result) => result.operation === operation && result.backend === backend && result.mode === mode,
@@ -86,6 +101,11 @@ export function figuresOf({ smallPackets, heap, iova, peers, rfc }: Measured): R
     'peers-command': command(MEASUREMENTS.peers),
     'peers-machine': machine(peers),
     'peers-speed': peersTable(peers),
+    'guests-command': command(MEASUREMENTS.guests),
+    'guests-machine': machine(guests),
+    'guests-speed': guestsTable(guests),
+    'threads-command': command(MEASUREMENTS.threads),
+    'threads-speed': threadsTable(threads),
     'rfc-command': command(MEASUREMENTS.rfc),
     'rfc-secrets': whole(first.secrets),
     'rfc-secrets-cleared': whole(all.secrets),
@@ -122,13 +142,35 @@ function smallPacketTable(
   ].join('\n')
 }
 
-function peersTable({ figures }: PeersSpeedReport): string {
+function peersTable({ figures }: FigureReport<PeerFigure>): string {
   const row = (cells: readonly string[]): string => `| ${cells.join(' | ')} |`
   return [
     row(['peer', 'work', 'backend', 'bare ring, per second', 'driver, per second', 'ratio']),
     '|---|---|---|---|---|---|',
     ...figures.map(({ peer, work, backend, bare, driver, ratio }) =>
       row([peer, work, backend, whole(bare), whole(driver), ratio.toFixed(2)]),
+    ),
+  ].join('\n')
+}
+
+function guestsTable({ figures }: FigureReport<GuestSpeed>): string {
+  const row = (cells: readonly string[]): string => `| ${cells.join(' | ')} |`
+  return [
+    row(['scheme', 'reads of', 'ratio', 'single rounds']),
+    '|---|---|---|---|',
+    ...figures.map(({ scheme, work, ratio, least, most }) =>
+      row([scheme, work, ratio.toFixed(2), `${least.toFixed(2)} to ${most.toFixed(2)}`]),
+    ),
+  ].join('\n')
+}
+
+function threadsTable({ figures }: FigureReport<ThreadFigure>): string {
+  const row = (cells: readonly string[]): string => `| ${cells.join(' | ')} |`
+  return [
+    row(['scheme', 'ring', 'one core', 'two cores']),
+    '|---|---|---|---|',
+    ...figures.map(({ scheme, format, oneCore, twoCores }) =>
+      row([`\`${scheme}\``, format, millions(oneCore), millions(twoCores)]),
     ),
   ].join('\n')
 }

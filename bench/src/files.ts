@@ -1,7 +1,4 @@
 import type { BenchFailure, Environment } from '@guestdma/bench'
-import type { IovaFigure } from './iova.ts'
-import type { PeerFigure } from './peers.ts'
-import type { ThreadFigure } from './threads.ts'
 
 /** What one case allocates on the JavaScript heap. */
 export interface HeapFigure {
@@ -21,28 +18,12 @@ export interface HeapReport {
   readonly failures: readonly BenchFailure[]
 }
 
-/** The file that `bench --iova --json` writes. */
-export interface IovaReport {
-  readonly schema: 'guestdma-iova-1'
+/** The file that `bench --iova --json` writes, and with other schemas `--peers`, `--guests` and `--threads`. */
+export interface FigureReport<Figure> {
+  readonly schema: string
   readonly complete: boolean
   readonly environment: Environment
-  readonly figures: readonly IovaFigure[]
-}
-
-/** The file that `bench --peers --json` writes. */
-export interface PeersSpeedReport {
-  readonly schema: 'guestdma-peers-speed-1'
-  readonly complete: boolean
-  readonly environment: Environment
-  readonly figures: readonly PeerFigure[]
-}
-
-/** The file that `bench --threads --json` writes. */
-export interface ThreadsReport {
-  readonly schema: 'guestdma-threads-1'
-  readonly complete: boolean
-  readonly environment: Environment
-  readonly figures: readonly ThreadFigure[]
+  readonly figures: readonly Figure[]
 }
 
 /** The file that `examples/linux-swiotlb-rfc` writes: what a Linux guest did with the memory of its devices. */

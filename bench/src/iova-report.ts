@@ -1,11 +1,17 @@
 import { formatTable, textColumns, wrap } from '@guestdma/bench/program'
+import type { FigureProgram } from './figure-program.ts'
 import type { IovaFigure } from './iova.ts'
 
-/** What the program prints in all. */
-export const IOVA_FIGURES = 12
+export const IOVA: FigureProgram<IovaFigure> = {
+  name: 'iova',
+  schema: 'guestdma-iova-1',
+  what: 'mappings',
+  total: 12,
+  format: formatIova,
+}
 
 /** One line for each domain and victim: few live mappings, many, and their ratio. */
-export function formatIova(figures: readonly IovaFigure[]): string {
+function formatIova(figures: readonly IovaFigure[]): string {
   const columns = textColumns()
   const rows = (['table', 'none', 'virtio-iommu'] as const).flatMap((domain) =>
     (['hot', 'random'] as const).map((victim) => {

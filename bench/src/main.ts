@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
-import { parseArgs, promisify } from 'node:util'
+import { promisify } from 'node:util'
 import {
   type BenchReport,
   formatResults,
@@ -16,31 +16,23 @@ import {
   EXIT_USAGE,
   listenForStop,
   Progress,
+  readCommandLine,
   type Stop,
   textColumns,
   UsageError,
   wrap,
   writeWhole,
 } from '@guestdma/bench/program'
-import { runFigures } from './figure-program.ts'
-import {
-  type HeapFigure,
-  type HeapReport,
-  type IovaReport,
-  type PeersSpeedReport,
-  type ThreadsReport,
-  toJson,
-} from './files.ts'
-import type { IovaFigure } from './iova.ts'
-import { formatIova, IOVA_FIGURES } from './iova-report.ts'
+import { type FigureProgram, runFigures } from './figure-program.ts'
+import { type FigureReport, type HeapFigure, type HeapReport, toJson } from './files.ts'
+import { GUESTS } from './guests-report.ts'
+import { IOVA } from './iova-report.ts'
 import { BACKENDS, NONE } from './machines.ts'
-import type { PeerFigure } from './peers.ts'
-import { formatPeers, PEER_FIGURES } from './peers-report.ts'
+import { PEERS } from './peers-report.ts'
 import { drawReport } from './picture.ts'
 import { SCENARIOS } from './scenarios.ts'
 import { EXTRA } from './table.ts'
-import type { ThreadFigure } from './threads.ts'
-import { formatThreads, THREAD_FIGURES, THREAD_SCHEMES } from './threads-report.ts'
+import { THREADS } from './threads-report.ts'
 
 const HELP = `Measures what each DMA scheme costs, in one process per scheme,
 on the built packages.
@@ -51,6 +43,7 @@ usage: bench [--scheme ID…] [--only WORDS] [--quick]
        bench --iova [--json FILE]
        bench --peers [--json FILE]
        bench --threads [--json FILE]
+       bench --guests [--json FILE]
        bench --model [--from FILE] [--profile P] [--params FILE]
              [--set NAME=VALUE]… [--json FILE]
 
@@ -68,6 +61,11 @@ ${[NONE, ...Object.keys(BACKENDS)].map((id) => `                ${id}\n`).join('
                 (Debian: qemu-system-common, dpdk-dev)
   --threads     only frames per second with the device in a worker,
                 on a core of its own, beside both on one core
+  --guests      only how fast a Linux guest reads a served disk,
+                beside one of QEMU itself, by four schemes: needs
+                qemu-system-arm, cpio, device-tree-compiler and what
+                scripts/guest-kernel.mjs arm64 and
+                scripts/guest-programs.mjs arm64 make
   --model       measure nothing: what the counters of a report would
                 cost on a real machine, by cause (docs/cost-model.md)
   --from FILE   that report (default: bench/results/small-packets.json)
@@ -92,13 +90,45 @@ const HEAP_BASES = [0x1_0000, 0x5000_0000, 0x8000_0000, 0x1_0000_0000]
 const progress = new Progress()
 
 async function main(): Promise<number> {
-  const values = readArguments()
+  const { values } = readCommandLine('bench', 'BENCH_USAGE', {
+    args: process.argv.slice(2).filter((arg) => arg !== '--'),
+    options: {
+      scheme: { type: 'string', multiple: true },
+      only: { type: 'string' },
+      quick: { type: 'boolean' },
+      heap: { type: 'boolean' },
+      iova: { type: 'boolean' },
+      peers: { type: 'boolean' },
+      guests: { type: 'boolean' },
+      threads: { type: 'boolean' },
+      model: { type: 'boolean' },
+      from: { type: 'string' },
+      profile: { type: 'string' },
+      params: { type: 'string' },
+      set: { type: 'string', multiple: true },
+      json: { type: 'string' },
+      svg: { type: 'string' },
+      repeat: { type: 'string' },
+      help: { type: 'boolean', short: 'h' },
+    },
+  })
   if (values.help) {
     process.stdout.write(HELP)
     return 0
   }
   if (values.model) {
-    for (const option of ['scheme', 'only', 'quick', 'heap', 'iova', 'peers', 'threads', 'repeat', 'svg'] as const)
+    for (const option of [
+      'scheme',
+      'only',
+      'quick',
+      'heap',
+      'iova',
+      'peers',
+      'guests',
+      'threads',
+      'repeat',
+      'svg',
+    ] as const)
       if (values[option] !== undefined) throw usage(`--model measures nothing, so --${option} has no use`)
     runCosts({
       ...values,
@@ -123,8 +153,8 @@ async function main(): Promise<number> {
   const repeat = Number(values.repeat ?? 1)
   if (!Number.isInteger(repeat) || repeat < 1)
     throw usage(`--repeat ${values.repeat}: must be a whole number from 1 on`)
-  if (values.svg !== undefined && (values.heap || values.iova || values.peers || values.threads))
-    throw usage('--svg draws none of --heap, --iova, --peers and --threads')
+  if (values.svg !== undefined && (values.heap || values.iova || values.peers || values.guests || values.threads))
+    throw usage('--svg draws none of --heap, --iova, --peers, --guests and --threads')
   if (values.svg !== undefined && !subjects.some(isDrawn))
     throw usage('--svg draws net cases of 64 bytes in batches of 32, and none is measured')
   const { json, svg } = values
@@ -138,9 +168,10 @@ async function main(): Promise<number> {
   const save = (report: object): void => {
     if (json !== undefined) writeWhole(json, toJson(report))
   }
-  if (values.iova) return iova(stop, save)
-  if (values.peers) return peers(stop, save)
-  if (values.threads) return threads(stop, save)
+  if (values.iova) return figures(IOVA, stop, save)
+  if (values.peers) return figures(PEERS, stop, save)
+  if (values.guests) return figures(GUESTS, stop, save)
+  if (values.threads) return figures(THREADS, stop, save)
   const effort = values.quick ? { milliseconds: 60, warmup: 120 } : { milliseconds: 600, warmup: 400 }
   const common = {
     worker: new URL('../dist/worker.js', import.meta.url),
@@ -211,64 +242,29 @@ async function heap(
   return stop.exitCode ?? (complete ? 0 : 1)
 }
 
-async function iova(stop: Stop, save: (report: IovaReport) => void): Promise<number> {
+async function figures<Figure>(
+  { name, schema, what, total, runs = [[]], format }: FigureProgram<Figure>,
+  stop: Stop,
+  save: (report: FigureReport<Figure>) => void,
+): Promise<number> {
   const environment = readEnvironment()
-  const started = { schema: 'guestdma-iova-1', environment } as const
-  progress.show('mappings', 0)
-  const { figures, failure } = await runFigures<IovaFigure>('iova', stop.signal, (sofar) => {
-    save({ ...started, complete: false, figures: sofar })
-    progress.show('mappings', sofar.length / IOVA_FIGURES)
-  })
-  progress.clear()
-  const complete = failure === undefined && !stop.signal.aborted
-  save({ ...started, complete, figures })
-  process.stdout.write(formatIova(figures))
-  if (!complete) process.stdout.write('This report is PARTIAL: cases are missing.\n')
-  if (failure !== undefined && !stop.signal.aborted) process.stderr.write(`bench: ${failure}\n`)
-  return stop.exitCode ?? (complete ? 0 : 1)
-}
-
-async function peers(stop: Stop, save: (report: PeersSpeedReport) => void): Promise<number> {
-  const environment = readEnvironment()
-  const started = { schema: 'guestdma-peers-speed-1', environment } as const
-  progress.show('devices of other processes', 0)
-  const { figures, failure } = await runFigures<PeerFigure>('peers', stop.signal, (sofar) => {
-    save({ ...started, complete: false, figures: sofar })
-    progress.show('devices of other processes', sofar.length / PEER_FIGURES)
-  })
-  progress.clear()
-  const complete = failure === undefined && !stop.signal.aborted
-  save({ ...started, complete, figures })
-  process.stdout.write(formatPeers(figures))
-  if (failure !== undefined && !stop.signal.aborted) process.stderr.write(`bench: ${failure}\n`)
-  return stop.exitCode ?? (complete ? 0 : 1)
-}
-
-async function threads(stop: Stop, save: (report: ThreadsReport) => void): Promise<number> {
-  const environment = readEnvironment()
-  const started = { schema: 'guestdma-threads-1', environment } as const
-  progress.show('two threads', 0)
-  let figures: readonly ThreadFigure[] = []
+  progress.show(what, 0)
+  let all: readonly Figure[] = []
   let failure: string | undefined
-  for (const scheme of THREAD_SCHEMES) {
-    const before = figures
-    const run = await runFigures<ThreadFigure>(
-      'threads',
-      stop.signal,
-      (sofar) => {
-        figures = [...before, ...sofar]
-        save({ ...started, complete: false, figures })
-        progress.show('two threads', figures.length / THREAD_FIGURES)
-      },
-      [scheme],
-    )
-    failure = run.failure
+  for (const args of runs) {
+    const before = all
+    const onFigure = (sofar: readonly Figure[]): void => {
+      all = [...before, ...sofar]
+      save({ schema, complete: false, environment, figures: all })
+      progress.show(what, all.length / total)
+    }
+    failure = (await runFigures<Figure>(name, stop.signal, onFigure, args)).failure
     if (failure !== undefined || stop.signal.aborted) break
   }
   progress.clear()
   const complete = failure === undefined && !stop.signal.aborted
-  save({ ...started, complete, figures })
-  process.stdout.write(formatThreads(figures))
+  save({ schema, complete, environment, figures: all })
+  process.stdout.write(format(all))
   if (!complete) process.stdout.write('This report is PARTIAL: cases are missing.\n')
   if (failure !== undefined && !stop.signal.aborted) process.stderr.write(`bench: ${failure}\n`)
   return stop.exitCode ?? (complete ? 0 : 1)
@@ -288,34 +284,6 @@ async function buildAll(): Promise<void> {
     throw new Error(`the packages could not be built: ${(error as Error).message}\n${stdout}${stderr}`.trimEnd())
   }
   progress.clear()
-}
-
-function readArguments() {
-  try {
-    return parseArgs({
-      args: process.argv.slice(2).filter((arg) => arg !== '--'),
-      options: {
-        scheme: { type: 'string', multiple: true },
-        only: { type: 'string' },
-        quick: { type: 'boolean' },
-        heap: { type: 'boolean' },
-        iova: { type: 'boolean' },
-        peers: { type: 'boolean' },
-        threads: { type: 'boolean' },
-        model: { type: 'boolean' },
-        from: { type: 'string' },
-        profile: { type: 'string' },
-        params: { type: 'string' },
-        set: { type: 'string', multiple: true },
-        json: { type: 'string' },
-        svg: { type: 'string' },
-        repeat: { type: 'string' },
-        help: { type: 'boolean', short: 'h' },
-      },
-    }).values
-  } catch (error) {
-    throw usage(`${(error as Error).message.split('. ')[0]}; see bench --help`)
-  }
 }
 
 function isDrawn({ driver, bytes, batch, buffers, backend }: Subject): boolean {

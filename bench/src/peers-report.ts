@@ -1,11 +1,17 @@
 import { formatTable, textColumns, wrap } from '@guestdma/bench/program'
+import type { FigureProgram } from './figure-program.ts'
 import type { PeerFigure } from './peers.ts'
 
-/** What the program prints in all. */
-export const PEER_FIGURES = 4
+export const PEERS: FigureProgram<PeerFigure> = {
+  name: 'peers',
+  schema: 'guestdma-peers-speed-1',
+  what: 'devices of other processes',
+  total: 4,
+  format: formatPeers,
+}
 
 /** One line for each kind of work. */
-export function formatPeers(figures: readonly PeerFigure[]): string {
+function formatPeers(figures: readonly PeerFigure[]): string {
   const columns = textColumns()
   const titles = ['peer', 'work', 'backend', 'bare', 'driver']
   const rows = figures.map(({ peer, work, backend, bare, driver, ratio }) => {

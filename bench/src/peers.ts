@@ -1,12 +1,13 @@
 // How fast devices of other processes are driven, beside the bare ring on the same kind of connection. A program of its
 // own, run on the built packages by `bench --peers`. Prints a line of JSON for each figure.
-import { randomBytes } from 'node:crypto'
-import { truncateSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { endWithParent } from '@guestdma/bench/program'
 import type { DmaScheme } from '@guestdma/dma'
 import { type DeviceAddress, guestAddress, Region } from '@guestdma/memory'
-import { type Peer, SharedMemory, spawnPeer } from '@guestdma/node'
+import { SharedMemory } from '@guestdma/node'
+import { startStorageDaemon, startTestpmd } from '@guestdma/peers'
 import {
   FeatureSet,
   STATUS_ACKNOWLEDGE,
@@ -131,20 +132,11 @@ const BLK = { name: 'dev0', deviceId: 2, queues: 1 }
 const SECTOR = 512
 
 async function blk(depth: number): Promise<void> {
-  let path = ''
-  const peer = spawnPeer({
-    command: 'qemu-storage-daemon',
-    args: (dir) => {
-      path = join(dir, 's')
-      writeFileSync(join(dir, 'disk.raw'), '')
-      truncateSync(join(dir, 'disk.raw'), 1 << 20)
-      return [
-        ...['--blockdev', `driver=file,node-name=file,filename=${dir}/disk.raw`],
-        ...['--blockdev', 'driver=raw,node-name=disk,file=file'],
-        ...['--export', `type=vhost-user-blk,id=e,node-name=disk,addr.type=unix,addr.path=${path},writable=on`],
-      ]
-    },
-  })
+  const dir = mkdtempSync(join(tmpdir(), 'guestdma-bench-'))
+  const image = join(dir, 'disk.raw')
+  writeFileSync(image, '')
+  truncateSync(image, 1 << 20)
+  const { peer, path } = startStorageDaemon(image)
   const bare: Way = async () => {
     const memory = SharedMemory.create('bare', BARE_BYTES)
     const transport = bareTransport(path, memory, BLK)
@@ -200,6 +192,7 @@ async function blk(depth: number): Promise<void> {
   }
   await compare('qemu-storage-daemon', `blk 512 B reads, depth ${depth}`, 'shared-pool', bare, driver)
   await peer.close()
+  rmSync(dir, { recursive: true })
 }
 
 const MAC = [0x52, 0x54, 0, 0, 0, 1]
@@ -215,22 +208,8 @@ const HEADER = 12
 const BATCH = 32
 const [RECEIVE, TRANSMIT] = [0, 1]
 
-function startTestpmd(iotlb: boolean): { readonly peer: Peer; readonly path: string } {
-  const prefix = `guestdma-${randomBytes(4).toString('hex')}`
-  const peer = spawnPeer({
-    command: 'dpdk-testpmd',
-    args: (dir) => [
-      ...['-l', '0-1', '--no-huge', '-m', '256', '--no-pci', '--iova-mode=va', '--no-telemetry'],
-      ...['--file-prefix', prefix, '--vdev', `net_vhost0,iface=${dir}/s,queues=1,iommu-support=${iotlb ? 1 : 0}`],
-      ...['--', '--forward-mode=macswap', '--no-mlockall', '-a', '-i', '--total-num-mbufs=8192'],
-    ],
-    files: [`/var/run/dpdk/${prefix}`],
-  })
-  return { peer, path: join(peer.dir, 's') }
-}
-
 async function net(iotlb: boolean): Promise<void> {
-  const { peer, path } = startTestpmd(iotlb)
+  const { peer, path } = startTestpmd({ iotlb })
   const bare: Way = async () => {
     const memory = SharedMemory.create('bare', BARE_BYTES)
     const transport = bareTransport(path, memory, NET)

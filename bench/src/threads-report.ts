@@ -1,13 +1,21 @@
 import { formatTable, textColumns, wrap } from '@guestdma/bench/program'
+import type { FigureProgram } from './figure-program.ts'
 import type { ThreadFigure } from './threads.ts'
 
-/** The schemes that are measured, each in a process of its own. */
-export const THREAD_SCHEMES = ['direct', 'shared-pool', 'on-device'] as const
-/** What is printed in all: both ring formats for each scheme. */
-export const THREAD_FIGURES: number = 2 * THREAD_SCHEMES.length
+const SCHEMES = ['direct', 'shared-pool', 'on-device']
+
+export const THREADS: FigureProgram<ThreadFigure> = {
+  name: 'threads',
+  schema: 'guestdma-threads-1',
+  what: 'two threads',
+  // Both ring formats; a process for each scheme.
+  total: 2 * SCHEMES.length,
+  runs: SCHEMES.map((scheme) => [scheme]),
+  format: formatThreads,
+}
 
 /** One line for each scheme and ring format. */
-export function formatThreads(figures: readonly ThreadFigure[]): string {
+function formatThreads(figures: readonly ThreadFigure[]): string {
   const columns = textColumns()
   const rows = figures.map(({ scheme, format, oneCore, twoCores }) => {
     return [scheme, format, Math.round(oneCore), Math.round(twoCores), twoCores / oneCore]

@@ -1,5 +1,5 @@
 // What is built or fetched for guests lies outside of the repository, in a folder named by the hash of its inputs.
-import { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync, symlinkSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { dirname, join } from 'node:path'
 
@@ -18,16 +18,18 @@ function cacheFolder({ GUESTDMA_CACHE, XDG_CACHE_HOME } = process.env) {
 }
 
 /**
- * The folder `<kind>/<name>-<hash>` of the cache, and `<kind>/<name>` as a link to it. Where it is missing, `make` fills
- * a folder of its own, which takes the name once it is whole: whoever makes the same thing meanwhile is not disturbed.
+ * The folder `<kind>/<name>-<hash>` of the cache. Where it is missing, `make` fills a folder of its own, which takes the
+ * name once it is whole: whoever makes the same thing meanwhile is not disturbed. With `only` a missing one is refused.
  *
- * @param {{ kind: string, name: string, hash: string }} entry
+ * @param {{ kind: string, name: string, hash: string, only: boolean }} entry
  * @param {(folder: string, work: string) => Promise<void>} make gets the folder to fill, and one for what is not kept
  * @returns {Promise<{ folder: string, made: boolean }>}
  */
-export async function cached({ kind, name, hash }, make) {
+export async function cached({ kind, name, hash, only }, make) {
   const folder = join(cacheFolder(), kind, `${name}-${hash}`)
   const made = !existsSync(folder)
+  if (made && only)
+    throw new GuestError('GUEST_UNMADE', `${name}: there is no ${folder} yet; without --made it is made`)
   if (made) {
     mkdirSync(dirname(folder), { recursive: true })
     const work = mkdtempSync(join(dirname(folder), `.making-${name}-`))
@@ -40,7 +42,6 @@ export async function cached({ kind, name, hash }, make) {
       rmSync(work, { recursive: true, force: true })
     }
   }
-  link(folder, join(dirname(folder), name))
   return { folder, made }
 }
 
@@ -51,10 +52,4 @@ function publish(fresh, folder) {
     // Somebody else was faster, with the same inputs.
     if (!existsSync(folder)) throw error
   }
-}
-
-function link(folder, path) {
-  const next = `${path}.${process.pid}`
-  symlinkSync(folder, next)
-  renameSync(next, path)
 }

@@ -52,19 +52,19 @@ export function installed(program) {
 }
 
 /**
- * The program: prints what `make` returns for each name, a path a line or all of it as JSON. A wrong command line ends
- * with 2, what fails with 1. A signal goes to the program that runs, whose end then leaves nothing behind.
+ * The program: prints what `make` returns for each name, a path a line or all of it as JSON. With `only` it makes
+ * nothing, and fails where something was not made yet. A wrong command line ends with 2, what fails with 1. A signal goes to the program that runs, whose end then leaves nothing behind.
  *
- * @param {{ usage: string, names: readonly string[], make: (name: string) => Promise<{ path: string }> }} program
+ * @param {{ usage: string, names: readonly string[], make: (name: string, only: boolean) => Promise<{ path: string }> }} program
  */
 export async function guestProgram({ usage, names, make }) {
   for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => running?.kill(signal))
   try {
-    const { json, help, wanted } = readArguments(names)
+    const { json, help, made = false, wanted } = readArguments(names)
     if (help) return void console.log(usage)
     const results = []
     for (const name of wanted) {
-      const result = await make(name)
+      const result = await make(name, made)
       results.push({ name, ...result })
       if (!json) console.log(result.path)
     }
@@ -80,7 +80,7 @@ function readArguments(names) {
   try {
     const { values, positionals } = parseArgs({
       allowPositionals: true,
-      options: { json: { type: 'boolean' }, help: { type: 'boolean', short: 'h' } },
+      options: { json: { type: 'boolean' }, made: { type: 'boolean' }, help: { type: 'boolean', short: 'h' } },
     })
     const unknown = positionals.find((name) => !names.includes(name))
     if (unknown !== undefined) throw new Error(`there is no '${unknown}'`)

@@ -34,6 +34,7 @@ const kept = (kind: string): string[] => readdirSync(join(dir, 'cache', kind)).f
 describe('programs for guests', () => {
   beforeEach(() => {
     fake('apt-get', `echo "$@" >> ${dir}/calls; case "$*" in *download*) sleep 0.2; touch a.deb;; esac`)
+    fake('aarch64-linux-gnu-gcc', 'while [ "$1" != -o ]; do shift; done; echo compiled > "$2"')
     fake('dpkg-deb', 'mkdir -p root/bin root/sbin; echo 1 > root/bin/busybox; echo 2 > root/sbin/e2fsck.static')
   })
 
@@ -42,7 +43,8 @@ describe('programs for guests', () => {
     const second = await command('guest-programs', 'arm64')
     expect([first.code, second]).toEqual([0, first])
     expect(readFileSync(join(first.stdout.trim(), 'busybox'), 'utf8')).toBe('1\n')
-    expect(readFileSync(join(dir, 'cache/programs/arm64/e2fsck.static'), 'utf8')).toBe('2\n')
+    expect(readFileSync(join(first.stdout.trim(), 'e2fsck.static'), 'utf8')).toBe('2\n')
+    expect(readFileSync(join(first.stdout.trim(), 'disk-read'), 'utf8')).toBe('compiled\n')
     expect(readFileSync(join(dir, 'calls'), 'utf8').match(/download/g)).toHaveLength(1)
   })
 
@@ -88,13 +90,23 @@ describe('a kernel for guests', () => {
       paths.push(path)
     }
     expect([paths[0] === paths[1], paths[0] === paths[2]]).toEqual([true, false])
-    expect(readFileSync(join(dir, 'cache/kernels/i386/version'), 'utf8')).toBe('6.1.2-1\n')
+    expect(readFileSync(join(paths[2], '../version'), 'utf8')).toBe('6.1.2-1\n')
+  })
+
+  test('that was made of something else than what there is now is not taken for it', async () => {
+    const [, built] = [await command('guest-kernel', 'i386', '--made'), await command('guest-kernel', 'i386')]
+    expect(await command('guest-kernel', 'i386', '--made')).toEqual(built)
+    fake('dpkg', 'echo "Version: 6.1.2-1"')
+    const { code, stdout, stderr } = await command('guest-kernel', 'i386', '--made')
+    expect([code, stdout]).toEqual([1, ''])
+    expect(stderr).toMatch(/^i386: there is no \S+ yet; without --made it is made \(GUEST_UNMADE\)\n$/)
+    expect(kept('kernels')).toHaveLength(1)
   })
 
   test('with patches is another one, of a patched source', async () => {
     const { stdout } = await command('guest-kernel', 'i386', 'i386-swiotlb')
     const [plain, patched] = stdout.trim().split('\n')
-    expect([readFileSync(plain, 'utf8'), readFileSync(patched, 'utf8')]).toEqual(['', 'x\n'.repeat(4)])
+    expect([readFileSync(plain, 'utf8'), readFileSync(patched, 'utf8')]).toEqual(['', 'x\n'.repeat(5)])
   })
 
   test('that does not compile leaves no entry, and the last lines of the compiler are shown', async () => {

@@ -1,6 +1,5 @@
 import { fileURLToPath } from 'node:url'
-import { parseArgs } from 'node:util'
-import { sameFile, UsageError } from '@guestdma/bench/program'
+import { readCommandLine, sameFile, UsageError } from '@guestdma/bench/program'
 import { SCHEMES, type TransportName } from './schemes.ts'
 
 export interface DemoOptions {
@@ -50,35 +49,20 @@ not, 2 if the command line or an input is refused, 130 after Ctrl-C,
 
 /** Reads the command line. Throws `DEMO_USAGE`, `DEMO_SCHEME`, `DEMO_TRANSPORT`, `DEMO_WRITE`. */
 export function readOptions(args: readonly string[]): DemoOptions {
-  let values: {
-    scheme?: string[]
-    transport?: string
-    pcap?: string
-    disk?: string
-    json?: string
-    out?: string
-    write?: boolean
-    help?: boolean
-  }
-  let positionals: string[]
-  try {
-    ;({ values, positionals } = parseArgs({
-      args: args.filter((arg) => arg !== '--'),
-      allowPositionals: true,
-      options: {
-        scheme: { type: 'string', multiple: true },
-        transport: { type: 'string' },
-        pcap: { type: 'string' },
-        disk: { type: 'string' },
-        json: { type: 'string' },
-        out: { type: 'string' },
-        write: { type: 'boolean' },
-        help: { type: 'boolean', short: 'h' },
-      },
-    }))
-  } catch (error) {
-    throw new UsageError('DEMO_USAGE', 'demo', `${(error as Error).message.split('.')[0]}; see demo --help`)
-  }
+  const { values, positionals } = readCommandLine('demo', 'DEMO_USAGE', {
+    args: args.filter((arg) => arg !== '--'),
+    allowPositionals: true,
+    options: {
+      scheme: { type: 'string', multiple: true },
+      transport: { type: 'string' },
+      pcap: { type: 'string' },
+      disk: { type: 'string' },
+      json: { type: 'string' },
+      out: { type: 'string' },
+      write: { type: 'boolean' },
+      help: { type: 'boolean', short: 'h' },
+    },
+  })
   // `--scheme a b` names two.
   const wanted = [...(values.scheme ?? []), ...positionals]
   if (positionals.length > 0 && values.scheme === undefined) {

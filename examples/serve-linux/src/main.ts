@@ -17,7 +17,8 @@ if (values.help === true) {
 }
 
 const store = disk === undefined ? new MemoryBlockStore(new Uint8Array(1 << 20)) : await FileBlockStore.open(disk)
-const device = new BlkDevice({ name: 'disk0', port: new BusWindows('disk0'), store })
+// QEMU gives a guest queues of 128, whatever the device has, and Linux sends as many segments as SEG_MAX says: 126 then.
+const device = new BlkDevice({ name: 'disk0', port: new BusWindows('disk0'), store, queueSize: 128 })
 const onDisconnect = ({ message }: Error): void => console.error(`the front end is gone: ${message}`)
 const server = VhostUserServer.listen({ path, device, onDisconnect })
 server.faults.observer = ({ message }) => console.error(`refused: ${message}`)

@@ -14,6 +14,8 @@ const ARP_SENDER_IP = 28
 const ARP_TARGET = 32
 const ARP_TARGET_IP = 38
 const ARP_BYTES = 42
+const ARP_REQUEST = 1
+const ARP_REPLY = 2
 /** RFC 791. */
 const IP_HEADER = 14
 const IP_FRAGMENT = 20
@@ -40,7 +42,7 @@ export class PingResponder implements NetLink {
     const answer = frame.slice()
     const view = new DataView(answer.buffer)
     const type = frame.length < IP_LEAST ? 0 : view.getUint16(TYPE)
-    if (type === TYPE_ARP && frame.length >= ARP_BYTES && isOurs(frame, ARP_TARGET_IP)) this.arp(answer, view)
+    if (type === TYPE_ARP && isOurs(frame, ARP_TARGET_IP) && this.arp(answer, view)) this.counters.arp++
     else if (type === TYPE_IPV4 && isOurs(frame, IP_TARGET) && this.echo(answer, view)) this.counters.echo++
     else {
       this.counters.other++
@@ -65,12 +67,13 @@ export class PingResponder implements NetLink {
     this.waiting.length = 0
   }
 
-  private arp(answer: Uint8Array, view: DataView): void {
-    this.counters.arp++
+  private arp(answer: Uint8Array, view: DataView): boolean {
+    if (answer.length < ARP_BYTES || view.getUint16(ARP_OPERATION) !== ARP_REQUEST) return false
     answer.copyWithin(ARP_TARGET, ARP_SENDER, ARP_TARGET)
     answer.set(MAC, ARP_SENDER)
     answer.set(IP, ARP_SENDER_IP)
-    view.setUint16(ARP_OPERATION, 2)
+    view.setUint16(ARP_OPERATION, ARP_REPLY)
+    return true
   }
 
   // Fragments go back as they came; only the first one has the ICMP header.

@@ -1,10 +1,10 @@
 #!/usr/bin/env node
 import { resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
-import { parseArgs } from 'node:util'
 import { compareReports, readReport } from './compare.ts'
 import { runCosts } from './cost-program.ts'
 import { PROFILE_NAMES } from './model/parameters.ts'
+import { readCommandLine } from './program/command-line.ts'
 import { runProgram, UsageError } from './program/errors.ts'
 import { checkOutputs, type NamedFile, writeWhole } from './program/outputs.ts'
 import { Progress } from './program/progress.ts'
@@ -48,7 +48,20 @@ usage:
 `
 
 async function main(args: readonly string[]): Promise<number> {
-  const { values, positionals } = readArguments(args)
+  const { values, positionals } = readCommandLine('guestdma-bench', 'BENCH_USAGE', {
+    args: [...args],
+    allowPositionals: true,
+    options: {
+      only: { type: 'string' },
+      quick: { type: 'boolean' },
+      repeat: { type: 'string' },
+      profile: { type: 'string' },
+      params: { type: 'string' },
+      set: { type: 'string', multiple: true },
+      json: { type: 'string' },
+      help: { type: 'boolean', short: 'h' },
+    },
+  })
   if (values.help) {
     process.stdout.write(HELP)
     return 0
@@ -132,27 +145,6 @@ async function load(address: string, file: string): Promise<ScenarioModule> {
     throw new UsageError('BENCH_SCENARIOS', file, `the module has to export the lists 'scenarios' and 'backends'`)
   }
   return { scenarios, backends }
-}
-
-function readArguments(args: readonly string[]) {
-  try {
-    return parseArgs({
-      args: [...args],
-      allowPositionals: true,
-      options: {
-        only: { type: 'string' },
-        quick: { type: 'boolean' },
-        repeat: { type: 'string' },
-        profile: { type: 'string' },
-        params: { type: 'string' },
-        set: { type: 'string', multiple: true },
-        json: { type: 'string' },
-        help: { type: 'boolean', short: 'h' },
-      },
-    })
-  } catch (error) {
-    throw new UsageError('BENCH_USAGE', 'guestdma-bench', `${(error as Error).message.split('. ')[0]}; see --help`)
-  }
 }
 
 await runProgram(main)

@@ -666,8 +666,9 @@ describe.each(TRANSPORTS)('over %s', (name) => {
     })
 
     test.each([
-      [{}, 254],
-      [{ queueSize: 1024 }, 1022],
+      [{}, 126],
+      [{ queueSize: 1024 }, 126],
+      [{ queueSize: 1024, segMax: 1022 }, 1022],
       [{ segMax: 14 }, 14],
       [{ queueSize: 4 }, 2],
       [{ queueSize: 2 }, 0],

@@ -1,4 +1,3 @@
-import { Region } from '@guestdma/memory'
 import { beforeAll, describe, expect, test } from 'vitest'
 import { Frames, LearningSwitch, LoopbackLink, NetDevice, Wire } from '../src/index.ts'
 import { type AnyNetMachine, netMachineOver, packet, TRANSPORTS, type TransportName } from './support/devices.ts'
@@ -19,15 +18,6 @@ function send(m: AnyNetMachine, ...frames: Uint8Array[]): void {
   m.tx.offer(...frames.map((frame) => m.tx.chain(packet(m.ram, frame))))
   m.driver.kick(1)
   m.device.poll(64)
-}
-
-/** A batch of one frame. */
-function batch(frame: Uint8Array): Frames {
-  const frames = new Frames(new Region(new ArrayBuffer(2048), 'batch'), 1)
-  frames.region.u8.set(frame)
-  frames.lengths[0] = frame.length
-  frames.count = 1
-  return frames
 }
 
 /** What the driver received, in order. */
@@ -130,7 +120,7 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       send(a, ...frames(2))
       b.driver.status = 0
       expect(wire.a.counters.dropped).toBe(7)
-      expect(new Wire().a.transmit(batch(pattern(60)))).toBe(1)
+      expect(new Wire().a.transmit(Frames.of(pattern(60)))).toBe(1)
     })
 
     test('a frame that is too long to wait is counted', () => {
@@ -247,7 +237,7 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       for (let i = 0; i < 1000; i++) {
         bytes.set(BROADCAST, 0)
         bytes.set([4, 0, 0, 0, i >> 8, i & 255], 6)
-        hub.ports[0].transmit(batch(bytes))
+        hub.ports[0].transmit(Frames.of(bytes))
         if (i % 7 === 0) {
           for (const m of machines) {
             post(m, 7)
@@ -257,7 +247,7 @@ describe.each(TRANSPORTS)('over %s', (name) => {
         }
       }
       const before = hub.ports[2].counters.flooded
-      hub.ports[2].transmit(batch(frame(mac(1), mac(2))))
+      hub.ports[2].transmit(Frames.of(frame(mac(1), mac(2))))
       expect(hub.ports[2].counters.flooded).toBe(before + 1)
     })
 

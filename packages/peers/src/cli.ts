@@ -1,17 +1,18 @@
 #!/usr/bin/env node
 import { resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
-import { parseArgs } from 'node:util'
 import {
   checkOutputs,
   listenForStop,
   Progress,
+  readCommandLine,
   runProgram,
   textColumns,
   UsageError,
   wrap,
   writeWhole,
 } from '@guestdma/bench/program'
+import { ownDrivers } from './guests/own-drivers.ts'
 import { type CaseModule, caseId, type PeerCase } from './matrix/case.ts'
 import { guestsPage } from './matrix/guests-page.ts'
 import { countsOf, formatMatrix, matrixPage } from './matrix/page.ts'
@@ -45,7 +46,19 @@ reason names the Debian packages that bring it.
 `
 
 async function main(args: readonly string[]): Promise<number> {
-  const { values, positionals } = readArguments(args)
+  const { values, positionals } = readCommandLine('guestdma-peers', 'PEERS_USAGE', {
+    args: [...args],
+    allowPositionals: true,
+    options: {
+      only: { type: 'string' },
+      all: { type: 'boolean' },
+      list: { type: 'boolean' },
+      json: { type: 'string' },
+      markdown: { type: 'string' },
+      guests: { type: 'string' },
+      help: { type: 'boolean', short: 'h' },
+    },
+  })
   if (values.help) {
     process.stdout.write(HELP)
     return 0
@@ -76,11 +89,12 @@ async function main(args: readonly string[]): Promise<number> {
     return 0
   }
   const progress = new Progress()
+  const own = values.guests === undefined ? [] : await ownDrivers()
   const stop = listenForStop()
   const save = (report: PeersReport): void => {
     if (values.json !== undefined) writeWhole(values.json, `${JSON.stringify(report, null, 2)}\n`)
     if (values.markdown !== undefined) writeWhole(values.markdown, matrixPage(report))
-    if (values.guests !== undefined) writeWhole(values.guests, guestsPage(report))
+    if (values.guests !== undefined) writeWhole(values.guests, guestsPage(report, own))
   }
   const report = await runMatrix(found, {
     module,
@@ -126,26 +140,6 @@ async function load(module: URL): Promise<CaseModule> {
   if (!Array.isArray(peers) || !Array.isArray(cases))
     throw new UsageError('PEERS_CASES', module.pathname, "the module has to export the lists 'peers' and 'cases'")
   return { peers, cases }
-}
-
-function readArguments(args: readonly string[]) {
-  try {
-    return parseArgs({
-      args: [...args],
-      allowPositionals: true,
-      options: {
-        only: { type: 'string' },
-        all: { type: 'boolean' },
-        list: { type: 'boolean' },
-        json: { type: 'string' },
-        markdown: { type: 'string' },
-        guests: { type: 'string' },
-        help: { type: 'boolean', short: 'h' },
-      },
-    })
-  } catch (error) {
-    throw new UsageError('PEERS_USAGE', 'guestdma-peers', `${(error as Error).message.split('. ')[0]}; see --help`)
-  }
 }
 
 await runProgram(main)

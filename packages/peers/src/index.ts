@@ -3,6 +3,7 @@
  *
  * @packageDocumentation
  */
+export { type GuestSpeed, measureGuests } from './guests/arm64-speed.ts'
 export {
   type CaseLabels,
   type CaseModule,
@@ -17,3 +18,4 @@ export { countsOf, formatMatrix, matrixPage } from './matrix/page.ts'
 export { programPeer } from './matrix/program-peer.ts'
 export { type CaseResult, PEERS_SCHEMA, type PeersReport } from './matrix/result.ts'
 export { type CaseMessage, type MatrixOptions, runMatrix } from './matrix/runner.ts'
+export { startStorageDaemon, startTestpmd, type VhostUserPeer } from './vhost-user/start.ts'

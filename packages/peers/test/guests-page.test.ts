@@ -13,14 +13,14 @@ const LABELS = {
   seconds: 1,
 } as const
 
-function pageOf(...results: CaseResult[]): string {
+function pageOf(results: readonly CaseResult[], own?: Parameters<typeof guestsPage>[1]): string {
   const environment = { date: '2026-11-29T10:00:00Z', node: '26', platform: 'linux', cores: 2 }
   const report: PeersReport = { schema: 'guestdma-peers-1', environment, complete: true, results }
-  return guestsPage(report)
+  return guestsPage(report, own)
 }
 
-test('has a row for each guest that recorded what it reached, and one for each device and kernel of the others', () => {
-  const page = pageOf(
+test('has a column for each guest that recorded what it reached, and a row for each device and kernel of the others', () => {
+  const page = pageOf([
     {
       ...LABELS,
       peer: 'linux-arm64',
@@ -43,8 +43,9 @@ test('has a row for each guest that recorded what it reached, and one for each d
       figures: { 'i386-swiotlb disk0 told': 2100, 'i386-swiotlb disk0 outside': 0, 'i386-swiotlb net0 told': 681 },
     },
     { ...LABELS, peer: 'seabios', backend: 'direct', what: '' },
-  )
-  expect(page).toContain('| linux-arm64 | blk | swiotlb | 28,32 | all of RAM | 4,300 | 0 | 0 | 140,300 |')
+  ])
+  expect(page).toContain('## linux-arm64: disks\n\n|  | swiotlb: linux-arm64 |\n| --- | --- |\n| features | 28,32 |')
+  expect(page).toContain('| accesses of the device | 4,300 |\n| outside | 0 |\n| faults | 0 |')
   expect(page).toContain('| works | on-device | i386-swiotlb | disk0 | 2,100 | 0 |')
   expect(page).toContain('| works | on-device | i386-swiotlb | net0 | 681 |')
   expect(page).not.toContain('seabios')
@@ -52,7 +53,24 @@ test('has a row for each guest that recorded what it reached, and one for each d
 
 test('leaves out whose driver is ours', () => {
   const figures = { reach: 'all of RAM' }
-  expect(pageOf({ ...LABELS, role: 'device', peer: 'qemu', backend: 'direct', what: '', figures })).not.toContain(
+  expect(pageOf([{ ...LABELS, role: 'device', peer: 'qemu', backend: 'direct', what: '', figures }])).not.toContain(
     'qemu',
   )
+})
+
+test('shows our own driver next to a guest that does the same by the same scheme', () => {
+  const guest = { ...LABELS, peer: 'linux-arm64', what: '', figures: { reach: 'all of RAM', bytesCopied: 140_300 } }
+  const page = pageOf(
+    [
+      { ...guest, backend: 'direct' },
+      { ...guest, backend: 'swiotlb' },
+      { ...guest, backend: 'intel-iommu' },
+      { ...guest, backend: 'swiotlb', driver: 'net' },
+    ],
+    [{ driver: 'blk', backend: 'swiotlb', figures: { bytesCopied: 79_000, bytesCleared: 61_000 } }],
+  )
+  expect(page).toContain('|  | direct: linux-arm64 | swiotlb: linux-arm64 | guestdma | intel-iommu: linux-arm64 |')
+  expect(page).toContain('| bytes copied to and from bounce buffers | 140,300 | 140,300 | 79,000 | 140,300 |')
+  expect(page).toContain('| bytes cleared in them |  |  | 61,000 |  |')
+  expect(page).toContain('## linux-arm64: a network card\n\n|  | swiotlb: linux-arm64 |\n')
 })

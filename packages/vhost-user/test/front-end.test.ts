@@ -22,7 +22,7 @@ import { type VhostUserOptions, VhostUserTransport } from '../src/index.ts'
 import { encodeAnswer } from '../src/protocol/codec.ts'
 import * as messages from '../src/protocol/messages.ts'
 import { FakeBackEnd } from './support/fake-back-end.ts'
-import { missingSystem, titled } from './support/peers.ts'
+import { missingSystem, titled } from './support/system.ts'
 
 const AT = 0x10_0000
 const AREAS = {

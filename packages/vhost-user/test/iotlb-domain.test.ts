@@ -16,7 +16,7 @@ import {
   type IotlbMessage,
 } from '../src/protocol/payload.ts'
 import { FakeBackEnd } from './support/fake-back-end.ts'
-import { missingSystem, titled } from './support/peers.ts'
+import { missingSystem, titled } from './support/system.ts'
 
 const RAM = 0x8000_0000
 const USER = 2 ** 46 + RAM

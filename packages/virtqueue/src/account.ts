@@ -32,8 +32,9 @@ export const COUNT_SHIFT: number = 8
  * The account of every chain of a queue, in private memory: which are outstanding, in which order they were published,
  * what they take. The queue keeps it; a ring format reads it.
  *
- * Between two calls: an id is outstanding exactly once in `order`, from the oldest published chain to the youngest added
- * one, or its state is free.
+ * Between two calls the end of `order` holds the ids that were added and not published, each once. In an in-order queue
+ * the published ones stand before them, from the oldest on, each once as well; otherwise they come back in any order, and
+ * `oldest` only counts them.
  */
 export class ChainAccount {
   /** By id: see {@link CHAIN_INFO}. */

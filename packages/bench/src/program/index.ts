@@ -3,6 +3,7 @@
  *
  * @packageDocumentation
  */
+export { readCommandLine } from './command-line.ts'
 export { EXIT_USAGE, runProgram, UsageError } from './errors.ts'
 export { checkDirectory, checkOutputs, type NamedFile, sameFile, writeWhole } from './outputs.ts'
 export { Progress } from './progress.ts'

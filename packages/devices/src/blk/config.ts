@@ -38,7 +38,8 @@ export interface BlkDeviceOptions extends DeviceOptions {
   readonly sizeMax?: number
   /**
    * SEG_MAX, the most data segments of a request: Linux sends one page at a time without it. Defaults to what the queue
-   * holds beside header and status, `queueSize` - 2; a queue that holds none does not offer it.
+   * holds beside header and status, `queueSize` - 2, but at most 126: Linux makes chains as long as this allows, also
+   * where whoever serves the device (QEMU: 128) gives it a shorter queue. A queue that holds none does not offer it.
    */
   readonly segMax?: number
   /** Offers CONFIG_WCE with this mode after negotiation: true write-back, false write-through (§5.2.5). */
@@ -91,8 +92,11 @@ export function blkFeatures(options: BlkDeviceOptions): FeatureSet {
   return FeatureSet.of(...bits)
 }
 
+/** What QEMU gives a disk that is served to it. */
+const SERVED_QUEUE_SIZE = 128
+
 function segMaxOf({ segMax, queueSize = DEFAULT_QUEUE_SIZE }: BlkDeviceOptions): number {
-  return segMax ?? Math.max(0, queueSize - 2)
+  return segMax ?? Math.max(0, Math.min(queueSize, SERVED_QUEUE_SIZE) - 2)
 }
 
 /** The configuration space that follows from the options. */

@@ -1,4 +1,4 @@
-import type { Region } from '@guestdma/memory'
+import { Region } from '@guestdma/memory'
 
 /** Frames of one batch at most. */
 export const FRAMES = 32
@@ -21,6 +21,19 @@ export class Frames {
     this.offsets = new Int32Array(capacity)
     this.lengths = new Int32Array(capacity)
     this.views = new Array<Uint8Array<ArrayBuffer> | null>(capacity).fill(null)
+  }
+
+  /** A batch of copies, for who has frames one by one. */
+  static of(...frames: readonly Uint8Array[]): Frames {
+    const bytes = frames.reduce((sum, { length }) => sum + length, 0)
+    const batch = new Frames(new Region(new ArrayBuffer(bytes), 'frames'), frames.length)
+    for (const frame of frames) {
+      const i = batch.count++
+      batch.offsets[i] = i === 0 ? 0 : batch.offsets[i - 1] + batch.lengths[i - 1]
+      batch.lengths[i] = frame.length
+      batch.region.u8.set(frame, batch.offsets[i])
+    }
+    return batch
   }
 
   /**

@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { describe, expect, it } from 'vitest'
 import { spawnPeer } from '../../src/index.ts'
+import { loadsSources } from '../support/system.ts'
 
 const unsuited = process.platform === 'win32' ? ' (skipped: there is no sh)' : ''
 const index = fileURLToPath(new URL('../../src/index.ts', import.meta.url))
@@ -87,7 +88,7 @@ describe.skipIf(unsuited !== '')(`spawnPeer${unsuited}`, () => {
     expect(existsSync(dir)).toBe(false)
   })
 
-  it('can be closed by a program that has nothing else to wait for', async () => {
+  it.skipIf(!loadsSources)('can be closed by a program that has nothing else to wait for', async () => {
     const code = `
       import { spawnPeer } from '${index}'
       await spawnPeer({ command: 'sleep', args: ['1000'] }).close()
@@ -101,7 +102,9 @@ describe.skipIf(unsuited !== '')(`spawnPeer${unsuited}`, () => {
     expect(printed).toBe('closed\n')
   })
 
-  it.each(["process.kill(process.pid, 'SIGKILL')", 'process.exit(0)', "throw new Error('crash')"])(
+  it
+    .skipIf(!loadsSources)
+    .each(["process.kill(process.pid, 'SIGKILL')", 'process.exit(0)', "throw new Error('crash')"])(
     'leaves no process and no file when its owner ends by: %s',
     async (end) => {
       const files = [spare(), spare()]

@@ -14,3 +14,9 @@ export const missing: string = (() => {
 export function titled(title: string): string {
   return missing === '' ? title : `${title} (skipped: ${missing})`
 }
+
+/**
+ * Can a Node of its own load the sources of this package? The oldest that the package supports cannot; there it runs
+ * compiled.
+ */
+export const loadsSources: boolean = Boolean(process.features.typescript)

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { EventFd, UnixSocket } from '../../src/index.ts'
-import { missing, titled } from '../support/system.ts'
+import { loadsSources, missing, titled } from '../support/system.ts'
 
 let dir: string
 beforeAll(() => {
@@ -88,7 +88,7 @@ describe.skipIf(missing !== '')(titled('UnixSocket'), () => {
     there.close()
   })
 
-  it('says so where the process may open no more descriptors', () => {
+  it.skipIf(!loadsSources)('says so where the process may open no more descriptors', () => {
     const source = `
       const [here, there] = UnixSocket.pair()
       const event = EventFd.create()
@@ -98,7 +98,7 @@ describe.skipIf(missing !== '')(titled('UnixSocket'), () => {
     expect(program(source, 'ulimit -n 100')).toBe('NODE_DESCRIPTORS')
   })
 
-  it('sends all of what does not fit at once, descriptors once', () => {
+  it.skipIf(!loadsSources)('sends all of what does not fit at once, descriptors once', () => {
     const path = join(dir, 'large.sock')
     using listener = UnixSocket.listen(path)
     const source = `

@@ -5,6 +5,7 @@ import { linuxCases } from '../guests/linux.ts'
 import { linuxArm64Cases } from '../guests/linux-arm64.ts'
 import { linuxArm64NetCases } from '../guests/linux-arm64-net.ts'
 import { linux } from '../guests/linux-image.ts'
+import { linuxNetCases } from '../guests/linux-net.ts'
 import { linuxV86, linuxV86Cases } from '../guests/linux-v86.ts'
 import { seabios, seabiosCases } from '../guests/seabios.ts'
 import { virtioUser, virtioUserCases } from '../guests/virtio-user.ts'
@@ -36,6 +37,7 @@ export const cases: readonly PeerCase[] = [
   ...firmwareCases,
   ...ipxeCases,
   ...linuxCases,
+  ...linuxNetCases,
   ...linuxArm64Cases,
   ...linuxArm64NetCases,
   ...linuxV86Cases,

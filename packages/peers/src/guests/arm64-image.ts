@@ -1,9 +1,9 @@
 import { spawnSync } from 'node:child_process'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { PeerProgram } from '../matrix/case.ts'
 import { type BootFiles, makeInitramfs, shell } from './initramfs.ts'
-import { made } from './made.ts'
+import { made, madeVersion } from './made.ts'
 import type { Span } from './watched-port.ts'
 
 /** Linux of Debian's source for arm64, with what no kernel of Debian's has: restricted DMA pools. */
@@ -20,14 +20,7 @@ export const linuxArm64: PeerProgram = {
     'bc',
   ],
   command: 'node scripts/guest-kernel.mjs arm64 && node scripts/guest-programs.mjs arm64',
-  async version() {
-    try {
-      readFileSync(join(made('programs', 'arm64'), 'busybox'))
-      return readFileSync(join(made('kernels', 'arm64'), 'version'), 'utf8').trim()
-    } catch {
-      return null
-    }
-  },
+  version: async () => madeVersion(['arm64'], 'arm64'),
 }
 
 /** QEMU's virt machine. */
@@ -45,8 +38,8 @@ const MMIO_STRIDE = 0x200
  * @throws SkippedCase where a program for it is missing
  */
 export function arm64Files(dir: string): BootFiles {
-  const programs = ['busybox', 'e2fsck.static'].map((name) => join(made('programs', 'arm64'), name))
-  return { kernel: join(made('kernels', 'arm64'), 'kernel'), initrd: makeInitramfs(dir, programs) }
+  const programs = ['busybox', 'e2fsck.static', 'disk-read'].map((name) => join(made('guest-programs', 'arm64'), name))
+  return { kernel: made('guest-kernel', 'arm64'), initrd: makeInitramfs(dir, programs) }
 }
 
 /**

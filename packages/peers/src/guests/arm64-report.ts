@@ -1,6 +1,7 @@
 import type { CaseProgress } from '../matrix/case.ts'
 import { expectIs, until } from '../work/workloads.ts'
 import type { Arm64Scheme, Served } from './arm64-scheme.ts'
+import { figuresOf } from './guest-figures.ts'
 import type { GuestMachine } from './guest-machine.ts'
 
 /** The longest that a guest may take for a result. */
@@ -24,8 +25,10 @@ export async function watchResults(
   let most = 0
   for (const name of names) {
     await guest.printed(new RegExp(`^RESULT ${name} [^\\n]*\\n`, 'm'), RESULT_MS)
-    const found = sum(served, ({ port }) => port.secretInReach())
-    most = Math.max(most, found)
+    most = Math.max(
+      most,
+      served.reduce((found, { port }) => found + port.secretInReach(), 0),
+    )
     saw(`the guest printed ${name} ${resultOf(guest, name)}`)
   }
   return most
@@ -47,32 +50,14 @@ export function expectConfined(served: readonly Served[]): void {
   }
 }
 
-/**
- * Records what there is to compare between the schemes, for all devices of a guest together. `negotiated` is what the
- * front end agreed on: QEMU keeps ACCESS_PLATFORM to itself where it translates nothing. `bytesCopied` is what the guest
- * told of its bounce buffers. `iommuMessages` are translations that came and that were taken back. `secretInReach` is
- * the most that was found at once, `secretHandedOver` the sum of what was there whenever something was handed over.
- */
+/** Records what there is to compare between the schemes. `bytesCopied` is what the guest told of its bounce buffers. */
 export function recordFigures(
   { figure }: CaseProgress,
-  scheme: Arm64Scheme,
+  { reach }: Arm64Scheme,
   served: readonly Served[],
   { guest, negotiated, secretInReach }: { guest: GuestMachine; negotiated: string; secretInReach: number },
 ): void {
-  const figures = {
-    negotiated,
-    reach: scheme.reach,
-    accesses: sum(served, ({ port }) => port.granted),
-    outside: sum(served, ({ port }) => port.outside),
-    faults: sum(served, ({ port, device }) => port.faults.count + device.faults.count),
-    bytesCopied: Number(resultOf(guest, 'copied')),
-    iommuMessages: sum(served, ({ port }) => port.messages),
-    secretInReach,
-    secretHandedOver: sum(served, ({ port }) => port.handedOver),
-  }
+  const bytesCopied = Number(resultOf(guest, 'copied'))
+  const figures = figuresOf(served, { negotiated, reach, bytesCopied, secretInReach })
   for (const [name, value] of Object.entries(figures)) figure(name, value)
-}
-
-function sum(served: readonly Served[], value: (one: Served) => number): number {
-  return served.reduce((total, one) => total + value(one), 0)
 }

@@ -3,7 +3,7 @@ import { DEVICE_ID_BLOCK } from '@guestdma/spec'
 import { VhostUserServer } from '@guestdma/vhost-user'
 import { socketPath } from '../work/workloads.ts'
 import { ARM64_MACHINE, ARM64_RAM, treeWithPools } from './arm64-image.ts'
-import { type GuestMachine, startGuest } from './guest-machine.ts'
+import { type GuestMachine, macOf, startGuest } from './guest-machine.ts'
 import type { BootFiles } from './initramfs.ts'
 import { type Span, SpanPort, TranslatedPort, type WatchedPort } from './watched-port.ts'
 
@@ -50,7 +50,7 @@ export interface Served {
 }
 
 /** Where the pool of a guest's i-th device lies. */
-function poolOf(index: number): Span {
+export function poolOf(index: number): Span {
   return { base: POOLS + index * POOL, length: POOL }
 }
 
@@ -77,39 +77,67 @@ export interface Arm64GuestOptions {
 }
 
 /** Starts a guest that drives these devices by a scheme. */
-export function startArm64(
-  scheme: Arm64Scheme,
-  served: readonly Served[],
+export function startArm64(scheme: Arm64Scheme, served: readonly Served[], options: Arm64GuestOptions): GuestMachine {
+  const devices = served.map(({ device, server }): Arm64Device => {
+    if (device.deviceId === DEVICE_ID_BLOCK) return servedBlk(server.path, device.queues[0].maxSize)
+    return (slot) => [
+      ...['-chardev', `socket,id=c${slot.index},path=${server.path}`],
+      ...['-netdev', `vhost-user,id=n${slot.index},chardev=c${slot.index}`],
+      ...['-device', `virtio-net-${slot.suffix},netdev=n${slot.index},mac=${macOf(device)},${slot.options}`],
+    ]
+  })
+  return bootArm64(scheme, devices, options)
+}
+
+/** Where a device of a guest is. */
+interface Arm64Slot {
+  readonly index: number
+  /** Of the name of a model in QEMU. */
+  readonly suffix: 'pci' | 'device'
+  /** Of the model: its place, and whether its driver uses the DMA API. */
+  readonly options: string
+}
+
+/** QEMU's arguments for a device. */
+export type Arm64Device = (slot: Arm64Slot) => string[]
+
+/** A disk that is served at a path, by a device with queues of this size: a driver goes by what the front end says. */
+export function servedBlk(path: string, queueSize: number): Arm64Device {
+  return ({ index, suffix, options }) => [
+    ...['-chardev', `socket,id=c${index},path=${path}`],
+    '-device',
+    `vhost-user-blk${suffix === 'pci' ? '-pci' : ''},chardev=c${index},num-queues=1,queue-size=${queueSize},config-wce=off,${options}`,
+  ]
+}
+
+/** A guest whose i-th device is on PCI, or in the i-th slot of virtio-mmio. */
+export function bootArm64(
+  { append, platform, pools, translated }: Arm64Scheme,
+  devices: readonly Arm64Device[],
   { files, dir, work }: Arm64GuestOptions,
 ): GuestMachine {
-  const pools = served.map((_, i) => poolOf(i))
+  const slots = devices.map((_, index): Arm64Slot => {
+    const place = translated ? `addr=${index + 3},disable-legacy=on,vectors=0` : `bus=virtio-mmio-bus.${index}`
+    const options = `${place},iommu_platform=${platform ? 'on' : 'off'}`
+    return { index, suffix: translated ? 'pci' : 'device', options }
+  })
   return startGuest({
     ...ARM64_MACHINE,
     args: [
       ...['-cpu', 'cortex-a53', '-global', 'virtio-mmio.force-legacy=false'],
-      ...(scheme.translated ? ['-device', 'virtio-iommu-pci,addr=2'] : []),
-      ...served.flatMap((one, i) => deviceArgs(scheme, one, i)),
-      ...(scheme.pools ? ['-dtb', treeWithPools(dir, pools)] : []),
+      ...(translated ? ['-device', 'virtio-iommu-pci,addr=2'] : []),
+      ...slots.flatMap((slot) => devices[slot.index](slot)),
+      ...(pools
+        ? [
+            '-dtb',
+            treeWithPools(
+              dir,
+              slots.map(({ index }) => poolOf(index)),
+            ),
+          ]
+        : []),
       ...['-kernel', files.kernel, '-initrd', files.initrd],
-      ...['-append', `console=ttyAMA0 quiet panic=-1 secret=${SECRET} ${work} ${scheme.append}`],
+      ...['-append', `console=ttyAMA0 quiet panic=-1 secret=${SECRET} ${work} ${append}`],
     ],
   })
-}
-
-/** On PCI or in the slot of virtio-mmio with the same number. */
-function deviceArgs({ translated, platform }: Arm64Scheme, { device, server }: Served, index: number): string[] {
-  const bus = translated ? `addr=${index + 3},disable-legacy=on,vectors=0` : `bus=virtio-mmio-bus.${index}`
-  const options = `${bus},iommu_platform=${platform ? 'on' : 'off'}`
-  const chardev = ['-chardev', `socket,id=c${index},path=${server.path}`]
-  if (device.deviceId === DEVICE_ID_BLOCK) {
-    const model = translated ? 'vhost-user-blk-pci' : 'vhost-user-blk'
-    return [...chardev, '-device', `${model},chardev=c${index},num-queues=1,config-wce=off,${options}`]
-  }
-  const mac = Array.from(device.config.bytes.subarray(0, 6), (byte) => byte.toString(16).padStart(2, '0')).join(':')
-  const model = translated ? 'virtio-net-pci' : 'virtio-net-device'
-  return [
-    ...chardev,
-    ...['-netdev', `vhost-user,id=n${index},chardev=c${index}`],
-    ...['-device', `${model},netdev=n${index},mac=${mac},${options}`],
-  ]
 }

@@ -1,5 +1,6 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import type { VirtioDevice } from '@guestdma/devices'
 import { type Peer, spawnPeer } from '@guestdma/node'
 import { until } from '../work/workloads.ts'
 
@@ -74,11 +75,35 @@ export function startGuest({
   }
 }
 
+/**
+ * What QEMU gives a served disk, whatever the device has. Linux puts as many segments into a request as SEG_MAX says, also
+ * where that is more than the queue has elements, so the device must not have longer ones.
+ */
+export const QEMU_QUEUE_SIZE = 128
+
 /** The arguments for a block device that is served at a path. Modern only: our models have no legacy interface. */
 export function servedDisk(path: string, options = ''): string[] {
-  const id = `c${path.replaceAll(/[^a-zA-Z0-9]/g, '')}`
+  const id = idOf(path)
   return [
     ...['-chardev', `socket,id=${id},path=${path}`],
     ...['-device', `vhost-user-blk-pci,chardev=${id},num-queues=1,disable-legacy=on${options}`],
   ]
+}
+
+/** The same for a net device, whose address QEMU tells the guest. */
+export function servedNet(path: string, device: VirtioDevice, options = ''): string[] {
+  const id = idOf(path)
+  return [
+    ...['-chardev', `socket,id=${id},path=${path}`, '-netdev', `vhost-user,id=n${id},chardev=${id}`],
+    ...['-device', `virtio-net-pci,netdev=n${id},mac=${macOf(device)},disable-legacy=on,vectors=0${options}`],
+  ]
+}
+
+/** A net device's address as people write it. */
+export function macOf({ config }: VirtioDevice): string {
+  return Array.from(config.bytes.subarray(0, 6), (byte) => byte.toString(16).padStart(2, '0')).join(':')
+}
+
+function idOf(path: string): string {
+  return `c${path.replaceAll(/[^a-zA-Z0-9]/g, '')}`
 }

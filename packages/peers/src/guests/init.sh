@@ -70,6 +70,18 @@ do_mkfs() {
   result fsck $?
 }
 
+# The first two disks in turns, in blocks of 4 KiB at random places and of 1 MiB in order: bytes and microseconds of each.
+do_speed() {
+  for disk in vda vdb; do result $disk "$(hash /dev/$disk)"; done
+  for round in $(seq 1 9); do
+    for disk in vda vdb; do
+      result "random-$disk-$round" "$(disk-read /dev/$disk random 4096 400)"
+      result "sequential-$disk-$round" "$(disk-read /dev/$disk sequential 1048576 400)"
+    done
+  done
+  result rounds "$round"
+}
+
 # What was printed so far, at 20 MiB of the second disk: a serial port of QEMU's says nothing after some stops.
 do_report() { dd if=/report of=/dev/vdb bs=512 seek=40960 conv=sync 2>/dev/null; }
 

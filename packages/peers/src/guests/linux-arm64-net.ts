@@ -1,39 +1,31 @@
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { LearningSwitch, NetDevice } from '@guestdma/devices'
+import { LearningSwitch } from '@guestdma/devices'
 import type { CaseProgress, PeerCase } from '../matrix/case.ts'
-import { expectIs } from '../work/workloads.ts'
 import { arm64Files } from './arm64-image.ts'
-import { expectConfined, recordFigures, resultOf, watchResults } from './arm64-report.ts'
+import { expectConfined, recordFigures, watchResults } from './arm64-report.ts'
 import { ARM64_QUEUE_SIZE, type Arm64Scheme, arm64Schemes, type Served, serve, startArm64 } from './arm64-scheme.ts'
 import type { GuestMachine } from './guest-machine.ts'
 import type { BootFiles } from './initramfs.ts'
+import { expectExchanged, NET_RESULTS, netDevice, netWords, type Side } from './two-guests.ts'
 
-const ADDRESSES = ['10.0.5.1', '10.0.5.2'] as const
 /** In the order in which `init.sh` prints them. */
-const RESULTS = ['freed', 'served', 'pinged 56', 'pinged 1400', 'pinged 8000', 'fetched', 'copied']
-const PINGS = '10'
+const RESULTS = ['freed', ...NET_RESULTS, 'copied']
 
-function serveNet(scheme: Arm64Scheme, side: 0 | 1, network: LearningSwitch): Served {
+function serveNet(scheme: Arm64Scheme, side: Side, network: LearningSwitch): Served {
   const name = `net${side}`
-  const mac = [2, 0, 0, 0, 5, side + 1]
   const link = network.ports[side]
-  return serve(
-    scheme,
-    0,
-    name,
-    (port) => new NetDevice({ name, port, mac, link, queueSize: ARM64_QUEUE_SIZE, accessPlatform: 'offered' }),
-  )
+  return serve(scheme, 0, name, (port) => netDevice(side, { name, port, link, queueSize: ARM64_QUEUE_SIZE }))
 }
 
-function start(scheme: Arm64Scheme, side: 0 | 1, one: Served, files: BootFiles, dir: string): GuestMachine {
+function start(scheme: Arm64Scheme, side: Side, one: Served, files: BootFiles, dir: string): GuestMachine {
   const own = join(dir, String(side))
   mkdirSync(own)
   return startArm64(scheme, [one], {
     files,
     dir: own,
-    work: `work=probe,secret,net,copied,stay address=${ADDRESSES[side]} other=${ADDRESSES[1 - side]}`,
+    work: `work=probe,secret,net,copied,stay ${netWords(side)}`,
   })
 }
 
@@ -53,14 +45,7 @@ function run(scheme: Arm64Scheme, partner: Arm64Scheme): PeerCase['run'] {
         watchResults(guest, [served[0]], RESULTS, progress),
         watchResults(other, [served[1]], RESULTS, progress),
       ])
-      for (const [one, from] of [
-        [guest, other],
-        [other, guest],
-      ]) {
-        for (const size of [56, 1400, 8000])
-          expectIs(`answers to pings of ${size} bytes`, resultOf(one, `pinged ${size}`), PINGS)
-        expectIs('the hash of the file', resultOf(one, 'fetched'), resultOf(from, 'served'))
-      }
+      expectExchanged([guest, other])
       const negotiated = String(served[0].device.negotiated)
       recordFigures(progress, scheme, [served[0]], { guest, negotiated, secretInReach })
       expectConfined(served)

@@ -1,12 +1,13 @@
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { BlkDevice, MemoryBlockStore } from '@guestdma/devices'
+import { BlkDevice } from '@guestdma/devices'
 import type { PeerCase } from '../matrix/case.ts'
 import { expectIs, pattern } from '../work/workloads.ts'
 import { arm64Files } from './arm64-image.ts'
 import { ended, expectConfined, recordFigures, resultOf, watchResults } from './arm64-report.ts'
 import { ARM64_QUEUE_SIZE, type Arm64Scheme, arm64Schemes, type Served, serve, startArm64 } from './arm64-scheme.ts'
+import { CountingStore } from './counting-store.ts'
 import { checkFileSystem, emptyFileSystem, hashOf } from './file-system.ts'
 
 const MIB = 1 << 20
@@ -22,14 +23,9 @@ function run(scheme: Arm64Scheme): PeerCase['run'] {
     try {
       const [source, made, files] = [pattern(DISK, 11), new Uint8Array(DISK), emptyFileSystem(dir, DISK)]
       for (const [i, bytes] of [source, made, files].entries()) {
-        const [name, store] = [`disk${i}`, new MemoryBlockStore(bytes)]
+        const [name, store, queueSize] = [`disk${i}`, new CountingStore(bytes), ARM64_QUEUE_SIZE]
         served.push(
-          serve(
-            scheme,
-            i,
-            name,
-            (port) => new BlkDevice({ name, port, store, queueSize: ARM64_QUEUE_SIZE, accessPlatform: 'offered' }),
-          ),
+          serve(scheme, i, name, (port) => new BlkDevice({ name, port, store, queueSize, accessPlatform: 'offered' })),
         )
       }
       await using guest = startArm64(scheme, served, {

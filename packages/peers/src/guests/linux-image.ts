@@ -7,7 +7,10 @@ import { type BootFiles, makeInitramfs, shell } from './initramfs.ts'
 const ARCHIVES = '/var/cache/apt/archives'
 const KERNEL = /^linux-image-([\d.]+-\d+)-cloud-amd64_(.+)_amd64\.deb$/
 /** In the order in which they are loaded; what is part of the kernel is in no package. */
-const MODULES = ['virtio_ring', 'virtio', 'virtio_pci_legacy_dev', 'virtio_pci_modern_dev', 'virtio_pci', 'virtio_blk']
+const MODULES = [
+  ...['virtio_ring', 'virtio', 'virtio_pci_legacy_dev', 'virtio_pci_modern_dev', 'virtio_pci', 'virtio_blk'],
+  ...['failover', 'net_failover', 'virtio_net'],
+]
 
 /** Linux of Debian, as a package that was downloaded and not installed: it is to run in QEMU alone. */
 export const linux: PeerProgram = {

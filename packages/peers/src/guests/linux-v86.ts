@@ -1,8 +1,7 @@
-import { existsSync, readFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { existsSync } from 'node:fs'
 import { type PeerCase, type PeerProgram, SkippedCase } from '../matrix/case.ts'
 import { expectIs } from '../work/workloads.ts'
-import { made } from './made.ts'
+import { madeVersion } from './made.ts'
 
 /** Of the repository, and not in the package: each boots Linux in v86 and checks what it did. */
 const EXAMPLES = new URL('../../../../examples/', import.meta.url)
@@ -14,15 +13,7 @@ export const linuxV86: PeerProgram = {
   name: 'Linux in v86',
   packages: ['seabios', 'cpio', 'e2fsprogs', 'linux-source-6.1', 'gcc-i686-linux-gnu', 'flex', 'bison', 'bc'],
   command: `node scripts/guest-kernel.mjs ${KERNELS.join(' ')} && node scripts/guest-programs.mjs i386`,
-  async version() {
-    try {
-      readFileSync(join(made('programs', 'i386'), 'busybox'))
-      const [version] = KERNELS.map((name) => readFileSync(join(made('kernels', name), 'version'), 'utf8').trim())
-      return version
-    } catch {
-      return null
-    }
-  },
+  version: async () => madeVersion(KERNELS, 'i386'),
 }
 
 /** What such an example exports, as far as it is used here. */

@@ -1,6 +1,4 @@
-import { randomBytes } from 'node:crypto'
 import { BusWindows, eachFrame, NetDevice } from '@guestdma/devices'
-import { type Peer, spawnPeer } from '@guestdma/node'
 import {
   type FeatureSet,
   VIRTIO_F_EVENT_IDX,
@@ -12,6 +10,7 @@ import {
 import { VhostUserServer } from '@guestdma/vhost-user'
 import type { CaseProgress, PeerCase, PeerProgram } from '../matrix/case.ts'
 import { programPeer } from '../matrix/program-peer.ts'
+import { startMacSwap } from '../vhost-user/start.ts'
 import { expectIs, expectSame, pattern, socketPath, until } from '../work/workloads.ts'
 
 export const virtioUser: PeerProgram = programPeer(
@@ -41,20 +40,6 @@ interface Setting {
   /** What the device does not offer. */
   readonly withhold?: readonly number[]
   readonly lengths: readonly number[]
-}
-
-/** A testpmd whose driver sends every frame back, with its two addresses exchanged. */
-function startTestpmd({ options, args = [] }: Setting, path: string): Peer {
-  const prefix = `guestdma-${randomBytes(4).toString('hex')}`
-  return spawnPeer({
-    command: 'dpdk-testpmd',
-    args: [
-      ...['-l', '0-1', '--no-huge', '-m', '256', '--no-pci', '--iova-mode=va', '--no-telemetry'],
-      ...['--file-prefix', prefix, '--vdev', `net_virtio_user0,path=${path},queues=1,queue_size=256,${options}`],
-      ...['--', '--forward-mode=macswap', '--no-mlockall', '-a', '-i', '--total-num-mbufs=8192', ...args],
-    ],
-    files: [`/var/run/dpdk/${prefix}`],
-  })
 }
 
 function frameOf(length: number, seed: number): Uint8Array<ArrayBuffer> {
@@ -123,7 +108,8 @@ function run(setting: Setting): PeerCase['run'] {
       },
     })
     using server = VhostUserServer.listen({ path: socketPath(), device })
-    await using testpmd = startTestpmd(setting, server.path)
+    const driver = `net_virtio_user0,path=${server.path},queues=1,queue_size=256,${setting.options}`
+    await using testpmd = startMacSwap(() => driver, setting.args).peer
     await until('the driver to begin', () => device.live, testpmd)
     progress.saw(`the driver chose ${device.negotiated}`)
     expectAgreed(device.negotiated, setting.agreed)

@@ -31,23 +31,31 @@ interface Watched {
 
 export type WatchedPort = (BusWindows | IotlbPort) & Watched
 
-/** A port that reaches one span of the guest's memory, whatever the front end passes, and watches what is asked for. */
-export class SpanPort extends BusWindows implements Watched {
-  granted = 0
-  outside = 0
-  readonly messages = 0
-  handedOver = 0
-  private readonly span: Span
-  private readonly secret: Buffer
+/** A port that reaches one span of the guest's memory, whatever the front end passes. */
+export class ConfinedPort extends BusWindows {
+  protected readonly span: Span
 
-  constructor(name: string, span: Span, secret: string) {
+  constructor(name: string, span: Span) {
     super(name)
     this.span = span
-    this.secret = Buffer.from(secret)
   }
 
   override setWindows(windows: readonly MappedWindow[]): void {
     super.setWindows(windows.flatMap((window) => cut(window, this.span)))
+  }
+}
+
+/** The same, which watches what is asked for. */
+export class SpanPort extends ConfinedPort implements Watched {
+  granted = 0
+  outside = 0
+  readonly messages = 0
+  handedOver = 0
+  private readonly secret: Buffer
+
+  constructor(name: string, span: Span, secret: string) {
+    super(name, span)
+    this.secret = Buffer.from(secret)
   }
 
   override resolve(length: number, access: 1 | 2): number {

@@ -1,65 +1,13 @@
-import { ForwardingBackend } from '@guestdma/conformance'
-import { DMA_OK, type DmaMappings, type DmaStatus } from '@guestdma/dma'
 import { type GuestAddress, guestAddress } from '@guestdma/memory'
 import { type Machine, MachineEvents, virtioIommuScheme } from 'guestdma'
 import type { CaseProgress, PeerCase } from '../matrix/case.ts'
 import { expectIs, expectSame, pattern } from '../work/workloads.ts'
+import { type WrongAddress, wrongAddressScheme } from '../work/wrong-address.ts'
 import { behindIommu } from './schemes.ts'
-import { blkArgs, DISK, machineOf, type Scheme, type Setting, withQemu } from './site.ts'
+import { blkArgs, DISK, machineOf, type Setting, withQemu } from './site.ts'
 
 const BYTES = 4096
 const LAZY_MS = 50
-
-/**
- * A driver's backend that can be told to hand the device an address that was taken back, as a driver with a fault would,
- * or a device that kept it.
- */
-class StaleBackend extends ForwardingBackend {
-  /** Addresses of mappings of {@link BYTES}, in the order in which they were lent. */
-  readonly lent: number[] = []
-  /** The address that the next such mapping gets instead of its own. */
-  stale: number | null = null
-  private readonly own = new Map<number, number>()
-
-  override map(m: DmaMappings, row: number): DmaStatus {
-    const status = super.map(m, row)
-    if (status !== DMA_OK || m.length[row] !== BYTES) return status
-    const address = m.device[row]
-    if (this.stale === null) this.lent.push(address)
-    else {
-      this.own.set(m.guest[row], address)
-      m.device[row] = this.stale
-      this.stale = null
-    }
-    return status
-  }
-
-  override unmap(m: DmaMappings, row: number, written: number): DmaStatus {
-    const own = this.own.get(m.guest[row])
-    if (own !== undefined) {
-      this.own.delete(m.guest[row])
-      m.device[row] = own
-    }
-    return super.unmap(m, row, written)
-  }
-}
-
-function stale(scheme: Scheme, made: (backend: StaleBackend) => void): Scheme {
-  const { provider } = scheme
-  return {
-    ...scheme,
-    install: (platform) => scheme.install(platform),
-    provider: {
-      ...provider,
-      assess: (offer) => provider.assess(offer),
-      async create(offer, agreed) {
-        const backend = new StaleBackend(await provider.create(offer, agreed))
-        made(backend)
-        return backend
-      },
-    },
-  }
-}
 
 const settle = (machine: Machine, milliseconds: number): Promise<void> =>
   machine.run(new Promise<void>((resolve) => setTimeout(resolve, milliseconds)))
@@ -71,13 +19,13 @@ const settle = (machine: Machine, milliseconds: number): Promise<void> =>
  */
 export function revocationRun(mode: 'strict' | 'lazy'): PeerCase['run'] {
   return (progress: CaseProgress) => {
-    const made: StaleBackend[] = []
+    const made: WrongAddress[] = []
     const lazy = mode === 'lazy' ? { mode, lazy: { ms: LAZY_MS } } : { mode }
     const behind = behindIommu((at) => virtioIommuScheme({ ...at, ...lazy }))
     const setting: Setting = {
       machine: 'q35',
       iommu: true,
-      scheme: (qemu, region) => stale(behind(qemu, region), (backend) => made.push(backend)),
+      scheme: (qemu, region) => wrongAddressScheme(behind(qemu, region), BYTES, (backend) => made.push(backend)),
     }
     return withQemu(setting, blkArgs(setting), progress, async (site) => {
       const events = new MachineEvents()
@@ -106,7 +54,7 @@ export function revocationRun(mode: 'strict' | 'lazy'): PeerCase['run'] {
         // Which of the two addresses the next mapping gets is the allocator's to say; the other one is stale.
         backend.lent.splice(2)
         await read(buffers[2], 16)
-        backend.stale = backend.lent.slice(0, 2).find((address) => address !== backend.lent[2]) as number
+        backend.next = backend.lent.slice(0, 2).find((address) => address !== backend.lent[2]) as number
         machine.memory.write(buffers[2], secret)
         await read(buffers[2], 24).catch(() => {})
         await settle(machine, 20)

@@ -1,9 +1,15 @@
 import { AuditedTransport } from '@guestdma/conformance'
-import type { PoolFact } from '@guestdma/dma'
+import type { DmaScheme, PoolFact } from '@guestdma/dma'
 import { type DeviceAddress, type GuestRange, Region } from '@guestdma/memory'
 import { type Peer, SharedMemory } from '@guestdma/node'
-import { DPDK_IOTLB, iotlbScheme, type VhostUserOptions, VhostUserTransport } from '@guestdma/vhost-user'
-import { createMachine, type Machine, type MachineEvents, type RemoteConfig, sharedPoolScheme } from 'guestdma'
+import {
+  DPDK_IOTLB,
+  type IotlbProviderOptions,
+  iotlbScheme,
+  type VhostUserOptions,
+  VhostUserTransport,
+} from '@guestdma/vhost-user'
+import { createMachine, type Machine, type RemoteConfig, sharedPoolScheme } from 'guestdma'
 import { auditedWindow } from '../work/audit.ts'
 
 const RAM_BASE = 0x8000_0000
@@ -18,21 +24,27 @@ export type VhostBackend = 'shared-pool' | 'vhost-iotlb'
 /** What one case gives a back end, and what is its own. */
 export interface VhostSite {
   readonly audits: AuditedTransport[]
-  /** A transport over a new connection. */
+  /** A transport over a new connection. The one before is closed. */
   connect(path: string): VhostUserTransport
-  machine(
-    transport: VhostUserTransport,
-    peer: Peer,
-    more: Partial<RemoteConfig>,
-    events: MachineEvents,
-  ): Promise<Machine>
+  machine(transport: VhostUserTransport, peer: Peer, more?: Partial<RemoteConfig>): Promise<Machine>
   close(): void
+}
+
+/** How a case differs from a plain one. */
+export interface VhostSetting {
+  /** How mappings are taken back, and who is told of them. */
+  readonly iotlb?: Omit<IotlbProviderOptions, 'domain'>
+  /** Changes the scheme. */
+  readonly scheme?: (scheme: DmaScheme) => DmaScheme
+  /** How long the peer may take. Default 15 seconds. */
+  readonly deadlineMs?: number
 }
 
 /** The guest's memory: a pool that is all the back end is given, or RAM behind translations that it has to ask for. */
 export function vhostSite(
   backend: VhostBackend,
   device: Omit<VhostUserOptions, 'memory' | 'iotlb' | 'wait'>,
+  { iotlb: options = {}, scheme: changed = (scheme) => scheme, deadlineMs = DEADLINE_MS }: VhostSetting = {},
 ): VhostSite {
   const iotlb = backend === 'vhost-iotlb'
   const shared = SharedMemory.create(backend, iotlb ? RAM : POOL)
@@ -42,25 +54,27 @@ export function vhostSite(
   return {
     audits,
     connect(path) {
+      for (const before of transports.splice(0)) before.close()
       const transport = VhostUserTransport.connect(path, {
         ...device,
         memory: [{ memory: shared, device: iotlb ? RAM_BASE : POOL_DEVICE }],
         iotlb,
-        wait: { pump: () => {}, deadlineMs: DEADLINE_MS },
+        wait: { pump: () => {}, deadlineMs },
       })
       transports.push(transport)
       return transport
     },
-    machine(transport, peer, more, events) {
+    machine(transport, peer, more = {}) {
       const pool = poolOf(shared)
-      const scheme = iotlb ? iotlbScheme(transport, { domain: DPDK_IOTLB }) : sharedPoolScheme({ memory: () => pool })
+      const scheme = changed(
+        iotlb ? iotlbScheme(transport, { ...options, domain: DPDK_IOTLB }) : sharedPoolScheme({ memory: () => pool }),
+      )
       const to = iotlb ? transport : auditedWindow(transport, pool)
       if (to instanceof AuditedTransport) audits.push(to)
       return createMachine({
         memory: [ram],
         schemes: [scheme],
-        events,
-        deadlineMs: DEADLINE_MS,
+        deadlineMs,
         devices: [
           {
             type: transport.deviceId === 1 ? 'net' : 'blk',
@@ -68,7 +82,7 @@ export function vhostSite(
             transport: to,
             dma: scheme.id,
             enforcedBy: iotlb ? 'peer' : 'construction',
-            requestDeadlineMs: DEADLINE_MS,
+            requestDeadlineMs: deadlineMs,
             // A connection that ended proves nothing about the process.
             detach: () => {
               if (peer.ended) transport.backEndEnded()

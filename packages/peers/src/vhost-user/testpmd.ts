@@ -1,13 +1,14 @@
-import { randomBytes } from 'node:crypto'
-import { join } from 'node:path'
-import { type Peer, spawnPeer } from '@guestdma/node'
+import type { Peer } from '@guestdma/node'
 import { FeatureSet, VIRTIO_F_RING_PACKED, VIRTIO_NET_F_MAC } from '@guestdma/spec'
-import { MachineEvents, type RemoteConfig } from 'guestdma'
-import type { PeerCase, PeerProgram } from '../matrix/case.ts'
+import type { Machine, RemoteConfig } from 'guestdma'
+import type { CaseProgress, PeerCase, PeerProgram } from '../matrix/case.ts'
 import { programPeer } from '../matrix/program-peer.ts'
 import { expectInside } from '../work/audit.ts'
-import { echoWork, expectIs, Station } from '../work/workloads.ts'
-import { type VhostBackend, vhostSite } from './site.ts'
+import { echoWork, expectIs, expectSame, pattern, Station, until } from '../work/workloads.ts'
+import { LentPages } from './lent-pages.ts'
+import { closeLost, codeOf } from './lost.ts'
+import { type VhostBackend, type VhostSetting, type VhostSite, vhostSite } from './site.ts'
+import { startTestpmd } from './start.ts'
 
 export const testpmd: PeerProgram = programPeer(
   'testpmd',
@@ -20,39 +21,62 @@ export const testpmd: PeerProgram = programPeer(
 const MAC = [0x52, 0x54, 0, 0, 0, 1]
 /** MAC, status, pairs of queues, and an MTU of 1,500. */
 const CONFIG = Uint8Array.from([...MAC, 1, 0, 1, 0, 0xdc, 0x05])
+/** Frames that are sent at once. */
+const FRAMES = 32
 
-/** Starts a testpmd that sends every frame back with its two addresses exchanged. */
-function start(iotlb: boolean): Peer {
-  const prefix = `guestdma-${randomBytes(4).toString('hex')}`
-  return spawnPeer({
-    command: 'dpdk-testpmd',
-    args: (dir) => [
-      ...['-l', '0-1', '--no-huge', '-m', '256', '--no-pci', '--iova-mode=va', '--no-telemetry'],
-      ...['--file-prefix', prefix, '--vdev', `net_vhost0,iface=${dir}/s,queues=1,iommu-support=${iotlb ? 1 : 0}`],
-      ...['--', '--forward-mode=macswap', '--no-mlockall', '-a', '-i', '--total-num-mbufs=8192'],
-    ],
-    files: [`/var/run/dpdk/${prefix}`],
-  })
+/** What is special about a case. */
+interface Setting extends VhostSetting {
+  readonly backend: VhostBackend
+  readonly ring: 'split' | 'packed'
+  readonly mode: 'map' | 'pool'
 }
 
-function echo(backend: VhostBackend, ring: string, more: Partial<RemoteConfig>): PeerCase['run'] {
-  return async (progress) => {
-    const site = vhostSite(backend, {
-      name: 'net0',
-      deviceId: 1,
-      queues: 2,
-      config: CONFIG,
-      ownFeatures: FeatureSet.of(VIRTIO_NET_F_MAC),
+/** A testpmd that echoes, and guests that drive it. */
+interface TestpmdSite {
+  readonly peer: Peer
+  readonly site: VhostSite
+  readonly station: Station
+  /** A machine over a new connection. */
+  drive(): Promise<Machine>
+}
+
+async function withTestpmd(
+  { backend, ring, mode, ...setting }: Setting,
+  progress: CaseProgress,
+  body: (at: TestpmdSite) => Promise<void>,
+): Promise<void> {
+  const device = { name: 'net0', deviceId: 1, queues: 2, config: CONFIG, ownFeatures: FeatureSet.of(VIRTIO_NET_F_MAC) }
+  const site = vhostSite(backend, device, setting)
+  progress.saw('testpmd is starting')
+  const { peer, path } = startTestpmd({ iotlb: backend === 'vhost-iotlb' })
+  const station = new Station()
+  // It offers packed rings always.
+  const decline = ring === 'packed' ? [] : [VIRTIO_F_RING_PACKED]
+  const more: Partial<RemoteConfig> = { mode, decline, observer: station.observer }
+  try {
+    await body({
+      peer,
+      site,
+      station,
+      async drive() {
+        const machine = await site.machine(site.connect(path), peer, more)
+        const { features } = machine.device('net0').negotiated
+        expectIs('a packed ring was agreed on', features.has(VIRTIO_F_RING_PACKED), ring === 'packed')
+        progress.saw('connected')
+        return machine
+      },
     })
-    progress.saw('testpmd is starting')
-    const peer = start(backend === 'vhost-iotlb')
-    try {
-      const station = new Station()
-      const path = join(peer.dir, 's')
-      const transport = site.connect(path)
-      const machine = await site.machine(transport, peer, { ...more, observer: station.observer }, new MachineEvents())
-      const { features } = machine.device('net0').negotiated
-      expectIs('a packed ring was agreed on', features.has(VIRTIO_F_RING_PACKED), ring === 'packed')
+  } finally {
+    site.close()
+    await peer.close()
+  }
+}
+
+const echo =
+  (setting: Setting): PeerCase['run'] =>
+  (progress) =>
+    withTestpmd(setting, progress, async ({ site, station, drive }) => {
+      const machine = await drive()
       await echoWork(machine, 'net0', station, progress)
       await machine.reset('net0')
       progress.saw('a reset')
@@ -60,30 +84,95 @@ function echo(backend: VhostBackend, ring: string, more: Partial<RemoteConfig>):
       expectInside(site.audits)
       await machine.close()
       expectIs('guest RAM in use', machine.ram.allocated, 0)
-      transport.close()
-      const again = await site.machine(
-        site.connect(path),
-        peer,
-        { ...more, observer: station.observer },
-        new MachineEvents(),
-      )
-      progress.saw('another connection')
+      const again = await drive()
       await echoWork(again, 'net0', station, progress, { rounds: 4 })
       await again.close()
-    } finally {
-      site.close()
-      await peer.close()
-    }
-  }
+    })
+
+function sendFrames(machine: Machine): void {
+  const net = machine.net('net0')
+  const frame = pattern(60, 3)
+  frame.set([2, 0, 0, 0, 0, 9, ...MAC, 0x88, 0xb5])
+  for (let i = 0; i < FRAMES; i++) if (!net.sendCopy(frame)) throw new Error('net0 took no frame')
 }
 
-export const testpmdCases: readonly PeerCase[] = (['split', 'packed'] as const).flatMap((ring) =>
+/** Pumps until something is so. */
+const pumped = (machine: Machine, what: string, done: () => boolean): Promise<void> =>
+  until(what, () => {
+    machine.pump()
+    return done()
+  })
+
+/**
+ * The pages of all receive buffers are taken back while testpmd has frames for them: its next question for a translation
+ * is refused, it writes nothing there, and goes on with what it still has. Lent again, they are written again.
+ */
+const takenBack =
+  (setting: Setting): PeerCase['run'] =>
+  (progress) => {
+    const domains: LentPages[] = []
+    const iotlb: VhostSetting['iotlb'] = { onDomain: (domain) => domains.push(new LentPages(domain)) }
+    return withTestpmd({ ...setting, iotlb }, progress, async ({ station, drive }) => {
+      const machine = await drive()
+      await echoWork(machine, 'net0', station, progress, { rounds: 4 })
+      const [pages] = domains
+      const receive = pages.receiveBuffers()
+      const secret = pattern(receive.length, 99)
+      machine.memory.write(receive.guest, secret)
+      pages.takeBack(receive)
+      progress.saw('pages were taken back')
+      const { counters } = machine.net('net0')
+      const { framesSent } = counters
+      const { refused } = pages
+      station.frames.length = 0
+      sendFrames(machine)
+      await pumped(machine, 'a translation to be refused', () => pages.refused > refused)
+      sendFrames(machine)
+      await pumped(machine, 'all frames to be taken', () => counters.framesSent === framesSent + 2 * FRAMES)
+      expectIs('frames that came back', station.frames.length, 0)
+      expectSame('what was taken back', machine.memory.read(receive.guest, receive.length), secret)
+      pages.lendAgain(receive)
+      progress.saw('pages were lent again')
+      await echoWork(machine, 'net0', station, progress, { rounds: 4 })
+      await machine.close()
+      expectIs('guest RAM in use', machine.ram.allocated, 0)
+    })
+  }
+
+/** It is killed while frames and receive buffers are lent to it: the driver says so, and all memory goes back. */
+const killed =
+  (setting: Setting): PeerCase['run'] =>
+  (progress) =>
+    withTestpmd(setting, progress, async ({ peer, station, drive }) => {
+      const machine = await drive()
+      await echoWork(machine, 'net0', station, progress, { rounds: 4 })
+      // Where it does not run, none can be mapped: each mapping waits for its answer.
+      sendFrames(machine)
+      process.kill(peer.pid, 'SIGKILL')
+      await peer.exited
+      progress.saw('testpmd was killed')
+      const net = machine.net('net0')
+      await pumped(machine, 'the driver to notice', () => net.broken !== null)
+      // What notices first: the connection, or a buffer that cannot be taken back.
+      const why = codeOf(net.broken?.cause) ?? ''
+      expectIs(`that ${why} is the reason`, ['TRANSPORT_LOST', 'VIRTQUEUE_COMMIT'].includes(why), true)
+      await closeLost(machine, false)
+    })
+
+const ways = (['split', 'packed'] as const).flatMap((ring) =>
   (['shared-pool', 'vhost-iotlb'] as const).flatMap((backend) =>
-    (['map', 'pool'] as const).map((mode): PeerCase => {
-      const labels = { peer: 'testpmd', role: 'device', driver: 'net', ring, backend, transport: 'vhost-user' } as const
-      // It offers packed rings always.
-      const decline = ring === 'packed' ? [] : [VIRTIO_F_RING_PACKED]
-      return { ...labels, what: mode === 'pool' ? 'pool buffers' : '', run: echo(backend, ring, { mode, decline }) }
-    }),
+    (['map', 'pool'] as const).map((mode): Setting => ({ ring, backend, mode })),
   ),
 )
+const translated = (mode: Setting['mode']): Setting => ({ ring: 'split', backend: 'vhost-iotlb', mode })
+
+export const testpmdCases: readonly PeerCase[] = [
+  ...ways.map((way) => row(way, way.mode === 'pool' ? 'pool buffers' : '', echo(way))),
+  row(translated('map'), 'taken back later', echo({ ...translated('map'), iotlb: { mode: 'lazy' } })),
+  row(translated('pool'), 'receive buffers that are taken back', takenBack(translated('pool'))),
+  row(translated('map'), 'killed', killed(translated('map'))),
+]
+
+function row({ ring, backend }: Setting, what: string, run: PeerCase['run']): PeerCase {
+  return { peer: 'testpmd', role: 'device', driver: 'net', ring, backend, transport: 'vhost-user', what, run }
+}

@@ -80,14 +80,7 @@ export class IotlbPort implements BusPort {
       if (known.permission === permission) return true
     this.invalidate(iova, length)
     if (this.entries.length === MAX_ENTRIES) this.entries.length = 0
-    const at = this.entries.findIndex((entry) => entry.iova > iova)
-    this.entries.splice(at < 0 ? this.entries.length : at, 0, {
-      iova,
-      length,
-      permission,
-      window,
-      offset,
-    })
+    this.entries.splice(this.behind(iova), 0, { iova, length, permission, window, offset })
     return true
   }
 
@@ -98,9 +91,11 @@ export class IotlbPort implements BusPort {
 
   /** For the server, between two polls: takes every entry back that has an address of [iova, iova + length). */
   invalidate(iova: number, length: number): void {
-    const left = this.entries.filter((entry) => entry.iova >= iova + length || iova >= entry.iova + entry.length)
-    if (left.length === this.entries.length) return
-    this.entries = left
+    const end = this.behind(iova + length - 1)
+    let first = end
+    while (first > 0 && this.entries[first - 1].iova + this.entries[first - 1].length > iova) first--
+    if (first === end) return
+    this.entries.splice(first, end - first)
     this.revoke()
   }
 
@@ -153,6 +148,12 @@ export class IotlbPort implements BusPort {
   }
 
   private find(address: number): Entry | undefined {
+    const entry = this.entries[this.behind(address) - 1]
+    return entry !== undefined && address < entry.iova + entry.length ? entry : undefined
+  }
+
+  // The first entry that begins behind an address.
+  private behind(address: number): number {
     const { entries } = this
     let low = 0
     let high = entries.length
@@ -161,8 +162,7 @@ export class IotlbPort implements BusPort {
       if (entries[middle].iova <= address) low = middle + 1
       else high = middle
     }
-    const entry = entries[low - 1]
-    return entry !== undefined && address < entry.iova + entry.length ? entry : undefined
+    return low
   }
 
   private forget(): void {

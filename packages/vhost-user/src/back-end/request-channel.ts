@@ -29,6 +29,8 @@ export interface RequestChannelOptions {
 interface Question {
   readonly iova: number
   readonly access: 1 | 2
+  /** The turn of the device that asked. */
+  readonly turn: number
   readonly deadline: NodeJS.Timeout
   /** Nobody waits for its translation any more. Its answer may still be due. */
   over: boolean
@@ -47,6 +49,7 @@ export class RequestChannel {
   /** Oldest first, as they are answered. */
   private questions: Question[] = []
   private refused: Question[] = []
+  private turn = 0
   private open = true
 
   constructor(options: RequestChannelOptions) {
@@ -93,6 +96,7 @@ export class RequestChannel {
     const question: Question = {
       iova,
       access,
+      turn: this.turn,
       over: false,
       deadline: setTimeout(() => this.late(question), translationMs),
     }
@@ -100,15 +104,27 @@ export class RequestChannel {
     return true
   }
 
-  /** A translation came. */
-  updated(): void {
-    for (const one of this.questions) if (!one.over && this.options.has(one.iova, one.access)) this.end(one)
-    if (!this.options.answers) this.questions = this.questions.filter(({ over }) => !over)
+  /**
+   * A translation came for [iova, iova + length). Returns whether with it there is one for all that some turn of the
+   * device asked for: it is worth its while to go on then, and not before.
+   */
+  updated(iova: number, length: number): boolean {
+    const { answers, has } = this.options
+    const turns = new Set<number>()
+    for (const one of this.questions) {
+      if (one.over || one.iova < iova || one.iova >= iova + length || !has(one.iova, one.access)) continue
+      this.end(one)
+      turns.add(one.turn)
+    }
+    for (const { over, turn } of this.questions) if (!over) turns.delete(turn)
+    if (!answers) this.questions = this.questions.filter(({ over }) => !over)
+    return turns.size > 0
   }
 
   /** The device looked at what was refused. What it did not look at it may ask for again: much can have changed by then. */
   turned(): void {
     this.refused = []
+    this.turn++
   }
 
   /** May be called again. */

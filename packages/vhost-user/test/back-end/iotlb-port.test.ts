@@ -14,7 +14,7 @@ import { encodeAnswer, encodeRequest } from '../../src/protocol/codec.ts'
 import * as messages from '../../src/protocol/messages.ts'
 import { IOTLB_INVALIDATE } from '../../src/protocol/payload.ts'
 import { DEADLINE_MS, newGuest, openSession, RAM_BASE, RAM_BYTES, run } from '../support/compose.ts'
-import { missingSystem, titled } from '../support/peers.ts'
+import { missingSystem, titled } from '../support/system.ts'
 
 const PAGE = 4096
 const USER = 2 ** 40
@@ -253,10 +253,11 @@ describe.skipIf(missingSystem !== '')(titled('RequestChannel', missingSystem), (
     theirs.close()
   })
 
-  function update(iova: number): void {
+  function update(iova: number): boolean {
     known.add(iova)
-    channel.updated()
+    const goOn = channel.updated(iova, 1)
     known.delete(iova)
+    return goOn
   }
 
   /** Questions that arrived: each is a message of one size. */
@@ -276,6 +277,20 @@ describe.skipIf(missingSystem !== '')(titled('RequestChannel', missingSystem), (
     update(IOVA)
     expect([channel.ask(IOVA, ACCESS_READ), channel.ask(IOVA + PAGE, ACCESS_READ), arrived()]).toEqual([true, true, 1])
     expect([answered, faults]).toEqual([0, []])
+  })
+
+  it('the device goes on once all that one of its turns asked for is there, and not at each translation', () => {
+    open(true)
+    for (const page of [0, 1, 2]) channel.ask(IOVA + page * PAGE, ACCESS_READ)
+    channel.turned()
+    channel.ask(IOVA, ACCESS_READ)
+    channel.ask(IOVA + 8 * PAGE, ACCESS_READ)
+    expect([update(IOVA), update(IOVA + 2 * PAGE)]).toEqual([false, false])
+    // The other turn has all of its own, whatever the first one waits for.
+    expect(update(IOVA + 8 * PAGE)).toBe(true)
+    expect(update(IOVA + PAGE)).toBe(true)
+    // Nobody asked for these.
+    expect([update(IOVA + PAGE), update(IOVA + 9 * PAGE)]).toEqual([false, false])
   })
 
   it('does not take an answer that comes late for that of the next question', () => {

@@ -23,7 +23,7 @@ import { encodeRequest } from '../../src/protocol/codec.ts'
 import * as messages from '../../src/protocol/messages.ts'
 import type { MemoryRegion } from '../../src/protocol/payload.ts'
 import { DEADLINE_MS, type Guest, newGuest, openSession, POOL_DEVICE, run } from '../support/compose.ts'
-import { missingSystem, titled } from '../support/peers.ts'
+import { missingSystem, titled } from '../support/system.ts'
 
 const DISK_BYTES = 1 << 20
 /** The server is in this process: it is served while the front end waits. */

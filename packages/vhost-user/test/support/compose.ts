@@ -2,7 +2,7 @@ import { type DmaProvider, type PoolFact, platformOffer } from '@guestdma/dma'
 import { BLK_FEATURES, DeviceSession, NET_FEATURES, type VirtioDriver } from '@guestdma/drivers'
 import { type DeviceAddress, GuestMemory, guestAddress, Region, SpanAllocator } from '@guestdma/memory'
 import { SharedMemory, waitReadable } from '@guestdma/node'
-import { DEVICE_ID_NET, FeatureSet, NET_FEATURE_DEPENDENCIES } from '@guestdma/spec'
+import { DEVICE_ID_NET, NET_FEATURE_DEPENDENCIES } from '@guestdma/spec'
 import { negotiate, type Wait } from '@guestdma/transport'
 import type { VhostUserTransport } from '../../src/index.ts'
 
@@ -15,7 +15,7 @@ const POOL_BYTES = 4 << 20
 
 /** How long anything here may take on a loaded machine. */
 export const DEADLINE_MS = 15_000
-export const WAIT: Wait = { pump: () => {}, deadlineMs: DEADLINE_MS }
+const WAIT: Wait = { pump: () => {}, deadlineMs: DEADLINE_MS }
 
 /** A guest with RAM of its own and a pool in shared memory. */
 export interface Guest {
@@ -44,20 +44,16 @@ export interface SessionOptions {
   readonly transport: VhostUserTransport
   readonly guest: Guest
   readonly provider: DmaProvider
-  /** Features that the driver is not to use. */
-  readonly without?: FeatureSet
-  /** Whether the process of the back end is known to have ended. */
-  readonly ended?: () => boolean
 }
 
 /** From reset to a session, as a composition does it. */
 export async function openSession(options: SessionOptions): Promise<DeviceSession> {
-  const { transport, guest, provider, without = FeatureSet.empty, ended = () => false } = options
+  const { transport, guest, provider } = options
   const { memory, ram } = guest
   const net = transport.deviceId === DEVICE_ID_NET
   const { features, backend } = await negotiate({
     transport,
-    understood: (net ? NET_FEATURES : BLK_FEATURES).without(without),
+    understood: net ? NET_FEATURES : BLK_FEATURES,
     dependencies: net ? NET_FEATURE_DEPENDENCIES : [],
     providers: [provider],
     dma: provider.id,
@@ -75,12 +71,7 @@ export async function openSession(options: SessionOptions): Promise<DeviceSessio
         listed: new Set([provider.id]),
       }),
   })
-  const detach = (): boolean => {
-    if (!ended()) return false
-    transport.backEndEnded()
-    return true
-  }
-  return new DeviceSession({ transport, features, backend, memory, ram, wait: WAIT, detach })
+  return new DeviceSession({ transport, features, backend, memory, ram, wait: WAIT })
 }
 
 /** Runs a driver as an owner's loop does, asleep while there is nothing to do, until `promise` settles. */
@@ -95,7 +86,7 @@ export async function run<T>(driver: VirtioDriver, promise: Promise<T>, pump?: (
 }
 
 /** As {@link run}, until `done`. `pump`: lets a back end in this process work, and returns how much it did. */
-export async function until(driver: VirtioDriver, done: () => boolean, pump = (): number => 0): Promise<void> {
+async function until(driver: VirtioDriver, done: () => boolean, pump = (): number => 0): Promise<void> {
   const transport = driver.session.transport as VhostUserTransport
   for (const end = performance.now() + DEADLINE_MS; !done(); ) {
     if (performance.now() > end) throw new Error(`nothing happened for ${DEADLINE_MS} ms`)
