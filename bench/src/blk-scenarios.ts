@@ -2,7 +2,7 @@ import { defineScenario, type Prepared, type Scenario, type Variant } from '@gue
 import { RequestBatch } from '@guestdma/drivers'
 import { BLK_T_IN, BLK_T_OUT, SECTOR_SIZE } from '@guestdma/spec'
 import { MemoryBlockStore } from 'guestdma'
-import { bufferModeOf, bufferRing, countersOf, machineFor, NONE } from './machines.ts'
+import { bufferModeOf, bufferRing, countersOf, machineFor, NONE, Sides } from './machines.ts'
 
 const DISK = 4 << 20
 const BUDGET = 64
@@ -34,6 +34,7 @@ function requests(operation: 'read' | 'write'): Scenario {
       })
       const { queue } = machine.blk('disk0')
       const { model: device } = machine.device('disk0')
+      const sides = new Sides(machine, 'disk0')
       const ring = bufferRing(machine, variant, bytes)
       const sectors = bytes / SECTOR_SIZE
       let next = 0
@@ -51,14 +52,16 @@ function requests(operation: 'read' | 'write'): Scenario {
             }
           }
           const taken = queue.submit(batch)
+          sides.device()
           device.poll(BUDGET)
+          sides.driver()
           const done = queue.poll(BUDGET)
           if (buffers !== null) for (let i = 0; i < size; i++) buffers.release(batch.buffer[i])
           if (taken !== size || done !== size)
             throw new Error(`${taken} of ${size} requests were taken and ${done} completed`)
           return done
         },
-        counters: () => countersOf(machine, 'disk0'),
+        counters: () => countersOf(machine, 'disk0', sides),
         close: () => machine.close(),
       }
     },

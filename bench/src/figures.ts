@@ -2,6 +2,7 @@ import type { BenchReport, BenchResult } from '@guestdma/bench'
 import type { GuestSpeed } from '@guestdma/peers'
 import type { FigureReport, HeapReport, RfcReport } from './files.ts'
 import type { IovaFigure } from './iova.ts'
+import { modelFigures } from './model-figures.ts'
 import type { PeerFigure } from './peers.ts'
 import type { ThreadFigure } from './threads.ts'
 
@@ -96,6 +97,7 @@ export function figuresOf({
     'iova-random-many': whole(mapping('none', 'random', 1e6)),
     'iova-virtio-random-few': whole(mapping('virtio-iommu', 'random', 1e3)),
     'iova-virtio-random-many': whole(mapping('virtio-iommu', 'random', 1e6)),
+    ...modelFigures(smallPackets),
     'peers-command': command(MEASUREMENTS.peers),
     'peers-machine': machine(peers),
     'peers-speed': peersTable(peers),

@@ -1,5 +1,7 @@
-import type { Variant } from '@guestdma/bench'
+import { accessCounter, type Variant, WIDTHS } from '@guestdma/bench'
+import { BusWindows } from '@guestdma/devices'
 import type { BufferMode } from '@guestdma/drivers'
+import { Meter, type Region } from '@guestdma/memory'
 import { createMachine, type DeviceConfig, type Machine, SCHEMES, sharedPoolScheme } from 'guestdma'
 import { loadCrowd } from './crowd.ts'
 
@@ -35,12 +37,50 @@ export async function machineFor(
   })
 }
 
-/** Backend and queue counters of a device, flat, for the report. */
-export function countersOf(machine: Machine, name: string): Record<string, number> {
+/** Backend and queue counters of a device, and the accesses to its memory, flat, for the report. */
+export function countersOf(machine: Machine, name: string, sides: Sides): Record<string, number> {
   const { backend, queues } = machine.counters().devices[name]
   const { slots: _slots, slotsInUse: _inUse, slotsHighWater: _high, allocatedBytes: _allocated, ...totals } = backend
   const notified = Object.values(queues).reduce((sum, queue) => sum + queue.notified, 0)
-  return { ...totals, notified }
+  return { ...totals, notified, ...sides.counters() }
+}
+
+/**
+ * Counts accesses to the memory of a device by the side that makes them: a scenario says whose turn it is. For every
+ * other scheme it does nothing.
+ */
+export class Sides {
+  private readonly region: Region | null
+  private readonly meters = { driver: new Meter(), device: new Meter() }
+
+  constructor(machine: Machine, name: string) {
+    const { port } = machine.device(name)
+    const region = port instanceof BusWindows ? port.windows[0].region : null
+    this.region = region?.meter == null ? null : region
+    this.driver()
+  }
+
+  driver(): void {
+    if (this.region !== null) this.region.meter = this.meters.driver
+  }
+
+  device(): void {
+    if (this.region !== null) this.region.meter = this.meters.device
+  }
+
+  /** Accesses by side, kind and width in bytes, such as `driverLoads8`. */
+  counters(): Record<string, number> {
+    const counters: Record<string, number> = {}
+    if (this.region === null) return counters
+    for (const side of ['driver', 'device'] as const) {
+      const { loads, stores } = this.meters[side].snapshot()
+      for (const width of WIDTHS) {
+        counters[accessCounter(side, 'Loads', width)] = loads[width]
+        counters[accessCounter(side, 'Stores', width)] = stores[width]
+      }
+    }
+    return counters
+  }
 }
 
 /**

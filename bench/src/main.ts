@@ -1,7 +1,16 @@
 import { execFile } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
-import { type BenchReport, formatResults, readEnvironment, runBench, type Subject, variantsOf } from '@guestdma/bench'
+import {
+  type BenchReport,
+  formatResults,
+  PROFILE_NAMES,
+  readEnvironment,
+  runBench,
+  runCosts,
+  type Subject,
+  variantsOf,
+} from '@guestdma/bench'
 import {
   checkOutputs,
   EXIT_USAGE,
@@ -35,6 +44,8 @@ usage: bench [--scheme ID…] [--only WORDS] [--quick]
        bench --peers [--json FILE]
        bench --threads [--json FILE]
        bench --guests [--json FILE]
+       bench --model [--from FILE] [--profile P] [--params FILE]
+             [--set NAME=VALUE]… [--json FILE]
 
   --scheme ID   only this scheme; may be given several times:
 ${[NONE, ...Object.keys(BACKENDS)].map((id) => `                ${id}\n`).join('')}  --only WORDS  only what matches all words, such as
@@ -55,6 +66,14 @@ ${[NONE, ...Object.keys(BACKENDS)].map((id) => `                ${id}\n`).join('
                 qemu-system-arm, cpio, device-tree-compiler and what
                 scripts/guest-kernel.mjs arm64 and
                 scripts/guest-programs.mjs arm64 make
+  --model       measure nothing: what the counters of a report would
+                cost on a real machine, by cause (docs/cost-model.md)
+  --from FILE   that report (default: bench/results/small-packets.json)
+  --profile P   where the memory of a device lies (default: pcie-wc):
+                ${PROFILE_NAMES.join(', ')}
+  --params FILE a JSON object of parameters of the model by name
+  --set NAME=VALUE
+                one parameter; may be given several times
   --repeat N    N processes for each figure, of which the fastest
                 counts (a machine is only ever slowed down)
   --json FILE   also write the report as JSON, as results come
@@ -82,6 +101,11 @@ async function main(): Promise<number> {
       peers: { type: 'boolean' },
       guests: { type: 'boolean' },
       threads: { type: 'boolean' },
+      model: { type: 'boolean' },
+      from: { type: 'string' },
+      profile: { type: 'string' },
+      params: { type: 'string' },
+      set: { type: 'string', multiple: true },
       json: { type: 'string' },
       svg: { type: 'string' },
       repeat: { type: 'string' },
@@ -92,6 +116,28 @@ async function main(): Promise<number> {
     process.stdout.write(HELP)
     return 0
   }
+  if (values.model) {
+    for (const option of [
+      'scheme',
+      'only',
+      'quick',
+      'heap',
+      'iova',
+      'peers',
+      'guests',
+      'threads',
+      'repeat',
+      'svg',
+    ] as const)
+      if (values[option] !== undefined) throw usage(`--model measures nothing, so --${option} has no use`)
+    runCosts({
+      ...values,
+      from: values.from ?? fileURLToPath(new URL('../results/small-packets.json', import.meta.url)),
+    })
+    return 0
+  }
+  for (const option of ['from', 'profile', 'params', 'set'] as const)
+    if (values[option] !== undefined) throw usage(`--${option} is for --model`)
   const known = [NONE, ...Object.keys(BACKENDS)]
   const schemes = values.scheme?.flatMap((list) => list.split(',')) ?? known
   for (const id of schemes) if (!known.includes(id)) throw usage(`unknown scheme '${id}'; known: ${known.join(', ')}`)

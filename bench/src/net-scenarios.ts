@@ -2,7 +2,7 @@ import { defineScenario, type Prepared, type Scenario, type Variant } from '@gue
 import type { Frames } from '@guestdma/devices'
 import { NO_BUFFER } from '@guestdma/drivers'
 import { FrameBatch, LoopbackLink } from 'guestdma'
-import { bufferModeOf, bufferRing, countersOf, machineFor, NONE } from './machines.ts'
+import { bufferModeOf, bufferRing, countersOf, machineFor, NONE, Sides } from './machines.ts'
 
 const BYTES = [64, 256, 1514]
 const BATCHES = [1, 32]
@@ -42,6 +42,7 @@ export const transmit: Scenario = defineScenario({
     })
     const net = machine.net('net0')
     const { model: device } = machine.device('net0')
+    const sides = new Sides(machine, 'net0')
     const ring = bufferRing(machine, variant, STRIDE)
     let next = 0
     return {
@@ -55,11 +56,13 @@ export const transmit: Scenario = defineScenario({
           }
         }
         const taken = net.send(batch)
+        sides.device()
         device.poll(BUDGET)
+        sides.driver()
         net.poll(BUDGET)
         return check(taken, size)
       },
-      counters: () => ({ ...countersOf(machine, 'net0'), framesSeen: frames }),
+      counters: () => ({ ...countersOf(machine, 'net0', sides), framesSeen: frames }),
       close: () => machine.close(),
     }
   },
@@ -92,17 +95,20 @@ export const receive: Scenario = defineScenario({
     const net = machine.net('net0')
     const device = machine.netModel('net0')
     const frame = new Uint8Array(bytes).fill(0x5a)
+    const sides = new Sides(machine, 'net0')
     // Receive buffers are posted by the first poll.
     machine.pump()
     return {
       round(): number {
         let taken = 0
+        sides.device()
         for (let i = 0; i < size; i++) if (device.receive(frame)) taken++
         device.poll(BUDGET)
+        sides.driver()
         net.poll(BUDGET)
         return check(taken, size)
       },
-      counters: () => ({ ...countersOf(machine, 'net0'), framesSeen: frames }),
+      counters: () => ({ ...countersOf(machine, 'net0', sides), framesSeen: frames }),
       close: () => machine.close(),
     }
   },
@@ -137,15 +143,22 @@ export const pingPong: Scenario = defineScenario({
     })
     const net = machine.net('net0')
     const { model: device } = machine.device('net0')
+    const sides = new Sides(machine, 'net0')
+    const pollBoth = (): number => {
+      sides.device()
+      const moved = device.poll(BUDGET)
+      sides.driver()
+      return moved + net.poll(BUDGET)
+    }
     return {
       round(): number {
         const before = frames
         batch.buffer[0] = net.acquire()
         net.send(batch)
-        while (device.poll(BUDGET) + net.poll(BUDGET) > 0);
+        while (pollBoth() > 0);
         return check(frames - before, 1)
       },
-      counters: () => ({ ...countersOf(machine, 'net0'), framesSeen: frames }),
+      counters: () => ({ ...countersOf(machine, 'net0', sides), framesSeen: frames }),
       close: () => machine.close(),
     }
   },

@@ -2,6 +2,8 @@
 import { resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { compareReports, readReport } from './compare.ts'
+import { runCosts } from './cost-program.ts'
+import { PROFILE_NAMES } from './model/parameters.ts'
 import { readCommandLine } from './program/command-line.ts'
 import { runProgram, UsageError } from './program/errors.ts'
 import { checkOutputs, type NamedFile, writeWhole } from './program/outputs.ts'
@@ -12,23 +14,35 @@ import type { BenchReport } from './result.ts'
 import { runBench } from './runner.ts'
 import { type ScenarioModule, variantsOf } from './scenario.ts'
 
-const HELP = `Measures scenarios, and compares results.
+const HELP = `Measures scenarios, compares results, and models
+what they would cost on a real machine.
 
 usage:
   guestdma-bench run SCENARIOS.js [--only WORDS]
                  [--quick] [--repeat N] [--json FILE]
   guestdma-bench compare BEFORE.json AFTER.json
                  [--json FILE]
+  guestdma-bench model REPORT.json [--profile P]
+                 [--params FILE] [--set NAME=VALUE]…
+                 [--json FILE]
 
   run           measure a module that exports
                 'scenarios' and 'backends'
   compare       the ratio of each case, and whether
                 it is outside of the noise
+  model         what the counters of a report would cost
+                on a real machine, by cause
   --only WORDS  only what matches all words, such as
                 "net transmit 64"
   --quick       a tenth of the time for each case
   --repeat N    N processes for each case, of which
                 the fastest counts
+  --profile P   where the memory of a device lies:
+                ${PROFILE_NAMES.join(', ')}
+                (default: pcie-wc)
+  --params FILE a JSON object of parameters by name
+  --set NAME=VALUE
+                one parameter; may be given several times
   --json FILE   also write the results as JSON
   --help        this text
 `
@@ -41,6 +55,9 @@ async function main(args: readonly string[]): Promise<number> {
       only: { type: 'string' },
       quick: { type: 'boolean' },
       repeat: { type: 'string' },
+      profile: { type: 'string' },
+      params: { type: 'string' },
+      set: { type: 'string', multiple: true },
       json: { type: 'string' },
       help: { type: 'boolean', short: 'h' },
     },
@@ -52,6 +69,10 @@ async function main(args: readonly string[]): Promise<number> {
   const [command, ...files] = positionals
   const outputs = values.json === undefined ? [] : [{ option: '--json', path: values.json }]
   if (command === 'compare' && files.length === 2) return compare(files, outputs)
+  if (command === 'model' && files.length === 1) {
+    runCosts({ ...values, from: files[0] })
+    return 0
+  }
   if (command === 'run' && files.length === 1) return run(files[0], values, outputs)
   throw new UsageError('BENCH_USAGE', 'guestdma-bench', 'name a command and its files; see guestdma-bench --help')
 }

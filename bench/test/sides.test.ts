@@ -1,0 +1,87 @@
+import { modelRow, type Prepared, parametersOf, type Scenario, variantsOf } from '@guestdma/bench'
+import { afterEach, describe, expect, test } from 'vitest'
+import { write } from '../src/blk-scenarios.ts'
+import { pingPong, receive, transmit } from '../src/net-scenarios.ts'
+
+const HEADER = 12
+const ROUNDS = 64
+const open: Prepared[] = []
+afterEach(async () => {
+  for (const prepared of open.splice(0)) await prepared.close()
+})
+
+/** What one operation counts in the long run: rounds that only make ready are left out. */
+async function countersOf(scenario: Scenario, backend: string, bytes: number): Promise<Record<string, number>> {
+  const subject = variantsOf(scenario, backend).find((one) => {
+    return (
+      one.mode === 'map' && one.buffers === 'warm' && one.bytes === bytes && one.batch === Math.max(...scenario.batches)
+    )
+  })
+  if (subject === undefined) throw new Error('no such variant')
+  const prepared = await scenario.prepare({ ...subject, base: 2 ** 32, lastLevelCacheBytes: 1 << 20, crowded: false })
+  open.push(prepared)
+  for (let i = 0; i < ROUNDS; i++) prepared.round()
+  const before = prepared.counters()
+  let operations = 0
+  for (let i = 0; i < ROUNDS; i++) operations += prepared.round()
+  const after = prepared.counters()
+  return Object.fromEntries(
+    Object.entries(after).map(([name, value]) => [name, (value - (before[name] ?? 0)) / operations]),
+  )
+}
+
+const moved = (counters: Record<string, number>, name: string): number =>
+  [1, 2, 4, 8].reduce((sum, width) => sum + width * counters[`${name}${width}`], 0)
+
+describe('accesses to the memory of a device', () => {
+  test('of a frame that is sent: the driver stores it with its header, and the device loads it', async () => {
+    const [small, large] = await Promise.all([64, 1514].map((bytes) => countersOf(transmit, 'on-device', bytes)))
+    expect(moved(large, 'driverStores') - moved(small, 'driverStores')).toBe(1514 - 64)
+    expect(moved(large, 'deviceLoads') - moved(small, 'deviceLoads')).toBe(1514 - 64)
+    expect(small.driverStores8).toBe(Math.floor((64 + HEADER) / 8))
+    // The driver reads used elements and no payload, and the device writes these and no payload.
+    expect([moved(large, 'driverLoads'), moved(large, 'deviceStores')]).toEqual([
+      moved(small, 'driverLoads'),
+      moved(small, 'deviceStores'),
+    ])
+  })
+
+  test('of a frame that is received: the device stores it, and the driver loads it', async () => {
+    const [small, large] = await Promise.all([64, 1514].map((bytes) => countersOf(receive, 'on-device', bytes)))
+    expect(moved(large, 'deviceStores') - moved(small, 'deviceStores')).toBe(1514 - 64)
+    expect(moved(large, 'driverLoads') - moved(small, 'driverLoads')).toBe(1514 - 64)
+  })
+
+  test.each([
+    ['ping-pong', pingPong, 64],
+    ['write', write, 512],
+  ])('of %s are of both sides', async (_, scenario, bytes) => {
+    const counters = await countersOf(scenario, 'on-device', bytes)
+    for (const name of ['driverLoads', 'driverStores', 'deviceLoads', 'deviceStores'])
+      expect(moved(counters, name)).toBeGreaterThan(0)
+    expect(moved(counters, 'driverStores')).toBeGreaterThanOrEqual(bytes)
+    expect(moved(counters, 'deviceLoads')).toBeGreaterThanOrEqual(bytes)
+  })
+
+  test('are counted for no other scheme, and the model says so by null', async () => {
+    const counters = await countersOf(transmit, 'shared-pool', 64)
+    expect(Object.keys(counters).filter((name) => name.startsWith('driver'))).toEqual([])
+    const [subject] = variantsOf(transmit, 'shared-pool')
+    expect(modelRow({ ...subject, counters }, parametersOf('pcie-wc'))).toMatchObject({
+      deviceMemoryReads: null,
+      deviceLocalReads: null,
+    })
+  })
+})
+
+test('every scheme that is measured counts what the model needs of it', async () => {
+  for (const backend of ['direct', 'shared-pool', 'on-device', 'virtio-iommu', 'shared-pages']) {
+    const counters = await countersOf(transmit, backend, 64)
+    const [subject] = variantsOf(transmit, backend)
+    const modelled = modelRow({ ...subject, counters }, parametersOf('memslot'))
+    expect([modelled.copies, modelled.clears, modelled.doorbells]).not.toContain(null)
+    expect(modelled.doorbells).toBe(4000 / 32)
+    expect(modelled.iommuWaits !== null).toBe(backend === 'virtio-iommu')
+    expect(modelled.pageConversions !== null).toBe(backend === 'shared-pages')
+  }
+})

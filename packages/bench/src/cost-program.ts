@@ -1,0 +1,38 @@
+import { readReport } from './compare.ts'
+import { costReport } from './cost-report.ts'
+import { formatCosts } from './cost-text.ts'
+import { parseSetting } from './model/parameters.ts'
+import { readParameterFile } from './model/reading.ts'
+import { checkOutputs, writeWhole } from './program/outputs.ts'
+
+/** What a program that models costs is asked on its command line. */
+export interface CostOptions {
+  /** A file that `--json` of a measurement wrote. */
+  readonly from: string
+  /** Default: `pcie-wc`. */
+  readonly profile?: string
+  /** A file of parameters, over those of the profile. */
+  readonly params?: string
+  /** `name=value`, over those of the file. */
+  readonly set?: readonly string[]
+  readonly json?: string
+}
+
+/**
+ * Reads a report of measurements, prints what the cost model says of it, and writes that as JSON where asked.
+ *
+ * @throws UsageError `BENCH_FILE`, `BENCH_NOT_A_REPORT` and those of an output that cannot be written
+ * @throws ModelError those of the model
+ */
+export function runCosts({ from, profile = 'pcie-wc', params, set = [], json }: CostOptions): void {
+  const outputs = json === undefined ? [] : [{ option: '--json', path: json }]
+  const read = params === undefined ? [] : [{ option: '--params', path: params }]
+  checkOutputs(outputs, [{ option: '--from', path: from }, ...read])
+  const overrides = {
+    ...(params === undefined ? {} : readParameterFile(params)),
+    ...Object.fromEntries(set.map(parseSetting)),
+  }
+  const report = costReport(readReport(from), profile, overrides)
+  process.stdout.write(formatCosts(report))
+  if (json !== undefined) writeWhole(json, `${JSON.stringify(report, null, 2)}\n`)
+}
