@@ -25,13 +25,16 @@ export class Frames {
 
   /** A batch of copies, for who has frames one by one. */
   static of(...frames: readonly Uint8Array[]): Frames {
-    const bytes = frames.reduce((sum, { length }) => sum + length, 0)
+    // Each begins at a multiple of 8, as a copy is fastest.
+    const bytes = frames.reduce((sum, { length }) => sum + ((length + 7) & ~7), 0)
     const batch = new Frames(new Region(new ArrayBuffer(bytes), 'frames'), frames.length)
+    let offset = 0
     for (const frame of frames) {
       const i = batch.count++
-      batch.offsets[i] = i === 0 ? 0 : batch.offsets[i - 1] + batch.lengths[i - 1]
+      batch.offsets[i] = offset
       batch.lengths[i] = frame.length
-      batch.region.u8.set(frame, batch.offsets[i])
+      batch.region.u8.set(frame, offset)
+      offset += (frame.length + 7) & ~7
     }
     return batch
   }
