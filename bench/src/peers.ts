@@ -119,6 +119,8 @@ function machineOver(
         transport,
         dma: scheme.id,
         mode: net ? 'pool' : 'map',
+        // It is polled all the time, as the bare ring is.
+        interrupts: false,
         // As the bare ring is.
         decline: [VIRTIO_F_RING_PACKED],
         enforcedBy: iotlb ? 'peer' : 'construction',
