@@ -6,7 +6,7 @@ export const PEERS: FigureProgram<PeerFigure> = {
   name: 'peers',
   schema: 'guestdma-peers-speed-1',
   what: 'devices of other processes',
-  total: 4,
+  total: 6,
   format: formatPeers,
 }
 

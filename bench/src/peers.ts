@@ -5,10 +5,12 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { endWithParent } from '@guestdma/bench/program'
 import type { DmaScheme } from '@guestdma/dma'
+import { RequestBatch } from '@guestdma/drivers'
 import { type DeviceAddress, guestAddress, Region } from '@guestdma/memory'
 import { SharedMemory } from '@guestdma/node'
 import { startStorageDaemon, startTestpmd } from '@guestdma/peers'
 import {
+  BLK_T_IN,
   FeatureSet,
   STATUS_ACKNOWLEDGE,
   STATUS_DRIVER,
@@ -133,6 +135,7 @@ function machineOver(
 const BLK = { name: 'dev0', deviceId: 2, queues: 1 }
 const SECTOR = 512
 
+/** Reads of one sector each: by promises, as most users ask for them, and by the synchronous core below. */
 async function blk(depth: number): Promise<void> {
   const dir = mkdtempSync(join(tmpdir(), 'guestdma-bench-'))
   const image = join(dir, 'disk.raw')
@@ -165,34 +168,48 @@ async function blk(depth: number): Promise<void> {
       },
     }
   }
-  const driver: Way = async () => {
-    const memory = SharedMemory.create('pool', POOL_BYTES)
-    const transport = VhostUserTransport.connect(path, {
-      ...BLK,
-      memory: [{ memory, device: POOL_DEVICE }],
-      wait: WAIT,
-    })
-    const machine = await machineOver(transport, memory, false)
-    const disk = machine.blk('dev0')
-    const buffers = Array.from({ length: depth }, () => guestAddress(machine.ram.allocate(SECTOR, SECTOR)))
-    const work = async (): Promise<number> => {
-      let left = depth
-      for (const buffer of buffers) void disk.read(0, buffer, SECTOR).then(() => left--)
-      while (left > 0) {
-        if (disk.poll(256) > 0) await undefined
+  const driver =
+    (synchronous: boolean): Way =>
+    async () => {
+      const memory = SharedMemory.create('pool', POOL_BYTES)
+      const transport = VhostUserTransport.connect(path, {
+        ...BLK,
+        memory: [{ memory, device: POOL_DEVICE }],
+        wait: WAIT,
+      })
+      const machine = await machineOver(transport, memory, false)
+      const disk = machine.blk('dev0')
+      const buffers = Array.from({ length: depth }, () => guestAddress(machine.ram.allocate(SECTOR, SECTOR)))
+      const promises = async (): Promise<number> => {
+        let left = depth
+        for (const buffer of buffers) void disk.read(0, buffer, SECTOR).then(() => left--)
+        while (left > 0) {
+          if (disk.poll(256) > 0) await undefined
+        }
+        return depth
       }
-      return depth
+      const batch = new RequestBatch(depth)
+      batch.count = depth
+      batch.type.fill(BLK_T_IN)
+      batch.length.fill(SECTOR)
+      batch.address.set(buffers)
+      const core = (): number => {
+        let left = disk.queue.submit(batch)
+        while (left > 0) left -= disk.queue.poll(256)
+        return depth
+      }
+      return {
+        work: synchronous ? core : promises,
+        close: async () => {
+          await machine.close()
+          transport.close()
+          memory.close()
+        },
+      }
     }
-    return {
-      work,
-      close: async () => {
-        await machine.close()
-        transport.close()
-        memory.close()
-      },
-    }
-  }
-  await compare('qemu-storage-daemon', `blk 512 B reads, depth ${depth}`, 'shared-pool', bare, driver)
+  const work = `blk 512 B reads, depth ${depth}`
+  await compare('qemu-storage-daemon', `${work}, promises`, 'shared-pool', bare, driver(false))
+  await compare('qemu-storage-daemon', `${work}, synchronous core`, 'shared-pool', bare, driver(true))
   await peer.close()
   rmSync(dir, { recursive: true })
 }
