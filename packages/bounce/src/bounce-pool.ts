@@ -35,7 +35,7 @@ export interface BouncePoolOptions {
 
 /** Who uses a pool: one per backend. */
 export interface BounceUser {
-  /** A number from 1 on that no earlier user of the pool had. */
+  /** From 1 on, another one than that of whoever had the pool before; after 65,534 users the numbers begin anew. */
   readonly id: number
   /** Slots that this user's posted receive buffers hold. */
   standing: number

@@ -353,7 +353,7 @@ describe.each(TRANSPORTS)('after poll returned 0 its owner sleeps until onWork: 
       expect(m.tx.reap()).toHaveLength(3)
     })
 
-    test.each([-1, 4, Number.NaN, undefined])('a link that says it took %s of 3 frames', async (taken) => {
+    test.each([-1, 4, 1.5, Number.NaN, undefined])('a link that says it took %s of 3 frames', async (taken) => {
       const messages = await surfaced(() => {
         const m = net('a', { transmit: () => taken as number })
         send(m, ...frames(3))

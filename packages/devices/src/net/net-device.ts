@@ -290,7 +290,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
     let taken = 0
     try {
       taken = link.transmit(frames)
-      if (!(taken >= 0 && taken <= count)) throw refuseAnswer(this.name, taken, count)
+      if (!Number.isInteger(taken) || taken < 0 || taken > count) throw refuseAnswer(this.name, taken, count)
     } catch (error) {
       counters.transmitFailed += count
       this.hostThrew('link.transmit', error)
