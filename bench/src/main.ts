@@ -3,7 +3,10 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import {
   type BenchReport,
+  EFFORTS,
   formatResults,
+  MEASURED,
+  NONE,
   PROFILE_NAMES,
   readEnvironment,
   runBench,
@@ -27,7 +30,6 @@ import { type FigureProgram, runFigures } from './figure-program.ts'
 import { type FigureReport, type HeapFigure, type HeapReport, toJson } from './files.ts'
 import { GUESTS } from './guests-report.ts'
 import { IOVA } from './iova-report.ts'
-import { BACKENDS, NONE } from './machines.ts'
 import { PEERS } from './peers-report.ts'
 import { drawReport } from './picture.ts'
 import { SCENARIOS } from './scenarios.ts'
@@ -48,7 +50,7 @@ usage: bench [--scheme ID…] [--only WORDS] [--quick]
              [--set NAME=VALUE]… [--json FILE]
 
   --scheme ID   only this scheme; may be given several times:
-${[NONE, ...Object.keys(BACKENDS)].map((id) => `                ${id}\n`).join('')}  --only WORDS  only what matches all words, such as
+${[NONE, ...Object.keys(MEASURED)].map((id) => `                ${id}\n`).join('')}  --only WORDS  only what matches all words, such as
                 "net transmit map 64 32 warm"
   --quick       a tenth of the time for each figure, and only
                 64 and 1,514 bytes, 4 KiB
@@ -138,7 +140,7 @@ async function main(): Promise<number> {
   }
   for (const option of ['from', 'profile', 'params', 'set'] as const)
     if (values[option] !== undefined) throw usage(`--${option} is for --model`)
-  const known = [NONE, ...Object.keys(BACKENDS)]
+  const known = [NONE, ...Object.keys(MEASURED)]
   const schemes = values.scheme?.flatMap((list) => list.split(',')) ?? known
   for (const id of schemes) if (!known.includes(id)) throw usage(`unknown scheme '${id}'; known: ${known.join(', ')}`)
   const words = values.only?.split(/\s+/).filter((word) => word !== '') ?? []
@@ -172,7 +174,7 @@ async function main(): Promise<number> {
   if (values.peers) return figures(PEERS, stop, save)
   if (values.guests) return figures(GUESTS, stop, save)
   if (values.threads) return figures(THREADS, stop, save)
-  const effort = values.quick ? { milliseconds: 60, warmup: 120 } : { milliseconds: 600, warmup: 400 }
+  const effort = values.quick ? EFFORTS.quick : EFFORTS.full
   const common = {
     worker: new URL('../dist/worker.js', import.meta.url),
     execArgv: ['--conditions=guestdma-built'],

@@ -1,6 +1,11 @@
-import type { Scenario } from '@guestdma/bench'
-import { read, write } from './blk-scenarios.ts'
-import { pingPong, receive, transmit } from './net-scenarios.ts'
+import { guestScenarios, MEASURED, type Scenario } from '@guestdma/bench'
+import { loadCrowd } from './crowd.ts'
 
-/** All that this repository measures. */
-export const SCENARIOS: readonly Scenario[] = [transmit, receive, pingPong, read, write]
+/** All that this repository measures; with a crowd of other schemes where a run asks for it. */
+export const SCENARIOS: readonly Scenario[] = guestScenarios(MEASURED).map((scenario) => ({
+  ...scenario,
+  async prepare(variant) {
+    if (variant.crowded) await loadCrowd(variant.base)
+    return scenario.prepare(variant)
+  },
+}))

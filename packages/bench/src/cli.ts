@@ -1,18 +1,19 @@
 #!/usr/bin/env node
 import { resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
-import { compareReports, readReport } from './compare.ts'
-import { runCosts } from './cost-program.ts'
+import { runCosts } from './costs/program.ts'
+import { EFFORTS } from './harness/measure.ts'
+import type { BenchReport } from './harness/result.ts'
+import { runBench } from './harness/runner.ts'
+import { type ScenarioModule, variantsOf } from './harness/scenario.ts'
 import { PROFILE_NAMES } from './model/parameters.ts'
 import { readCommandLine } from './program/command-line.ts'
 import { runProgram, UsageError } from './program/errors.ts'
 import { checkOutputs, type NamedFile, writeWhole } from './program/outputs.ts'
 import { Progress } from './program/progress.ts'
 import { listenForStop } from './program/stop.ts'
-import { formatComparison, formatResults } from './report.ts'
-import type { BenchReport } from './result.ts'
-import { runBench } from './runner.ts'
-import { type ScenarioModule, variantsOf } from './scenario.ts'
+import { compareReports, readReport } from './reports/compare.ts'
+import { formatComparison, formatResults } from './reports/text.ts'
 
 const HELP = `Measures scenarios, compares results, and models
 what they would cost on a real machine.
@@ -119,7 +120,7 @@ async function run(
     workerArgs: [address],
     execArgv: process.execArgv,
     subjects,
-    effort: quick ? { milliseconds: 60, warmup: 120 } : { milliseconds: 600, warmup: 400 },
+    effort: quick ? EFFORTS.quick : EFFORTS.full,
     repeat,
     signal: stop.signal,
     onReport: (sofar, { driver, operation, backend, mode }, done, total) => {

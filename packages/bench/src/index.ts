@@ -3,13 +3,39 @@
  *
  * @packageDocumentation
  */
-export { type ComparedRow, type Comparison, compareReports, readReport } from './compare.ts'
-export { type CostOptions, runCosts } from './cost-program.ts'
-export { type CostReport, type CostRow, costReport, type OvercommitRow } from './cost-report.ts'
-export { causeTable, parameterTable, profileList } from './cost-tables.ts'
-export { formatCosts } from './cost-text.ts'
-export { readEnvironment } from './environment.ts'
-export { type Effort, heapPerOperation, measure } from './measure.ts'
+
+export { type CostOptions, runCosts } from './costs/program.ts'
+export { type CostReport, type CostRow, costReport, type OvercommitRow } from './costs/report.ts'
+export { causeTable, parameterTable, profileList } from './costs/tables.ts'
+export { formatCosts } from './costs/text.ts'
+export { readEnvironment } from './harness/environment.ts'
+export { EFFORTS, type Effort, heapPerOperation, measure } from './harness/measure.ts'
+export {
+  type BenchFailure,
+  type BenchReport,
+  type BenchResult,
+  type Environment,
+  type ExposureClass,
+  type ExposureResult,
+  type Quantiles,
+  type ScaleResult,
+  type Shard,
+  type Subject,
+  subjectKey,
+  type ThreadResult,
+} from './harness/result.ts'
+export { type RunOptions, runBench } from './harness/runner.ts'
+export {
+  defineScenario,
+  type Prepared,
+  type Scenario,
+  type ScenarioModule,
+  type ScenarioOptions,
+  type Variant,
+  variantsOf,
+} from './harness/scenario.ts'
+export { selectPairwise, shardOf } from './harness/select.ts'
+export { type Answer, type Job, runWorker } from './harness/worker.ts'
 export {
   type Answers,
   answer,
@@ -44,22 +70,8 @@ export {
   parametersOf,
   type Setting,
 } from './model/parameters.ts'
-export { formatComparison, formatResults, workOf } from './report.ts'
-export {
-  type BenchFailure,
-  type BenchReport,
-  type BenchResult,
-  type Environment,
-  type Subject,
-  subjectKey,
-} from './result.ts'
-export { type RunOptions, runBench } from './runner.ts'
-export {
-  defineScenario,
-  type Prepared,
-  type Scenario,
-  type ScenarioModule,
-  type Variant,
-  variantsOf,
-} from './scenario.ts'
-export { type Answer, type Job, runWorker } from './worker.ts'
+export { type ComparedRow, type Comparison, compareReports, readReport } from './reports/compare.ts'
+export { formatComparison, formatResults, workOf } from './reports/text.ts'
+export { guestScenarios } from './scenarios/guest-scenarios.ts'
+export { NONE, type SchemeFactory, type Schemes } from './scenarios/machines.ts'
+export { MEASURED } from './scenarios/schemes.ts'

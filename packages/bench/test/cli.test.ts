@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import type { BenchReport } from '../src/result.ts'
+import type { BenchReport } from '../src/harness/result.ts'
 
 const path = (name: string): string => fileURLToPath(new URL(name, import.meta.url))
 const cli = path('../src/cli.ts')
@@ -46,18 +46,18 @@ describe('run', () => {
   test("measures a scenario of one's own over each backend that it names", async () => {
     const { code, out, err } = await start('run', frames, '--quick', '--json', json).ended
     expect([code, err]).toEqual([0, ''])
-    expect(out).toContain('net burst, pool, warm, 64 bytes, batch 8')
-    expect(report()).toMatchObject({ schema: 'guestdma-bench-2', complete: true, failures: [] })
+    expect(out).toContain('net burst, pool, split, warm, 64 bytes, batch 8')
+    expect(report()).toMatchObject({ schema: 'guestdma-bench-3', complete: true, failures: [] })
     expect(report().results.map(({ backend, counters }) => [backend, counters])).toEqual([
-      ['direct', { framesSent: 1 }],
-      ['shared-pool', { framesSent: 1 }],
+      ['direct', { framesSent: 1, barriers: 3 / 8, orderedLoads: 6 / 8 }],
+      ['shared-pool', { framesSent: 1, barriers: 3 / 8, orderedLoads: 6 / 8 }],
     ])
   })
 
   test('a case whose process ends is named, and the others are measured', async () => {
     const { code, out } = await start('run', faulty, '--quick', '--only', 'crash', '--json', json).ended
     expect(code).toBe(1)
-    expect(out).toContain('FAILED: own crash, only, warm, 128 bytes')
+    expect(out).toContain('FAILED: own crash, only, split, warm, 128 bytes')
     const { complete, results, failures } = report()
     expect(complete).toBe(false)
     expect(results.map(({ bytes }) => bytes)).toEqual([64, 256])
@@ -102,7 +102,7 @@ describe('compare', () => {
       bytes,
       nsPerOperation: times(median),
     }))
-    writeFileSync(join(dir, file), JSON.stringify({ schema: 'guestdma-bench-2', results }))
+    writeFileSync(join(dir, file), JSON.stringify({ schema: 'guestdma-bench-3', results }))
     return join(dir, file)
   }
 
@@ -121,7 +121,7 @@ describe('compare', () => {
     ['BENCH_USAGE', () => ['--schema']],
     ['BENCH_FILE', () => ['compare', join(dir, 'none.json'), write('a.json', 1)]],
     ['BENCH_NOT_A_REPORT', () => ['compare', cli, write('a.json', 1)]],
-    ['BENCH_SCENARIOS', () => ['run', path('../src/environment.ts')]],
+    ['BENCH_SCENARIOS', () => ['run', path('../src/harness/environment.ts')]],
     ['OUTPUT_NO_DIRECTORY', () => ['run', frames, '--json', join(dir, 'none/report.json')]],
     ['OUTPUT_IS_DIRECTORY', () => ['run', frames, '--json', dir]],
     ['OUTPUT_IS_INPUT', () => ['compare', write('a.json', 1), write('b.json', 1), '--json', join(dir, 'b.json')]],

@@ -62,7 +62,7 @@ export function row(part: Partial<BenchResult> = {}): BenchResult {
 
 export function reportOf(results: readonly BenchResult[]): BenchReport {
   return {
-    schema: 'guestdma-bench-2',
+    schema: 'guestdma-bench-3',
     complete: true,
     environment: {
       date: '2026-01-01T00:00:00.000Z',

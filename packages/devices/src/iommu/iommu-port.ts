@@ -85,7 +85,8 @@ export class IommuPort implements BusPort {
   domain: IommuDomain | null = null
 
   declare private readonly owner: IommuOwner
-  declare private readonly counters: IommuDeviceCounters
+  /** Of its IOMMU; `tlbHits` and `tlbMisses` are those of all its ports. */
+  declare readonly counters: IommuDeviceCounters
   declare private readonly spacing: number
   declare private readonly starts: Float64Array
   declare private readonly ends: Float64Array

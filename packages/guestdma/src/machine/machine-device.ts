@@ -57,6 +57,7 @@ export class MachineDevice {
   private readonly placed: PlacedModel | null
   private child: DependencyContainer | null = null
   private agreed: Negotiated | null = null
+  private interrupts = 0
   private current: VirtioDriver | null = null
   private messages: MessageMemory | null = null
   private unlisten: (() => void) | null = null
@@ -128,6 +129,7 @@ export class MachineDevice {
 
   /** Told by whoever learns of it that the device interrupts. The next pump does the work. */
   interrupt(): void {
+    this.interrupts++
     this.current?.interrupt()
   }
 
@@ -285,7 +287,7 @@ export class MachineDevice {
   /** Does what is to be done for the device and its driver. Returns how much that was. */
   poll(budget: number): number {
     if (this.current === null) return 0
-    if (this.messages?.poll() === true) this.current.interrupt()
+    if (this.messages?.poll() === true) this.interrupt()
     return this.current.poll(budget)
   }
 
@@ -303,6 +305,7 @@ export class MachineDevice {
       driver: { ...driver.counters },
       backend: { ...backend.counters },
       queues: Object.fromEntries(driver.session.queues.map((queue) => [queue.name, { ...queue.counters }])),
+      interrupts: this.interrupts,
       faults: this.platform.faults + (this.placed?.model.faults.count ?? 0),
     }
   }

@@ -1,9 +1,9 @@
-import { readReport } from './compare.ts'
-import { costReport } from './cost-report.ts'
-import { formatCosts } from './cost-text.ts'
-import { parseSetting } from './model/parameters.ts'
-import { readParameterFile } from './model/reading.ts'
-import { checkOutputs, writeWhole } from './program/outputs.ts'
+import { parseSetting } from '../model/parameters.ts'
+import { readParameterFile } from '../model/reading.ts'
+import { checkOutputs, writeWhole } from '../program/outputs.ts'
+import { readReport } from '../reports/compare.ts'
+import { costReport } from './report.ts'
+import { formatCosts } from './text.ts'
 
 /** What a program that models costs is asked on its command line. */
 export interface CostOptions {

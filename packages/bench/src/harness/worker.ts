@@ -1,10 +1,13 @@
+import { endWithParent, turn } from '../program/stop.ts'
+import { count } from './count.ts'
 import { type Effort, measure } from './measure.ts'
-import { endWithParent, turn } from './program/stop.ts'
 import type { BenchResult, Subject } from './result.ts'
 import type { Scenario } from './scenario.ts'
 
-/** What the runner asks of one process: the variants of one scenario over one backend. */
+/** What the runner asks of one process: variants over one backend. */
 export interface Job {
+  /** Times, or exact counters: what counts would be in the times. */
+  readonly what: 'times' | 'counters'
   readonly subjects: readonly Subject[]
   readonly effort: Effort
   readonly lastLevelCacheBytes: number
@@ -13,7 +16,9 @@ export interface Job {
 }
 
 /** What a process answers, line by line. */
-export type Answer = { readonly result: BenchResult }
+export type Answer =
+  | { readonly times: Omit<BenchResult, 'counters'> }
+  | { readonly counters: BenchResult['counters']; readonly subject: Subject }
 
 /**
  * The body of a worker program: takes the job from the command line, runs it, prints an answer per variant as a line of
@@ -32,7 +37,10 @@ export async function runWorker(scenarios: readonly Scenario[]): Promise<void> {
     const { lastLevelCacheBytes, base, crowded } = job
     const prepared = await scenario.prepare({ ...subject, lastLevelCacheBytes, base, crowded })
     try {
-      const answer: Answer = { result: await measure(subject, prepared, job.effort) }
+      const answer: Answer =
+        job.what === 'times'
+          ? { times: await measure(subject, prepared, job.effort) }
+          : { counters: count(prepared), subject }
       process.stdout.write(`${JSON.stringify(answer)}\n`)
     } finally {
       await prepared.close()

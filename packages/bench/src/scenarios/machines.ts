@@ -1,18 +1,20 @@
-import { accessCounter, type Variant, WIDTHS } from '@guestdma/bench'
-import { BusWindows } from '@guestdma/devices'
+import { BusWindows, IommuPort } from '@guestdma/devices'
+import type { DmaScheme } from '@guestdma/dma'
 import type { BufferMode } from '@guestdma/drivers'
 import { Meter, type Region } from '@guestdma/memory'
-import { createMachine, type DeviceConfig, type Machine, SCHEMES, sharedPoolScheme } from 'guestdma'
-import { loadCrowd } from './crowd.ts'
+import { VIRTIO_F_RING_PACKED } from '@guestdma/spec'
+import { type BlkConfig, createMachine, type Machine, type NetConfig, type SchemeSizes } from 'guestdma'
+import type { Variant } from '../harness/scenario.ts'
+import { accessCounter, WIDTHS } from '../model/causes.ts'
 
 /** The harness's own loop, with neither driver nor device: what is in every other figure as well. */
 export const NONE = 'none'
 
-/** What is measured beside the schemes as they come: what it costs to clear whatever is lent for writing. */
-export const BACKENDS: typeof SCHEMES = {
-  ...SCHEMES,
-  'shared-pool-on-lend': () => sharedPoolScheme({ size: POOL, clear: 'on-lend' }),
-}
+/** Makes a scheme anew, for one machine. */
+export type SchemeFactory = (sizes?: SchemeSizes) => DmaScheme
+
+/** Schemes by the names that results have for them. */
+export type Schemes = Readonly<Record<string, SchemeFactory>>
 
 const RAM = 64 << 20
 const POOL = 8 << 20
@@ -22,27 +24,36 @@ const POOL = 8 << 20
  * last-level cache.
  */
 export async function machineFor(
-  { backend, base, buffers, lastLevelCacheBytes, crowded }: Variant,
-  device: DeviceConfig,
+  schemes: Schemes,
+  { backend, base, buffers, lastLevelCacheBytes, ring }: Variant,
+  device: NetConfig | BlkConfig,
 ): Promise<Machine> {
-  if (crowded) await loadCrowd(base)
   const length = RAM + (buffers === 'cold' ? 4 * lastLevelCacheBytes : 0)
-  const scheme = BACKENDS[backend]({ poolBytes: POOL })
+  const scheme = schemes[backend]({ poolBytes: POOL })
+  const offer = ring === 'packed' ? [VIRTIO_F_RING_PACKED] : []
+  const config = { ...device, dma: scheme.id, device: { ...device.device, offer } } as NetConfig | BlkConfig
   return createMachine({
     memory: [{ base, length, memory: new ArrayBuffer(length) }],
     // Memory on a device lies behind a BAR.
     transport: backend === 'on-device' ? 'pci' : 'mmio',
     schemes: [scheme],
-    devices: [{ ...device, dma: scheme.id }],
+    devices: [config],
   })
 }
 
-/** Backend and queue counters of a device, and the accesses to its memory, flat, for the report. */
+/** Counters of a device's backend, queues, IOTLB and interrupts, and the accesses to its memory, flat, for the report. */
 export function countersOf(machine: Machine, name: string, sides: Sides): Record<string, number> {
-  const { backend, queues } = machine.counters().devices[name]
+  const { backend, queues, interrupts } = machine.counters().devices[name]
   const { slots: _slots, slotsInUse: _inUse, slotsHighWater: _high, allocatedBytes: _allocated, ...totals } = backend
   const notified = Object.values(queues).reduce((sum, queue) => sum + queue.notified, 0)
-  return { ...totals, notified, ...sides.counters() }
+  const { port } = machine.device(name)
+  return { ...totals, notified, interrupts, ...iotlbCounters(port), ...sides.counters() }
+}
+
+function iotlbCounters(port: unknown): Record<string, number> {
+  if (!(port instanceof IommuPort)) return {}
+  const { tlbHits, tlbMisses } = port.counters
+  return { iotlbLookups: tlbHits + tlbMisses, iotlbMisses: tlbMisses }
 }
 
 /**
@@ -98,6 +109,7 @@ export function bufferRing(
 
 /** How the drivers lend buffers in a variant. Throws for a mode that they do not have. */
 export function bufferModeOf({ mode }: Variant): BufferMode {
+  if (mode === 'pool-header') return 'pool'
   if (mode !== 'map' && mode !== 'pool') throw new Error(`the drivers have no mode '${mode}'`)
   return mode
 }

@@ -1,6 +1,6 @@
+import type { BenchReport, BenchResult, Subject } from '../harness/result.ts'
+import { type Column, formatTable, type TextStream, textColumns, wrap } from '../program/table.ts'
 import type { Comparison } from './compare.ts'
-import { type Column, formatTable, type TextStream, textColumns, wrap } from './program/table.ts'
-import type { BenchReport, BenchResult, Subject } from './result.ts'
 
 /**
  * A report as text: one table for each kind of work, over all backends, and what failed.
@@ -45,8 +45,8 @@ export function formatResults(
 }
 
 /** Names the kind of work of a subject: everything but its backend. */
-export function workOf({ driver, operation, mode, buffers, bytes, batch }: Subject): string {
-  return `${driver} ${operation}, ${mode}, ${buffers}, ${bytes} bytes, batch ${batch}`
+export function workOf({ driver, operation, mode, ring, buffers, bytes, batch }: Subject): string {
+  return `${driver} ${operation}, ${mode}, ${ring}, ${buffers}, ${bytes} bytes, batch ${batch}`
 }
 
 /** A comparison as text. */

@@ -2,7 +2,15 @@ import { spawn } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { readEnvironment } from './environment.ts'
 import type { Effort } from './measure.ts'
-import { type BenchFailure, type BenchReport, type BenchResult, type Subject, subjectKey } from './result.ts'
+import {
+  type BenchFailure,
+  type BenchReport,
+  type BenchResult,
+  REPORT_SCHEMA,
+  type Shard,
+  type Subject,
+  subjectKey,
+} from './result.ts'
 import type { Answer, Job } from './worker.ts'
 
 export interface RunOptions {
@@ -20,6 +28,8 @@ export interface RunOptions {
   readonly crowded?: boolean
   /** Processes for each group; the one with the lowest median counts, since a machine is only ever slowed down. Default 1. */
   readonly repeat?: number
+  /** Which part of a run this is; it is noted in the report. */
+  readonly shard?: Shard
   /** Ends the worker and the run: the report then has the results so far and is not complete. */
   readonly signal?: AbortSignal
   /** Called with what is known so far after each case, whether it was measured or failed. */
@@ -29,62 +39,94 @@ export interface RunOptions {
 const DEFAULT_BASE = 0x1_0000_0000
 
 /**
- * Measures all subjects: one process for each backend, operation and mode, since what the compiler learned from one
- * scheme costs the next one; processes in shuffled order, so that a slow minute of the machine hits no scheme in
- * particular. A process that ends early is a failure of the case that it was measuring; a new one goes on with the next.
+ * Measures all subjects: one process for each backend, operation, mode and ring, since what the compiler learned from
+ * one scheme costs the next one; processes in shuffled order, so that a slow minute of the machine hits no scheme in
+ * particular. What is counted is counted before, in processes of its own. A process that ends early is a failure of the
+ * case that it was at; a new one goes on with the next.
  *
  * @throws Error if no process can be started
  */
 export async function runBench(options: RunOptions): Promise<BenchReport> {
-  const { subjects, effort, base = DEFAULT_BASE, crowded = false, repeat = 1, signal, onReport } = options
+  const { subjects, effort, base = DEFAULT_BASE, crowded = false, repeat = 1, shard, signal, onReport } = options
   const environment = readEnvironment()
-  const groups = new Map<string, Subject[]>()
-  for (const subject of subjects) {
-    const { driver, operation, backend, mode } = subject
-    const name = `${driver} ${operation} ${backend} ${mode}`
-    groups.set(name, [...(groups.get(name) ?? []), subject])
-  }
   const rank = new Map(subjects.map((subject, i) => [subjectKey(subject), i]))
+  const counted = new Map<string, BenchResult['counters']>()
   const best = new Map<string, BenchResult>()
   const failures: BenchFailure[] = []
   const report = (complete: boolean): BenchReport => {
     const results = [...best.values()].sort((a, b) => (rank.get(subjectKey(a)) ?? 0) - (rank.get(subjectKey(b)) ?? 0))
-    return { schema: 'guestdma-bench-2', complete, environment, results, failures: [...failures] }
+    const part = shard === undefined ? {} : { shard }
+    return { schema: REPORT_SCHEMA, complete, environment, ...part, results, failures: [...failures] }
   }
   let done = 0
-  const tell = (latest: Subject): void => onReport?.(report(false), latest, ++done, subjects.length * repeat)
-  for (const group of shuffled(Array.from({ length: repeat }, () => [...groups.values()]).flat())) {
-    let pending: readonly Subject[] = group
+  const tell = (latest: Subject, cases = 1): void => {
+    done += cases
+    onReport?.(report(false), latest, done, subjects.length * repeat)
+  }
+  // A case that fails is left out, and what remains is asked of a new process.
+  const run = async (
+    what: Job['what'],
+    group: readonly Subject[],
+    take: (answer: Answer, subject: Subject) => void,
+    lost: number,
+  ): Promise<void> => {
+    let pending = group
     while (pending.length > 0 && signal?.aborted !== true) {
-      const job: Job = {
-        subjects: pending,
-        effort,
-        lastLevelCacheBytes: environment.lastLevelCacheBytes,
-        base,
-        crowded,
-      }
-      const problem = await runJob(options, job, (result) => {
+      const { lastLevelCacheBytes } = environment
+      const job: Job = { what, subjects: pending, effort, lastLevelCacheBytes, base, crowded }
+      const problem = await runJob(options, job, (answer) => {
+        const [subject] = pending
         pending = pending.slice(1)
-        const before = best.get(subjectKey(result))
-        if (before === undefined || result.nsPerOperation.median < before.nsPerOperation.median)
-          best.set(subjectKey(result), result)
-        tell(result)
+        take(answer, subject)
       })
-      if (pending.length === 0 || signal?.aborted) break
+      if (pending.length === 0 || signal?.aborted) return
       const [subject, ...rest] = pending
       failures.push({ subject, message: problem ?? 'the worker ended without an answer' })
       pending = rest
-      tell(subject)
+      tell(subject, lost)
     }
   }
+  for (const group of grouped(subjects, ({ driver, operation, backend }) => `${driver} ${operation} ${backend}`))
+    await run(
+      'counters',
+      group,
+      (answer, subject) => {
+        if ('counters' in answer) counted.set(subjectKey(subject), answer.counters)
+      },
+      repeat,
+    )
+  const timed = subjects.filter((subject) => counted.has(subjectKey(subject)))
+  const groups = grouped(timed, ({ driver, operation, backend, mode, ring }) =>
+    [driver, operation, backend, mode, ring].join(' '),
+  )
+  for (const group of shuffled(Array.from({ length: repeat }, () => groups).flat()))
+    await run(
+      'times',
+      group,
+      (answer, subject) => {
+        if (!('times' in answer)) return
+        const key = subjectKey(subject)
+        const before = best.get(key)
+        if (before === undefined || answer.times.nsPerOperation.median < before.nsPerOperation.median)
+          best.set(key, { ...answer.times, counters: counted.get(key) ?? {} })
+        tell(subject)
+      },
+      1,
+    )
   return report(signal?.aborted !== true && failures.length === 0)
+}
+
+function grouped(subjects: readonly Subject[], nameOf: (subject: Subject) => string): Subject[][] {
+  const groups = new Map<string, Subject[]>()
+  for (const subject of subjects) groups.set(nameOf(subject), [...(groups.get(nameOf(subject)) ?? []), subject])
+  return [...groups.values()]
 }
 
 // Gives back how the process failed, or undefined.
 function runJob(
   { worker, workerArgs = [], execArgv = [], signal }: RunOptions,
   job: Job,
-  onResult: (result: BenchResult) => void,
+  onAnswer: (answer: Answer) => void,
 ): Promise<string | undefined> {
   return new Promise((resolve, reject) => {
     // Its standard input ends with this process, however that ends, and the worker then ends as well.
@@ -97,7 +139,7 @@ function runJob(
     child.stdout.setEncoding('utf8').on('data', (text: string) => {
       const lines = (pending + text).split('\n')
       pending = lines.pop() ?? ''
-      for (const line of lines) onResult((JSON.parse(line) as Answer).result)
+      for (const line of lines) onAnswer(JSON.parse(line) as Answer)
     })
     child.stderr.setEncoding('utf8').on('data', (text: string) => {
       errors += text

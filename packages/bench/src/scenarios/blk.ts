@@ -1,22 +1,26 @@
-import { defineScenario, type Prepared, type Scenario, type Variant } from '@guestdma/bench'
 import { RequestBatch } from '@guestdma/drivers'
 import { BLK_T_IN, BLK_T_OUT, SECTOR_SIZE } from '@guestdma/spec'
 import { MemoryBlockStore } from 'guestdma'
-import { bufferModeOf, bufferRing, countersOf, machineFor, NONE, Sides } from './machines.ts'
+import { defineScenario, type Prepared, type Scenario, type Variant } from '../harness/scenario.ts'
+import { bufferModeOf, bufferRing, countersOf, machineFor, NONE, type Schemes, Sides } from './machines.ts'
 
 const DISK = 4 << 20
-const BUDGET = 64
-const QUEUE_SIZE = 128
+const BUDGET = 256
+const QUEUE_SIZE = 256
+// The driver's own, in a megabyte.
+const POOL_BUFFERS = 64
 
 /** Requests to a disk in memory, through the driver's synchronous core. */
-function requests(operation: 'read' | 'write'): Scenario {
+export function requests(operation: 'read' | 'write', schemes: Schemes): Scenario {
   return defineScenario({
     driver: 'blk',
     operation,
     modes: ['map', 'pool'],
     bytes: [512, 4096],
-    batches: [1, 32],
+    rings: ['split', 'packed'],
+    batches: [1, 8, 32, 128],
     cold: ['map'],
+    possible: ({ mode, batch }) => mode !== 'pool' || batch <= POOL_BUFFERS,
     async prepare(variant: Variant): Promise<Prepared> {
       const { batch: size, bytes, backend } = variant
       const batch = new RequestBatch(size)
@@ -25,7 +29,7 @@ function requests(operation: 'read' | 'write'): Scenario {
       batch.length.fill(bytes)
       if (backend === NONE) return nothing(batch)
       const store = new MemoryBlockStore(new Uint8Array(DISK).fill(0x5a))
-      const machine = await machineFor(variant, {
+      const machine = await machineFor(schemes, variant, {
         type: 'blk',
         name: 'disk0',
         mode: bufferModeOf(variant),
@@ -67,9 +71,6 @@ function requests(operation: 'read' | 'write'): Scenario {
     },
   })
 }
-
-export const read: Scenario = requests('read')
-export const write: Scenario = requests('write')
 
 function nothing(batch: RequestBatch): Prepared {
   let sector = 0

@@ -1,5 +1,5 @@
-import { CAUSE_NAMES, CAUSES } from './model/causes.ts'
-import { PARAMETER_NAMES, PARAMETERS, PROFILE_NAMES, PROFILES, valueIn } from './model/parameters.ts'
+import { CAUSE_NAMES, CAUSES } from '../model/causes.ts'
+import { PARAMETER_NAMES, PARAMETERS, PROFILE_NAMES, PROFILES, valueIn } from '../model/parameters.ts'
 
 /** The parameters with their values in each profile, as a Markdown table, and then the source of each value. */
 export function parameterTable(): string {

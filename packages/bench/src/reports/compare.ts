@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs'
-import { UsageError } from './program/errors.ts'
-import { type BenchReport, type BenchResult, type Subject, subjectKey } from './result.ts'
+import { type BenchReport, type BenchResult, REPORT_SCHEMA, type Subject, subjectKey } from '../harness/result.ts'
+import { UsageError } from '../program/errors.ts'
 
 /** One case that both reports have. Times are ns for one operation. */
 export interface ComparedRow extends Subject {
@@ -63,8 +63,8 @@ export function readReport(path: string): BenchReport {
     found = undefined
   }
   const { schema } = Object(found) as { schema?: unknown }
-  if (schema !== 'guestdma-bench-2') {
-    const message = `the schema is ${JSON.stringify(schema)}, and 'guestdma-bench-2' is needed, which --json writes`
+  if (schema !== REPORT_SCHEMA) {
+    const message = `the schema is ${JSON.stringify(schema)}, and '${REPORT_SCHEMA}' is needed, which --json writes`
     throw new UsageError('BENCH_NOT_A_REPORT', path, message, { path, schema })
   }
   return found as BenchReport

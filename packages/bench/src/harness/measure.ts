@@ -8,35 +8,39 @@ export interface Effort {
   readonly milliseconds: number
   /** Milliseconds to run before anything counts. */
   readonly warmup: number
+  /** Milliseconds at most for each of about ten runs that tell what is allocated. */
+  readonly heapMs: number
+}
+
+/** How long is measured: each figure in full, a quick look, and what a selection of many cases has time for. */
+export const EFFORTS: Readonly<Record<'full' | 'default' | 'quick', Effort>> = {
+  full: { milliseconds: 600, warmup: 400, heapMs: 100 },
+  default: { milliseconds: 300, warmup: 300, heapMs: 20 },
+  quick: { milliseconds: 60, warmup: 120, heapMs: 10 },
 }
 
 // A sample is long enough for the clock's grain, and short enough that many of them escape the scheduler.
 const SAMPLE_MS = 0.5
 // Enough for what the compiler allocates now and then to be small beside it; slow operations get less.
 const HEAP_OPERATIONS = 400_000
-const HEAP_MS = 100
 const HEAP_RUNS = 3
 
 /** Measures one variant. tinybench takes the samples; each is the mean of many rounds. */
 export async function measure(
   subject: Subject,
   prepared: Prepared,
-  { milliseconds, warmup }: Effort,
-): Promise<BenchResult> {
+  { milliseconds, warmup, heapMs }: Effort,
+): Promise<Omit<BenchResult, 'counters'>> {
   const rounds = warmUp(prepared, warmup)
-  const before = prepared.counters()
-  let operations = 0
   const bench = new Bench({ time: milliseconds, warmup: false, retainSamples: true, iterations: 16 })
   bench.add('variant', () => {
     const from = performance.now()
     let done = 0
     for (let i = 0; i < rounds; i++) done += prepared.round()
     const elapsed = performance.now() - from
-    operations += done
     return { overriddenDuration: elapsed / done, overriddenIterationCost: elapsed }
   })
   await bench.run()
-  const after = prepared.counters()
   const { result } = bench.tasks[0]
   if (!('latency' in result)) throw new Error(`no result: ${'error' in result ? result.error.message : result.state}`)
   const samples = [...(result.latency.samples ?? [])].sort((a, b) => a - b).map((ms) => ms * 1e6)
@@ -44,10 +48,7 @@ export async function measure(
     ...subject,
     nsPerOperation: { median: quantile(samples, 0.5), p05: quantile(samples, 0.05), p95: quantile(samples, 0.95) },
     samples: samples.length,
-    bytesAllocatedPerOperation: heapPerOperation(prepared),
-    counters: Object.fromEntries(
-      Object.entries(after).map(([name, value]) => [name, (value - (before[name] ?? 0)) / operations]),
-    ),
+    bytesAllocatedPerOperation: heapPerOperation(prepared, heapMs),
   }
 }
 
@@ -56,7 +57,7 @@ export async function measure(
  * so that whatever happens once cancels out. The median of three such differences, since the compiler allocates as well
  * when it sees fit.
  */
-export function heapPerOperation(prepared: Prepared): number {
+export function heapPerOperation(prepared: Prepared, milliseconds: number): number {
   const allocated = (): number =>
     (getHeapStatistics() as { total_allocated_bytes?: number }).total_allocated_bytes ?? Number.NaN
   const run = (target: number): { bytes: number; operations: number } => {
@@ -67,7 +68,7 @@ export function heapPerOperation(prepared: Prepared): number {
   }
   const start = performance.now()
   let n = 0
-  while (n < HEAP_OPERATIONS && performance.now() - start < HEAP_MS) n += prepared.round()
+  while (n < HEAP_OPERATIONS && performance.now() - start < milliseconds) n += prepared.round()
   const differences = Array.from({ length: HEAP_RUNS }, () => {
     const once = run(n)
     const twice = run(2 * n)

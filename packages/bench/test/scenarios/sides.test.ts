@@ -1,33 +1,32 @@
-import { modelRow, type Prepared, parametersOf, type Scenario, variantsOf } from '@guestdma/bench'
-import { afterEach, describe, expect, test } from 'vitest'
-import { write } from '../src/blk-scenarios.ts'
-import { pingPong, receive, transmit } from '../src/net-scenarios.ts'
+import { describe, expect, test } from 'vitest'
+import { count } from '../../src/harness/count.ts'
+import { type Scenario, variantsOf } from '../../src/harness/scenario.ts'
+import { modelRow } from '../../src/model/causes.ts'
+import { parametersOf } from '../../src/model/parameters.ts'
+import { requests } from '../../src/scenarios/blk.ts'
+import * as net from '../../src/scenarios/net.ts'
+import { MEASURED } from '../../src/scenarios/schemes.ts'
+
+const [transmit, receive, pingPong] = [net.transmit(MEASURED), net.receive(MEASURED), net.pingPong(MEASURED)]
+const write = requests('write', MEASURED)
 
 const HEADER = 12
-const ROUNDS = 64
-const open: Prepared[] = []
-afterEach(async () => {
-  for (const prepared of open.splice(0)) await prepared.close()
-})
 
-/** What one operation counts in the long run: rounds that only make ready are left out. */
+/** What one operation counts in the long run, in the largest batches. */
 async function countersOf(scenario: Scenario, backend: string, bytes: number): Promise<Record<string, number>> {
+  const batch = scenario.batches.includes(32) ? 32 : Math.max(...scenario.batches)
   const subject = variantsOf(scenario, backend).find((one) => {
     return (
-      one.mode === 'map' && one.buffers === 'warm' && one.bytes === bytes && one.batch === Math.max(...scenario.batches)
+      one.mode === 'map' && one.ring === 'split' && one.buffers === 'warm' && one.bytes === bytes && one.batch === batch
     )
   })
   if (subject === undefined) throw new Error('no such variant')
   const prepared = await scenario.prepare({ ...subject, base: 2 ** 32, lastLevelCacheBytes: 1 << 20, crowded: false })
-  open.push(prepared)
-  for (let i = 0; i < ROUNDS; i++) prepared.round()
-  const before = prepared.counters()
-  let operations = 0
-  for (let i = 0; i < ROUNDS; i++) operations += prepared.round()
-  const after = prepared.counters()
-  return Object.fromEntries(
-    Object.entries(after).map(([name, value]) => [name, (value - (before[name] ?? 0)) / operations]),
-  )
+  try {
+    return count(prepared)
+  } finally {
+    await prepared.close()
+  }
 }
 
 const moved = (counters: Record<string, number>, name: string): number =>

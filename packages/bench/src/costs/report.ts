@@ -1,6 +1,7 @@
-import { type Answers, answer } from './model/answers.ts'
-import { CAUSE_NAMES, CAUSES, type CauseName, type Modelled, modelRow } from './model/causes.ts'
-import { type OvercommitResult, simulateOvercommit } from './model/overcommit.ts'
+import type { BenchReport, Subject } from '../harness/result.ts'
+import { type Answers, answer } from '../model/answers.ts'
+import { CAUSE_NAMES, CAUSES, type CauseName, type Modelled, modelRow } from '../model/causes.ts'
+import { type OvercommitResult, simulateOvercommit } from '../model/overcommit.ts'
 import {
   PARAMETER_NAMES,
   PARAMETERS,
@@ -8,8 +9,7 @@ import {
   type Parameters,
   parametersOf,
   valueIn,
-} from './model/parameters.ts'
-import type { BenchReport, Subject } from './result.ts'
+} from '../model/parameters.ts'
 
 /** A result beside what the model says of it. The two are never added. */
 export interface CostRow extends Subject {

@@ -1,9 +1,9 @@
-import type { CostReport, CostRow, OvercommitRow } from './cost-report.ts'
-import { type DeviceMemoryCase, kindOf, type LazyCase } from './model/answers.ts'
-import { CAUSE_NAMES, CAUSES, type CauseName } from './model/causes.ts'
-import type { ParameterName } from './model/parameters.ts'
-import { type Cell, formatTable, type TextStream, textColumns, wrap } from './program/table.ts'
-import { workOf } from './report.ts'
+import { type DeviceMemoryCase, kindOf, type LazyCase } from '../model/answers.ts'
+import { CAUSE_NAMES, CAUSES, type CauseName } from '../model/causes.ts'
+import type { ParameterName } from '../model/parameters.ts'
+import { type Cell, formatTable, type TextStream, textColumns, wrap } from '../program/table.ts'
+import { workOf } from '../reports/text.ts'
+import type { CostReport, CostRow, OvercommitRow } from './report.ts'
 
 /** A cost report as text: measured and modelled times in columns of their own, then the answers. */
 export function formatCosts(report: CostReport, stream: TextStream = process.stdout): string {
@@ -45,7 +45,7 @@ function tablesOf({ rows, notCounted }: CostReport, stream: TextStream, columns:
   const shown = CAUSE_NAMES.filter((cause) => !notCounted.includes(cause))
   const groups = new Map<string, CostRow[]>()
   for (const row of rows) {
-    const work = row.ring === 'split' ? workOf(row) : `${workOf(row)}, ${row.ring}`
+    const work = workOf(row)
     groups.set(work, [...(groups.get(work) ?? []), row])
   }
   const titles = [

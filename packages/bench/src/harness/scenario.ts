@@ -23,16 +23,31 @@ export interface Scenario {
   readonly driver: string
   readonly operation: string
   readonly modes: readonly string[]
+  readonly rings: readonly Subject['ring'][]
   readonly bytes: readonly number[]
   readonly batches: readonly number[]
   /** In which modes buffers can be cold. */
   readonly cold: readonly string[]
+  /** Leaves out what no machine can do, such as a batch for which a driver has too few buffers. Default: nothing. */
+  possible(subject: Subject): boolean
   prepare(variant: Variant): Promise<Prepared>
 }
 
-/** Checks a scenario and gives it back, with its type. Throws `RangeError` on an empty list. */
-export function defineScenario(scenario: Scenario): Scenario {
-  for (const list of ['modes', 'bytes', 'batches'] as const) {
+/** A scenario as it is written down. What is left out has one value: mode `map`, a split ring, batches of 1, warm buffers. */
+export type ScenarioOptions = Pick<Scenario, 'driver' | 'operation' | 'bytes' | 'prepare'> &
+  Partial<Omit<Scenario, 'driver' | 'operation' | 'bytes' | 'prepare'>>
+
+/** Checks a scenario and gives it back whole. Throws `RangeError` on an empty list. */
+export function defineScenario(options: ScenarioOptions): Scenario {
+  const scenario: Scenario = {
+    modes: ['map'],
+    rings: ['split'],
+    batches: [1],
+    cold: [],
+    possible: () => true,
+    ...options,
+  }
+  for (const list of ['modes', 'rings', 'bytes', 'batches'] as const) {
     if (scenario[list].length === 0)
       throw new RangeError(`scenario ${scenario.driver} ${scenario.operation}: ${list} is empty`)
   }
@@ -41,16 +56,17 @@ export function defineScenario(scenario: Scenario): Scenario {
 
 /** All variants of a scenario over one backend. */
 export function variantsOf(scenario: Scenario, backend: string): Subject[] {
-  const { driver, operation, modes, bytes, batches, cold } = scenario
-  return modes.flatMap((mode) =>
+  const { driver, operation, modes, rings, bytes, batches, cold } = scenario
+  const all = modes.flatMap((mode) =>
     (cold.includes(mode) ? (['warm', 'cold'] as const) : (['warm'] as const)).flatMap((buffers) =>
-      bytes.flatMap((size) =>
-        batches.map(
-          (batch): Subject => ({ driver, operation, backend, mode, ring: 'split', bytes: size, batch, buffers }),
+      rings.flatMap((ring) =>
+        bytes.flatMap((size) =>
+          batches.map((batch): Subject => ({ driver, operation, backend, mode, ring, bytes: size, batch, buffers })),
         ),
       ),
     ),
   )
+  return all.filter((subject) => scenario.possible(subject))
 }
 
 /** What a file exports that `guestdma-bench run` measures. */
