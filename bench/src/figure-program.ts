@@ -7,8 +7,10 @@ export interface FigureProgram<Figure> {
   readonly name: 'iova' | 'peers' | 'guests' | 'threads'
   /** Of its file. */
   readonly schema: string
-  /** What it measures, in a few words. */
+  /** What it measures, in a line or two of a help text. */
   readonly what: string
+  /** Programs that have to be there. */
+  readonly needs?: string
   /** How many figures it prints in all. */
   readonly total: number
   /** The arguments of each of its processes. Default: one process without any. */

@@ -18,11 +18,11 @@ export interface Measurement {
 /** Every run that texts quote. */
 export const MEASUREMENTS = {
   smallPackets: { file: 'bench/results/small-packets.json', args: ['--only', 'net 64 32 warm', '--repeat', '3'] },
-  heap: { file: 'bench/results/heap.json', args: ['--heap', '--only', 'net map 64 32'] },
-  iova: { file: 'bench/results/iova.json', args: ['--iova'] },
-  peers: { file: 'bench/results/peers.json', args: ['--peers'] },
-  guests: { file: 'bench/results/guests.json', args: ['--guests'] },
-  threads: { file: 'bench/results/threads.json', args: ['--threads'] },
+  heap: { file: 'bench/results/heap.json', args: ['heap'] },
+  iova: { file: 'bench/results/iova.json', args: ['iova'] },
+  peers: { file: 'bench/results/peers.json', args: ['peers'] },
+  guests: { file: 'bench/results/guests.json', args: ['guests'] },
+  threads: { file: 'bench/results/threads.json', args: ['threads'] },
   rfc: {
     file: 'bench/results/rfc.json',
     program: 'examples/linux-swiotlb-rfc/src/main.ts',

@@ -6,10 +6,11 @@ export interface HeapFigure {
   readonly operation: string
   readonly backend: string
   readonly mode: string
+  readonly ring: string
   readonly bytesPerOperation: number
 }
 
-/** The file that `bench --heap --json` writes. */
+/** The file that `bench heap --json` writes. */
 export interface HeapReport {
   readonly schema: 'guestdma-heap-1'
   readonly complete: boolean
@@ -18,7 +19,7 @@ export interface HeapReport {
   readonly failures: readonly BenchFailure[]
 }
 
-/** The file that `bench --iova --json` writes, and with other schemas `--peers`, `--guests` and `--threads`. */
+/** The file that a command of figures writes with `--json`: `bench peers` and others, each with a schema of its own. */
 export interface FigureReport<Figure> {
   readonly schema: string
   readonly complete: boolean

@@ -5,7 +5,9 @@ import type { FigureProgram } from './figure-program.ts'
 export const GUESTS: FigureProgram<GuestSpeed> = {
   name: 'guests',
   schema: 'guestdma-guests-speed-1',
-  what: 'disks of a guest',
+  what: 'how fast a Linux guest reads a served disk, beside one of QEMU\nitself, by four schemes',
+  needs:
+    'qemu-system-arm, cpio, device-tree-compiler and what\nscripts/guest-kernel.mjs arm64 and scripts/guest-programs.mjs arm64 make',
   total: 8,
   format: formatGuests,
 }

@@ -1,5 +1,5 @@
 // How fast a Linux guest reads a disk of ours, beside one of QEMU's own. A program of its own, run on the built packages by
-// `bench --guests`. Prints a line of JSON for each figure.
+// `bench guests`. Prints a line of JSON for each figure.
 import { endWithParent } from '@guestdma/bench/program'
 import { measureGuests } from '@guestdma/peers'
 

@@ -5,7 +5,7 @@ import type { IovaFigure } from './iova.ts'
 export const IOVA: FigureProgram<IovaFigure> = {
   name: 'iova',
   schema: 'guestdma-iova-1',
-  what: 'mappings',
+  what: 'what map and unmap cost behind an IOMMU with a thousand and\nwith a million live mappings',
   total: 12,
   format: formatIova,
 }

@@ -1,5 +1,5 @@
 // What a mapping costs when very many are live: the backend's bookkeeping alone, and with a virtio-iommu behind it. A
-// program of its own, run on the built packages by `bench --iova`. Prints a line of
+// program of its own, run on the built packages by `bench iova`. Prints a line of
 // JSON for each figure.
 import { endWithParent, turn } from '@guestdma/bench/program'
 import { everything, IommuDevice, MmioRegisters } from '@guestdma/devices'

@@ -5,7 +5,8 @@ import type { PeerFigure } from './peers.ts'
 export const PEERS: FigureProgram<PeerFigure> = {
   name: 'peers',
   schema: 'guestdma-peers-speed-1',
-  what: 'devices of other processes',
+  what: 'devices of other processes, beside the bare ring',
+  needs: 'qemu-storage-daemon and dpdk-testpmd (Debian: qemu-system-common,\ndpdk-dev)',
   total: 6,
   format: formatPeers,
 }

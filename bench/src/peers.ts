@@ -1,5 +1,5 @@
 // How fast devices of other processes are driven, beside the bare ring on the same kind of connection. A program of its
-// own, run on the built packages by `bench --peers`. Prints a line of JSON for each figure.
+// own, run on the built packages by `bench peers`. Prints a line of JSON for each figure.
 import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'

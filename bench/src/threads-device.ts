@@ -1,4 +1,4 @@
-// The device of `bench --threads`, in its own thread: it counts frames and does nothing else with them.
+// The device of `bench threads`, in its own thread: it counts frames and does nothing else with them.
 import { parentPort } from 'node:worker_threads'
 import { NetDevice } from '@guestdma/devices'
 import { serveDevice, type WorkerDeviceSetup } from '@guestdma/devices/worker'

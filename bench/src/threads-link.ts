@@ -1,7 +1,7 @@
 import type { Frames, NetDeviceOptions } from '@guestdma/devices'
 import { VIRTIO_F_RING_PACKED } from '@guestdma/spec'
 
-/** What a device of `bench --threads` is made from, in whichever thread it is. */
+/** What a device of `bench threads` is made from, in whichever thread it is. */
 export interface CountingConfig {
   readonly packed: boolean
 }

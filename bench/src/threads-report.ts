@@ -7,7 +7,7 @@ const SCHEMES = ['direct', 'shared-pool', 'on-device']
 export const THREADS: FigureProgram<ThreadFigure> = {
   name: 'threads',
   schema: 'guestdma-threads-1',
-  what: 'two threads',
+  what: 'frames per second with the device in a worker, on a core of\nits own, beside both on one core',
   // Both ring formats; a process for each scheme.
   total: 2 * SCHEMES.length,
   runs: SCHEMES.map((scheme) => [scheme]),

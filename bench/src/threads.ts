@@ -1,5 +1,5 @@
 // How many frames go out per second with driver and device on one core, and with the device in a worker on another one.
-// A program of its own, run on the built packages by `bench --threads`, once for each scheme. Prints a line of JSON for
+// A program of its own, run on the built packages by `bench threads`, once for each scheme. Prints a line of JSON for
 // each figure.
 import { Worker } from 'node:worker_threads'
 import { endWithParent, turn } from '@guestdma/bench/program'

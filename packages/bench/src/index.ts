@@ -4,12 +4,17 @@
  * @packageDocumentation
  */
 
-export { type CostOptions, runCosts } from './costs/program.ts'
+export { type Command, readArguments, runCommand } from './commands/command.ts'
+export { compare } from './commands/compare.ts'
+export { model } from './commands/model.ts'
+export { type Extra, type Host, runCases } from './commands/run.ts'
 export { type CostReport, type CostRow, costReport, type OvercommitRow } from './costs/report.ts'
 export { causeTable, parameterTable, profileList } from './costs/tables.ts'
 export { formatCosts } from './costs/text.ts'
+export { casesFor, type Extent, isHeadline } from './harness/cases.ts'
 export { readEnvironment } from './harness/environment.ts'
 export { EFFORTS, type Effort, heapPerOperation, measure } from './harness/measure.ts'
+export { type Modules, scenariosOf } from './harness/modules.ts'
 export {
   type BenchFailure,
   type BenchReport,
@@ -71,7 +76,7 @@ export {
   type Setting,
 } from './model/parameters.ts'
 export { type ComparedRow, type Comparison, compareReports, readReport } from './reports/compare.ts'
-export { formatComparison, formatResults, workOf } from './reports/text.ts'
+export { type ExtraColumns, formatComparison, formatResults, ratioColumns, workOf } from './reports/text.ts'
 export { guestScenarios } from './scenarios/guest-scenarios.ts'
 export { NONE, type SchemeFactory, type Schemes } from './scenarios/machines.ts'
 export { MEASURED } from './scenarios/schemes.ts'

@@ -2,20 +2,34 @@ import type { BenchReport, BenchResult, Subject } from '../harness/result.ts'
 import { type Column, formatTable, type TextStream, textColumns, wrap } from '../program/table.ts'
 import type { Comparison } from './compare.ts'
 
+/** Columns beside the times. */
+export interface ExtraColumns {
+  readonly columns: readonly Column[]
+  /** The cells for a result, among all of its kind of work. */
+  cells(result: BenchResult, all: readonly BenchResult[]): (string | number)[]
+}
+
+/** The ratio to one backend, and what was copied and cleared. */
+export function ratioColumns(against: string): ExtraColumns {
+  return {
+    columns: [{ title: `× ${against}`, decimals: 2 }, { title: 'copied B' }, { title: 'cleared B' }],
+    cells: ({ nsPerOperation, counters }, all) => {
+      const base = all.find(({ backend }) => backend === against)
+      return [
+        base === undefined ? '' : nsPerOperation.median / base.nsPerOperation.median,
+        (counters.bytesCopiedToDevice ?? 0) + (counters.bytesCopiedFromDevice ?? 0),
+        counters.bytesCleared ?? 0,
+      ]
+    },
+  }
+}
+
 /**
  * A report as text: one table for each kind of work, over all backends, and what failed.
- *
- * @param extra columns beside the times: the function gives the cells for a result, among all of its kind of work
  */
 export function formatResults(
   { complete, environment, results, failures }: BenchReport,
-  extra: {
-    readonly columns: readonly Column[]
-    cells(result: BenchResult, all: readonly BenchResult[]): (string | number)[]
-  } = {
-    columns: [],
-    cells: () => [],
-  },
+  extra: ExtraColumns = { columns: [], cells: () => [] },
   stream: TextStream = process.stdout,
 ): string {
   const { node, v8, cpu, cores, platform } = environment
