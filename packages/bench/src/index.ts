@@ -6,6 +6,7 @@
 
 export { type Command, readArguments, runCommand } from './commands/command.ts'
 export { compare } from './commands/compare.ts'
+export { guestdmaBench } from './commands/guestdma-bench.ts'
 export { model } from './commands/model.ts'
 export { type Extra, type Host, runCases } from './commands/run.ts'
 export { type CostReport, type CostRow, costReport, type OvercommitRow } from './costs/report.ts'
@@ -78,5 +79,5 @@ export {
 export { type ComparedRow, type Comparison, compareReports, readReport } from './reports/compare.ts'
 export { type ExtraColumns, formatComparison, formatResults, ratioColumns, workOf } from './reports/text.ts'
 export { guestScenarios } from './scenarios/guest-scenarios.ts'
-export { NONE, type SchemeFactory, type Schemes } from './scenarios/machines.ts'
+export { bufferModeOf, countersOf, machineFor, NONE, type SchemeFactory, type Schemes } from './scenarios/machines.ts'
 export { MEASURED } from './scenarios/schemes.ts'

@@ -42,12 +42,12 @@ export async function machineFor(
 }
 
 /** Counters of a device's backend, queues, IOTLB and interrupts, and the accesses to its memory, flat, for the report. */
-export function countersOf(machine: Machine, name: string, sides: Sides): Record<string, number> {
+export function countersOf(machine: Machine, name: string, sides?: Sides): Record<string, number> {
   const { backend, queues, interrupts } = machine.counters().devices[name]
   const { slots: _slots, slotsInUse: _inUse, slotsHighWater: _high, allocatedBytes: _allocated, ...totals } = backend
   const notified = Object.values(queues).reduce((sum, queue) => sum + queue.notified, 0)
   const { port } = machine.device(name)
-  return { ...totals, notified, interrupts, ...iotlbCounters(port), ...sides.counters() }
+  return { ...totals, notified, interrupts, ...iotlbCounters(port), ...sides?.counters() }
 }
 
 function iotlbCounters(port: unknown): Record<string, number> {
