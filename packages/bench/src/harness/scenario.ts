@@ -16,6 +16,8 @@ export interface Variant extends Subject {
   readonly base: number
   /** Load several classes of backends first, as a program does that uses several schemes. */
   readonly crowded: boolean
+  /** Nothing is timed: what counts may take time. */
+  readonly counting: boolean
 }
 
 /** A kind of work, in all its variants. */

@@ -35,7 +35,8 @@ export async function runWorker(scenarios: readonly Scenario[]): Promise<void> {
     )
     if (scenario === undefined) throw new Error(`no scenario ${subject.driver} ${subject.operation}`)
     const { lastLevelCacheBytes, base, crowded } = job
-    const prepared = await scenario.prepare({ ...subject, lastLevelCacheBytes, base, crowded })
+    const counting = job.what === 'counters'
+    const prepared = await scenario.prepare({ ...subject, lastLevelCacheBytes, base, crowded, counting })
     try {
       const answer: Answer =
         job.what === 'times'

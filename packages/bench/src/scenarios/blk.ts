@@ -38,7 +38,7 @@ export function requests(operation: 'read' | 'write', schemes: Schemes): Scenari
       })
       const { queue } = machine.blk('disk0')
       const { model: device } = machine.device('disk0')
-      const sides = new Sides(machine, 'disk0')
+      const sides = new Sides(machine, 'disk0', variant)
       const ring = bufferRing(machine, variant, bytes)
       const sectors = bytes / SECTOR_SIZE
       let next = 0

@@ -57,31 +57,40 @@ function iotlbCounters(port: unknown): Record<string, number> {
 }
 
 /**
- * Counts accesses to the memory of a device by the side that makes them: a scenario says whose turn it is. For every
- * other scheme it does nothing.
+ * Counts accesses to shared memory by the side that makes them: a scenario says whose turn it is. Those to the memory of a
+ * device are counted always, as that memory does it anyway; those of a device to guest RAM only where nothing is timed.
  */
 export class Sides {
   private readonly region: Region | null
-  private readonly meters = { driver: new Meter(), device: new Meter() }
+  private readonly ram: Region | null
+  private readonly meters = { driver: new Meter(), device: new Meter(), dma: new Meter() }
 
-  constructor(machine: Machine, name: string) {
+  constructor(machine: Machine, name: string, { counting }: Variant) {
     const { port } = machine.device(name)
     const region = port instanceof BusWindows ? port.windows[0].region : null
     this.region = region?.meter == null ? null : region
+    this.ram = counting ? machine.memory.ranges[0].region : null
     this.driver()
   }
 
   driver(): void {
     if (this.region !== null) this.region.meter = this.meters.driver
+    if (this.ram !== null) this.ram.meter = null
   }
 
   device(): void {
     if (this.region !== null) this.region.meter = this.meters.device
+    if (this.ram !== null) this.ram.meter = this.meters.dma
   }
 
-  /** Accesses by side, kind and width in bytes, such as `driverLoads8`. */
+  /** Accesses by side, kind and width in bytes, such as `driverLoads8`, and what went over the bus to guest RAM. */
   counters(): Record<string, number> {
     const counters: Record<string, number> = {}
+    if (this.ram !== null) {
+      const { bytesLoaded, bytesStored } = this.meters.dma.snapshot()
+      counters.bytesReadByDma = bytesLoaded
+      counters.bytesWrittenByDma = bytesStored
+    }
     if (this.region === null) return counters
     for (const side of ['driver', 'device'] as const) {
       const { loads, stores } = this.meters[side].snapshot()

@@ -49,7 +49,7 @@ export function transmit(schemes: Schemes): Scenario {
       })
       const net = machine.net('net0')
       const { model: device } = machine.device('net0')
-      const sides = new Sides(machine, 'net0')
+      const sides = new Sides(machine, 'net0', variant)
       const ring = bufferRing(machine, variant, STRIDE)
       let next = 0
       return {
@@ -102,7 +102,7 @@ export function receive(schemes: Schemes): Scenario {
       const device = machine.netModel('net0')
       // As a link hands over what arrived meanwhile.
       const arrived = Frames.of(...new Array<Uint8Array>(size).fill(new Uint8Array(bytes).fill(0x5a)))
-      const sides = new Sides(machine, 'net0')
+      const sides = new Sides(machine, 'net0', variant)
       // Receive buffers are posted by the first poll.
       machine.pump()
       return {
@@ -147,7 +147,7 @@ export function pingPong(schemes: Schemes): Scenario {
       })
       const net = machine.net('net0')
       const { model: device } = machine.device('net0')
-      const sides = new Sides(machine, 'net0')
+      const sides = new Sides(machine, 'net0', variant)
       const pollBoth = (): number => {
         sides.device()
         const moved = device.poll(BUDGET)

@@ -21,7 +21,13 @@ async function countersOf(scenario: Scenario, backend: string, bytes: number): P
     )
   })
   if (subject === undefined) throw new Error('no such variant')
-  const prepared = await scenario.prepare({ ...subject, base: 2 ** 32, lastLevelCacheBytes: 1 << 20, crowded: false })
+  const prepared = await scenario.prepare({
+    ...subject,
+    base: 2 ** 32,
+    lastLevelCacheBytes: 1 << 20,
+    crowded: false,
+    counting: true,
+  })
   try {
     return count(prepared)
   } finally {
@@ -83,4 +89,43 @@ test('every scheme that is measured counts what the model needs of it', async ()
     expect(modelled.iommuWaits !== null).toBe(backend === 'virtio-iommu')
     expect(modelled.pageConversions !== null).toBe(backend === 'shared-pages')
   }
+})
+
+describe('what goes over the bus to guest RAM', () => {
+  test.each(['direct', 'shared-pool', 'virtio-iommu'])(
+    '%s: a device reads what is sent and writes what is received',
+    async (backend) => {
+      const [sent, received] = await Promise.all(
+        [transmit, receive].map(async (scenario) => {
+          const [small, large] = await Promise.all([64, 1514].map((bytes) => countersOf(scenario, backend, bytes)))
+          return {
+            read: large.bytesReadByDma - small.bytesReadByDma,
+            written: large.bytesWrittenByDma - small.bytesWrittenByDma,
+          }
+        }),
+      )
+      expect(sent).toEqual({ read: 1514 - 64, written: 0 })
+      expect(received).toEqual({ read: 0, written: 1514 - 64 })
+    },
+  )
+
+  test('is less than a ring where the memory of the device holds it: nothing', async () => {
+    const { bytesReadByDma, bytesWrittenByDma } = await countersOf(transmit, 'on-device', 64)
+    expect([bytesReadByDma, bytesWrittenByDma]).toEqual([0, 0])
+  })
+})
+
+test('a device that polls the ring asks for a full barrier at each publication, and so does its driver', async () => {
+  const { barriers, interrupts, notified } = await countersOf(pingPong, 'direct', 64)
+  expect(barriers).toBeGreaterThanOrEqual(4)
+  expect(interrupts).toBeGreaterThan(0)
+  expect(notified).toBeGreaterThan(0)
+})
+
+test('the IOTLB is asked for each access behind an IOMMU, and misses less than it is asked', async () => {
+  const strict = await countersOf(transmit, 'virtio-iommu', 64)
+  expect(strict.iotlbLookups).toBeGreaterThanOrEqual(1)
+  expect(strict.iotlbMisses).toBeGreaterThan(0)
+  expect(strict.iotlbMisses).toBeLessThan(strict.iotlbLookups)
+  expect((await countersOf(transmit, 'direct', 64)).iotlbLookups).toBeUndefined()
 })
