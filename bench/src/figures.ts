@@ -1,4 +1,4 @@
-import type { BenchReport, BenchResult } from '@guestdma/bench'
+import { type BenchReport, type BenchResult, markdownTable } from '@guestdma/bench'
 import type { GuestSpeed } from '@guestdma/peers'
 import type { FigureReport, HeapReport, RfcReport } from './files.ts'
 import type { IovaFigure } from './iova.ts'
@@ -129,50 +129,51 @@ function smallPacketTable(
   packet: (operation: string, backend: string, mode: string) => BenchResult,
 ): string {
   const backends = [...new Set(results.map(({ backend }) => backend))].filter((backend) => backend !== 'none')
-  const row = (cells: readonly string[]): string => `| ${cells.join(' | ')} |`
-  return [
-    row(['ns per 64-byte frame, batches of 32', ...KINDS.map((kind) => kind.join(', '))]),
-    '|---|---|---|---|---|',
-    ...backends.map((backend) =>
-      row([
-        `\`${backend}\`${backend === 'on-device' ? ' (over PCI, metered)' : ''}`,
-        ...KINDS.map(([operation, mode]) => whole(packet(operation, backend, mode).nsPerOperation.median)),
-      ]),
-    ),
-  ].join('\n')
+  return markdownTable(
+    ['ns per 64-byte frame, batches of 32', ...KINDS.map((kind) => kind.join(', '))],
+    backends.map((backend) => [
+      `\`${backend}\`${backend === 'on-device' ? ' (over PCI, metered)' : ''}`,
+      ...KINDS.map(([operation, mode]) => whole(packet(operation, backend, mode).nsPerOperation.median)),
+    ]),
+  )
 }
 
 function peersTable({ figures }: FigureReport<PeerFigure>): string {
-  const row = (cells: readonly string[]): string => `| ${cells.join(' | ')} |`
-  return [
-    row(['peer', 'work', 'backend', 'bare ring, per second', 'driver, per second', 'ratio']),
-    '|---|---|---|---|---|---|',
-    ...figures.map(({ peer, work, backend, bare, driver, ratio }) =>
-      row([peer, work, backend, whole(bare), whole(driver), ratio.toFixed(2)]),
-    ),
-  ].join('\n')
+  return markdownTable(
+    ['peer', 'work', 'backend', 'bare ring, per second', 'driver, per second', 'ratio'],
+    figures.map(({ peer, work, backend, bare, driver, ratio }) => [
+      peer,
+      work,
+      backend,
+      whole(bare),
+      whole(driver),
+      ratio.toFixed(2),
+    ]),
+  )
 }
 
 function guestsTable({ figures }: FigureReport<GuestSpeed>): string {
-  const row = (cells: readonly string[]): string => `| ${cells.join(' | ')} |`
-  return [
-    row(['scheme', 'reads of', 'ratio', 'single rounds']),
-    '|---|---|---|---|',
-    ...figures.map(({ scheme, work, ratio, least, most }) =>
-      row([scheme, work, ratio.toFixed(2), `${least.toFixed(2)} to ${most.toFixed(2)}`]),
-    ),
-  ].join('\n')
+  return markdownTable(
+    ['scheme', 'reads of', 'ratio', 'single rounds'],
+    figures.map(({ scheme, work, ratio, least, most }) => [
+      scheme,
+      work,
+      ratio.toFixed(2),
+      `${least.toFixed(2)} to ${most.toFixed(2)}`,
+    ]),
+  )
 }
 
 function threadsTable({ figures }: FigureReport<ThreadFigure>): string {
-  const row = (cells: readonly string[]): string => `| ${cells.join(' | ')} |`
-  return [
-    row(['scheme', 'ring', 'one core', 'two cores']),
-    '|---|---|---|---|',
-    ...figures.map(({ scheme, format, oneCore, twoCores }) =>
-      row([`\`${scheme}\``, format, millions(oneCore), millions(twoCores)]),
-    ),
-  ].join('\n')
+  return markdownTable(
+    ['scheme', 'ring', 'one core', 'two cores'],
+    figures.map(({ scheme, format, oneCore, twoCores }) => [
+      `\`${scheme}\``,
+      format,
+      millions(oneCore),
+      millions(twoCores),
+    ]),
+  )
 }
 
 function command({ args, program }: Measurement): string {

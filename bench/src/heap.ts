@@ -64,10 +64,9 @@ async function measureHeap(host: Host, args: readonly string[], program: string)
       base,
       crowded: true,
       signal: stop.signal,
-      onReport: (sofar, { operation, backend }, done, total) => {
-        save([...measured, ...figuresOf(sofar, base)], false)
-        progress.show(`${operation} ${backend}`, (i + done / total) / BASES.length)
-      },
+      onReport: (sofar) => save([...measured, ...figuresOf(sofar, base)], false),
+      onProgress: ({ operation, backend }, fraction) =>
+        progress.show(`${operation} ${backend}`, (i + fraction) / BASES.length),
     })
     progress.clear()
     failures.push(...report.failures)

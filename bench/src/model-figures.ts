@@ -3,6 +3,7 @@ import {
   type BenchReport,
   causeTable,
   type DeviceMemoryCase,
+  markdownTable,
   PROFILE_NAMES,
   parametersOf,
   parameterTable,
@@ -35,7 +36,7 @@ function answersTable(results: BenchReport['results']): string {
   // A report from before these accesses were counted has no answers.
   if (rows.length === 0) return 'The results that are checked in do not count these accesses.'
   const titles = ['profile', 'frame', 'bytes', 'CPU', 'CPU, pool', 'device', 'device, pool', 'CPU', 'both', 'loses']
-  return [titles, titles.map(() => '---'), ...rows].map((cells) => `| ${cells.join(' | ')} |`).join('\n')
+  return markdownTable(titles, rows)
 }
 
 function limit({ mostPerLoad }: DeviceMemoryCase): string {

@@ -77,6 +77,7 @@ export {
   type Setting,
 } from './model/parameters.ts'
 export { type ComparedRow, type Comparison, compareReports, readReport } from './reports/compare.ts'
+export { markdownTable } from './reports/markdown.ts'
 export { type ExtraColumns, formatComparison, formatResults, ratioColumns, workOf } from './reports/text.ts'
 export { guestScenarios } from './scenarios/guest-scenarios.ts'
 export { bufferModeOf, countersOf, machineFor, NONE, type SchemeFactory, type Schemes } from './scenarios/machines.ts'

@@ -117,7 +117,8 @@ async function run(host: Host, args: readonly string[], program: string): Promis
     if (json !== undefined) writeWhole(json, `${JSON.stringify(report, null, 2)}\n`)
   }
   const extras = asked.everything && (shard === undefined || shard.index === 1) ? (host.extras ?? []) : []
-  const work = subjects.length * repeat + extras.reduce((sum, { cases }) => sum + cases, 0)
+  const cases = subjects.length * repeat
+  const work = cases + extras.reduce((sum, extra) => sum + extra.cases, 0)
   let report = await runBench({
     worker: host.worker,
     workerArgs: [JSON.stringify(asked.modules)],
@@ -127,19 +128,18 @@ async function run(host: Host, args: readonly string[], program: string): Promis
     repeat,
     ...(shard === undefined ? {} : { shard }),
     signal: stop.signal,
-    onReport: (sofar, { driver, operation, backend, mode }, done) => {
-      save(sofar)
-      progress.show(`${driver} ${operation} ${backend} ${mode}`, done / work)
-    },
+    onReport: save,
+    onProgress: ({ driver, operation, backend, mode }, fraction) =>
+      progress.show(`${driver} ${operation} ${backend} ${mode}`, (fraction * cases) / work),
   })
-  let done = subjects.length * repeat
+  let done = cases
   const costs = report.complete
-  for (const { what, cases, run: measureExtra } of extras) {
+  for (const { what, cases: weight, run: measureExtra } of extras) {
     if (stop.signal.aborted) break
     save({ ...report, complete: false })
-    const found = await measureExtra(stop.signal, (fraction) => progress.show(what, (done + fraction * cases) / work))
+    const found = await measureExtra(stop.signal, (fraction) => progress.show(what, (done + fraction * weight) / work))
     report = { ...report, ...found }
-    done += cases
+    done += weight
   }
   report = { ...report, complete: costs && !stop.signal.aborted }
   progress.clear()

@@ -1,5 +1,6 @@
 import { CAUSE_NAMES, CAUSES } from '../model/causes.ts'
 import { PARAMETER_NAMES, PARAMETERS, PROFILE_NAMES, PROFILES, valueIn } from '../model/parameters.ts'
+import { markdownTable } from '../reports/markdown.ts'
 
 /** The parameters with their values in each profile, as a Markdown table, and then the source of each value. */
 export function parameterTable(): string {
@@ -14,7 +15,7 @@ export function parameterTable(): string {
     return [`\`${name}\``, PARAMETERS[name].unit, PARAMETERS[name].meaning, ...values]
   })
   const titles = ['parameter', 'unit', 'price or size, when', ...PROFILE_NAMES.map((profile) => `\`${profile}\``)]
-  return [table(titles, rows), '', ...sources].join('\n')
+  return [markdownTable(titles, rows), '', ...sources].join('\n')
 }
 
 /** The profiles and what they stand for, as a Markdown list. */
@@ -25,16 +26,11 @@ export function profileList(): string {
 /** The causes with the counters and parameters that each is computed from, as a Markdown table. */
 export function causeTable(): string {
   const code = (names: readonly string[]): string => names.map((name) => `\`${name}\``).join(', ')
-  return table(
+  return markdownTable(
     ['column', 'whose time', 'counters', 'parameters'],
     CAUSE_NAMES.map((name) => {
       const { title, who, counters, parameters } = CAUSES[name]
       return [title, who, code(counters), code(parameters)]
     }),
   )
-}
-
-function table(titles: readonly string[], rows: readonly (readonly string[])[]): string {
-  const line = (cells: readonly string[]): string => `| ${cells.join(' | ')} |`
-  return [line(titles), `|${'---|'.repeat(titles.length)}`, ...rows.map(line)].join('\n')
 }

@@ -32,11 +32,15 @@ export interface RunOptions {
   readonly shard?: Shard
   /** Ends the worker and the run: the report then has the results so far and is not complete. */
   readonly signal?: AbortSignal
-  /** Called with what is known so far after each case, whether it was measured or failed. */
-  onReport?(report: BenchReport, latest: Subject, done: number, total: number): void
+  /** Called with what is known so far after each case that was measured or failed. */
+  onReport?(report: BenchReport): void
+  /** Called whenever a case was counted, was measured or failed, with how much is done: from 0 to 1. */
+  onProgress?(latest: Subject, fraction: number): void
 }
 
 const DEFAULT_BASE = 0x1_0000_0000
+// What it takes to count a case, beside what it takes to time it once.
+const COUNTING = 0.2
 
 /**
  * Measures all subjects: one process for each backend, operation, mode and ring, since what the compiler learned from
@@ -47,7 +51,7 @@ const DEFAULT_BASE = 0x1_0000_0000
  * @throws Error if no process can be started
  */
 export async function runBench(options: RunOptions): Promise<BenchReport> {
-  const { subjects, effort, base = DEFAULT_BASE, crowded = false, repeat = 1, shard, signal, onReport } = options
+  const { subjects, effort, base = DEFAULT_BASE, crowded = false, repeat = 1, shard, signal } = options
   const environment = readEnvironment()
   const rank = new Map(subjects.map((subject, i) => [subjectKey(subject), i]))
   const counted = new Map<string, BenchResult['counters']>()
@@ -59,9 +63,9 @@ export async function runBench(options: RunOptions): Promise<BenchReport> {
     return { schema: REPORT_SCHEMA, complete, environment, ...part, results, failures: [...failures] }
   }
   let done = 0
-  const tell = (latest: Subject, cases = 1): void => {
+  const tell = (latest: Subject, cases: number): void => {
     done += cases
-    onReport?.(report(false), latest, done, subjects.length * repeat)
+    options.onProgress?.(latest, done / (subjects.length * (repeat + COUNTING)))
   }
   // A case that fails is left out, and what remains is asked of a new process.
   const run = async (
@@ -84,6 +88,7 @@ export async function runBench(options: RunOptions): Promise<BenchReport> {
       failures.push({ subject, message: problem ?? 'the worker ended without an answer' })
       pending = rest
       tell(subject, lost)
+      options.onReport?.(report(false))
     }
   }
   for (const group of grouped(subjects, ({ driver, operation, backend }) => `${driver} ${operation} ${backend}`))
@@ -92,8 +97,9 @@ export async function runBench(options: RunOptions): Promise<BenchReport> {
       group,
       (answer, subject) => {
         if ('counters' in answer) counted.set(subjectKey(subject), answer.counters)
+        tell(subject, COUNTING)
       },
-      repeat,
+      COUNTING + repeat,
     )
   const timed = subjects.filter((subject) => counted.has(subjectKey(subject)))
   const groups = grouped(timed, ({ driver, operation, backend, mode, ring }) =>
@@ -109,7 +115,8 @@ export async function runBench(options: RunOptions): Promise<BenchReport> {
         const before = best.get(key)
         if (before === undefined || answer.times.nsPerOperation.median < before.nsPerOperation.median)
           best.set(key, { ...answer.times, counters: counted.get(key) ?? {} })
-        tell(subject)
+        tell(subject, 1)
+        options.onReport?.(report(false))
       },
       1,
     )
