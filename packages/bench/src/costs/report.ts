@@ -116,11 +116,22 @@ function described(profile: string, parameters: Parameters): CostReport['paramet
 // Received frames of the largest size, which cost the most, as they are mapped one by one.
 function overcommitRows(rows: readonly CostRow[], parameters: Parameters): OvercommitRow[] {
   const candidates = rows.filter(
-    ({ driver, operation, mode, buffers }) =>
-      driver === 'net' && operation === 'receive' && mode === 'map' && buffers === 'warm',
+    ({ driver, operation, backend, mode, ring, buffers }) =>
+      driver === 'net' &&
+      operation === 'receive' &&
+      mode === 'map' &&
+      ring === 'split' &&
+      buffers === 'warm' &&
+      SIMULATED.includes(backend),
   )
-  const bytes = Math.max(...candidates.map((row) => row.bytes))
-  const batch = Math.max(...candidates.map((row) => row.batch))
+  const backends = new Set(candidates.map(({ backend }) => backend))
+  // What was measured of all of them.
+  const common = candidates.filter(
+    (row) =>
+      candidates.filter(({ bytes, batch }) => bytes === row.bytes && batch === row.batch).length === backends.size,
+  )
+  const bytes = Math.max(...common.map((row) => row.bytes))
+  const batch = Math.max(...common.filter((row) => row.bytes === bytes).map((row) => row.batch))
   return SIMULATED.flatMap((backend): OvercommitRow[] => {
     const row = candidates.find((one) => one.backend === backend && one.bytes === bytes && one.batch === batch)
     if (row === undefined) return []

@@ -103,12 +103,19 @@ function deviceMemoryCases(rows: readonly MeasuredRow[], parameters: Parameters)
   const kinds = rings.flatMap((ring) => ['transmit', 'receive'].map((operation) => ({ ring, operation })))
   return kinds.flatMap(({ ring, operation }) => {
     const all = counted.filter((row) => row.ring === ring && row.operation === operation)
-    const batch = Math.max(...all.map((row) => row.batch))
+    const batch = mostMeasured(all)
     const found = all.filter((row) => row.batch === batch)
     if (found.length === 0) return []
     const sizes = [...new Set([...SIZES, ...found.map(({ bytes }) => bytes)])].sort((a, b) => a - b)
     return sizes.map((bytes) => deviceMemoryCase(nearest(found, bytes), bytes, parameters))
   })
+}
+
+// The batch of which the most sizes were counted; of several, the largest.
+function mostMeasured(rows: readonly MeasuredRow[]): number {
+  const sizes = new Map<number, number>()
+  for (const { batch } of rows) sizes.set(batch, (sizes.get(batch) ?? 0) + 1)
+  return Math.max(...[...sizes].filter(([, count]) => count === Math.max(...sizes.values())).map(([batch]) => batch))
 }
 
 function deviceMemoryCase(row: MeasuredRow, bytes: number, parameters: Parameters): DeviceMemoryCase {
