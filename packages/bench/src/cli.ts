@@ -1,6 +1,9 @@
 #!/usr/bin/env node
 import { resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
+import { compareCommand } from './commands/compare.ts'
+import { gateCommand } from './commands/gate.ts'
+import { mergeCommand } from './commands/merge.ts'
 import { runCosts } from './costs/program.ts'
 import { EFFORTS } from './harness/measure.ts'
 import type { BenchReport } from './harness/result.ts'
@@ -12,8 +15,7 @@ import { runProgram, UsageError } from './program/errors.ts'
 import { checkOutputs, type NamedFile, writeWhole } from './program/outputs.ts'
 import { Progress } from './program/progress.ts'
 import { listenForStop } from './program/stop.ts'
-import { compareReports, readReport } from './reports/compare.ts'
-import { formatComparison, formatResults } from './reports/text.ts'
+import { formatResults } from './reports/text.ts'
 
 const HELP = `Measures scenarios, compares results, and models
 what they would cost on a real machine.
@@ -22,15 +24,18 @@ usage:
   guestdma-bench run SCENARIOS.js [--only WORDS]
                  [--quick] [--repeat N] [--json FILE]
   guestdma-bench compare BEFORE.json AFTER.json
-                 [--json FILE]
+                 [--force] [--json FILE]
+  guestdma-bench gate REPORT.json GATE.json [--json FILE]
+  guestdma-bench merge PART.json… [--force] [--json FILE]
   guestdma-bench model REPORT.json [--profile P]
                  [--params FILE] [--set NAME=VALUE]…
                  [--json FILE]
 
   run           measure a module that exports
                 'scenarios' and 'backends'
-  compare       the ratio of each case, and whether
-                it is outside of the noise
+  compare       ratios with confidence intervals
+  gate          whether a report keeps within bounds
+  merge         put the parts of a run together
   model         what the counters of a report would cost
                 on a real machine, by cause
   --only WORDS  only what matches all words, such as
@@ -45,10 +50,20 @@ usage:
   --set NAME=VALUE
                 one parameter; may be given several times
   --json FILE   also write the results as JSON
-  --help        this text
+  --help        this text; after compare, gate or merge
+                that of the command
 `
 
+/** Commands that read their command line themselves. */
+const COMMANDS: Readonly<Record<string, (args: readonly string[]) => number>> = {
+  compare: compareCommand,
+  gate: gateCommand,
+  merge: mergeCommand,
+}
+
 async function main(args: readonly string[]): Promise<number> {
+  const [name = '', ...rest] = args
+  if (Object.hasOwn(COMMANDS, name)) return COMMANDS[name](rest)
   const { values, positionals } = readCommandLine('guestdma-bench', 'BENCH_USAGE', {
     args: [...args],
     allowPositionals: true,
@@ -69,25 +84,12 @@ async function main(args: readonly string[]): Promise<number> {
   }
   const [command, ...files] = positionals
   const outputs = values.json === undefined ? [] : [{ option: '--json', path: values.json }]
-  if (command === 'compare' && files.length === 2) return compare(files, outputs)
   if (command === 'model' && files.length === 1) {
     runCosts({ ...values, from: files[0] })
     return 0
   }
   if (command === 'run' && files.length === 1) return run(files[0], values, outputs)
   throw new UsageError('BENCH_USAGE', 'guestdma-bench', 'name a command and its files; see guestdma-bench --help')
-}
-
-function compare(files: readonly string[], outputs: readonly NamedFile[]): number {
-  checkOutputs(
-    outputs,
-    files.map((path) => ({ option: 'compare', path })),
-  )
-  const [before, after] = files.map(readReport)
-  const comparison = compareReports(before, after)
-  process.stdout.write(formatComparison(comparison))
-  for (const { path } of outputs) writeWhole(path, `${JSON.stringify(comparison, null, 2)}\n`)
-  return 0
 }
 
 async function run(

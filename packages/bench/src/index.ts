@@ -70,8 +70,27 @@ export {
   parametersOf,
   type Setting,
 } from './model/parameters.ts'
-export { type ComparedRow, type Comparison, compareReports, readReport } from './reports/compare.ts'
-export { formatComparison, formatResults, workOf } from './reports/text.ts'
+export {
+  type Change,
+  type ComparedRow,
+  type ComparedScheme,
+  type Comparison,
+  compareReports,
+  type Timed,
+} from './reports/compare.ts'
+export { REPORT_CODES, ReportError } from './reports/errors.ts'
+export {
+  checkGate,
+  type Gate,
+  type GateCheck,
+  type GateEntry,
+  type GateResult,
+  readGate,
+} from './reports/gate.ts'
+export { mergeReports, type NamedReport } from './reports/merge.ts'
+export { readReport } from './reports/read.ts'
+export type { Interval } from './reports/statistics.ts'
+export { formatComparison, formatGate, formatResults, workOf } from './reports/text.ts'
 export { guestScenarios } from './scenarios/guest-scenarios.ts'
 export { NONE, type SchemeFactory, type Schemes } from './scenarios/machines.ts'
 export { MEASURED } from './scenarios/schemes.ts'

@@ -1,7 +1,7 @@
 import { parseSetting } from '../model/parameters.ts'
 import { readParameterFile } from '../model/reading.ts'
 import { checkOutputs, writeWhole } from '../program/outputs.ts'
-import { readReport } from '../reports/compare.ts'
+import { readReport } from '../reports/read.ts'
 import { costReport } from './report.ts'
 import { formatCosts } from './text.ts'
 
@@ -21,7 +21,8 @@ export interface CostOptions {
 /**
  * Reads a report of measurements, prints what the cost model says of it, and writes that as JSON where asked.
  *
- * @throws UsageError `BENCH_FILE`, `BENCH_NOT_A_REPORT` and those of an output that cannot be written
+ * @throws UsageError those of an output that cannot be written
+ * @throws ReportError `REPORT_FILE`, `REPORT_SCHEMA`, `REPORT_FIELD`
  * @throws ModelError those of the model
  */
 export function runCosts({ from, profile = 'pcie-wc', params, set = [], json }: CostOptions): void {
