@@ -37,13 +37,13 @@ export function formatResults(
       const { median, p05, p95 } = nsPerOperation
       return [backend, median, p05, p95, ...extra.cells(result, group), bytesAllocatedPerOperation]
     })
-    return `\n${wrap(work, columns)}${formatTable(titles, rows, stream)}`
+    return `\n${wrap(printable(work), columns)}${formatTable(titles, rows, stream)}`
   })
   const failed = failures.map(({ subject, message }) =>
-    wrap(`FAILED: ${workOf(subject)}, ${subject.backend}: ${message}`, columns, '', '  '),
+    wrap(printableLines(`FAILED: ${workOf(subject)}, ${subject.backend}: ${message}`), columns, '', '  '),
   )
   const missing = complete ? '' : `\n${wrap('This report is PARTIAL: cases are missing.', columns)}`
-  return [wrap(head, columns), ...tables, missing, ...failed].join('')
+  return [wrap(printable(head), columns), ...tables, missing, ...failed].join('')
 }
 
 /** Names the kind of work of a subject: everything but its backend. */
@@ -129,4 +129,9 @@ export function formatGate({ passed, checks }: GateResult, stream: TextStream = 
   })
   const told = passed ? `All ${checks.length} checks passed.` : `${failed.length} of ${checks.length} checks FAILED.`
   return [...tables, wrap(told, columns)].join('')
+}
+
+// What a process printed to its standard error has lines.
+function printableLines(text: string): string {
+  return text.split('\n').map(printable).join('\n')
 }

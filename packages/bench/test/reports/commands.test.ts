@@ -77,6 +77,16 @@ describe('merge', () => {
     expect(run('compare', 'out.json', 'out.json').status).toBe(0)
   })
 
+  test('prints nothing from a file that would control a terminal', () => {
+    const failures = [{ subject: row({ bytes: 9, driver: '\u001b[31m' }), message: 'two\n\u009blines' }]
+    const environment = { ...reportOf([]).environment, cpu: '\u0007' }
+    const report = { ...part(1), environment, results: [row({ operation: '\r' })], failures, complete: false }
+    writeFileSync(join(dir, '1.json'), JSON.stringify(report))
+    const { status, stdout } = run('merge', '1.json', '--force')
+    expect(status).toBe(1)
+    expect(stdout.replaceAll('\n', '')).not.toMatch(/\p{Cc}/u)
+  })
+
   test('ends with exit code 1 where the report is partial', () => {
     const { status, stdout } = run('merge', '2.json', '--force', '--json', 'out.json')
     expect(status).toBe(1)
