@@ -30,7 +30,9 @@ A gate of one kind of work:
     ]
   }
 
-A case that the report does not have fails.
+Ratios are of 5th percentiles, which other programs on a
+machine hardly move. A case that the report does not have
+fails.
 
 Exit code 0 if all checks pass, 1 if one fails, 2 if a
 file cannot be used.

@@ -4,6 +4,9 @@ import { type Cell, type Column, formatTable, printable, type TextStream, textCo
 import type { ComparedRow, ComparedScheme, Comparison } from './compare.ts'
 import type { GateResult } from './gate.ts'
 
+/** How many cases are named that only one of two reports has. */
+const LISTED = 5
+
 /**
  * A report as text: one table for each kind of work, over all backends, and what failed.
  *
@@ -99,7 +102,7 @@ export function formatComparison(comparison: Comparison, stream: TextStream = pr
       : `${certain} of ${rows.length} cases have intervals. About one in ${Math.round(1 / (1 - confidence))} of these names a change by chance.`,
     'A machine that was slower all through one run looks like a change of every scheme.',
   ]
-  const only = [...onlyBefore.map((key) => `only before: ${key}`), ...onlyAfter.map((key) => `only after: ${key}`)]
+  const only = [...listed('only before', onlyBefore), ...listed('only after', onlyAfter)]
   return [
     ...tables,
     `All cases of a scheme\n${summary}\n`,
@@ -129,6 +132,12 @@ export function formatGate({ passed, checks }: GateResult, stream: TextStream = 
   })
   const told = passed ? `All ${checks.length} checks passed.` : `${failed.length} of ${checks.length} checks FAILED.`
   return [...tables, wrap(told, columns)].join('')
+}
+
+// The file that --json writes has all of them.
+function listed(title: string, keys: readonly string[]): string[] {
+  const more = keys.length - LISTED
+  return [...keys.slice(0, LISTED).map((key) => `${title}: ${key}`), ...(more > 0 ? [`${title}: ${more} more`] : [])]
 }
 
 // What a process printed to its standard error has lines.

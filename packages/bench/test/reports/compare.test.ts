@@ -141,6 +141,12 @@ describe('its text', () => {
     expect(text(report, other, true)).toContain("The environments DIFFER, cores: '2' and '4'. A report is PARTIAL")
   })
 
+  test('names five of the cases that one report has, and counts the others', () => {
+    const sizes = (count: number): BenchReport => reportOf(Array.from({ length: count }, (_, bytes) => row({ bytes })))
+    expect(text(sizes(1), sizes(6)).match(/only after: /g)?.length).toBe(5)
+    expect(text(sizes(8), sizes(1))).toContain('only before: 2 more')
+  })
+
   test('fits a narrow terminal', () => {
     const terminal = Object.assign(new PassThrough(), { isTTY: true, columns: 50 })
     const report = reportOf([timed([100, 101])])
