@@ -1,4 +1,5 @@
 import type { Environment } from '../harness/result.ts'
+import { printable } from '../program/table.ts'
 
 /** What a time depends on so much that two of them say nothing about the code when it differs. */
 const COMPARED = {
@@ -33,5 +34,5 @@ function differences(
 ): string[] {
   return Object.entries(what)
     .filter(([, read]) => read(a) !== read(b))
-    .map(([name, read]) => `${name}: '${read(a)}' and '${read(b)}'`)
+    .map(([name, read]) => printable(`${name}: '${read(a)}' and '${read(b)}'`))
 }

@@ -1,4 +1,5 @@
 import { type BenchReport, type Shard, type Subject, subjectKey } from '../harness/result.ts'
+import { printable } from '../program/table.ts'
 import { notTheSame } from './environments.ts'
 import { ReportError } from './errors.ts'
 
@@ -91,7 +92,7 @@ function countCases(parts: readonly Part[]): number {
     for (const key of new Set(subjects.map(subjectKey))) {
       const other = owner.get(key)
       if (other !== undefined) {
-        const message = `the case '${key}' is here and in ${other}; name parts of one run`
+        const message = `the case '${printable(key)}' is here and in ${other}; name parts of one run`
         throw new ReportError('REPORT_PARTS', path, message, { path, other, case: key })
       }
       owner.set(key, path)

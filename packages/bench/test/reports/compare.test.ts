@@ -107,6 +107,10 @@ describe('environments', () => {
     expect([differences.length, rows.length]).toEqual([1, 1])
   })
 
+  test('are quoted without what would control a terminal', () => {
+    expect(() => compareReports(inside({}), inside({ cpu: '\u001b[31m' }))).toThrow("'a CPU' and '\ufffd[31m'")
+  })
+
   test('may differ by the date and by the minor version of Node', () => {
     const part = { date: '2027-01-01T00:00:00.000Z', node: '26.9.1', v8: '14.1' }
     expect(compareReports(inside({}), inside(part)).differences).toEqual([])
