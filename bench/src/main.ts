@@ -1,7 +1,7 @@
 import { execFile } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
-import { compare, type Host, model, runCases, runCommand } from '@guestdma/bench'
+import { type Host, REPORT_COMMANDS, runCases, runCommand } from '@guestdma/bench'
 import { type Progress, runProgram } from '@guestdma/bench/program'
 import { figureCommand } from './figure-command.ts'
 import { GUESTS } from './guests-report.ts'
@@ -43,8 +43,7 @@ await runProgram((args) =>
     'bench',
     [
       runCases(host),
-      compare,
-      model,
+      ...REPORT_COMMANDS,
       heap(host),
       figureCommand(host, THREADS),
       figureCommand(host, IOVA),

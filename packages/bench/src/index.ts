@@ -5,9 +5,8 @@
  */
 
 export { type Command, readArguments, runCommand } from './commands/command.ts'
-export { compare } from './commands/compare.ts'
 export { guestdmaBench } from './commands/guestdma-bench.ts'
-export { model } from './commands/model.ts'
+export { REPORT_COMMANDS } from './commands/report-commands.ts'
 export { type Extra, type Host, runCases } from './commands/run.ts'
 export { type CostReport, type CostRow, costReport, type OvercommitRow } from './costs/report.ts'
 export { causeTable, parameterTable, profileList } from './costs/tables.ts'
@@ -76,9 +75,35 @@ export {
   parametersOf,
   type Setting,
 } from './model/parameters.ts'
-export { type ComparedRow, type Comparison, compareReports, readReport } from './reports/compare.ts'
+export {
+  type Change,
+  type ComparedRow,
+  type ComparedScheme,
+  type Comparison,
+  compareReports,
+  type Timed,
+} from './reports/compare.ts'
+export { REPORT_CODES, ReportError } from './reports/errors.ts'
+export {
+  checkGate,
+  type Gate,
+  type GateCheck,
+  type GateEntry,
+  type GateResult,
+  readGate,
+} from './reports/gate.ts'
 export { markdownTable } from './reports/markdown.ts'
-export { type ExtraColumns, formatComparison, formatResults, ratioColumns, workOf } from './reports/text.ts'
+export { mergeReports, type NamedReport } from './reports/merge.ts'
+export { readReport } from './reports/read.ts'
+export type { Interval } from './reports/statistics.ts'
+export {
+  type ExtraColumns,
+  formatComparison,
+  formatGate,
+  formatResults,
+  ratioColumns,
+  workOf,
+} from './reports/text.ts'
 export { guestScenarios } from './scenarios/guest-scenarios.ts'
 export { bufferModeOf, countersOf, machineFor, NONE, type SchemeFactory, type Schemes } from './scenarios/machines.ts'
 export { MEASURED } from './scenarios/schemes.ts'

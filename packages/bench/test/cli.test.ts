@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process'
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -43,8 +43,8 @@ test('the scenario of the README is the one that is run here', () => {
 })
 
 describe('run', () => {
-  test("measures a scenario of one's own over each backend that it names", async () => {
-    const { code, out, err } = await start('run', frames, '--quick', '--json', json).ended
+  test("measures a scenario of one's own over each backend that it names, in as many processes as are asked for", async () => {
+    const { code, out, err } = await start('run', frames, '--quick', '--repeat', '2', '--json', json).ended
     expect([code, err]).toEqual([0, ''])
     expect(out).toContain('net burst, pool, split, warm, 64 bytes, batch 8')
     expect(report()).toMatchObject({ schema: 'guestdma-bench-3', complete: true, failures: [] })
@@ -52,6 +52,10 @@ describe('run', () => {
       ['direct', { framesSent: 1, barriers: 3 / 8, orderedLoads: 6 / 8 }],
       ['shared-pool', { framesSent: 1, barriers: 3 / 8, orderedLoads: 6 / 8 }],
     ])
+    for (const { processMedians = [], nsPerOperation } of report().results) {
+      expect(processMedians.length).toBe(2)
+      expect(Math.min(...processMedians)).toBe(nsPerOperation.median)
+    }
   })
 
   test('a case whose process ends is named, and the others are measured', async () => {
@@ -93,41 +97,13 @@ describe('run', () => {
   })
 })
 
-describe('compare', () => {
-  const times = (median: number): object => ({ median, p05: median * 0.9, p95: median * 1.1 })
-  const write = (file: string, ...medians: number[]): string => {
-    const results = medians.map((median, bytes) => ({
-      driver: 'net',
-      operation: 'send',
-      bytes,
-      nsPerOperation: times(median),
-    }))
-    writeFileSync(join(dir, file), JSON.stringify({ schema: 'guestdma-bench-3', results }))
-    return join(dir, file)
-  }
-
-  test('a change is named where the ranges do not overlap', async () => {
-    const [a, b] = [write('a.json', 100, 100, 100, 1), write('b.json', 105, 200, 50)]
-    const { code } = await start('compare', a, b, '--json', json).ended
-    expect(code).toBe(0)
-    const { rows, onlyBefore } = JSON.parse(readFileSync(json, 'utf8'))
-    expect(rows.map(({ change }: { change: string }) => change)).toEqual(['noise', 'slower', 'faster'])
-    expect(rows[1].ratio).toEqual({ median: 2, least: expect.closeTo(180 / 110), most: expect.closeTo(220 / 90) })
-    expect(onlyBefore.length).toBe(1)
-  })
-
-  test.each([
-    ['BENCH_USAGE', () => ['compare']],
-    ['BENCH_USAGE', () => ['--schema']],
-    ['BENCH_FILE', () => ['compare', join(dir, 'none.json'), write('a.json', 1)]],
-    ['BENCH_NOT_A_REPORT', () => ['compare', cli, write('a.json', 1)]],
-    ['BENCH_SCENARIOS', () => ['run', path('../src/harness/environment.ts')]],
-    ['OUTPUT_NO_DIRECTORY', () => ['run', frames, '--json', join(dir, 'none/report.json')]],
-    ['OUTPUT_IS_DIRECTORY', () => ['run', frames, '--json', dir]],
-    ['OUTPUT_IS_INPUT', () => ['compare', write('a.json', 1), write('b.json', 1), '--json', join(dir, 'b.json')]],
-  ])('%s ends with exit code 2 before anything is done', async (code, args) => {
-    const ran = await start(...args()).ended
-    expect([ran.code, ran.out]).toEqual([2, ''])
-    expect(ran.err).toContain(code)
-  })
+test.each([
+  ['BENCH_USAGE', () => ['--schema']],
+  ['BENCH_SCENARIOS', () => ['run', path('../src/harness/environment.ts')]],
+  ['OUTPUT_NO_DIRECTORY', () => ['run', frames, '--json', join(dir, 'none/report.json')]],
+  ['OUTPUT_IS_DIRECTORY', () => ['run', frames, '--json', dir]],
+])('%s ends with exit code 2 before anything is done', async (code, args) => {
+  const ran = await start(...args()).ended
+  expect([ran.code, ran.out]).toEqual([2, ''])
+  expect(ran.err).toContain(code)
 })

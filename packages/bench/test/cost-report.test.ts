@@ -150,8 +150,8 @@ describe('guestdma-bench model', () => {
     [['report.json', '--set', 'exit=1'], 'MODEL_PARAMETER'],
     [['report.json', '--set', 'vmExit=-1'], 'MODEL_VALUE'],
     [['report.json', '--params', 'none.json'], 'MODEL_FILE'],
-    [['none.json'], 'BENCH_FILE'],
-    [['other.json'], 'BENCH_NOT_A_REPORT'],
+    [['none.json'], 'REPORT_FILE'],
+    [['other.json'], 'REPORT_SCHEMA'],
     [['bare.json'], 'MODEL_COUNTER'],
     [['report.json', '--json', 'report.json'], 'OUTPUT_IS_INPUT'],
   ])('%j is refused with %s, and writes nothing', (args, code) => {

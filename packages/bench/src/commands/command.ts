@@ -55,8 +55,12 @@ export function readArguments<const Options extends NonNullable<ParseArgsConfig[
   throw new UsageError('BENCH_USAGE', program, `${files.what}; ${length} given; see ${program} --help`)
 }
 
+const EXIT_CODES = `Exit code 0 if all is well, 1 if something failed, 2 if the command
+line is wrong, 130 after Ctrl-C, 143 after SIGTERM.
+`
+
 function helpOf(program: string, { name, usage, summary, details }: Command): string {
-  return `usage: ${program} ${name} ${usage}\n\n${summary}\n\n${details}`
+  return `usage: ${program} ${name} ${usage}\n\n${summary}\n\n${details}\n${EXIT_CODES}`
 }
 
 function helpOfAll(program: string, commands: readonly Command[]): string {
@@ -67,7 +71,5 @@ function helpOfAll(program: string, commands: readonly Command[]): string {
   })
   return `usage: ${program} [COMMAND] [OPTIONS]\n\n${lines.join('')}
 Without a command it does '${commands[0].name}'. '${program} COMMAND --help' has the options.
-Exit code 0 if all is well, 1 if something failed, 2 if the command
-line is wrong, 130 after Ctrl-C, 143 after SIGTERM.
-`
+${EXIT_CODES}`
 }

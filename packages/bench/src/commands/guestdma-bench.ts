@@ -1,6 +1,5 @@
 import { runCommand } from './command.ts'
-import { compare } from './compare.ts'
-import { model } from './model.ts'
+import { REPORT_COMMANDS } from './report-commands.ts'
 import { runCases } from './run.ts'
 
 // Run from the sources the worker is a source as well, and compiled it is compiled.
@@ -15,5 +14,5 @@ const suffix = import.meta.url.endsWith('.ts') ? 'ts' : 'js'
  */
 export function guestdmaBench(args: readonly string[]): Promise<number> {
   const host = { worker: new URL(`../scenario-worker.${suffix}`, import.meta.url), execArgv: process.execArgv }
-  return runCommand('guestdma-bench', [runCases(host), compare, model], args)
+  return runCommand('guestdma-bench', [runCases(host), ...REPORT_COMMANDS], args)
 }

@@ -3,7 +3,7 @@ import { formatCosts } from '../costs/text.ts'
 import { PROFILE_NAMES, parseSetting } from '../model/parameters.ts'
 import { readParameterFile } from '../model/reading.ts'
 import { checkOutputs, writeWhole } from '../program/outputs.ts'
-import { readReport } from '../reports/compare.ts'
+import { readReport } from '../reports/read.ts'
 import { type Command, readArguments } from './command.ts'
 
 const DETAILS = `  --profile P     where the memory of a device lies:

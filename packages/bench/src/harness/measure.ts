@@ -15,14 +15,14 @@ export interface Effort {
 /** How long is measured: each figure in full, a quick look, and what a selection of many cases has time for. */
 export const EFFORTS: Readonly<Record<'full' | 'default' | 'quick', Effort>> = {
   full: { milliseconds: 600, warmup: 400, heapMs: 100 },
-  default: { milliseconds: 300, warmup: 300, heapMs: 20 },
-  quick: { milliseconds: 60, warmup: 120, heapMs: 10 },
+  default: { milliseconds: 300, warmup: 300, heapMs: 60 },
+  quick: { milliseconds: 60, warmup: 120, heapMs: 60 },
 }
 
 // A sample is long enough for the clock's grain, and short enough that many of them escape the scheduler.
 const SAMPLE_MS = 0.5
 // Enough for what the compiler allocates now and then to be small beside it; slow operations get less.
-const HEAP_OPERATIONS = 400_000
+const HEAP_OPERATIONS = 200_000
 const HEAP_RUNS = 3
 
 /** Measures one variant. tinybench takes the samples; each is the mean of many rounds. */

@@ -21,6 +21,11 @@ export interface Subject {
 export interface BenchResult extends Subject {
   readonly nsPerOperation: Quantiles
   readonly samples: number
+  /**
+   * The median of each process that measured this case, in ns for one operation, in the order in which they ran. A
+   * comparison takes these: samples of one process depend on each other. Absent in older files.
+   */
+  readonly processMedians?: readonly number[]
   /** JavaScript heap allocated for each operation, in bytes. */
   readonly bytesAllocatedPerOperation: number
   /** Counters of backend and queues, for each operation. */
@@ -147,4 +152,9 @@ export interface BenchReport {
 /** Names a subject: two reports have results of the same case where this text is the same. */
 export function subjectKey({ driver, operation, mode, buffers, bytes, batch, ring, backend }: Subject): string {
   return [driver, operation, mode, buffers, bytes, batch, ring, backend].join(' ')
+}
+
+/** Names the process that measures a subject: what the compiler learned from one case there is shared by the others. */
+export function processKey({ driver, operation, backend, mode, ring }: Subject): string {
+  return [driver, operation, backend, mode, ring].join(' ')
 }

@@ -1,11 +1,13 @@
 import { spawn } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { readEnvironment } from './environment.ts'
+import { grouped } from './group.ts'
 import type { Effort } from './measure.ts'
 import {
   type BenchFailure,
   type BenchReport,
   type BenchResult,
+  processKey,
   REPORT_SCHEMA,
   type Shard,
   type Subject,
@@ -91,7 +93,8 @@ export async function runBench(options: RunOptions): Promise<BenchReport> {
       options.onReport?.(report(false))
     }
   }
-  for (const group of grouped(subjects, ({ driver, operation, backend }) => `${driver} ${operation} ${backend}`))
+  const counting = grouped(subjects, ({ driver, operation, backend }) => `${driver} ${operation} ${backend}`)
+  for (const group of counting.values())
     await run(
       'counters',
       group,
@@ -102,9 +105,7 @@ export async function runBench(options: RunOptions): Promise<BenchReport> {
       COUNTING + repeat,
     )
   const timed = subjects.filter((subject) => counted.has(subjectKey(subject)))
-  const groups = grouped(timed, ({ driver, operation, backend, mode, ring }) =>
-    [driver, operation, backend, mode, ring].join(' '),
-  )
+  const groups = [...grouped(timed, processKey).values()]
   for (const group of shuffled(Array.from({ length: repeat }, () => groups).flat()))
     await run(
       'times',
@@ -113,20 +114,18 @@ export async function runBench(options: RunOptions): Promise<BenchReport> {
         if (!('times' in answer)) return
         const key = subjectKey(subject)
         const before = best.get(key)
-        if (before === undefined || answer.times.nsPerOperation.median < before.nsPerOperation.median)
-          best.set(key, { ...answer.times, counters: counted.get(key) ?? {} })
+        const { median } = answer.times.nsPerOperation
+        const fastest =
+          before === undefined || median < before.nsPerOperation.median
+            ? { ...answer.times, counters: counted.get(key) ?? {} }
+            : before
+        best.set(key, { ...fastest, processMedians: [...(before?.processMedians ?? []), median] })
         tell(subject, 1)
         options.onReport?.(report(false))
       },
       1,
     )
   return report(signal?.aborted !== true && failures.length === 0)
-}
-
-function grouped(subjects: readonly Subject[], nameOf: (subject: Subject) => string): Subject[][] {
-  const groups = new Map<string, Subject[]>()
-  for (const subject of subjects) groups.set(nameOf(subject), [...(groups.get(nameOf(subject)) ?? []), subject])
-  return [...groups.values()]
 }
 
 // Gives back how the process failed, or undefined.

@@ -1,4 +1,4 @@
-import type { Subject } from './result.ts'
+import { processKey, type Subject } from './result.ts'
 
 const DIMENSIONS = ['driver', 'operation', 'backend', 'mode', 'ring', 'bytes', 'batch', 'buffers'] as const
 
@@ -42,9 +42,7 @@ function pairsOf(subject: Subject): string[] {
 
 /** Part `index` of `of`: whole groups of one process each, dealt out in turn, so that each part takes about as long. */
 export function shardOf(subjects: readonly Subject[], index: number, of: number): Subject[] {
-  const groupOf = ({ driver, operation, backend, mode, ring }: Subject): string =>
-    [driver, operation, backend, mode, ring].join(' ')
-  const groups = [...new Set(subjects.map(groupOf))]
+  const groups = [...new Set(subjects.map(processKey))]
   const mine = new Set(groups.filter((_, i) => i % of === index - 1))
-  return subjects.filter((subject) => mine.has(groupOf(subject)))
+  return subjects.filter((subject) => mine.has(processKey(subject)))
 }
