@@ -1,10 +1,9 @@
-import { once } from 'node:events'
 import { guestAddress } from '@guestdma/memory'
 import { VIRTIO_F_IN_ORDER, VIRTIO_F_NOTIFICATION_DATA, VIRTIO_F_RING_PACKED } from '@guestdma/spec'
 import { afterEach, describe, expect, it } from 'vitest'
 import { BASE, pattern } from './support/machines.ts'
 import type { Inventory, InventoryRequest } from './support/worker-device.ts'
-import { FORMATS, type Threads, threads, type Wanted, WORKER_SCHEMES } from './support/workers.ts'
+import { FORMATS, isTranslated, type Threads, threads, type Wanted, WORKER_SCHEMES } from './support/workers.ts'
 
 const open: Threads[] = []
 afterEach(async () => {
@@ -93,6 +92,8 @@ describe('a device in a worker', () => {
     ['construction', 'shared-pool'],
     ['construction', 'on-device'],
     ['nothing', 'direct'],
+    ['trusted-code', 'virtio-iommu'],
+    ['trusted-code', 'shared-pages'],
   ] as const)('is held to what it may reach by %s over %s', async (enforcedBy, scheme) => {
     const { machine } = await started({ type: 'blk', scheme })
     expect(machine.device('far').negotiated.backend.traits.enforcedBy).toBe(enforcedBy)
@@ -105,17 +106,23 @@ describe('a device in a worker', () => {
     const secret = far.machine.ram.allocate(4096, 4096)
     far.memory.write(guestAddress(secret), marker)
     const thread = far.thread()
-    const answer = once(thread, 'message')
+    const answer = new Promise<Inventory>((resolve) => {
+      thread.on('message', (message) => {
+        if (message.inventory !== undefined) resolve(message)
+      })
+    })
     thread.postMessage({ marker, tries: [secret, BASE] } satisfies InventoryRequest)
-    const [{ inventory, granted }] = (await answer) as [Inventory]
-    const direct = scheme === 'direct'
-    // The mailbox, and one buffer of memory.
+    const { inventory, granted } = await answer
+    const [direct, translated] = [scheme === 'direct', isTranslated(scheme)]
+    // The mailbox, one buffer of memory, and the changes of translations where there are any.
     expect(inventory.map(({ path, bytes }) => [path, bytes])).toEqual([
       ['messages.0.mailbox', 256],
-      ['messages.0.windows.0.memory', direct ? 8 << 20 : 2 << 20],
+      ['messages.0.windows.0.memory', direct || translated ? 8 << 20 : 2 << 20],
+      ...(translated ? [['messages.0.translations', 42_752]] : []),
     ])
-    expect(inventory.map(({ marked }) => marked)).toEqual([false, direct])
-    expect(granted).toEqual(direct ? [8, 8] : [0, 0])
+    expect(inventory.slice(0, 2).map(({ marked }) => marked)).toEqual([false, direct || translated])
+    // With shared pages the ring, which is at the beginning of guest RAM, is within reach at its own address.
+    expect(granted).toEqual([direct ? 8 : 0, direct || scheme === 'shared-pages' ? 8 : 0])
   })
 
   it('a store that answers by a timer is waited for', async () => {

@@ -172,7 +172,11 @@ const REMOTE = {
   transport: must('a VirtioTransport, such as what PciTransport.probe returns', (value) =>
     has(value, 'readStatus', 'writeStatus', 'readFeatures', 'enableQueue', 'notify', 'takeInterrupts'),
   ),
-  enforcedBy: mayBeOneOf('peer', 'construction'),
+  enforcedBy: mayBeOneOf('peer', 'construction', 'trusted-code'),
+  translations: may(
+    'what DeviceWorker.translations is',
+    (value) => value === null || has(value, 'follow', 'reach', 'mapped', 'unmapped', 'settle'),
+  ),
   detach: mayBeFunction('a function that cuts the device off from memory and returns whether it did'),
   listen: mayBeFunction('a function that calls what it is given at each interrupt, and returns how to stop that'),
   messages: mayBeOneOf('memory'),

@@ -75,10 +75,12 @@ export class MachineDevice {
     this.context = context
     this.remote = isRemote(config)
     if (isRemote(config)) {
-      const { transport, enforcedBy = 'peer', detach } = config
+      const { transport, enforcedBy = 'peer', detach, translations = null } = config
       checkType(name, transport, kindOf(config.type).deviceId)
       const platform = new RemotePlatform(name, transport, common, {
         enforcedBy,
+        translations,
+        onFault: (fault) => events.tell('fault', { device: name, fault }),
         ...(detach === undefined ? {} : { detach: () => detach.call(config) }),
       })
       try {

@@ -11,14 +11,28 @@ import {
   type Machine,
   onDeviceScheme,
   type RemoteConfig,
+  sharedPagesScheme,
   sharedPoolScheme,
+  virtioIommuScheme,
 } from 'guestdma'
 import { BASE } from './machines.ts'
 import type { WorkerConfig } from './worker-device.ts'
 
-export const WORKER_SCHEMES = ['direct', 'shared-pool', 'on-device'] as const
+export const WORKER_SCHEMES = [
+  'direct',
+  'shared-pool',
+  'on-device',
+  'virtio-iommu',
+  'virtio-iommu-lazy',
+  'virtio-iommu-byte',
+  'shared-pages',
+] as const
 export type WorkerScheme = (typeof WORKER_SCHEMES)[number]
 export const FORMATS = ['split', 'packed'] as const
+
+/** Is guest RAM in the worker, where its port translates? */
+export const isTranslated = (scheme: WorkerScheme): boolean =>
+  scheme.startsWith('virtio-iommu') || scheme === 'shared-pages'
 
 const RAM_BYTES = 8 << 20
 const POOL_BYTES = 2 << 20
@@ -44,9 +58,19 @@ export interface Threads {
   close(): Promise<void>
 }
 
+/** Schemes whose device is given guest RAM. */
+const IN_RAM: Readonly<Partial<Record<WorkerScheme, DmaScheme>>> = {
+  direct: directScheme(),
+  'virtio-iommu': virtioIommuScheme(),
+  'virtio-iommu-lazy': virtioIommuScheme({ mode: 'lazy' }),
+  'virtio-iommu-byte': virtioIommuScheme({ granule: 1 }),
+  'shared-pages': sharedPagesScheme(),
+}
+
 /** Memory that one scheme's device is given: all of guest RAM, or a pool that is a buffer of its own. */
 function given(scheme: WorkerScheme, memory: GuestMemory): { schemes: DmaScheme[]; windows: readonly BusWindow[] } {
-  if (scheme === 'direct') return { schemes: [directScheme()], windows: everything(memory).windows }
+  const inRam = IN_RAM[scheme]
+  if (inRam !== undefined) return { schemes: [inRam], windows: everything(memory).windows }
   const window = { region: new Region(new SharedArrayBuffer(POOL_BYTES), 'pool'), offset: 0, length: POOL_BYTES }
   const home = scheme === 'on-device' ? 'device-memory' : 'guest-ram'
   const pool = (): PoolFact => ({ window, device: POOL_DEVICE as DeviceAddress, home })
@@ -70,6 +94,7 @@ export async function threads({
     name: 'far',
     type,
     windows,
+    translated: isTranslated(scheme),
     config: { ...config, offer: [...(config.offer ?? []), ...(packed ? [VIRTIO_F_RING_PACKED] : [])] },
     spawn: () => {
       thread = new Worker(new URL('./worker-device.ts', import.meta.url))
@@ -80,8 +105,8 @@ export async function threads({
   const worker = await DeviceWorker.start(options)
   const transport = MmioTransport.probe(worker.registers, 'far')
   if (transport === null) throw new Error('no device')
-  const { listen, detach, enforcedBy } = worker
-  const device: RemoteConfig = { type, name: 'far', transport, listen, detach, enforcedBy, ...entry }
+  const { listen, detach, enforcedBy, translations } = worker
+  const device: RemoteConfig = { type, name: 'far', transport, listen, detach, enforcedBy, translations, ...entry }
   const machine = await createMachine({ memory, schemes, devices: [device] }).catch(async (error: unknown) => {
     await worker.close()
     throw error
