@@ -7,6 +7,7 @@ import { VIRTIO_F_RING_PACKED } from '@guestdma/spec'
 import { MmioTransport } from '@guestdma/transport'
 import {
   createMachine,
+  type DeviceConfig,
   directScheme,
   type Machine,
   onDeviceScheme,
@@ -39,13 +40,16 @@ const POOL_BYTES = 2 << 20
 const POOL_DEVICE = 0x4000_0000
 
 export interface Wanted {
-  readonly type: 'net' | 'blk'
+  /** `attack` is a network device. */
+  readonly type: 'net' | 'blk' | 'attack'
   readonly scheme: WorkerScheme
   readonly packed?: boolean
   readonly config?: WorkerConfig
   /** For the machine's entry of the device. */
   readonly entry?: Partial<RemoteConfig>
   readonly deadlineMs?: number
+  /** Devices of the same machine and scheme. */
+  readonly others?: readonly DeviceConfig[]
 }
 
 /** A machine whose one device, `far`, lives in a worker, and what else a test may want of it. */
@@ -86,6 +90,7 @@ export async function threads({
   config = {},
   entry,
   deadlineMs,
+  others = [],
 }: Wanted): Promise<Threads> {
   const memory = new GuestMemory([{ base: BASE, length: RAM_BYTES, memory: new SharedArrayBuffer(RAM_BYTES) }])
   const { schemes, windows } = given(scheme, memory)
@@ -106,11 +111,23 @@ export async function threads({
   const transport = MmioTransport.probe(worker.registers, 'far')
   if (transport === null) throw new Error('no device')
   const { listen, detach, enforcedBy, translations } = worker
-  const device: RemoteConfig = { type, name: 'far', transport, listen, detach, enforcedBy, translations, ...entry }
-  const machine = await createMachine({ memory, schemes, devices: [device] }).catch(async (error: unknown) => {
-    await worker.close()
-    throw error
-  })
+  const kind = type === 'blk' ? 'blk' : 'net'
+  const device: RemoteConfig = {
+    type: kind,
+    name: 'far',
+    transport,
+    listen,
+    detach,
+    enforcedBy,
+    translations,
+    ...entry,
+  }
+  const machine = await createMachine({ memory, schemes, devices: [device, ...others] }).catch(
+    async (error: unknown) => {
+      await worker.close()
+      throw error
+    },
+  )
   const close = async (): Promise<void> => {
     await machine.close().finally(() => worker.close())
   }

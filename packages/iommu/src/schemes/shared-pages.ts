@@ -67,6 +67,7 @@ class SharedPagesDomain implements IommuDomain {
   readonly leastLength: number
   readonly identity = true
   broken = false
+  detached = false
   readonly inputStart = 0
   readonly inputEnd: number = Number.MAX_SAFE_INTEGER
   readonly reserved: readonly never[] = []
@@ -91,7 +92,9 @@ class SharedPagesDomain implements IommuDomain {
   }
 
   commit(): DmaStatus {
-    if (this.host.settle?.() === false) this.broken = true
+    const settled = this.host.settle?.() !== false
+    this.broken ||= !settled
+    this.detached = this.broken && settled
     return this.broken ? DMA_FAILED : DMA_OK
   }
 
