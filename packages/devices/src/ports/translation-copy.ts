@@ -23,6 +23,8 @@ export interface TranslationCopy {
   unmapped(keys: Float64Array): void
   /** Whether the device can use nothing any more that was taken away. */
   readonly settled: boolean
+  /** Refused accesses that were too many at once: nothing but their number came through. */
+  readonly faultsLost: number
   /** Waits until {@link settled}. False: the device did not let go of it in time, and counts as lost. */
   settle(): boolean
 }
