@@ -286,6 +286,31 @@ describe('a worker that does not let go', () => {
     expect(m.device.status).toBe(0)
   })
 
+  it('is not believed to have let go of what was taken away after it was lost', () => {
+    const { m, pair } = rig()
+    m.attach(1, 9)
+    m.map(1, 0x1000, 0x1fff, RAM)
+    pair.reader.enter()
+    // By a register access that it did not answer, say.
+    pair.errors.push(new DeviceError('WORKER_DEADLINE', 'far', 'lost'))
+    expect([m.unmap(1, 0x1000, 0x1fff), pair.writer.settled]).toEqual([3, false])
+    pair.reader.pass()
+    expect(m.unmap(1, 0x1000, 0x1fff)).toBe(OK)
+  })
+
+  it('is not believed at all once a change found no room', () => {
+    const { m, pair } = rig()
+    m.attach(1, 9)
+    pair.reader.enter()
+    for (let i = 0; i < 2 * CHANGES; i++) m.map(1, i * 4096, i * 4096 + 4095, RAM)
+    pair.errors.push(new DeviceError('WORKER_DEADLINE', 'far', 'lost'))
+    for (let i = 2 * CHANGES; i < 3 * CHANGES + 2; i++) m.map(1, i * 4096, i * 4096 + 4095, RAM)
+    pair.reader.leave()
+    expect([m.unmap(1, 0, 4095), pair.writer.settled]).toEqual([3, false])
+    pair.gone = true
+    expect(m.unmap(1, 0, 4095)).toBe(OK)
+  })
+
   it('answers the same requests once it is gone', () => {
     const { m, pair } = rig()
     m.attach(1, 9)

@@ -2,6 +2,7 @@ import { MemoryBlockStore } from '@guestdma/devices'
 import { TO_DEVICE } from '@guestdma/dma'
 import { guestAddress } from '@guestdma/memory'
 import { VIRTIO_F_IN_ORDER, VIRTIO_F_NOTIFICATION_DATA, VIRTIO_F_RING_PACKED } from '@guestdma/spec'
+import type { RemoteConfig } from 'guestdma'
 import { afterEach, describe, expect, it } from 'vitest'
 import { BASE, pattern } from './support/machines.ts'
 import type { Inventory, InventoryRequest } from './support/worker-device.ts'
@@ -125,6 +126,19 @@ describe('a device in a worker', () => {
     expect(inventory.slice(0, 2).map(({ marked }) => marked)).toEqual([false, direct || translated])
     // With shared pages the ring, which is at the beginning of guest RAM, is within reach at its own address.
     expect(granted).toEqual([direct ? 8 : 0, direct || scheme === 'shared-pages' ? 8 : 0])
+  })
+
+  it.each([
+    ['a scheme that maps nothing', 'shared-pool', true, {}, 'MACHINE_CONFIG', /'shared-pool' decides on none/],
+    ['a worker that does not translate', 'virtio-iommu', false, {}, 'MACHINE_REMOTE', /a worker's translations/],
+    ['a worker that does not translate', 'shared-pages', false, {}, 'MACHINE_REMOTE', /translations of the device's/],
+    ['another claim', 'virtio-iommu', true, { enforcedBy: 'peer' }, 'MACHINE_CONFIG', /must be 'trusted-code'/],
+    ['what is none', 'virtio-iommu', true, { translations: {} }, 'MACHINE_CONFIG', /what DeviceWorker.translations is/],
+  ] as const)('translations and %s are refused: %s', async (_what, scheme, translated, entry, code, message) => {
+    const wanted = { type: 'blk', scheme, translated, entry: entry as Partial<RemoteConfig> } as const
+    const error = await threads(wanted).catch((thrown: unknown) => thrown)
+    expect(error).toMatchObject({ code })
+    expect((error as Error).message).toMatch(message)
   })
 
   it('a store that answers by a timer is waited for', async () => {

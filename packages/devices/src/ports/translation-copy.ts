@@ -11,8 +11,6 @@ export type Reach = 'nothing' | 'all' | 'mapped'
  * that it is gone.
  */
 export interface TranslationCopy {
-  /** Names the device in messages. */
-  readonly name: string
   /** Whose copy it is, once and for all. Throws DeviceError `DEVICE_OPTION` where it is somebody's already. */
   follow(source: TranslationSource): void
   /** Takes all mappings away and changes what is reached; `granule`: bytes that mappings are aligned to. */

@@ -41,7 +41,6 @@ export interface TranslationWorker {
 
 /** The platform's side of a worker's translations: writes changes, and waits until the worker has passed them. */
 export class TranslationWriter implements TranslationCopy {
-  declare readonly name: string
   /** Refused accesses of which nothing but their number came through. */
   faultsLost = 0
 
@@ -53,16 +52,18 @@ export class TranslationWriter implements TranslationCopy {
   // Changes so far, modulo 2^32, and how many of them there were when something was taken away last.
   private tail = 0
   private removed = 0
+  // A change found no room, so that the worker will not know of it.
+  private dropped = false
 
   constructor(worker: TranslationWorker) {
-    this.name = worker.name
     this.worker = worker
     this.blocks = mayBlock()
   }
 
   follow(source: TranslationSource): void {
     if (this.source !== null) {
-      throw new DeviceError('DEVICE_OPTION', this.name, 'its translations have an owner; start one worker per endpoint')
+      const message = 'its translations have an owner; start one worker per endpoint'
+      throw new DeviceError('DEVICE_OPTION', this.worker.name, message)
     }
     this.source = source
     if (this.shared !== null) source.replay(this)
@@ -79,29 +80,34 @@ export class TranslationWriter implements TranslationCopy {
   begin(memory: SharedArrayBuffer): void {
     this.shared = translationsIn(memory)
     this.tail = this.removed = 0
+    this.dropped = false
     this.source?.replay(this)
   }
 
   reach(reach: Reach, granule: number): void {
     if (!this.room()) return
-    this.put(REACH, REACHES.indexOf(reach), granule, 0, 0)
+    const { changes } = this.shared as SharedTranslations
+    const at = this.at()
+    changes[at] = REACH
+    changes[at + 1] = REACHES.indexOf(reach)
+    changes[at + 2] = granule
+    this.publish()
     this.removed = this.tail
     this.settle()
   }
 
   mapped(keys: Float64Array): void {
-    if (this.room()) this.put(MAPPED, keys[0], keys[1], keys[2], keys[3])
+    this.change(MAPPED, keys)
   }
 
   unmapped(keys: Float64Array): void {
-    if (!this.room()) return
-    this.put(UNMAPPED, keys[0], keys[1], 0, 0)
-    this.removed = this.tail
+    if (this.change(UNMAPPED, keys)) this.removed = this.tail
   }
 
   get settled(): boolean {
     const { shared } = this
     if (shared === null || this.worker.gone()) return true
+    if (this.dropped) return false
     const { words } = shared
     return ((Atomics.load(words, PASSED) - this.removed) | 0) >= 0 || Atomics.load(words, AWAY) !== 0
   }
@@ -121,7 +127,7 @@ export class TranslationWriter implements TranslationCopy {
     // No more than there is room for, whatever the word says.
     for (let most = FAULT_RECORDS; most > 0 && taken !== Atomics.load(words, FAULTS); most--) {
       const at = (taken & (FAULT_RECORDS - 1)) * FAULT
-      const fault = faultAt(faults, at, this.name)
+      const fault = faultAt(faults, at, this.worker.name)
       const report = faults[at + 5]
       taken = (taken + 1) | 0
       Atomics.store(words, FAULTS_TAKEN, taken)
@@ -129,25 +135,36 @@ export class TranslationWriter implements TranslationCopy {
     }
   }
 
-  private put(kind: number, first: number, second: number, third: number, fourth: number): void {
-    const { changes, words } = this.shared as SharedTranslations
-    const at = (this.tail & (CHANGES - 1)) * CHANGE
+  private change(kind: typeof MAPPED | typeof UNMAPPED, keys: Float64Array): boolean {
+    if (!this.room()) return false
+    const { changes } = this.shared as SharedTranslations
+    const at = this.at()
     changes[at] = kind
-    changes[at + 1] = first
-    changes[at + 2] = second
-    changes[at + 3] = third
-    changes[at + 4] = fourth
+    for (let i = 0; i < CHANGE - 1; i++) changes[at + 1 + i] = keys[i]
+    this.publish()
+    return true
+  }
+
+  private at(): number {
+    return (this.tail & (CHANGES - 1)) * CHANGE
+  }
+
+  private publish(): void {
     this.tail = (this.tail + 1) | 0
-    Atomics.store(words, TAIL, this.tail)
+    Atomics.store((this.shared as SharedTranslations).words, TAIL, this.tail)
   }
 
   // Whether there is a worker to tell, and room for one more change. One that is gone is told all anew after a restart.
   private room(): boolean {
-    const { shared, tail } = this
-    if (shared === null || this.worker.gone() || this.worker.lost()) return false
+    const { shared, tail, worker } = this
+    if (shared === null || worker.gone()) return false
     if (((tail - Atomics.load(shared.words, APPLIED)) | 0) < CHANGES) return true
-    this.worker.wake()
-    return this.waitFor(APPLIED, tail)
+    if (!worker.lost()) {
+      worker.wake()
+      if (this.waitFor(APPLIED, tail)) return true
+    }
+    this.dropped = true
+    return false
   }
 
   // Waits until the worker wrote that number, or a later one. Where it does not, the worker is lost.

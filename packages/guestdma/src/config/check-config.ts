@@ -75,7 +75,8 @@ function checkDevice(path: string, fields: Fields): void {
   const driver = type === 'net' ? NET : DRIVER
   // A transport leads to a device that lives elsewhere; a name of one is for a model that runs here.
   if (isObject(transport)) {
-    checkFields<object>(at, fields, { ...driver, ...REMOTE })
+    const { translations = null } = fields
+    checkFields<object>(at, fields, { ...driver, ...(translations === null ? REMOTE : IN_WORKER) })
     return
   }
   const rules = { ...driver, ...HERE }
@@ -172,7 +173,7 @@ const REMOTE = {
   transport: must('a VirtioTransport, such as what PciTransport.probe returns', (value) =>
     has(value, 'readStatus', 'writeStatus', 'readFeatures', 'enableQueue', 'notify', 'takeInterrupts'),
   ),
-  enforcedBy: mayBeOneOf('peer', 'construction', 'trusted-code'),
+  enforcedBy: mayBeOneOf('peer', 'construction'),
   translations: may(
     'what DeviceWorker.translations is',
     (value) => value === null || has(value, 'follow', 'reach', 'mapped', 'unmapped', 'settle'),
@@ -181,6 +182,9 @@ const REMOTE = {
   listen: mayBeFunction('a function that calls what it is given at each interrupt, and returns how to stop that'),
   messages: mayBeOneOf('memory'),
 }
+
+/** A device in a worker that translates addresses. */
+const IN_WORKER = { ...REMOTE, enforcedBy: mayBeOneOf('trusted-code') }
 
 /** What the models of all types have in common. */
 const MODEL = {

@@ -66,8 +66,8 @@ export interface RemoteConfig extends CommonConfig {
   readonly transport: VirtioTransport
   /**
    * What holds the device to what it may reach, which this machine cannot: `peer` (default), the other side or its
-   * IOMMU; `construction`, since it was given this memory and no other; `trusted-code`, a port of this library in
-   * another thread.
+   * IOMMU; `construction`, since it was given this memory and no other. With {@link translations} it is `trusted-code`:
+   * a port of this library in another thread.
    */
   readonly enforcedBy?: 'peer' | 'construction' | 'trusted-code'
   /**

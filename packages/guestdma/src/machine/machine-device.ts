@@ -75,7 +75,8 @@ export class MachineDevice {
     this.context = context
     this.remote = isRemote(config)
     if (isRemote(config)) {
-      const { transport, enforcedBy = 'peer', detach, translations = null } = config
+      const { transport, detach, translations = null } = config
+      const { enforcedBy = translations === null ? 'peer' : 'trusted-code' } = config
       checkType(name, transport, kindOf(config.type).deviceId)
       const platform = new RemotePlatform(name, transport, common, {
         enforcedBy,
@@ -85,6 +86,10 @@ export class MachineDevice {
       })
       try {
         scheme.install(platform)
+        if (translations !== null && !platform.translates) {
+          const message = `its worker translates addresses, and the scheme '${scheme.id}' decides on none; start the worker without translated`
+          throw new MachineError('MACHINE_CONFIG', name, message)
+        }
       } catch (error) {
         attempt([], () => platform.release())
         throw error

@@ -63,7 +63,9 @@ export class RemotePlatform extends DevicePlatform {
   iommu(request: IommuRequest): IommuPlace {
     const { translations } = this
     if (translations === null) {
-      throw this.elsewhere('an IOMMU', 'give the scheme the iommu that the device is behind, { transport, endpoint }')
+      const advice =
+        "give the scheme the iommu that the device is behind, { transport, endpoint }, or the entry a worker's translations"
+      throw this.elsewhere('an IOMMU', advice)
     }
     if (request.downstream !== undefined) {
       throw this.elsewhere('a second stage', "the windows of the device's worker say what is under its IOMMU")
@@ -76,10 +78,18 @@ export class RemotePlatform extends DevicePlatform {
 
   sharedPages(): SharedPages {
     const { device, memory, translations } = this
-    if (translations === null) throw this.elsewhere('pages that are shared one by one', 'take another scheme')
+    if (translations === null) {
+      const advice = "give the entry the translations of the device's worker, or take another scheme"
+      throw this.elsewhere('pages that are shared one by one', advice)
+    }
     const port = new PagePort(device, memory, undefined, translations)
     this.watch(port.faults)
     return port
+  }
+
+  /** Whether a scheme decides on the addresses of the device's worker. */
+  get translates(): boolean {
+    return this.refused !== null
   }
 
   get faults(): number {

@@ -48,6 +48,8 @@ export interface Wanted {
   /** For the machine's entry of the device. */
   readonly entry?: Partial<RemoteConfig>
   readonly deadlineMs?: number
+  /** Default: whether the scheme decides on addresses. */
+  readonly translated?: boolean
   /** Devices of the same machine and scheme. */
   readonly others?: readonly DeviceConfig[]
 }
@@ -90,6 +92,7 @@ export async function threads({
   config = {},
   entry,
   deadlineMs,
+  translated = isTranslated(scheme),
   others = [],
 }: Wanted): Promise<Threads> {
   const memory = new GuestMemory([{ base: BASE, length: RAM_BYTES, memory: new SharedArrayBuffer(RAM_BYTES) }])
@@ -99,7 +102,7 @@ export async function threads({
     name: 'far',
     type,
     windows,
-    translated: isTranslated(scheme),
+    translated,
     config: { ...config, offer: [...(config.offer ?? []), ...(packed ? [VIRTIO_F_RING_PACKED] : [])] },
     spawn: () => {
       thread = new Worker(new URL('./worker-device.ts', import.meta.url))
