@@ -1,6 +1,6 @@
 import { IOMMU_CONFIG_BYPASS, MMIO_CONFIG } from '@guestdma/spec'
 import fc from 'fast-check'
-import { afterEach, describe, expect, it, vi } from 'vitest'
+import { describe, expect, it } from 'vitest'
 import { type AccessFault, DeviceError, everything, PagePort } from '../src/index.ts'
 import { CHANGE, CHANGES, FAULT_RECORDS, PASSED, TAIL, translationsIn } from '../src/worker/translations.ts'
 import { Ram } from './support/guest.ts'
@@ -14,12 +14,10 @@ const NO_FLAGS = 0
 const BYPASS_FIELD = MMIO_CONFIG + IOMMU_CONFIG_BYPASS
 const BYPASS = 1
 
-afterEach(() => vi.restoreAllMocks())
-
 /** An IOMMU with a plain endpoint 8, and endpoint 9 whose device is "in a worker". */
-function rig(granule = 4096) {
+function rig(granule = 4096, deadlineMs = 20) {
   const m = new IommuMachine({ granule, bypass: 'on' }).start()
-  const pair = new Pair(m.ram)
+  const pair = new Pair(m.ram, deadlineMs)
   const near = m.endpoint(8)
   const far = m.endpoint(9, { copy: pair.writer })
   return { m, pair, near, far }
@@ -230,29 +228,33 @@ describe('what was taken away is not used once it is said to be gone, whatever t
       }
       if (answered && held) used = true
     }
-    vi.spyOn(Atomics, 'load').mockImplementation(((array: Int32Array, index: number) => {
+    const watched = Atomics as { load: unknown; store: unknown }
+    watched.load = (array: Int32Array, index: number): number => {
       before()
       return load(array, index)
-    }) as typeof Atomics.load)
-    vi.spyOn(Atomics, 'store').mockImplementation(((array: Int32Array, index: number, value: number) => {
+    }
+    watched.store = (array: Int32Array, index: number, value: number): number => {
       before()
       return store(array, index, value)
-    }) as typeof Atomics.store)
+    }
     const reach = (): void => {
       held = access(pair.port, m.ram, 0x1000, 8, R) !== null
       before()
       before()
       held = false
     }
-    pair.reader.enter()
-    reach()
-    pair.reader.pass()
-    reach()
-    pair.reader.leave()
-    pair.reader.enter()
-    reach()
-    pair.reader.leave()
-    vi.restoreAllMocks()
+    try {
+      pair.reader.enter()
+      reach()
+      pair.reader.pass()
+      reach()
+      pair.reader.leave()
+      pair.reader.enter()
+      reach()
+      pair.reader.leave()
+    } finally {
+      Object.assign(watched, { load, store })
+    }
     expect(used).toBe(false)
     // Whoever had to wait waits for this word.
     const { words } = translationsIn(pair.memory)
@@ -422,9 +424,10 @@ describe('nonsense in the shared memory of translations', () => {
   it('from the side of the worker costs the platform no more than a bounded number of records and one deadline', () => {
     fc.assert(
       fc.property(fc.array(fc.tuple(fc.nat(), fc.integer()), { maxLength: 60 }), (writes) => {
-        const { m, pair, far } = rig()
+        const { m, pair, far } = rig(4096, 1)
         m.attach(1, 9)
         const words = new Int32Array(pair.memory)
+        pair.onWake = () => {}
         pair.reader.enter()
         for (const [at, value] of writes) words[at % words.length] = value
         const { count } = far.faults

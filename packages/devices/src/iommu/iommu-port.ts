@@ -202,8 +202,8 @@ export class IommuPort implements BusPort, TranslationSource {
   }
 
   /**
-   * For the IOMMU: attaches the endpoint to a domain, or to none, in bypass mode or not. Revokes all grants; those of a
-   * device in a worker have to be gone before ({@link revokeCopy}).
+   * For the IOMMU: attaches the endpoint to a domain, or to none, in bypass mode or not. Revokes all grants; whether a
+   * device in a worker let go of its own {@link settled} says, and {@link revokeCopy} asks before.
    */
   assign(domain: IommuDomain | null, bypass: boolean): void {
     this.domain = domain

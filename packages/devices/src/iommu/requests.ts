@@ -234,18 +234,13 @@ export class IommuRequests {
   setBypass(bypass: boolean): void {
     if (bypass === this.bypass) return
     this.bypass = bypass
-    for (const port of this.ports.values()) {
-      if (port.domain !== null) continue
-      port.revokeCopy()
-      port.assign(null, bypass)
-    }
+    for (const port of this.ports.values()) if (port.domain === null) port.assign(null, bypass)
   }
 
   /** Detaches everything and revokes all grants: §5.13.5. The caller looks whether that is {@link settled}. */
   reset(bypass: boolean): void {
     this.bypass = bypass
     for (const port of this.ports.values()) {
-      port.revokeCopy()
       if (port.domain !== null) this.leave(port, port.domain)
       port.assign(null, bypass)
     }

@@ -14,6 +14,8 @@ export class Pair {
   told = 0
   woken = 0
   gone = false
+  /** What the worker does when it is woken. */
+  onWake: () => void = () => this.reader.leave()
   private readonly ram: Ram
 
   constructor(ram: Ram, deadlineMs = 20) {
@@ -26,7 +28,7 @@ export class Pair {
       lose: (error) => this.errors.push(error),
       wake: () => {
         this.woken++
-        this.reader.leave()
+        this.onWake()
       },
     })
     this.memory = this.writer.prepare()
