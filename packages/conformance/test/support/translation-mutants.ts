@@ -1,6 +1,9 @@
 import type { Mutants } from './mutants.ts'
 
-const suites = ['packages/devices/test/worker-translations.test.ts']
+const suites = [
+  'packages/devices/test/worker-translations.test.ts',
+  'packages/devices/test/worker-translations-bounds.test.ts',
+]
 
 /** What an answer to a removal depends on, where the device is in a worker. */
 export const TRANSLATION_MUTANTS: readonly Mutants[] = [

@@ -1,8 +1,11 @@
-import type { DeviceError } from '../../src/index.ts'
-import { everything, type IommuPort } from '../../src/index.ts'
+import { IOMMU_CONFIG_BYPASS, MMIO_CONFIG } from '@guestdma/spec'
+import { type DeviceError, everything, type IommuPort } from '../../src/index.ts'
 import { TranslationReader } from '../../src/worker/translation-reader.ts'
 import { TranslationWriter } from '../../src/worker/translation-writer.ts'
 import type { Ram } from './guest.ts'
+import { IommuMachine } from './iommu.ts'
+
+export const BYPASS_FIELD: number = MMIO_CONFIG + IOMMU_CONFIG_BYPASS
 
 /** Both sides of a worker's translations in one thread, where the test says when the worker's loop runs. */
 export class Pair {
@@ -53,4 +56,13 @@ export class Pair {
     this.writer.takeFaults()
     return result
   }
+}
+
+/** An IOMMU with a plain endpoint 8, and endpoint 9 whose device is "in a worker". */
+export function rig(granule = 4096, deadlineMs = 20) {
+  const m = new IommuMachine({ granule, bypass: 'on' }).start()
+  const pair = new Pair(m.ram, deadlineMs)
+  const near = m.endpoint(8)
+  const far = m.endpoint(9, { copy: pair.writer })
+  return { m, pair, near, far }
 }
