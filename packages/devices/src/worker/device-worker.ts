@@ -178,6 +178,7 @@ export class DeviceWorker {
       () => new DeviceError('WORKER_DEADLINE', name, message, { deadlineMs }),
     )
     this.gone = true
+    this.writer?.takeFaults()
     this.worker = null
   }
 
