@@ -210,7 +210,7 @@ describe('what a worker is given', () => {
   })
 })
 
-describe('the translations of a device in a worker', () => {
+describe('the translations of a device in a worker', { timeout: 30_000 }, () => {
   it('are as many as its IOMMU keeps, and a restart brings all of them back', async () => {
     const ram = new GuestMemory([{ base: 0x8000_0000, length: 1 << 16, memory: new SharedArrayBuffer(1 << 16) }])
     const { windows } = everything(ram)

@@ -176,7 +176,8 @@ describe('a device in a worker', () => {
   })
 })
 
-describe('a device whose worker dies is a device that needs a reset', () => {
+// Threads are started and deadlines waited for.
+describe('a device whose worker dies is a device that needs a reset', { timeout: 30_000 }, () => {
   const ENDS = [
     ['is terminated', { writes: 'never' }],
     ['throws', { writes: 'throw' }],
