@@ -65,3 +65,4 @@ export {
   oneWindow,
 } from './ports/bus-windows.ts'
 export { PagePort } from './ports/page-port.ts'
+export type { Reach, TranslationCopy, TranslationSource } from './ports/translation-copy.ts'

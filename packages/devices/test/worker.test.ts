@@ -1,5 +1,5 @@
 import { Worker } from 'node:worker_threads'
-import { type BusWindow, DeviceError, everything } from '@guestdma/devices'
+import { type BusWindow, DeviceError, everything, PagePort } from '@guestdma/devices'
 import { DeviceWorker, type DeviceWorkerOptions, serveDevice } from '@guestdma/devices/worker'
 import { GuestMemory, Region } from '@guestdma/memory'
 import {
@@ -187,7 +187,7 @@ describe('what a worker is given', () => {
       'a type that the script does not make',
       { type: 'gpu' },
       'WORKER_FAILED',
-      /'gpu'; it makes: blk, net, busy, broken/,
+      /'gpu'; it makes: blk, net, busy, probe, broken/,
     ],
     ['a name that every object has', { type: 'toString' }, 'WORKER_FAILED', /no device of type 'toString'/],
     ['a device that cannot be made', { type: 'broken' }, 'WORKER_FAILED', /no such file/],
@@ -207,6 +207,61 @@ describe('what a worker is given', () => {
 
   it('a thread that is no worker serves nothing', () => {
     expect(thrown(() => serveDevice(null, {}))).toBe('WORKER_OPTION')
+  })
+})
+
+describe('the translations of a device in a worker', { timeout: 30_000 }, () => {
+  it('are as many as its IOMMU keeps, and a restart brings all of them back', async () => {
+    const ram = new GuestMemory([{ base: 0x8000_0000, length: 1 << 16, memory: new SharedArrayBuffer(1 << 16) }])
+    const { windows } = everything(ram)
+    const worker = await start({ type: 'probe', windows, translated: true })
+    const pages = 5000
+    const port = new PagePort('far', ram, 8, worker.translations)
+    port.pages.set([0x8000_0000, pages * 8])
+    const ask = async (address: number): Promise<number> => {
+      latest.postMessage(address)
+      return new Promise((resolve) => {
+        const hear = (message: { readonly granted?: number }): void => {
+          if (message.granted === undefined) return
+          latest.off('message', hear)
+          resolve(message.granted)
+        }
+        latest.on('message', hear)
+      })
+    }
+    expect(await ask(0x8000_0000)).toBe(0)
+    await expect.poll(() => port.faults.count).toBe(1)
+    port.share()
+    for (const page of [0, 1, 1023, 1024, 4999]) expect(await ask(0x8000_0000 + page * 8)).toBe(8)
+    expect(await ask(0x8000_0000 + pages * 8)).toBe(0)
+    await worker.restart()
+    for (const page of [0, 1, 1023, 1024, 4999]) expect(await ask(0x8000_0000 + page * 8)).toBe(8)
+    port.unshare()
+    expect([port.settle(), await ask(0x8000_0000)]).toEqual([true, 0])
+    expect(worker.enforcedBy).toBe('trusted-code')
+  })
+
+  it('are waited for until the worker is between two accesses, and a worker that never is counts as lost', async () => {
+    const ram = new GuestMemory([{ base: 0x8000_0000, length: 1 << 16, memory: new SharedArrayBuffer(1 << 16) }])
+    const worker = await start({ type: 'probe', windows: everything(ram).windows, translated: true, deadlineMs: 200 })
+    const port = new PagePort('far', ram, 4096, worker.translations)
+    port.pages.set([0x8000_0000, 4096])
+    for (let round = 0; round < 50; round++) {
+      port.share()
+      port.unshare()
+      expect(port.settle()).toBe(true)
+    }
+    let told = 0
+    worker.listen(() => void told++)
+    // A doorbell of the queue that this device hangs in.
+    worker.registers.write(MMIO_QUEUE_NOTIFY, 4, 1)
+    await new Promise((resolve) => setTimeout(resolve, 20))
+    port.share()
+    port.unshare()
+    expect([port.settle(), told]).toEqual([false, 2])
+    expect(thrown(() => worker.registers.read(MMIO_STATUS, 4))).toBe('WORKER_DEADLINE')
+    await worker.close()
+    expect(port.settle()).toBe(true)
   })
 })
 

@@ -102,7 +102,7 @@ export const DMA_CODES = {
     advice: 'Free each region once, at the backend that allocated it.',
   },
   DMA_STILL_REACHABLE: {
-    meaning: 'The IOMMU did not confirm that a freed region was unmapped, so that the device may still reach it.',
+    meaning: 'Nobody confirmed that memory was taken back from the device, so that the device may still reach it.',
     advice: 'Leave its memory out of use, and reset the device.',
   },
   DMA_GAP: {

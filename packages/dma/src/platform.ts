@@ -128,8 +128,13 @@ export interface SharedPages extends BusPort {
   readonly pages: Float64Array
   /** Shares `pages` with the device. */
   share(): void
-  /** Takes `pages` back: when this returns the device cannot reach them. */
+  /** Takes `pages` back: when this returns the device cannot reach them, or when {@link settle} has returned true. */
   unshare(): void
-  /** Takes all back. */
+  /** Takes all back, as {@link unshare} does. */
   clear(): void
+  /**
+   * Of a device in another thread: waits until it cannot reach what was taken back. False: it may. Without it, nothing
+   * has to be waited for.
+   */
+  settle?(): boolean
 }

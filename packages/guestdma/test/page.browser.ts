@@ -87,4 +87,43 @@ describe('in a page', () => {
     expect(worker.detach()).toBe(true)
     await worker.close()
   })
+
+  test.each(['virtio-iommu', 'shared-pages'])(
+    'a disk works in a worker over %s, which translates by a copy there',
+    async (id) => {
+      const { createMachine, sharedPagesScheme, virtioIommuScheme } = await import('guestdma')
+      const { everything } = await import('@guestdma/devices')
+      const { DeviceWorker } = await import('@guestdma/devices/worker')
+      const { GuestMemory } = await import('@guestdma/memory')
+      const { MmioTransport } = await import('@guestdma/transport')
+      const bytes = 16 << 20
+      const memory = new GuestMemory([{ base: 0x8000_0000, length: bytes, memory: new SharedArrayBuffer(bytes) }])
+      const worker = await DeviceWorker.start({
+        name: 'far',
+        type: 'blk',
+        config: { disk: new SharedArrayBuffer(1 << 16) },
+        windows: everything(memory).windows,
+        translated: true,
+        spawn: () => new Worker(new URL('./support/page-worker.ts', import.meta.url), { type: 'module' }),
+      })
+      const transport = MmioTransport.probe(worker.registers, 'far')
+      if (transport === null) throw new Error('no device')
+      const { listen, detach, enforcedBy, translations } = worker
+      const machine = await createMachine({
+        memory,
+        schemes: [id === 'shared-pages' ? sharedPagesScheme() : virtioIommuScheme()],
+        devices: [{ type: 'blk', name: 'far', transport, listen, detach, enforcedBy, translations }],
+      })
+      expect(machine.device('far').negotiated.backend.traits.enforcedBy).toBe('trusted-code')
+      for (const value of [7, 9]) {
+        const written = new Uint8Array(4096).fill(value)
+        await machine.run(machine.blk('far').writeBytes(8, written))
+        expect(await machine.run(machine.blk('far').readBytes(8, 4096))).toEqual(written)
+        await worker.restart()
+        await machine.reset('far')
+      }
+      await machine.close()
+      await worker.close()
+    },
+  )
 })

@@ -1,10 +1,12 @@
-import { once } from 'node:events'
+import { MemoryBlockStore } from '@guestdma/devices'
+import { TO_DEVICE } from '@guestdma/dma'
 import { guestAddress } from '@guestdma/memory'
 import { VIRTIO_F_IN_ORDER, VIRTIO_F_NOTIFICATION_DATA, VIRTIO_F_RING_PACKED } from '@guestdma/spec'
+import type { RemoteConfig } from 'guestdma'
 import { afterEach, describe, expect, it } from 'vitest'
 import { BASE, pattern } from './support/machines.ts'
 import type { Inventory, InventoryRequest } from './support/worker-device.ts'
-import { FORMATS, type Threads, threads, type Wanted, WORKER_SCHEMES } from './support/workers.ts'
+import { FORMATS, isTranslated, type Threads, threads, type Wanted, WORKER_SCHEMES } from './support/workers.ts'
 
 const open: Threads[] = []
 afterEach(async () => {
@@ -93,6 +95,8 @@ describe('a device in a worker', () => {
     ['construction', 'shared-pool'],
     ['construction', 'on-device'],
     ['nothing', 'direct'],
+    ['trusted-code', 'virtio-iommu'],
+    ['trusted-code', 'shared-pages'],
   ] as const)('is held to what it may reach by %s over %s', async (enforcedBy, scheme) => {
     const { machine } = await started({ type: 'blk', scheme })
     expect(machine.device('far').negotiated.backend.traits.enforcedBy).toBe(enforcedBy)
@@ -105,17 +109,36 @@ describe('a device in a worker', () => {
     const secret = far.machine.ram.allocate(4096, 4096)
     far.memory.write(guestAddress(secret), marker)
     const thread = far.thread()
-    const answer = once(thread, 'message')
+    const answer = new Promise<Inventory>((resolve) => {
+      thread.on('message', (message) => {
+        if (message.inventory !== undefined) resolve(message)
+      })
+    })
     thread.postMessage({ marker, tries: [secret, BASE] } satisfies InventoryRequest)
-    const [{ inventory, granted }] = (await answer) as [Inventory]
-    const direct = scheme === 'direct'
-    // The mailbox, and one buffer of memory.
+    const { inventory, granted } = await answer
+    const [direct, translated] = [scheme === 'direct', isTranslated(scheme)]
+    // The mailbox, one buffer of memory, and the changes of translations where there are any.
     expect(inventory.map(({ path, bytes }) => [path, bytes])).toEqual([
       ['messages.0.mailbox', 256],
-      ['messages.0.windows.0.memory', direct ? 8 << 20 : 2 << 20],
+      ['messages.0.windows.0.memory', direct || translated ? 8 << 20 : 2 << 20],
+      ...(translated ? [['messages.0.translations', 42_752]] : []),
     ])
-    expect(inventory.map(({ marked }) => marked)).toEqual([false, direct])
-    expect(granted).toEqual(direct ? [8, 8] : [0, 0])
+    expect(inventory.slice(0, 2).map(({ marked }) => marked)).toEqual([false, direct || translated])
+    // With shared pages the ring, which is at the beginning of guest RAM, is within reach at its own address.
+    expect(granted).toEqual([direct ? 8 : 0, direct || scheme === 'shared-pages' ? 8 : 0])
+  })
+
+  it.each([
+    ['a scheme that maps nothing', 'shared-pool', true, {}, 'MACHINE_CONFIG', /'shared-pool' decides on none/],
+    ['a worker that does not translate', 'virtio-iommu', false, {}, 'MACHINE_REMOTE', /a worker's translations/],
+    ['a worker that does not translate', 'shared-pages', false, {}, 'MACHINE_REMOTE', /translations of the device's/],
+    ['another claim', 'virtio-iommu', true, { enforcedBy: 'peer' }, 'MACHINE_CONFIG', /must be 'trusted-code'/],
+    ['what is none', 'virtio-iommu', true, { translations: {} }, 'MACHINE_CONFIG', /what DeviceWorker.translations is/],
+  ] as const)('translations and %s are refused: %s', async (_what, scheme, translated, entry, code, message) => {
+    const wanted = { type: 'blk', scheme, translated, entry: entry as Partial<RemoteConfig> } as const
+    const error = await threads(wanted).catch((thrown: unknown) => thrown)
+    expect(error).toMatchObject({ code })
+    expect((error as Error).message).toMatch(message)
   })
 
   it('a store that answers by a timer is waited for', async () => {
@@ -153,25 +176,24 @@ describe('a device in a worker', () => {
   })
 })
 
-describe('a device whose worker dies is a device that needs a reset', () => {
+// Threads are started and deadlines waited for.
+describe('a device whose worker dies is a device that needs a reset', { timeout: 30_000 }, () => {
   const ENDS = [
     ['is terminated', { writes: 'never' }],
     ['throws', { writes: 'throw' }],
     ['hangs', { writes: 'hang' }],
   ] as const
 
-  it.each(ENDS)(
-    'it %s: what is in flight ends with an error, and a restart and a reset bring it back',
-    async (how, config) => {
+  const DEATHS = (['shared-pool', 'virtio-iommu', 'virtio-iommu-lazy', 'shared-pages'] as const).flatMap((scheme) =>
+    ENDS.map(([how, config]) => [how, scheme, config] as const),
+  )
+
+  it.each(DEATHS)(
+    'it %s, over %s: what is in flight ends with an error, and a restart and a reset bring it back',
+    async (how, scheme, config) => {
       const disk = new SharedArrayBuffer(1 << 20)
       const entry = how === 'hangs' ? { requestDeadlineMs: 100 } : {}
-      const far = await started({
-        type: 'blk',
-        scheme: 'shared-pool',
-        config: { ...config, disk },
-        entry,
-        deadlineMs: 100,
-      })
+      const far = await started({ type: 'blk', scheme, config: { ...config, disk }, entry, deadlineMs: 400 })
       const { machine, worker } = far
       const broken: string[] = []
       machine.events.on('needsReset', ({ error }) => broken.push(error.code))
@@ -190,6 +212,37 @@ describe('a device whose worker dies is a device that needs a reset', () => {
     },
   )
 
+  it.each(['virtio-iommu', 'shared-pages'] as const)(
+    'over %s, one that hangs does not keep others behind the same IOMMU from their memory',
+    async (scheme) => {
+      const device = { store: new MemoryBlockStore(new Uint8Array(1 << 16)) }
+      const config = { writes: 'hang' } as const
+      const near = { type: 'blk', name: 'near', device } as const
+      const far = await started({ type: 'blk', scheme, config, deadlineMs: 400, others: [near] })
+      const { machine, worker } = far
+      const request = machine.blk('far').writeBytes(0, pattern(512))
+      const ended = expect(request).rejects.toMatchObject({ code: 'DRIVER_DEVICE_BROKEN' })
+      machine.pump()
+      await new Promise((resolve) => setTimeout(resolve, 20))
+      // What it was lent is not taken back while its thread may still use it, and it counts as lost.
+      const { backend } = machine.device('far').negotiated
+      const region = backend.alloc(4096, 4096, TO_DEVICE, 'payload')
+      expect(() => backend.free(region)).toThrow(expect.objectContaining({ code: 'DMA_STILL_REACHABLE' }))
+      await machine.run(machine.blk('near').writeBytes(0, pattern(512)))
+      expect(await machine.run(machine.blk('near').readBytes(0, 512))).toEqual(pattern(512))
+      machine.pump()
+      await ended
+      await worker.restart()
+      // An IOMMU that refused a removal is not asked again before its endpoint was detached.
+      if (scheme === 'virtio-iommu')
+        await expect(machine.reset('far')).rejects.toMatchObject({ code: 'VIRTQUEUE_COMMIT' })
+      await machine.reset('far')
+      expect(await machine.run(machine.blk('far').readBytes(0, 512))).toHaveLength(512)
+      await machine.close()
+      expect([machine.ram.allocated, machine.device('far').quarantined]).toEqual([0, null])
+    },
+  )
+
   it('a reset before the restart fails, and leaves no memory out of use', async () => {
     const { machine, worker, thread } = await started({ type: 'blk', scheme: 'direct' })
     await thread().terminate()
@@ -201,14 +254,17 @@ describe('a device whose worker dies is a device that needs a reset', () => {
     await machine.run(machine.blk('far').writeBytes(0, pattern(512)))
   })
 
-  it('one that hangs keeps its memory, since nobody can say yet when its thread is gone', async () => {
-    const config = { writes: 'hang' } as const
-    const { machine } = await started({ type: 'blk', scheme: 'direct', config, deadlineMs: 100 })
-    const request = machine.blk('far').writeBytes(0, pattern(512))
-    request.catch(() => {})
-    machine.pump()
-    await new Promise((resolve) => setTimeout(resolve, 20))
-    await expect(machine.close()).rejects.toMatchObject({ code: 'TRANSPORT_DEVICE_STUCK' })
-    expect(machine.device('far').quarantined).toBeGreaterThan(0)
-  })
+  it.each(['direct', 'virtio-iommu', 'shared-pages'] as const)(
+    'over %s, one that hangs keeps its memory, since nobody can say yet when its thread is gone',
+    async (scheme) => {
+      const config = { writes: 'hang' } as const
+      const { machine } = await started({ type: 'blk', scheme, config, deadlineMs: 400 })
+      const request = machine.blk('far').writeBytes(0, pattern(512))
+      request.catch(() => {})
+      machine.pump()
+      await new Promise((resolve) => setTimeout(resolve, 20))
+      await expect(machine.close()).rejects.toMatchObject({ code: 'TRANSPORT_DEVICE_STUCK' })
+      expect(machine.device('far').quarantined).toBeGreaterThan(0)
+    },
+  )
 })

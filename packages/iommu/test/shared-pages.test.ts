@@ -1,4 +1,4 @@
-import { DMA_OK, type DmaBackend, DmaMappings } from '@guestdma/dma'
+import { DMA_FAILED, DMA_OK, type DmaBackend, DmaMappings } from '@guestdma/dma'
 import { FeatureSet, VIRTIO_F_ACCESS_PLATFORM, VIRTIO_F_VERSION_1 } from '@guestdma/spec'
 import { describe, expect, test } from 'vitest'
 import { sharedPagesFact, sharedPagesScheme } from '../src/index.ts'
@@ -109,5 +109,25 @@ describe('shared pages', () => {
     backend.commitMaps()
     backend.dispose()
     expect([shared(), platform.rig.ram.available]).toEqual([[], BYTES])
+  })
+})
+
+describe('pages of a device in another thread', () => {
+  test('what it does not let go of is not given back: removals fail, and maps from then on', async () => {
+    const { platform, backend } = await installed()
+    const m = new DmaMappings(2)
+    lend(backend, m, 0, 0, 100)
+    expect(backend.commitMaps()).toBe(DMA_OK)
+    platform.pages.settles = false
+    backend.unmap(m, 0, 0)
+    expect(backend.commitUnmaps()).toBe(DMA_FAILED)
+    expect(() => backend.dispose()).toThrow(expect.objectContaining({ code: 'DMA_STILL_REACHABLE' }))
+    // Its thread has ended by now.
+    platform.pages.settles = true
+    expect(backend.commitUnmaps()).toBe(DMA_OK)
+    lend(backend, m, 1, 4096, 100)
+    expect(backend.commitMaps()).toBe(DMA_FAILED)
+    backend.dispose()
+    expect(platform.pages.shared.size).toBe(0)
   })
 })

@@ -64,7 +64,8 @@ export const DEVICE_CODES = {
     advice: 'Move or shorten one of the two.',
   },
   WORKER_DEADLINE: {
-    meaning: 'A worker with a device did not answer, did not start or did not end within its deadline.',
+    meaning:
+      'A worker with a device did not answer, did not start, did not end or did not let go of memory within its deadline.',
     advice: 'Restart the worker and reset the device; raise deadlineMs where a store blocks its thread for longer.',
   },
   WORKER_ENDED: {

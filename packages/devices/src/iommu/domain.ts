@@ -8,6 +8,8 @@ export interface DomainEndpoint {
   reserves(keys: Float64Array): boolean
   mapped(keys: Float64Array): void
   unmapped(keys: Float64Array): void
+  /** Waits until nothing of what went is within its reach. False: it may be. */
+  settle(): boolean
 }
 
 /**
@@ -66,5 +68,13 @@ export class IommuDomain {
   unmapped(keys: Float64Array): void {
     const { endpoints } = this
     for (let i = 0; i < endpoints.length; i++) endpoints[i].unmapped(keys)
+  }
+
+  /** Waits until nothing of what went is within reach of any endpoint. False: it may be. */
+  settle(): boolean {
+    const { endpoints } = this
+    let settled = true
+    for (let i = 0; i < endpoints.length; i++) if (!endpoints[i].settle()) settled = false
+    return settled
   }
 }

@@ -18,6 +18,7 @@ import {
   IOMMU_RESV_MEM_SUBTYPE,
   IOMMU_TAIL_BYTES,
   IOMMU_UNMAP_BYTES,
+  STATUS_DEVICE_NEEDS_RESET,
   VIRTIO_IOMMU_ATTACH_F_BYPASS,
   VIRTIO_IOMMU_F_BYPASS,
   VIRTIO_IOMMU_F_BYPASS_CONFIG,
@@ -103,6 +104,10 @@ const NEAR = 0x7fff_0000
  * not. DETACH and reset are one step, whatever is mapped. One fault is reported in a poll at least, beyond the budget
  * where requests took all of it.
  *
+ * An endpoint in a worker (`EndpointOptions.copy`) has a copy of its translations. UNMAP, DETACH and ATTACH wait until it
+ * uses nothing any more that they take away, and answer DEVERR where it does not let go. A reset is complete, and the
+ * status reads 0, once all endpoints have let go.
+ *
  * `save` does not cover domains, mappings and waiting faults: after `restore` no endpoint is attached, as after a
  * reset.
  *
@@ -166,6 +171,12 @@ export class IommuDevice extends VirtioDevice implements IommuOwner {
     return port
   }
 
+  /** A reset that took something away from a device in a worker is complete once that device cannot use it any more (§2.4). */
+  override get status(): number {
+    const status = super.status
+    return status === 0 && !this.requests.settled ? STATUS_DEVICE_NEEDS_RESET : status
+  }
+
   /** For the platform: a reset of the machine, which takes back the driver's choice of bypass as well (§5.13.4.2). */
   override systemReset(): void {
     this.config.write(IOMMU_CONFIG_BYPASS, 1, this.initialBypass)
@@ -192,6 +203,7 @@ export class IommuDevice extends VirtioDevice implements IommuOwner {
     if (value !== 0 && value !== 1) return false
     this.config.write(IOMMU_CONFIG_BYPASS, 1, value)
     this.requests.setBypass(this.bypassNow())
+    if (!this.requests.settled) this.needsReset('an endpoint did not let go of what it reached in bypass mode')
     return true
   }
 

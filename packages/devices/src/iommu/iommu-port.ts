@@ -7,6 +7,7 @@ import {
 } from '@guestdma/spec'
 import type { AccessFault, AccessFaultReason } from '../faults/access-fault.ts'
 import { DeviceError } from '../faults/errors.ts'
+import type { TranslationCopy, TranslationSource } from '../ports/translation-copy.ts'
 import type { IommuDeviceCounters, IommuRange } from './config.ts'
 import type { IommuDomain } from './domain.ts'
 import { MAPPING_CHUNK, MAPPING_CHUNK_MASK, MAPPING_END, MAPPING_FLAGS, MAPPING_PHYS } from './mapping-pool.ts'
@@ -26,6 +27,11 @@ export interface EndpointOptions {
   readonly downstream: BusPort
   /** Not overlapping, and at most one of kind `msi` (§5.13.6.8.1.2). Defaults to none. */
   readonly reserved?: readonly ReservedRegion[]
+  /**
+   * Of a device in a worker, which translates by a copy: `DeviceWorker.translations`. Such an endpoint has no reserved
+   * regions.
+   */
+  readonly copy?: TranslationCopy
 }
 
 /** What a port needs of its IOMMU. */
@@ -35,6 +41,10 @@ export interface IommuOwner {
   readonly granule: number
   /** Takes a fault for the event queue. */
   faulted(endpoint: number, reason: number, access: 1 | 2, high: number, low: number): void
+  /** Of an owner whose mappings are a copy: accesses follow, from wherever they are made. */
+  begin?(): void
+  /** Of an owner whose mappings are a copy: takes over what was added since. Returns whether there was anything. */
+  catchUp?(): boolean
 }
 
 // Elements of `window`, and of an entry of recent translations.
@@ -55,7 +65,8 @@ const LEAST_SPACING = 512
 const FEW_ENTRIES = 8
 const TWO_32 = 2 ** 32
 const BOTH = 3
-const NOT_REPORTED = -1
+/** Not a reason of {@link IommuOwner.faulted}: the IOMMU did not refuse. */
+export const NOT_REPORTED = -1
 
 /**
  * What one endpoint reaches through an IOMMU: virtio 1.4 §5.13. Made by `IommuDevice.addEndpoint`; give it to the
@@ -69,7 +80,7 @@ const NOT_REPORTED = -1
  * domain, MAPPING for a missing mapping or permission, UNKNOWN where `downstream` refused a translated address.
  * What `downstream` refuses in bypass mode was allowed by the IOMMU, and is not reported.
  */
-export class IommuPort implements BusPort {
+export class IommuPort implements BusPort, TranslationSource {
   declare readonly name: string
   /** The number by which the driver knows the endpoint. */
   declare readonly endpoint: number
@@ -85,9 +96,10 @@ export class IommuPort implements BusPort {
   domain: IommuDomain | null = null
 
   declare private readonly owner: IommuOwner
+  declare private readonly copy: TranslationCopy | null
   /** Of its IOMMU; `tlbHits` and `tlbMisses` are those of all its ports. */
   declare readonly counters: IommuDeviceCounters
-  declare private readonly spacing: number
+  declare private spacing: number
   declare private readonly starts: Float64Array
   declare private readonly ends: Float64Array
   declare private downstreamEpoch: number
@@ -100,12 +112,17 @@ export class IommuPort implements BusPort {
 
   /** @throws DeviceError `DEVICE_OPTION` */
   constructor(endpoint: number, options: EndpointOptions, owner: IommuOwner) {
-    const { name, downstream, reserved = [] } = options
+    const { name, downstream, reserved = [], copy = null } = options
     this.name = name
     this.endpoint = endpoint
     this.downstream = downstream
     this.reserved = sortedRegions(name, reserved)
+    if (copy !== null && reserved.length > 0) {
+      const message = 'a device in a worker has no reserved regions; leave them out'
+      throw new DeviceError('DEVICE_OPTION', name, message, { reserved: reserved.length })
+    }
     this.owner = owner
+    this.copy = copy
     this.counters = owner.counters
     this.spacing = 1 / Math.max(owner.granule, LEAST_SPACING)
     this.starts = Float64Array.from(this.reserved, ({ start }) => start)
@@ -114,6 +131,7 @@ export class IommuPort implements BusPort {
     this.region = downstream.region
     this.regions = new Array<Region>(ENTRIES).fill(downstream.region)
     this.revoke()
+    copy?.follow(this)
   }
 
   /** Changes with unmap, attach, detach, reset, a change of bypass, and with the downstream's own. */
@@ -179,21 +197,65 @@ export class IommuPort implements BusPort {
   }
 
   refresh(): void {
+    this.owner.begin?.()
     this.downstream.refresh()
     if (this.downstream.epoch !== this.downstreamEpoch) this.revoke()
   }
 
-  /** For the IOMMU: attaches the endpoint to a domain, or to none, in bypass mode or not. Revokes all grants. */
+  /**
+   * For the IOMMU: attaches the endpoint to a domain, or to none, in bypass mode or not. Revokes all grants; whether a
+   * device in a worker let go of its own {@link settled} says, and {@link revokeCopy} asks before.
+   */
   assign(domain: IommuDomain | null, bypass: boolean): void {
     this.domain = domain
     this.mappings = domain === null ? null : domain.mappings
     this.bypass = domain === null ? bypass : domain.mappings === null
+    this.spacing = 1 / Math.max(this.owner.granule, LEAST_SPACING)
     this.revoke()
+    if (this.copy !== null) this.replay(this.copy)
+  }
+
+  /**
+   * For the IOMMU: takes everything away from a device in a worker. Returns whether the device can use none of it any
+   * more; at once where the device is in this thread.
+   */
+  revokeCopy(): boolean {
+    if (this.copy === null) return true
+    this.copy.reach('nothing', this.owner.granule)
+    return this.copy.settle()
+  }
+
+  /** For the IOMMU: waits for what {@link unmapped} took away. False: the device may still use it. */
+  settle(): boolean {
+    return this.copy === null || this.copy.settle()
+  }
+
+  /** For the IOMMU: {@link settle} without waiting. */
+  get settled(): boolean {
+    return this.copy === null || this.copy.settled
+  }
+
+  replay(copy: TranslationCopy): void {
+    const { granule } = this.owner
+    copy.reach(this.mappings !== null ? 'mapped' : this.bypass ? 'all' : 'nothing', granule)
+    const keys = new Float64Array(4)
+    this.mappings?.forEach((...mapping) => {
+      keys.set(mapping)
+      copy.mapped(keys)
+    })
+  }
+
+  refused(fault: AccessFault, report: number): void {
+    const { access, address } = fault
+    const { high, low } = typeof address === 'number' ? halves(address) : address
+    if (report !== NOT_REPORTED) this.owner.faulted(this.endpoint, report, access, high, low)
+    this.faults.record(fault)
   }
 
   /** For the IOMMU: the mappings in [keys[0], keys[1]] went. */
   unmapped(keys: Float64Array): void {
-    const { entries, spacing, window } = this
+    const { copy, entries, spacing, window } = this
+    if (copy !== null) copy.unmapped(keys)
     const start = keys[0]
     const end = keys[1]
     this.changes++
@@ -216,7 +278,8 @@ export class IommuPort implements BusPort {
    * so this one goes to the recent translations, where what it leads to is in the downstream's window.
    */
   mapped(keys: Float64Array): void {
-    const { downstream, entries } = this
+    const { copy, downstream, entries } = this
+    if (copy !== null) copy.mapped(keys)
     const { window: behind } = downstream
     const into = keys[2] - behind[BASE]
     const length = keys[1] - keys[0] + 1
@@ -239,11 +302,16 @@ export class IommuPort implements BusPort {
     return region < starts.length && starts[region] <= keys[1]
   }
 
+  /** For the owner: drops the recent translations, so that the next access asks for its own. What was granted stays. */
+  forget(): void {
+    this.generation++
+    this.window[LENGTH] = 0
+  }
+
   private revoke(): void {
     this.downstreamEpoch = this.downstream.epoch
     this.changes++
-    this.generation++
-    this.window[LENGTH] = 0
+    this.forget()
   }
 
   // Makes a recent translation of the address the window, if there is one that permits the access.
@@ -264,6 +332,7 @@ export class IommuPort implements BusPort {
   }
 
   private translate(length: number, access: 1 | 2): number {
+    this.owner.begin?.()
     const { downstream, mappings, request } = this
     const address = request[0]
     this.counters.tlbMisses++
@@ -274,7 +343,11 @@ export class IommuPort implements BusPort {
     let permitted = BOTH
     if (mappings !== null) {
       mappings.keys[0] = address
-      const at = mappings.find()
+      let at = mappings.find()
+      if (at < 0 && this.owner.catchUp?.() === true) {
+        mappings.keys[0] = address
+        at = mappings.find()
+      }
       if (at < 0) return this.refuse(length, access, 'unmapped', VIRTIO_IOMMU_FAULT_R_MAPPING)
       const cells = mappings.pool.cells[at >> MAPPING_CHUNK]
       const cell = at & MAPPING_CHUNK_MASK
@@ -352,13 +425,13 @@ export class IommuPort implements BusPort {
 
   // The last that happens in an access: an observer may change what it likes.
   private refuse(length: number, access: 1 | 2, reason: AccessFaultReason, report: number): number {
-    const address = this.request[0]
-    if (report !== NOT_REPORTED) {
-      this.owner.faulted(this.endpoint, report, access, Math.floor(address / TWO_32), address % TWO_32)
-    }
-    this.faults.record({ port: this.name, address, length, access, reason })
+    this.refused({ port: this.name, address: this.request[0], length, access, reason }, report)
     return 0
   }
+}
+
+function halves(address: number): { high: number; low: number } {
+  return { high: Math.floor(address / TWO_32), low: address % TWO_32 }
 }
 
 // Throws `DEVICE_OPTION` unless regions are what §5.13.6.8.1.2 says.

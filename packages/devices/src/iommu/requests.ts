@@ -16,6 +16,7 @@ import {
   IOMMU_UNMAP_VIRT_END,
   IOMMU_UNMAP_VIRT_START,
   VIRTIO_IOMMU_ATTACH_F_BYPASS,
+  VIRTIO_IOMMU_S_DEVERR,
   VIRTIO_IOMMU_S_INVAL,
   VIRTIO_IOMMU_S_NOENT,
   VIRTIO_IOMMU_S_NOMEM,
@@ -30,6 +31,7 @@ import { MAPPING_END, MAPPING_FLAGS, MAPPING_PHYS, MAPPING_START, MappingPool } 
 
 // The engine folds a module's own constants into its code; imported ones it loads at each use. Fields as words.
 const OK = VIRTIO_IOMMU_S_OK
+const DEVERR = VIRTIO_IOMMU_S_DEVERR
 const INVAL = VIRTIO_IOMMU_S_INVAL
 const RANGE = VIRTIO_IOMMU_S_RANGE
 const NOENT = VIRTIO_IOMMU_S_NOENT
@@ -61,6 +63,9 @@ const FORGOTTEN_PER_UNIT = 256
  * The endpoints and domains of an IOMMU, and the requests that change them (virtio 1.4 §5.13.6.3 to §5.13.6.6). A
  * request is `words[at]` and up, its head first; each word is loaded once. The answer is the status. A request that is
  * rejected changes nothing.
+ *
+ * What takes something away from a device in a worker is answered once that device cannot use it any more. Where the
+ * device does not let go of it in time, the answer is DEVERR: the same request again finds out whether it has by then.
  */
 export class IommuRequests {
   readonly ports: Map<number, IommuPort> = new Map()
@@ -111,6 +116,7 @@ export class IommuRequests {
       const remaining = this.domains.size - (left !== null && left.endpoints.length === 1 ? 1 : 0)
       if (remaining >= maxDomains) return VIRTIO_IOMMU_S_NOMEM
     }
+    if (!port.revokeCopy()) return DEVERR
     if (left !== null) this.leave(port, left)
     domain ??= this.create(number | 0, bypass)
     domain.add(port)
@@ -125,6 +131,7 @@ export class IommuRequests {
     if (port === undefined) return NOENT
     const domain = this.lookup(number | 0)
     if (domain === null || port.domain !== domain) return INVAL
+    if (!port.revokeCopy()) return DEVERR
     this.leave(port, domain)
     port.assign(null, this.bypass)
     return OK
@@ -206,6 +213,8 @@ export class IommuRequests {
       this.work += (removed / MAPPINGS_PER_UNIT) | 0
       domain.unmapped(keys)
     }
+    // Also where nothing was removed: the same request may have done that, and not have been confirmed.
+    if (!domain.settle()) return DEVERR
     return removed < most ? OK : UNFINISHED
   }
 
@@ -215,13 +224,20 @@ export class IommuRequests {
     port.assign(null, this.bypass)
   }
 
+  /** Whether no endpoint can use anything any more that was taken away from it. */
+  get settled(): boolean {
+    for (const port of this.ports.values()) if (!port.settled) return false
+    return true
+  }
+
+  /** The caller looks whether that is {@link settled}. */
   setBypass(bypass: boolean): void {
     if (bypass === this.bypass) return
     this.bypass = bypass
     for (const port of this.ports.values()) if (port.domain === null) port.assign(null, bypass)
   }
 
-  /** Detaches everything and revokes all grants: §5.13.5. */
+  /** Detaches everything and revokes all grants: §5.13.5. The caller looks whether that is {@link settled}. */
   reset(bypass: boolean): void {
     this.bypass = bypass
     for (const port of this.ports.values()) {

@@ -2,9 +2,11 @@ import { type BusPort, FaultLog, type GuestMemory, hex, type InterruptSink, Regi
 import type { AccessFault, AccessFaultReason } from '../faults/access-fault.ts'
 import { DeviceError } from '../faults/errors.ts'
 import { Doorbell } from './doorbell.ts'
+import type { TranslationCopy, TranslationSource } from './translation-copy.ts'
 
 const CHUNK_BITS = 15
 const CHUNK = 1 << CHUNK_BITS
+const BOTH = 3
 
 /**
  * A port that reaches those pages of guest RAM that are shared at the moment, at their guest addresses: what a host
@@ -15,7 +17,7 @@ const CHUNK = 1 << CHUNK_BITS
  * port.pages.set([0x8000_3000, 4096])
  * port.share()
  */
-export class PagePort implements BusPort {
+export class PagePort implements BusPort, TranslationSource {
   declare readonly name: string
   declare readonly pageBytes: number
   readonly faults: FaultLog<AccessFault> = new FaultLog<AccessFault>()
@@ -39,7 +41,12 @@ export class PagePort implements BusPort {
   private near: Uint8Array = new Uint8Array(CHUNK)
   private nearNumber = -1
 
-  constructor(name: string, memory: GuestMemory, pageBytes = 4096) {
+  declare private readonly copy: TranslationCopy | null
+  // What the copy is told.
+  private readonly keys = new Float64Array(4)
+
+  /** `copy`: of a device in a worker, whose translations follow (`DeviceWorker.translations`). */
+  constructor(name: string, memory: GuestMemory, pageBytes = 4096, copy: TranslationCopy | null = null) {
     if (!Number.isInteger(pageBytes) || pageBytes < 8 || (pageBytes & (pageBytes - 1)) !== 0) {
       throw new DeviceError('DEVICE_OPTION', name, `a page of ${pageBytes} bytes must be a power of two from 8 on`, {
         pageBytes,
@@ -49,6 +56,8 @@ export class PagePort implements BusPort {
     this.memory = memory
     this.pageBytes = pageBytes
     this.region = new Region(new ArrayBuffer(0), `${name} (no memory)`)
+    this.copy = copy
+    copy?.follow(this)
   }
 
   /** Shares {@link pages}. Throws DeviceError `PAGE_SPAN` unless those are whole pages. */
@@ -56,17 +65,39 @@ export class PagePort implements BusPort {
     this.set(1)
   }
 
-  /** Takes {@link pages} back: no access that is asked for from now on reaches them. Throws as {@link share} does. */
+  /**
+   * Takes {@link pages} back: no access that is asked for from now on reaches them, where the device is in this thread.
+   * {@link settle} waits for one in a worker. Throws as {@link share} does.
+   */
   unshare(): void {
     this.set(0)
     this.revoke()
   }
 
-  /** Takes all pages back. */
+  /** Takes all pages back, as {@link unshare} does. */
   clear(): void {
     for (const chunk of this.chunks.values()) chunk.fill(0)
     this.shared = 0
     this.revoke()
+    this.copyReach()
+  }
+
+  /** Waits until a device in a worker cannot use anything that was taken back. False: it may, and counts as lost. */
+  settle(): boolean {
+    return this.copy === null || this.copy.settle()
+  }
+
+  replay(copy: TranslationCopy): void {
+    copy.reach(this.open ? 'mapped' : 'nothing', this.pageBytes)
+    if (!this.open) return
+    for (const [number, chunk] of this.chunks) {
+      for (let at = chunk.indexOf(1); at >= 0; at = chunk.indexOf(1, at + 1))
+        this.copyPage(copy, number * CHUNK + at, 1)
+    }
+  }
+
+  refused(fault: AccessFault): void {
+    this.faults.record(fault)
   }
 
   resolve(length: number, access: 1 | 2): number {
@@ -104,6 +135,7 @@ export class PagePort implements BusPort {
   setOpen(open: boolean): void {
     this.open = open
     this.revoke()
+    this.copyReach()
   }
 
   /** For the platform: messages to [base, base + length) are interrupts. */
@@ -123,6 +155,19 @@ export class PagePort implements BusPort {
   private revoke(): void {
     this.epoch++
     this.window[1] = 0
+  }
+
+  private copyReach(): void {
+    if (this.copy !== null) this.replay(this.copy)
+  }
+
+  private copyPage(copy: TranslationCopy, page: number, value: 0 | 1): void {
+    const { keys, pageBytes } = this
+    keys[0] = keys[2] = page * pageBytes
+    keys[1] = keys[0] + pageBytes - 1
+    keys[3] = BOTH
+    if (value === 1) copy.mapped(keys)
+    else copy.unmapped(keys)
   }
 
   private chunkOf(page: number): Uint8Array | null {
@@ -151,6 +196,7 @@ export class PagePort implements BusPort {
       const was = chunk[at]
       chunk[at] = value
       this.shared += value - was
+      if (this.copy !== null && was !== value && this.open) this.copyPage(this.copy, page, value)
     }
   }
 

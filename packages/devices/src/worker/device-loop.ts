@@ -17,6 +17,7 @@ import {
   VALUE,
   WIDTH,
 } from './mailbox.ts'
+import type { TranslationReader } from './translation-reader.ts'
 import { changed, nextTurn, pause } from './turns.ts'
 
 /** Chains that a poll may take before registers and doorbells are looked at again. */
@@ -36,14 +37,21 @@ export class DeviceLoop {
   private readonly words: Int32Array
   private readonly device: VirtioDevice
   private readonly registers: RegisterBus
+  private readonly translations: TranslationReader | null
   private served = 0
   private due = true
   private stopped = false
 
-  constructor(words: Int32Array, device: VirtioDevice, registers: RegisterBus) {
+  constructor(
+    words: Int32Array,
+    device: VirtioDevice,
+    registers: RegisterBus,
+    translations: TranslationReader | null = null,
+  ) {
     this.words = words
     this.device = device
     this.registers = registers
+    this.translations = translations
     const { onWork } = device
     device.onWork = () => {
       this.due = true
@@ -55,7 +63,12 @@ export class DeviceLoop {
 
   /** Resolves once the driver's side stopped it. */
   async run(): Promise<void> {
-    while (!this.stopped) await (this.turn() ? this.sleep() : nextTurn())
+    while (!this.stopped) {
+      this.translations?.enter()
+      const idle = this.turn()
+      this.translations?.leave()
+      await (idle ? this.sleep() : nextTurn())
+    }
   }
 
   // Returns whether there is nothing left to do; false: it is the event loop's turn.
@@ -74,10 +87,12 @@ export class DeviceLoop {
   }
 
   private step(): boolean {
-    const { words } = this
+    const { translations, words } = this
     let worked = false
     // A doorbell that was rung before an access is taken before it: after a reset nobody would want it.
     const request = Atomics.load(words, REQUEST)
+    // After that load: what was mapped before the access was asked for is mapped when it is done.
+    if (translations !== null) translations.pass()
     if (Atomics.load(words, DOORBELLS) !== 0) {
       this.takeDoorbells()
       worked = true

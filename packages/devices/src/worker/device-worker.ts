@@ -1,8 +1,10 @@
 import { observe, type RegisterBus } from '@guestdma/memory'
 import { DeviceError } from '../faults/errors.ts'
 import { type BusWindow, BusWindows } from '../ports/bus-windows.ts'
-import { INTERRUPTS } from './mailbox.ts'
+import type { TranslationCopy } from '../ports/translation-copy.ts'
+import { INTERRUPTS, ringBell } from './mailbox.ts'
 import { isOurs, type SentWindow, type SetupMessage, WORKER_FORMAT, type WorkerMessage } from './messages.ts'
+import { TranslationWriter } from './translation-writer.ts'
 import { canWaitAsync, changed } from './turns.ts'
 import { WorkerRegisters } from './worker-registers.ts'
 
@@ -26,9 +28,17 @@ export interface DeviceWorkerOptions {
    * `[{ base: pool.device, ...pool.window }]`. The worker is given these buffers, whole, and no others.
    */
   readonly windows: readonly BusWindow[]
+  /**
+   * The device's addresses are translated: it reaches of its windows, which are guest memory as a rule, what
+   * {@link DeviceWorker.translations} say, and nothing before. Default false.
+   */
+  readonly translated?: boolean
   /** Makes the worker, whose script calls `serveDevice`: at the start, and for each {@link DeviceWorker.restart}. */
   spawn(): WorkerLike
-  /** The longest wait for the answer to a register access, and for the worker's end, in milliseconds. Default 1000. */
+  /**
+   * The longest wait for the answer to a register access, until the device lets go of a translation, and for the worker's
+   * end, in milliseconds. Default 1000.
+   */
   readonly deadlineMs?: number
 }
 
@@ -53,13 +63,20 @@ const START_MS = 30_000
 export class DeviceWorker {
   /**
    * `construction`: no byte of the buffers that the worker was given lies outside of its windows, so there is nothing
-   * else in its reach. `peer`: a part of a buffer was meant, and its port holds it to that.
+   * else in its reach. `peer`: a part of a buffer was meant, and its port holds it to that. `trusted-code`: all of the
+   * windows is in its thread, and the port of this library holds the device to what is mapped.
    */
-  readonly enforcedBy: 'construction' | 'peer'
+  readonly enforcedBy: 'construction' | 'peer' | 'trusted-code'
+  /**
+   * What decides on the device's addresses, for `RemoteConfig.translations` or `EndpointOptions.copy`; null unless it
+   * was asked for.
+   */
+  readonly translations: TranslationCopy | null
 
   private readonly options: DeviceWorkerOptions
   private readonly windows: readonly SentWindow[]
   private readonly bus: WorkerRegisters
+  private readonly writer: TranslationWriter | null
   private worker: WorkerLike | null = null
   // Whether the worker is known to reach memory no more.
   private gone = true
@@ -67,15 +84,17 @@ export class DeviceWorker {
   private turn: Promise<void> = Promise.resolve()
 
   private constructor(options: DeviceWorkerOptions) {
-    const { name, windows, deadlineMs = 1000 } = options
+    const { name, windows, translated = false, deadlineMs = 1000 } = options
     if (!(deadlineMs > 0 && deadlineMs < Infinity)) {
       const message = `deadlineMs ${deadlineMs} must be a positive and finite number of milliseconds`
       throw new DeviceError('WORKER_OPTION', name, message, { deadlineMs })
     }
     this.options = options
     this.windows = new BusWindows(name, windows).windows.map((window) => sent(name, window))
-    this.enforcedBy = coverBuffers(this.windows) ? 'construction' : 'peer'
+    this.enforcedBy = translated ? 'trusted-code' : coverBuffers(this.windows) ? 'construction' : 'peer'
     this.bus = new WorkerRegisters(name, deadlineMs)
+    this.writer = translated ? this.translationWriter(name, deadlineMs) : null
+    this.translations = this.writer
     this.bus.onLost = () => void this.worker?.terminate()
   }
 
@@ -159,6 +178,7 @@ export class DeviceWorker {
       () => new DeviceError('WORKER_DEADLINE', name, message, { deadlineMs }),
     )
     this.gone = true
+    this.writer?.takeFaults()
     this.worker = null
   }
 
@@ -172,6 +192,7 @@ export class DeviceWorker {
   private async begin(): Promise<void> {
     const { name, type, config, spawn } = this.options
     const words = this.bus.renew()
+    const translations = this.writer?.prepare()
     const worker = spawn.call(this.options)
     this.worker = worker
     this.gone = false
@@ -182,6 +203,7 @@ export class DeviceWorker {
       config,
       mailbox: words.buffer as SharedArrayBuffer,
       windows: this.windows,
+      ...(translations === undefined ? {} : { translations }),
       interrupts: canWaitAsync() ? 'wait' : 'message',
     }
     const ready = new Promise<void>((resolve, reject) => {
@@ -197,6 +219,7 @@ export class DeviceWorker {
           if (this.worker !== worker) return
           if (event === 'failed') fail('WORKER_FAILED', `the device in the worker failed: ${text}`)
           else if (event === 'interrupt') this.tell()
+          else if (event === 'faults') this.writer?.takeFaults()
           else if (event === 'ready') resolve()
         },
         error: (error) => fail('WORKER_FAILED', `the worker failed: ${inWords(error)}`, error),
@@ -216,7 +239,19 @@ export class DeviceWorker {
       throw error
     }
     this.bus.lost = null
+    if (translations !== undefined) this.writer?.begin(translations)
     if (this.listener !== null) this.watch(words)
+  }
+
+  private translationWriter(name: string, deadlineMs: number): TranslationWriter {
+    return new TranslationWriter({
+      name,
+      deadlineMs,
+      gone: () => this.gone,
+      lost: () => this.bus.lost !== null,
+      lose: (error) => this.lose(error),
+      wake: () => ringBell(this.bus.words),
+    })
   }
 
   // The worker is gone for its driver. Who listens is to look, and who waits for the word stops.

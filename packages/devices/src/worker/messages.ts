@@ -8,6 +8,8 @@ export interface SetupMessage {
   readonly config: unknown
   readonly mailbox: SharedArrayBuffer
   readonly windows: readonly SentWindow[]
+  /** Where the device's addresses are translated: the changes of its translations. */
+  readonly translations?: SharedArrayBuffer
   /** Whether somebody waits for the interrupt word, or has to be sent a message. */
   readonly interrupts: 'wait' | 'message'
 }
@@ -20,7 +22,7 @@ export interface SentWindow extends Required<Omit<BusWindow, 'region'>> {
 /** What a worker says of itself. */
 export interface WorkerMessage {
   readonly format: typeof WORKER_FORMAT
-  readonly event: 'ready' | 'failed' | 'interrupt'
+  readonly event: 'ready' | 'failed' | 'interrupt' | 'faults'
   /** Of a failure: the error in words. */
   readonly text?: string
 }

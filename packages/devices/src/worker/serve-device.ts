@@ -1,4 +1,4 @@
-import { type BusPort, Region } from '@guestdma/memory'
+import { type BusPort, Region, type RegisterBus } from '@guestdma/memory'
 import { MMIO_INTERRUPT_ACK } from '@guestdma/spec'
 import type { VirtioDevice } from '../device/virtio-device.ts'
 import { DeviceError } from '../faults/errors.ts'
@@ -7,12 +7,16 @@ import { BusWindows } from '../ports/bus-windows.ts'
 import { DeviceLoop } from './device-loop.ts'
 import { INTERRUPTS } from './mailbox.ts'
 import { isOurs, type SetupMessage, WORKER_FORMAT, type WorkerMessage } from './messages.ts'
+import { TranslationReader } from './translation-reader.ts'
 
 /** What a maker is given, in the worker. `Config` is what its script expects of the driver's side. */
 export interface WorkerDeviceSetup<Config = unknown> {
   /** Names the device in errors and faults. */
   readonly name: string
-  /** What the device reaches: the windows that it was given, and nothing else is in this thread. */
+  /**
+   * What the device reaches: the windows that it was given, and nothing else is in this thread. Where addresses are
+   * translated, what is mapped of them.
+   */
   readonly port: BusPort
   /** What the driver's side passed as `config`, as plain data. */
   readonly config: Config
@@ -55,7 +59,7 @@ export function serveDevice(scope: WorkerScope | null, makers: Readonly<Record<s
 }
 
 async function serve(
-  { name, type, config, mailbox, windows, interrupts }: SetupMessage,
+  { name, type, config, mailbox, windows, translations, interrupts }: SetupMessage,
   makers: Readonly<Record<string, WorkerDeviceMaker>>,
   say: (event: WorkerMessage['event']) => void,
 ): Promise<void> {
@@ -68,11 +72,13 @@ async function serve(
   for (const { memory } of windows) {
     if (!regions.has(memory)) regions.set(memory, new Region(memory, `memory of ${name}`))
   }
-  const port = new BusWindows(
+  const given = new BusWindows(
     name,
     windows.map(({ memory, ...window }) => ({ ...window, region: regions.get(memory) as Region })),
   )
-  const device = await make({ name, port, config: config as never })
+  const reader =
+    translations === undefined ? null : new TranslationReader(name, translations, given, () => say('faults'))
+  const device = await make({ name, port: reader?.port ?? given, config: config as never })
   const words = new Int32Array(mailbox)
   let line = false
   const raise = (): void => {
@@ -85,14 +91,15 @@ async function serve(
     if (asserted) raise()
   }
   const registers = new MmioRegisters(device, { interrupts: { level } })
-  const loop = new DeviceLoop(words, device, {
+  const bus: RegisterBus = {
     read: (offset, size) => registers.read(offset, size),
     write(offset, size, value) {
       registers.write(offset, size, value)
       // A line that an acknowledgement leaves up stands for an event that came in between.
       if (offset === MMIO_INTERRUPT_ACK && line) raise()
     },
-  })
+  }
+  const loop = new DeviceLoop(words, device, bus, reader)
   say('ready')
   await loop.run()
 }

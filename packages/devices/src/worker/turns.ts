@@ -64,3 +64,31 @@ export function nextTurn(): Promise<void> {
 
 /** Tells the processor that this is a loop that waits, where there is a way to. */
 export const pause: () => void = (Atomics as Waiting).pause?.bind(Atomics) ?? NOTHING
+
+/** An awake worker answers within a few microseconds; sleeping would take longer. */
+const SPINS = 4000
+
+/**
+ * Waits until another thread wrote `number` to a word, or a later one modulo 2^32. Blocks where this thread may, and
+ * spins otherwise. False: it did not within the deadline.
+ */
+export function awaitWord(
+  words: Int32Array,
+  index: number,
+  number: number,
+  deadlineMs: number,
+  blocks: boolean,
+): boolean {
+  for (let i = 0; i < SPINS; i++) {
+    if (((Atomics.load(words, index) - number) | 0) >= 0) return true
+    pause()
+  }
+  const end = performance.now() + deadlineMs
+  for (;;) {
+    const seen = Atomics.load(words, index)
+    if (((seen - number) | 0) >= 0) return true
+    const left = end - performance.now()
+    if (!(left > 0)) return false
+    if (blocks) Atomics.wait(words, index, seen, left)
+  }
+}

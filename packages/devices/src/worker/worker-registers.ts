@@ -18,10 +18,8 @@ import {
   ringBell,
   VALUE,
 } from './mailbox.ts'
-import { mayBlock, pause } from './turns.ts'
+import { awaitWord, mayBlock } from './turns.ts'
 
-/** An awake worker answers within a few microseconds; sleeping would take longer. */
-const SPINS = 4000
 /** How long the status of a live device counts as known: a driver that spins asks all the time. */
 const STATUS_MS = 1
 
@@ -111,23 +109,8 @@ export class WorkerRegisters implements RegisterBus {
     words[VALUE] = value
     Atomics.store(words, REQUEST, number)
     if (Atomics.load(words, ASLEEP) !== 0) ringBell(words)
-    this.await(words, number, offset)
+    if (!awaitWord(words, ANSWERED, number, this.deadlineMs, this.blocks)) throw this.lose(offset)
     return Atomics.load(words, ANSWER)
-  }
-
-  private await(words: Int32Array, number: number, offset: number): void {
-    for (let i = 0; i < SPINS; i++) {
-      if (Atomics.load(words, ANSWERED) === number) return
-      pause()
-    }
-    const end = performance.now() + this.deadlineMs
-    for (;;) {
-      const answered = Atomics.load(words, ANSWERED)
-      if (answered === number) return
-      const left = end - performance.now()
-      if (!(left > 0)) throw this.lose(offset)
-      if (this.blocks) Atomics.wait(words, ANSWERED, answered, left)
-    }
   }
 
   private lose(offset: number): DeviceError {

@@ -18,6 +18,20 @@ serveDevice(parentPort, {
   net: (setup) => told({ ...setup, link: { transmit: ({ count }) => count } }),
   // A link that always has something to deliver, so that its device is never idle.
   busy: async (setup) => told({ ...setup, link: { transmit: ({ count }) => count, deliver: () => 1 } }),
+  // Says what its port grants at an address, and hangs at a doorbell of queue 1.
+  probe: ({ name, port }) => {
+    parentPort?.on('message', (address) => {
+      if (typeof address !== 'number') return
+      port.request[0] = address
+      parentPort?.postMessage({ granted: port.resolve(8, 1) })
+    })
+    const net = told({ name, port })
+    net.notify = (queue) => {
+      if (queue.index === 1) for (;;);
+      return true
+    }
+    return net
+  },
   broken: () => {
     throw new Error('no such file')
   },

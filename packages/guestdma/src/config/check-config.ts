@@ -75,7 +75,8 @@ function checkDevice(path: string, fields: Fields): void {
   const driver = type === 'net' ? NET : DRIVER
   // A transport leads to a device that lives elsewhere; a name of one is for a model that runs here.
   if (isObject(transport)) {
-    checkFields<object>(at, fields, { ...driver, ...REMOTE })
+    const { translations = null } = fields
+    checkFields<object>(at, fields, { ...driver, ...(translations === null ? REMOTE : IN_WORKER) })
     return
   }
   const rules = { ...driver, ...HERE }
@@ -173,10 +174,17 @@ const REMOTE = {
     has(value, 'readStatus', 'writeStatus', 'readFeatures', 'enableQueue', 'notify', 'takeInterrupts'),
   ),
   enforcedBy: mayBeOneOf('peer', 'construction'),
+  translations: may(
+    'what DeviceWorker.translations is',
+    (value) => value === null || has(value, 'follow', 'reach', 'mapped', 'unmapped', 'settle'),
+  ),
   detach: mayBeFunction('a function that cuts the device off from memory and returns whether it did'),
   listen: mayBeFunction('a function that calls what it is given at each interrupt, and returns how to stop that'),
   messages: mayBeOneOf('memory'),
 }
+
+/** A device in a worker that translates addresses. */
+const IN_WORKER = { ...REMOTE, enforcedBy: mayBeOneOf('trusted-code') }
 
 /** What the models of all types have in common. */
 const MODEL = {

@@ -1,4 +1,4 @@
-import type { BlkDeviceOptions, NetDeviceOptions, VirtioDevice } from '@guestdma/devices'
+import type { BlkDeviceOptions, NetDeviceOptions, TranslationCopy, VirtioDevice } from '@guestdma/devices'
 import type { DmaChoice, DmaScheme } from '@guestdma/dma'
 import type { BufferMode, NetObserver } from '@guestdma/drivers'
 import type { BusPort, GuestAddress, GuestMemory, GuestRange } from '@guestdma/memory'
@@ -66,9 +66,15 @@ export interface RemoteConfig extends CommonConfig {
   readonly transport: VirtioTransport
   /**
    * What holds the device to what it may reach, which this machine cannot: `peer` (default), the other side or its
-   * IOMMU; `construction`, since it was given this memory and no other.
+   * IOMMU; `construction`, since it was given this memory and no other. With {@link translations} it is `trusted-code`:
+   * a port of this library in another thread.
    */
-  readonly enforcedBy?: 'peer' | 'construction'
+  readonly enforcedBy?: 'peer' | 'construction' | 'trusted-code'
+  /**
+   * Of a device in a worker that stands behind an IOMMU of this machine, or is lent single pages:
+   * `DeviceWorker.translations`.
+   */
+  readonly translations?: TranslationCopy | null
   /**
    * Cuts the device off from all memory, for a device that does not confirm its reset. Returns whether it did. Without
    * it, memory that such a device was lent stays out of use.

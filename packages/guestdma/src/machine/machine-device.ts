@@ -76,14 +76,21 @@ export class MachineDevice {
     this.context = context
     this.remote = isRemote(config)
     if (isRemote(config)) {
-      const { transport, enforcedBy = 'peer', detach } = config
+      const { transport, detach, translations = null } = config
+      const { enforcedBy = translations === null ? 'peer' : 'trusted-code' } = config
       checkType(name, transport, kindOf(config.type).deviceId)
       const platform = new RemotePlatform(name, transport, common, {
         enforcedBy,
+        translations,
+        onFault: (fault) => events.tell('fault', { device: name, fault }),
         ...(detach === undefined ? {} : { detach: () => detach.call(config) }),
       })
       try {
         scheme.install(platform)
+        if (translations !== null && !platform.translates) {
+          const message = `its worker translates addresses, and the scheme '${scheme.id}' decides on none; start the worker without translated`
+          throw new MachineError('MACHINE_CONFIG', name, message)
+        }
       } catch (error) {
         attempt([], () => platform.release())
         throw error

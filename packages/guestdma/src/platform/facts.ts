@@ -1,4 +1,12 @@
 import {
+  type EndpointOptions,
+  everything,
+  IommuDevice,
+  type IommuPort,
+  MmioRegisters,
+  oneWindow,
+} from '@guestdma/devices'
+import {
   type FactKey,
   type IommuPlace,
   type IommuRequest,
@@ -22,7 +30,7 @@ import {
 import type { FeatureSet } from '@guestdma/spec'
 import type { PciTransport, VirtioTransport } from '@guestdma/transport'
 import { MachineError } from '../config/errors.ts'
-import type { PlatformShared } from './shared.ts'
+import type { IommuHost, PlatformShared } from './shared.ts'
 
 /**
  * One device's platform: what a scheme declared about the device, and the offer that its driver is made of it. What
@@ -174,6 +182,54 @@ export abstract class DevicePlatform implements PlatformBuilder {
 
   /** What of the declared region the driver may use over this transport. */
   protected abstract region(transport: VirtioTransport): PoolFact | undefined
+
+  /** Puts the device behind an IOMMU of this machine, as an endpoint with these options, and declares so. */
+  protected behindIommu(
+    request: IommuRequest,
+    options: Omit<EndpointOptions, 'name'>,
+  ): IommuPlace & { port: IommuPort } {
+    const host = this.iommuHost(request)
+    const endpoint = host.next++
+    const port = host.device.addEndpoint(endpoint, { name: this.device, ...options })
+    // Its driver, which starts before any other, turns bypass off.
+    this.iommuFact = { bypass: false }
+    return {
+      name: host.device.name,
+      port,
+      endpoint,
+      registers: host.registers,
+      ownPool: host.ownPool,
+      pump: () => void host.device.poll(Infinity),
+    }
+  }
+
+  private iommuHost({ key, granule = 4096, bootBypass = false, maxMappings, ownPool }: IommuRequest): IommuHost {
+    const { common, memory } = this
+    const known = common.iommus.get(key)
+    if (known !== undefined) return known
+    const name = common.iommus.size === 0 ? 'iommu' : `iommu${common.iommus.size}`
+    let pool: PoolFact | undefined
+    if (ownPool !== undefined) {
+      const { guest, window } = this.forAll(() => this.reserve(ownPool, 4096))
+      pool = { window, device: guest as number as DeviceAddress, home: 'guest-ram' }
+    }
+    const device = new IommuDevice({
+      name,
+      port: pool === undefined ? everything(memory, { name }) : oneWindow(name, { base: pool.device, ...pool.window }),
+      granule,
+      bypass: bootBypass ? 'on' : 'off',
+      ...(maxMappings === undefined ? {} : { maxMappings }),
+      ...(pool === undefined ? {} : { accessPlatform: 'offered' as const }),
+    })
+    // Requests are answered before the doorbell returns, but for removals of very many mappings; other devices wait for
+    // their poll.
+    const registers = new MmioRegisters(device, { notify: 'inline' })
+    const host: IommuHost = { device, registers, ownPool: pool, next: 1 }
+    common.iommus.set(key, host)
+    device.onWork = common.wake
+    common.own.push(device)
+    return host
+  }
 
   // Over PCI what the driver found in the function's capabilities decides. `memory`: where the region's memory begins on
   // the bus. The transport saw to it that what it found lies in there.

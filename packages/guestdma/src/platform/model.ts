@@ -1,14 +1,4 @@
-import {
-  type AccessFault,
-  type BusWindows,
-  everything,
-  IommuDevice,
-  type IommuPort,
-  MmioRegisters,
-  nothing,
-  oneWindow,
-  PagePort,
-} from '@guestdma/devices'
+import { type AccessFault, type BusWindows, everything, nothing, oneWindow, PagePort } from '@guestdma/devices'
 import type { IommuPlace, IommuRequest, PoolFact, SharedPages } from '@guestdma/dma'
 import {
   attempt,
@@ -23,7 +13,7 @@ import {
 import type { PciTransport, VirtioTransport } from '@guestdma/transport'
 import { MachineError } from '../config/errors.ts'
 import { DevicePlatform } from './facts.ts'
-import type { IommuHost, PlatformShared } from './shared.ts'
+import type { PlatformShared } from './shared.ts'
 
 /** Where message-signalled interrupts go on these machines, as on a PC. */
 export const DOORBELL_BASE = 0xfee0_0000
@@ -90,28 +80,16 @@ export class ModelPlatform extends DevicePlatform {
   }
 
   iommu(request: IommuRequest): IommuPlace {
-    const { device } = this
-    const host = this.iommuHost(request)
-    const endpoint = host.next++
     const downstream = request.downstream ?? this.everything()
-    const port: IommuPort = host.device.addEndpoint(endpoint, {
-      name: device,
+    const place = this.behindIommu(request, {
       downstream,
       reserved: [{ start: DOORBELL_BASE, end: DOORBELL_BASE + DOORBELL_BYTES - 1, kind: 'msi' }],
     })
+    const { port } = place
     port.faults.observer = this.onFault
     // What is under the IOMMU is cut, and with it everything that could be translated, unless that is a port of others.
     this.ports.push({ port, faults: port.faults, cut: this.canCut(downstream) ? () => () => {} : null })
-    // Its driver, which starts before any other, turns bypass off.
-    this.iommuFact = { bypass: false }
-    return {
-      name: host.device.name,
-      port,
-      endpoint,
-      registers: host.registers,
-      ownPool: host.ownPool,
-      pump: () => void host.device.poll(Infinity),
-    }
+    return place
   }
 
   sharedPages(): SharedPages {
@@ -166,34 +144,6 @@ export class ModelPlatform extends DevicePlatform {
     if (transport.kind !== 'pci' || this.swiotlb === undefined) return this.swiotlb
     const { onDevice } = this
     return onDevice === undefined ? undefined : this.foundRegion(transport as PciTransport, onDevice.device)
-  }
-
-  private iommuHost({ key, granule = 4096, bootBypass = false, maxMappings, ownPool }: IommuRequest): IommuHost {
-    const { common, memory } = this
-    const known = common.iommus.get(key)
-    if (known !== undefined) return known
-    const name = common.iommus.size === 0 ? 'iommu' : `iommu${common.iommus.size}`
-    let pool: PoolFact | undefined
-    if (ownPool !== undefined) {
-      const { guest, window } = this.forAll(() => this.reserve(ownPool, 4096))
-      pool = { window, device: guest as number as DeviceAddress, home: 'guest-ram' }
-    }
-    const device = new IommuDevice({
-      name,
-      port: pool === undefined ? everything(memory, { name }) : oneWindow(name, { base: pool.device, ...pool.window }),
-      granule,
-      bypass: bootBypass ? 'on' : 'off',
-      ...(maxMappings === undefined ? {} : { maxMappings }),
-      ...(pool === undefined ? {} : { accessPlatform: 'offered' as const }),
-    })
-    // Requests are answered before the doorbell returns, but for removals of very many mappings; other devices wait for
-    // their poll.
-    const registers = new MmioRegisters(device, { notify: 'inline' })
-    const host: IommuHost = { device, registers, ownPool: pool, next: 1 }
-    common.iommus.set(key, host)
-    device.onWork = common.wake
-    common.own.push(device)
-    return host
   }
 
   private keep(port: BusWindows): BusPort {

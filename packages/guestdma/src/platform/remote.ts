@@ -1,5 +1,6 @@
-import type { IommuPlace, PlatformOffer, PoolFact, SharedPages } from '@guestdma/dma'
-import type { BusPort, DeviceAddress, MemoryWindow } from '@guestdma/memory'
+import { type AccessFault, everything, PagePort, type TranslationCopy } from '@guestdma/devices'
+import type { IommuPlace, IommuRequest, PlatformOffer, PoolFact, SharedPages } from '@guestdma/dma'
+import type { BusPort, DeviceAddress, FaultLog, MemoryWindow } from '@guestdma/memory'
 import { PciTransport, type VirtioTransport } from '@guestdma/transport'
 import { MachineError } from '../config/errors.ts'
 import { DevicePlatform } from './facts.ts'
@@ -11,6 +12,10 @@ export interface RemoteEnforcement {
   readonly enforcedBy: PlatformOffer['enforcedBy']
   /** Cuts the device off from memory. Returns whether it did. */
   detach?(): boolean
+  /** Of a device in a worker: what decides on its addresses. */
+  readonly translations: TranslationCopy | null
+  /** Told of the accesses that were refused to such a device. */
+  onFault(fault: AccessFault): void
 }
 
 /**
@@ -20,19 +25,23 @@ export interface RemoteEnforcement {
 export class RemotePlatform extends DevicePlatform {
   readonly transport: string
   readonly enforcedBy: PlatformOffer['enforcedBy']
-  readonly faults = 0
   private readonly cut: (() => boolean) | undefined
+  private readonly translations: TranslationCopy | null
+  private readonly onFault: (fault: AccessFault) => void
+  private refused: FaultLog<AccessFault> | null = null
 
   constructor(
     device: string,
     transport: VirtioTransport,
     common: PlatformShared,
-    { enforcedBy, detach }: RemoteEnforcement,
+    { enforcedBy, detach, translations, onFault }: RemoteEnforcement,
   ) {
     super(device, common)
     this.transport = transport.kind
     this.enforcedBy = enforcedBy
     this.cut = detach
+    this.translations = translations
+    this.onFault = onFault
   }
 
   deviceMemory(): { device: DeviceAddress; window: MemoryWindow } {
@@ -51,12 +60,40 @@ export class RemotePlatform extends DevicePlatform {
     throw this.elsewhere('a port', 'schemes make ports in what install returns')
   }
 
-  iommu(): IommuPlace {
-    throw this.elsewhere('an IOMMU', 'give the scheme the iommu that the device is behind, { transport, endpoint }')
+  iommu(request: IommuRequest): IommuPlace {
+    const { translations } = this
+    if (translations === null) {
+      const advice =
+        "give the scheme the iommu that the device is behind, { transport, endpoint }, or the entry a worker's translations"
+      throw this.elsewhere('an IOMMU', advice)
+    }
+    if (request.downstream !== undefined) {
+      throw this.elsewhere('a second stage', "the windows of the device's worker say what is under its IOMMU")
+    }
+    const downstream = everything(this.memory, { name: this.device })
+    const place = this.behindIommu(request, { downstream, copy: translations })
+    this.watch(place.port.faults)
+    return place
   }
 
   sharedPages(): SharedPages {
-    throw this.elsewhere('pages that are shared one by one', 'take another scheme')
+    const { device, memory, translations } = this
+    if (translations === null) {
+      const advice = "give the entry the translations of the device's worker, or take another scheme"
+      throw this.elsewhere('pages that are shared one by one', advice)
+    }
+    const port = new PagePort(device, memory, undefined, translations)
+    this.watch(port.faults)
+    return port
+  }
+
+  /** Whether a scheme decides on the addresses of the device's worker. */
+  get translates(): boolean {
+    return this.refused !== null
+  }
+
+  get faults(): number {
+    return this.refused?.count ?? 0
   }
 
   detach(): boolean {
@@ -72,6 +109,11 @@ export class RemotePlatform extends DevicePlatform {
     // Not by `kind`: a transport that wraps another one has that as well.
     if (swiotlb === undefined || !(transport instanceof PciTransport) || transport.swiotlb === null) return swiotlb
     return this.foundRegion(transport, swiotlb.device)
+  }
+
+  private watch(faults: FaultLog<AccessFault>): void {
+    this.refused = faults
+    faults.observer = this.onFault
   }
 
   private elsewhere(what: string, advice: string): MachineError {

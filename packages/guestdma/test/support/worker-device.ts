@@ -4,6 +4,7 @@ import { parentPort } from 'node:worker_threads'
 import { BlkDevice, type BlockRequest, LoopbackLink, MemoryBlockStore, NetDevice } from '@guestdma/devices'
 import { serveDevice, type WorkerDeviceSetup } from '@guestdma/devices/worker'
 import type { BusPort } from '@guestdma/memory'
+import { attack } from './attack.ts'
 
 export interface WorkerConfig {
   /** Bits to offer beside the default ones. */
@@ -14,6 +15,8 @@ export interface WorkerConfig {
    * thread.
    */
   readonly writes?: 'late' | 'never' | 'hang' | 'throw'
+  /** Of type `attack`: the words of `attack.ts`. */
+  readonly attack?: SharedArrayBuffer
   /** Takes a way of waiting away from this thread, as where an engine does not have it. */
   readonly without?: 'waitAsync'
 }
@@ -89,6 +92,15 @@ const common = <Setup extends WorkerDeviceSetup<WorkerConfig>>({ name, port: giv
 }
 
 serveDevice(parentPort, {
+  attack: (setup: WorkerDeviceSetup<WorkerConfig>) => {
+    const words = new Int32Array(setup.config.attack ?? new SharedArrayBuffer(64))
+    const deliver = (): number => {
+      attack(setup.port, words)
+      return 1
+    }
+    const link = { transmit: ({ count }: { readonly count: number }) => count, deliver }
+    return new NetDevice({ ...common(setup), mac: [0x52, 0x54, 0, 1, 2, 3], link })
+  },
   blk: (setup: WorkerDeviceSetup<WorkerConfig>) =>
     new BlkDevice({ ...common(setup), store: new OddStore(setup.config) }),
   net: (setup: WorkerDeviceSetup<WorkerConfig>) =>

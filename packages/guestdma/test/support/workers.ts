@@ -7,31 +7,51 @@ import { VIRTIO_F_RING_PACKED } from '@guestdma/spec'
 import { MmioTransport } from '@guestdma/transport'
 import {
   createMachine,
+  type DeviceConfig,
   directScheme,
   type Machine,
   onDeviceScheme,
   type RemoteConfig,
+  sharedPagesScheme,
   sharedPoolScheme,
+  virtioIommuScheme,
 } from 'guestdma'
 import { BASE } from './machines.ts'
 import type { WorkerConfig } from './worker-device.ts'
 
-export const WORKER_SCHEMES = ['direct', 'shared-pool', 'on-device'] as const
+export const WORKER_SCHEMES = [
+  'direct',
+  'shared-pool',
+  'on-device',
+  'virtio-iommu',
+  'virtio-iommu-lazy',
+  'virtio-iommu-byte',
+  'shared-pages',
+] as const
 export type WorkerScheme = (typeof WORKER_SCHEMES)[number]
 export const FORMATS = ['split', 'packed'] as const
+
+/** Is guest RAM in the worker, where its port translates? */
+export const isTranslated = (scheme: WorkerScheme): boolean =>
+  scheme.startsWith('virtio-iommu') || scheme === 'shared-pages'
 
 const RAM_BYTES = 8 << 20
 const POOL_BYTES = 2 << 20
 const POOL_DEVICE = 0x4000_0000
 
 export interface Wanted {
-  readonly type: 'net' | 'blk'
+  /** `attack` is a network device. */
+  readonly type: 'net' | 'blk' | 'attack'
   readonly scheme: WorkerScheme
   readonly packed?: boolean
   readonly config?: WorkerConfig
   /** For the machine's entry of the device. */
   readonly entry?: Partial<RemoteConfig>
   readonly deadlineMs?: number
+  /** Default: whether the scheme decides on addresses. */
+  readonly translated?: boolean
+  /** Devices of the same machine and scheme. */
+  readonly others?: readonly DeviceConfig[]
 }
 
 /** A machine whose one device, `far`, lives in a worker, and what else a test may want of it. */
@@ -44,9 +64,19 @@ export interface Threads {
   close(): Promise<void>
 }
 
+/** Schemes whose device is given guest RAM. */
+const IN_RAM: Readonly<Partial<Record<WorkerScheme, DmaScheme>>> = {
+  direct: directScheme(),
+  'virtio-iommu': virtioIommuScheme(),
+  'virtio-iommu-lazy': virtioIommuScheme({ mode: 'lazy' }),
+  'virtio-iommu-byte': virtioIommuScheme({ granule: 1 }),
+  'shared-pages': sharedPagesScheme(),
+}
+
 /** Memory that one scheme's device is given: all of guest RAM, or a pool that is a buffer of its own. */
 function given(scheme: WorkerScheme, memory: GuestMemory): { schemes: DmaScheme[]; windows: readonly BusWindow[] } {
-  if (scheme === 'direct') return { schemes: [directScheme()], windows: everything(memory).windows }
+  const inRam = IN_RAM[scheme]
+  if (inRam !== undefined) return { schemes: [inRam], windows: everything(memory).windows }
   const window = { region: new Region(new SharedArrayBuffer(POOL_BYTES), 'pool'), offset: 0, length: POOL_BYTES }
   const home = scheme === 'on-device' ? 'device-memory' : 'guest-ram'
   const pool = (): PoolFact => ({ window, device: POOL_DEVICE as DeviceAddress, home })
@@ -62,6 +92,8 @@ export async function threads({
   config = {},
   entry,
   deadlineMs,
+  translated = isTranslated(scheme),
+  others = [],
 }: Wanted): Promise<Threads> {
   const memory = new GuestMemory([{ base: BASE, length: RAM_BYTES, memory: new SharedArrayBuffer(RAM_BYTES) }])
   const { schemes, windows } = given(scheme, memory)
@@ -70,6 +102,7 @@ export async function threads({
     name: 'far',
     type,
     windows,
+    translated,
     config: { ...config, offer: [...(config.offer ?? []), ...(packed ? [VIRTIO_F_RING_PACKED] : [])] },
     spawn: () => {
       thread = new Worker(new URL('./worker-device.ts', import.meta.url))
@@ -80,12 +113,24 @@ export async function threads({
   const worker = await DeviceWorker.start(options)
   const transport = MmioTransport.probe(worker.registers, 'far')
   if (transport === null) throw new Error('no device')
-  const { listen, detach, enforcedBy } = worker
-  const device: RemoteConfig = { type, name: 'far', transport, listen, detach, enforcedBy, ...entry }
-  const machine = await createMachine({ memory, schemes, devices: [device] }).catch(async (error: unknown) => {
-    await worker.close()
-    throw error
-  })
+  const { listen, detach, enforcedBy, translations } = worker
+  const kind = type === 'blk' ? 'blk' : 'net'
+  const device: RemoteConfig = {
+    type: kind,
+    name: 'far',
+    transport,
+    listen,
+    detach,
+    enforcedBy,
+    translations,
+    ...entry,
+  }
+  const machine = await createMachine({ memory, schemes, devices: [device, ...others] }).catch(
+    async (error: unknown) => {
+      await worker.close()
+      throw error
+    },
+  )
   const close = async (): Promise<void> => {
     await machine.close().finally(() => worker.close())
   }

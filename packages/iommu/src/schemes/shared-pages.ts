@@ -1,5 +1,7 @@
 import {
+  DMA_FAILED,
   DMA_OK,
+  DmaError,
   type DmaScheme,
   type DmaStatus,
   type FactKey,
@@ -58,13 +60,14 @@ export function sharedPagesScheme(options: SharedPagesOptions = {}): DmaScheme {
   }
 }
 
-/** Pages that are shared and taken back at once; the device uses guest addresses. */
+/** Pages that are shared at once, and taken back by the end of the commit. The device uses guest addresses. */
 class SharedPagesDomain implements IommuDomain {
   readonly name: string
   readonly granule: number
   readonly leastLength: number
   readonly identity = true
-  readonly broken = false
+  broken = false
+  detached = false
   readonly inputStart = 0
   readonly inputEnd: number = Number.MAX_SAFE_INTEGER
   readonly reserved: readonly never[] = []
@@ -89,11 +92,20 @@ class SharedPagesDomain implements IommuDomain {
   }
 
   commit(): DmaStatus {
-    return DMA_OK
+    const settled = this.host.settle?.() !== false
+    this.broken ||= !settled
+    this.detached = this.broken && settled
+    return this.broken ? DMA_FAILED : DMA_OK
   }
 
   dispose(): void {
     this.host.clear()
+    if (this.host.settle?.() === false)
+      throw new DmaError(
+        'DMA_STILL_REACHABLE',
+        this.name,
+        'the device did not let go of the pages that were taken back',
+      )
   }
 
   // IOVA = guest address.

@@ -35,6 +35,8 @@ export class FakePages implements SharedPages {
   readonly pageBytes: number
   readonly shared = new Set<number>()
   readonly calls: string[] = []
+  /** Does the device let go of what is taken back? */
+  settles = true
 
   constructor(pageBytes = 4096) {
     this.pageBytes = pageBytes
@@ -61,6 +63,10 @@ export class FakePages implements SharedPages {
   clear(): void {
     this.calls.push('clear')
     this.shared.clear()
+  }
+
+  settle(): boolean {
+    return this.settles
   }
 }
 
