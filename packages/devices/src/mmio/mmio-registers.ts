@@ -263,6 +263,7 @@ export class MmioRegisters implements RegisterBus {
 
   private writeQueue(queue: DeviceQueue, offset: number, value: number): RegisterFaultReason | null {
     const { device } = this
+    if (device.suspended) return 'order'
     if (offset === MMIO_QUEUE_READY) {
       if ((value & 1) === 1) return device.enableQueue(queue) ? null : 'order'
       if (queue.ready) device.disableQueue(queue)
