@@ -266,7 +266,9 @@ describe('common configuration (virtio 1.4 §4.1.4.3)', () => {
     }
     m.driver.negotiate(32, VIRTIO_F_NOTIF_CONFIG_DATA, VIRTIO_F_ADMIN_VQ)
     m.driver.set('queueSelect', 1)
-    expect([m.driver.get('notifConfigData'), m.driver.get('adminIndex'), m.driver.get('adminNum')]).toEqual([1, 2, 0])
+    expect([m.driver.get('notifConfigData'), m.driver.get('adminIndex'), m.driver.get('adminNum')]).toEqual([
+      0xfffe, 2, 0,
+    ])
   })
 })
 
