@@ -30,6 +30,7 @@ import {
   blkMachineOver,
   netMachine,
   netMachineOver,
+  nextUncaught,
   packet,
   RecordingLink,
   TRANSPORTS,
@@ -284,14 +285,7 @@ describe.each(TRANSPORTS)('over %s', (name) => {
 
     test('an observer sees each fault, and what it throws does not reach the guest', async () => {
       const seen: string[] = []
-      const uncaught = new Promise((resolve) => {
-        const others = process.listeners('uncaughtException')
-        process.removeAllListeners('uncaughtException')
-        process.once('uncaughtException', (error) => {
-          for (const listener of others) process.on('uncaughtException', listener)
-          resolve(error.message)
-        })
-      })
+      const uncaught = nextUncaught()
       const m = netMachineOver(transport, {
         observer: (fault) => {
           seen.push(fault.kind)

@@ -12,7 +12,7 @@ import {
   virtioIommuScheme,
 } from 'guestdma'
 import { expect } from 'vitest'
-import { MAC, machine, pattern, TRANSPORTS, type TransportName } from './machines.ts'
+import { HeldStore, MAC, machine, pattern, TRANSPORTS, type TransportName } from './machines.ts'
 
 type Scheme = NonNullable<MachineConfig['schemes']>[number]
 
@@ -109,3 +109,17 @@ export function sendEight(one: Machine, seed: number): number {
 }
 
 export const tokensOf = (seed: number): number[] => Array.from({ length: 8 }, (_, i) => 100 * seed + i)
+
+/** A disk whose store answers when it is told to, and no fault in the end. */
+export async function withDisk(
+  { transport, make, offer }: Wanted,
+  body: (disk: { machine: Machine; store: HeldStore }) => Promise<void>,
+): Promise<void> {
+  const scheme = make()
+  const store = new HeldStore(pattern(64 << 10))
+  const device = { store, offer, accessPlatform: 'offered' as const }
+  const one = await machine([{ type: 'blk', name: 'disk0', dma: scheme.id, device }], { transport, schemes: [scheme] })
+  await body({ machine: one, store })
+  expect(one.blkModel('disk0').faults.last()).toEqual([])
+  await one.close()
+}
