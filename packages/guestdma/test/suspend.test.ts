@@ -2,6 +2,7 @@ import { STATUS_DRIVER_OK, STATUS_SUSPEND, VIRTIO_F_SUSPEND } from '@guestdma/sp
 import { describe, expect, it } from 'vitest'
 import { CASES, sendEight, tokensOf, withDisk, withNet } from './support/held.ts'
 import { HeldStore, machine, outcome, pattern, settled } from './support/machines.ts'
+import { threads } from './support/workers.ts'
 
 const BYTES = pattern(64 << 10)
 const SUSPENDED = 11 | STATUS_SUSPEND
@@ -141,5 +142,23 @@ describe('a driver suspends and resumes its device (virtio 1.4 §3.4)', () => {
       one.pump()
       expect(net.linkUp).toBe(false)
     })
+  })
+
+  it('a device in a worker completes what it took, suspends, and goes on', async () => {
+    const far = await threads({ type: 'blk', scheme: 'shared-pool', config: { writes: 'late' } })
+    const { machine: one } = far
+    const disk = one.blk('far')
+    for (let round = 0; round < 5; round++) {
+      const data = pattern(4096, round)
+      const writing = disk.writeBytes(8, data)
+      await settled()
+      await one.run(disk.suspend())
+      const reading = disk.readBytes(8, 4096)
+      await one.run(disk.resume())
+      await one.run(writing)
+      await one.run(reading)
+      expect(await one.run(disk.readBytes(8, 4096))).toEqual(data)
+    }
+    await far.close()
   })
 })
