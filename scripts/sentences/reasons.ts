@@ -27,11 +27,6 @@ export const reasons = {
     kind: 'not applicable',
     why: 'The drivers stop a queue by QueueReset, or with the device.',
   },
-  suspend: {
-    kind: 'not built',
-    why: 'VIRTIO_F_SUSPEND is neither offered nor accepted.',
-    readme: ['Transport', 'suspending a device'],
-  },
   administration: {
     kind: 'not built',
     why: 'VIRTIO_F_ADMIN_VQ is neither offered nor accepted.',

@@ -3,7 +3,8 @@ import { GuestMemory, Region } from '@guestdma/memory'
 import { FeatureSet, VIRTIO_F_IN_ORDER, VIRTIO_F_INDIRECT_DESC } from '@guestdma/spec'
 import { DriverQueue } from '@guestdma/virtqueue'
 import { beforeEach, describe, expect, test } from 'vitest'
-import { HostileSplitRing, PeerError, QueueRig, SplitRingPeer, SteppingMemory } from '../src/index.ts'
+import { HostileSplitRing, QueueRig, SplitRingPeer, SteppingMemory } from '../src/index.ts'
+import { rule } from './support/broken-rule.ts'
 
 describe('SteppingMemory', () => {
   let region: Region
@@ -124,15 +125,6 @@ describe('SplitRingPeer refuses what a driver must not do', () => {
     for (const [i, head] of heads.entries()) view.setUint16(0x1000 + 4 + 2 * i, head, true)
     view.setUint16(0x1000 + 2, heads.length, true)
   }
-  const rule = (body: () => unknown): string => {
-    try {
-      body()
-    } catch (error) {
-      return error instanceof PeerError ? error.message : `not a PeerError: ${error}`
-    }
-    return 'nothing was thrown'
-  }
-
   test('and accepts what it may do', () => {
     descriptor(0, 10, 1, 2)
     descriptor(32, 20, 2)

@@ -9,7 +9,8 @@ import {
 } from '@guestdma/spec'
 import type { Virtqueue } from '@guestdma/virtqueue'
 import { beforeEach, describe, expect, test } from 'vitest'
-import { HostilePackedRing, PackedRingPeer, PeerError, QueueRig, SteppingMemory } from '../src/index.ts'
+import { HostilePackedRing, PackedRingPeer, QueueRig, SteppingMemory } from '../src/index.ts'
+import { rule } from './support/broken-rule.ts'
 import { type NaiveChain, NaivePackedRing } from './support/naive-packed-ring.ts'
 import { NaivePackedVirtqueue } from './support/naive-packed-virtqueue.ts'
 
@@ -70,15 +71,6 @@ function get(slot: number): Required<Raw> {
 function event(descriptor: number, flags: number, area = DRIVER): void {
   region.view.setUint16(area - BASE, descriptor, true)
   region.view.setUint16(area - BASE + 2, flags, true)
-}
-
-function rule(body: () => unknown): string {
-  try {
-    body()
-  } catch (error) {
-    return error instanceof PeerError ? error.message : `not a PeerError: ${error}`
-  }
-  return 'nothing was thrown'
 }
 
 describe('PackedRingPeer takes what a driver may publish', () => {

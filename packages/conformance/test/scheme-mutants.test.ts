@@ -15,7 +15,7 @@ import {
 } from '@guestdma/dma'
 import { describe, expect, test } from 'vitest'
 import { bouncingScheme, describeDmaScheme, exactScheme, ForwardingBackend, sealingScheme } from '../src/index.ts'
-import { collect } from './support/collect.ts'
+import { collect, expectNoticed } from './support/collect.ts'
 import { claiming, withBackend } from './support/lies.ts'
 import { small } from './support/small.ts'
 
@@ -290,14 +290,9 @@ const MUTANTS: ReadonlyArray<
 
 describe('describeDmaScheme notices a backend that', () => {
   for (const [error, scheme, mutant, noticed] of MUTANTS) {
-    test(error, async () => {
-      const { ran, failed } = await collect(
-        (functions) => describeDmaScheme(functions, withBackend(scheme, mutant), small),
-        noticed,
-      )
-      expect(ran).toBeGreaterThan(0)
-      expect(failed.length).toBeGreaterThan(0)
-    })
+    test(error, () =>
+      expectNoticed((functions) => describeDmaScheme(functions, withBackend(scheme, mutant), small), noticed),
+    )
   }
 })
 

@@ -1,9 +1,9 @@
 import { DMA_OK, type DmaMappings, type DmaStatus } from '@guestdma/dma'
 import { FeatureSet, VIRTIO_F_EVENT_IDX, VIRTIO_F_IN_ORDER, VIRTIO_F_INDIRECT_DESC } from '@guestdma/spec'
 import { DriverQueue, type Virtqueue, type VirtqueueOptions } from '@guestdma/virtqueue'
-import { describe, expect, test } from 'vitest'
+import { describe, test } from 'vitest'
 import { describeVirtqueue, ForwardingBackend } from '../src/index.ts'
-import { collect } from './support/collect.ts'
+import { expectNoticed } from './support/collect.ts'
 
 const without =
   (bit: number) =>
@@ -102,13 +102,6 @@ const MUTANTS: ReadonlyArray<
 
 describe('describeVirtqueue notices a queue that', () => {
   for (const [error, make, noticed] of MUTANTS) {
-    test(error, async () => {
-      const { ran, failed } = await collect(
-        (functions) => describeVirtqueue(functions, make, { sizes: [1, 8] }),
-        noticed,
-      )
-      expect(ran).toBeGreaterThan(0)
-      expect(failed.length).toBeGreaterThan(0)
-    })
+    test(error, () => expectNoticed((functions) => describeVirtqueue(functions, make, { sizes: [1, 8] }), noticed))
   }
 })

@@ -8,15 +8,7 @@
  *
  * @packageDocumentation
  */
-export {
-  AREA_DESC_HIGH,
-  AREA_DESC_LOW,
-  AREA_DEVICE_HIGH,
-  AREA_DEVICE_LOW,
-  AREA_DRIVER_HIGH,
-  AREA_DRIVER_LOW,
-  DeviceQueue,
-} from './device/device-queue.ts'
+export { DeviceQueue } from './device/device-queue.ts'
 export { ChainTable, MAX_SEGMENTS } from './ring/chain-table.ts'
 export {
   type DeviceRing,
@@ -27,5 +19,13 @@ export {
 } from './ring/device-ring.ts'
 export { PackedDeviceRing } from './ring/packed.ts'
 export type { RingArea, RingOwner } from './ring/ring-area.ts'
+export {
+  AREA_DESC_HIGH,
+  AREA_DESC_LOW,
+  AREA_DEVICE_HIGH,
+  AREA_DEVICE_LOW,
+  AREA_DRIVER_HIGH,
+  AREA_DRIVER_LOW,
+} from './ring/ring-area.ts'
 export { NO_CHAIN, RingWalker } from './ring/ring-walker.ts'
 export { SplitDeviceRing } from './ring/split.ts'

@@ -11,6 +11,7 @@ import {
   blkMachineOver,
   DISK_BYTES,
   header,
+  nextUncaught,
   status,
   TRANSPORTS,
   type TransportName,
@@ -601,14 +602,7 @@ describe.each(TRANSPORTS)('over %s', (name) => {
     })
 
     test('a store that throws fails its request', async () => {
-      const uncaught = new Promise((resolve) => {
-        const others = process.listeners('uncaughtException')
-        process.removeAllListeners('uncaughtException')
-        process.once('uncaughtException', (error) => {
-          for (const listener of others) process.on('uncaughtException', listener)
-          resolve(error.message)
-        })
-      })
+      const uncaught = nextUncaught()
       boot({
         store: {
           capacity: DISK_BYTES,

@@ -13,6 +13,7 @@ import {
   VIRTIO_F_INDIRECT_DESC,
   VIRTIO_F_NOTIFICATION_DATA,
   VIRTIO_F_RING_RESET,
+  VIRTIO_F_SUSPEND,
   VIRTIO_F_VERSION_1,
   VIRTIO_NET_F_CSUM,
   VIRTIO_NET_F_HOST_ECN,
@@ -29,6 +30,7 @@ import {
   blkMachineOver,
   netMachine,
   netMachineOver,
+  nextUncaught,
   packet,
   RecordingLink,
   TRANSPORTS,
@@ -63,6 +65,7 @@ describe.each(TRANSPORTS)('over %s', (name) => {
         VIRTIO_F_EVENT_IDX,
         V1,
         VIRTIO_F_RING_RESET,
+        VIRTIO_F_SUSPEND,
       ])
       expect(blkMachineOver(transport).device.offered.bits()).toEqual([
         2,
@@ -71,13 +74,20 @@ describe.each(TRANSPORTS)('over %s', (name) => {
         VIRTIO_F_EVENT_IDX,
         V1,
         VIRTIO_F_RING_RESET,
+        VIRTIO_F_SUSPEND,
       ])
     })
 
     test('windows of 32 bits, 0 beyond the last', () => {
       const m = netMachineOver(transport, { offer: [70] })
       const word = (index: number): number => m.driver.deviceFeatures(index)
-      expect([word(1), word(2), word(3), word(4), word(0xffff_ffff)]).toEqual([1 | (1 << 8), 1 << 6, 0, 0, 0])
+      expect([word(1), word(2), word(3), word(4), word(0xffff_ffff)]).toEqual([
+        1 | (1 << 8) | (1 << 11),
+        1 << 6,
+        0,
+        0,
+        0,
+      ])
     })
 
     test('a subset is accepted, and only it counts', { tags: ['2.2.2/valid-subsets'] }, () => {
@@ -275,14 +285,7 @@ describe.each(TRANSPORTS)('over %s', (name) => {
 
     test('an observer sees each fault, and what it throws does not reach the guest', async () => {
       const seen: string[] = []
-      const uncaught = new Promise((resolve) => {
-        const others = process.listeners('uncaughtException')
-        process.removeAllListeners('uncaughtException')
-        process.once('uncaughtException', (error) => {
-          for (const listener of others) process.on('uncaughtException', listener)
-          resolve(error.message)
-        })
-      })
+      const uncaught = nextUncaught()
       const m = netMachineOver(transport, {
         observer: (fault) => {
           seen.push(fault.kind)

@@ -1,5 +1,5 @@
 // What one poll does is bounded by work and not by requests: one guest's requests never make another's turn long.
-import { VIRTIO_F_RING_RESET } from '@guestdma/spec'
+import { VIRTIO_F_RING_RESET, VIRTIO_F_SUSPEND } from '@guestdma/spec'
 import { describe, expect, test } from 'vitest'
 import type { MappingPool } from '../src/iommu/mapping-pool.ts'
 import { access, F_MAP_UNMAP, halves, INVAL, IommuMachine, MAP, OK, pack, RANGE, UNMAP } from './support/iommu.ts'
@@ -76,6 +76,25 @@ describe('an UNMAP of everything', () => {
     expect(m.map(1, 3001 * 4096, 3003 * 4096 - 1, RAM)).toBe(OK)
     expect(m.unmap(1, 0, 3002 * 4096 - 1)).toBe(RANGE)
     expect(m.device.counters.mappings).toBe(3001)
+  })
+
+  test('one that was begun is carried on to its end before the device suspends (§3.4.2)', {
+    tags: ['3.4.2/before-suspending'],
+  }, () => {
+    const m = mapped(3000).start([F_MAP_UNMAP, VIRTIO_F_SUSPEND])
+    expect(m.attach(1, 8)).toBe(OK)
+    for (let page = 1; page <= 300; page++) expect(m.map(1, page * 4096, page * 4096 + 4095, RAM)).toBe(OK)
+    const first = offer(m, removal(0, TOP))
+    const second = offer(m, pack(MAP, [1, ...halves(4096), ...halves(8191), ...halves(RAM), 3]))
+    m.driver.kick(0)
+    m.device.poll(8)
+    m.driver.status = 31
+    for (let i = 0; i < 100 && m.driver.status === 31; i++) m.device.poll(8)
+    expect([m.driver.status, m.ram.get(first, 1)[0], m.device.counters.mappings]).toEqual([27, OK, 0])
+    expect(m.requests.reap()).toHaveLength(1)
+    m.driver.status = 31
+    m.device.poll(8)
+    expect([m.driver.status, m.ram.get(second, 1)[0], m.device.counters.mappings]).toEqual([15, OK, 1])
   })
 
   test.each(['device', 'queue'] as const)('a reset of the %s in the middle leaves nothing half done', (what) => {

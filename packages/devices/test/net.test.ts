@@ -12,6 +12,7 @@ import { type BusWindows, eachFrame, Frames, type NetDeviceOptions } from '../sr
 import {
   type AnyNetMachine,
   netMachineOver,
+  nextUncaught,
   packet,
   RecordingLink,
   TRANSPORTS,
@@ -201,14 +202,7 @@ describe.each(TRANSPORTS)('over %s', (name) => {
     })
 
     test('a link that throws loses its frames, and that is counted', async () => {
-      const uncaught = new Promise((resolve) => {
-        const others = process.listeners('uncaughtException')
-        process.removeAllListeners('uncaughtException')
-        process.once('uncaughtException', (error) => {
-          for (const listener of others) process.on('uncaughtException', listener)
-          resolve(error.message)
-        })
-      })
+      const uncaught = nextUncaught()
       boot({
         link: {
           transmit: () => {

@@ -91,7 +91,7 @@ describe('common configuration (virtio 1.4 §4.1.4.3)', () => {
   }, () => {
     const m = pciMachine({}, { offer: [70, 127] })
     const words = [0, 1, 2, 3, 4, 0xffff_ffff].map((word) => m.driver.deviceFeatures(word))
-    expect(words).toEqual([m.device.offered.word(0), 1 | (1 << 8), 1 << 6, 0x8000_0000, 0, 0])
+    expect(words).toEqual([m.device.offered.word(0), 1 | (1 << 8) | (1 << 11), 1 << 6, 0x8000_0000, 0, 0])
     expect(words[0]).not.toBe(0)
     expect([m.driver.get('deviceFeatureSelect'), m.device.faults.count]).toEqual([0xffff_ffff, 0])
   })
@@ -266,7 +266,9 @@ describe('common configuration (virtio 1.4 §4.1.4.3)', () => {
     }
     m.driver.negotiate(32, VIRTIO_F_NOTIF_CONFIG_DATA, VIRTIO_F_ADMIN_VQ)
     m.driver.set('queueSelect', 1)
-    expect([m.driver.get('notifConfigData'), m.driver.get('adminIndex'), m.driver.get('adminNum')]).toEqual([1, 2, 0])
+    expect([m.driver.get('notifConfigData'), m.driver.get('adminIndex'), m.driver.get('adminNum')]).toEqual([
+      0xfffe, 2, 0,
+    ])
   })
 })
 

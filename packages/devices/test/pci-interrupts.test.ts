@@ -1,5 +1,5 @@
 import { Meter, Region } from '@guestdma/memory'
-import { VIRTIO_F_RING_RESET } from '@guestdma/spec'
+import { VIRTIO_F_RING_RESET, VIRTIO_F_SUSPEND } from '@guestdma/spec'
 import { beforeEach, describe, expect, test } from 'vitest'
 import { type BusWindows, PciFunction } from '../src/index.ts'
 import { type PciMachine, packet, pciMachine, RecordingLink } from './support/devices.ts'
@@ -382,6 +382,22 @@ describe('MSI-X (PCI 3.0 §6.8.2, virtio 1.4 §4.1.5.3, §4.1.5.4)', () => {
     send()
     m.driver.resetQueue(1)
     expect(pending()).toBe(2)
+  })
+
+  test('what a mask held back goes out after a suspended device resumed (§3.4.2)', { tags: ['3.4.2/at-rest'] }, () => {
+    bootMsix([VIRTIO_F_SUSPEND])
+    m.pci.config.write(control, 2, 0xc000)
+    send()
+    m.driver.status = 31
+    m.device.poll(64)
+    m.pci.config.write(control, 2, 0x8000)
+    m.device.poll(64)
+    expect([m.driver.status, pending(), messages]).toEqual([27, 2, []])
+    m.driver.set('configVector', 1)
+    expect(m.driver.get('configVector')).toBe(0)
+    m.driver.status = 31
+    m.device.poll(64)
+    expect(messages).toHaveLength(1)
   })
 
   test('whoever takes a message may reset the device or poll it', () => {

@@ -64,6 +64,7 @@ describe.each(VARIANTS)('differential: $label', (variant) => {
       expect(figures.resent).toBeGreaterThan(0)
       expect(figures.retries).toBeGreaterThan(0)
       expect(figures.blocked).toBeGreaterThan(0)
+      expect([figures.queueResets > 0, figures.suspensions > 0]).toEqual([choice.ringReset, choice.suspend])
       expect(recorder.total((reach) => reach.accesses)).toBeGreaterThan(100)
       expect(recorder.total((reach) => reach.backends)).toBeGreaterThan(recorder.devices.size)
       const [{ reach, streaming }] = recorder.traits

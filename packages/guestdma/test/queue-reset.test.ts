@@ -1,90 +1,7 @@
-import { eachFrame, type NetLink } from '@guestdma/devices'
-import { FrameBatch } from '@guestdma/drivers'
-import { VIRTIO_F_IN_ORDER, VIRTIO_F_RING_PACKED, VIRTIO_F_RING_RESET } from '@guestdma/spec'
-import { directScheme, type Machine, type MachineConfig, sharedPoolScheme, virtioIommuScheme } from 'guestdma'
+import { VIRTIO_F_RING_RESET } from '@guestdma/spec'
 import { describe, expect, it } from 'vitest'
-import { HeldStore, machine, outcome, pattern, settled, TRANSPORTS, type TransportName } from './support/machines.ts'
-
-type Scheme = NonNullable<MachineConfig['schemes']>[number]
-
-const MAC = [2, 0, 0, 0, 0, 1]
-const SCHEMES: readonly [name: string, make: () => Scheme][] = [
-  ['direct', directScheme],
-  ['shared-pool', () => sharedPoolScheme({ size: 2 << 20 })],
-  ['virtio-iommu', virtioIommuScheme],
-]
-const RINGS: readonly [name: string, offer: readonly number[]][] = [
-  ['split', []],
-  ['packed', [VIRTIO_F_RING_PACKED]],
-  ['packed, in order', [VIRTIO_F_RING_PACKED, VIRTIO_F_IN_ORDER]],
-]
-const CASES = TRANSPORTS.flatMap((transport) =>
-  SCHEMES.flatMap(([scheme, make]) =>
-    RINGS.map(([ring, offer]) => ({ name: `${transport}, ${scheme}, ${ring}`, transport, make, offer })),
-  ),
-)
-
-/** A link that takes nothing while it is closed. */
-class Gate implements NetLink {
-  readonly frames: Uint8Array[] = []
-  closed = false
-  private readonly keep = eachFrame((frame) => this.frames.push(frame.slice()))
-
-  transmit(...[frames]: Parameters<NetLink['transmit']>): number {
-    return this.closed ? 0 : this.keep(frames)
-  }
-}
-
-interface Wanted {
-  readonly transport: TransportName
-  readonly make: () => Scheme
-  readonly offer: readonly number[]
-}
-
-async function withNet(
-  { transport, make, offer }: Wanted,
-  body: (net: { machine: Machine; link: Gate; sent: number[]; received: Uint8Array[] }) => Promise<void>,
-): Promise<void> {
-  const link = new Gate()
-  const sent: number[] = []
-  const received: Uint8Array[] = []
-  const one = await machine(
-    [
-      {
-        type: 'net',
-        name: 'net0',
-        queueSize: 16,
-        device: { mac: MAC, link, offer, accessPlatform: 'offered', queueSize: 16 },
-        observer: {
-          sent: (tokens, count) => void sent.push(...tokens.subarray(0, count)),
-          frames: (batch) => {
-            for (let i = 0; i < batch.count; i++) received.push(batch.copy(i))
-          },
-        },
-      },
-    ],
-    { transport, schemes: [make()] },
-  )
-  one.pump()
-  await body({ machine: one, link, sent, received })
-  expect(one.netModel('net0').faults.last()).toEqual([])
-  await one.close()
-}
-
-function sendEight(one: Machine, seed: number): number {
-  const net = one.net('net0')
-  const batch = new FrameBatch(8)
-  batch.count = 8
-  for (let i = 0; i < 8; i++) {
-    batch.buffer[i] = net.acquire()
-    batch.length[i] = 60 + i
-    batch.token[i] = 100 * seed + i
-    net.bufferRegion.u8.set(pattern(60 + i, seed), net.bufferOffset(batch.buffer[i]))
-  }
-  return net.send(batch)
-}
-
-const tokensOf = (seed: number): number[] => Array.from({ length: 8 }, (_, i) => 100 * seed + i)
+import { CASES, sendEight, tokensOf, withDisk, withNet } from './support/held.ts'
+import { HeldStore, machine, outcome, pattern, settled } from './support/machines.ts'
 
 describe('a driver resets one queue (virtio 1.4 §2.6.1)', () => {
   describe.each(CASES)('$name', (wanted) => {
@@ -138,37 +55,30 @@ describe('a driver resets one queue (virtio 1.4 §2.6.1)', () => {
         }
       }))
 
-    it('blk: what is in flight rejects once the store has ended it, and later requests are served', async () => {
-      const { transport, make, offer } = wanted
-      const store = new HeldStore(pattern(64 << 10))
-      const one = await machine([{ type: 'blk', name: 'disk0', device: { store, offer, accessPlatform: 'offered' } }], {
-        transport,
-        schemes: [make()],
-      })
-      const disk = one.blk('disk0')
-      for (let round = 0; round < 3; round++) {
-        const lost = [0, 8, 16].map((sector) => outcome(disk.readBytes(sector, 4096)))
-        await settled()
-        one.pump()
-        expect(store.held).toHaveLength(3)
-        const resetting = one.run(disk.resetQueue())
-        const reset = outcome(resetting)
-        const waiting = outcome(disk.readBytes(24, 512))
-        await settled()
-        expect([reset(), ...lost.map((state) => state())]).toEqual(['pending', 'pending', 'pending', 'pending'])
-        for (let i = 0; i < 3; i++) store.release()
-        await resetting
-        await settled()
-        expect(lost.map((state) => state())).toEqual(['BLK_RESET', 'BLK_RESET', 'BLK_RESET'])
-        one.pump()
-        store.release()
-        one.pump()
-        await settled()
-        expect(waiting()).toBe('ok')
-      }
-      expect(one.blkModel('disk0').faults.last()).toEqual([])
-      await one.close()
-    })
+    it('blk: what is in flight rejects once the store has ended it, and later requests are served', () =>
+      withDisk(wanted, async ({ machine: one, store }) => {
+        const disk = one.blk('disk0')
+        for (let round = 0; round < 3; round++) {
+          const lost = [0, 8, 16].map((sector) => outcome(disk.readBytes(sector, 4096)))
+          await settled()
+          one.pump()
+          expect(store.held).toHaveLength(3)
+          const resetting = one.run(disk.resetQueue())
+          const reset = outcome(resetting)
+          const waiting = outcome(disk.readBytes(24, 512))
+          await settled()
+          expect([reset(), ...lost.map((state) => state())]).toEqual(['pending', 'pending', 'pending', 'pending'])
+          for (let i = 0; i < 3; i++) store.release()
+          await resetting
+          await settled()
+          expect(lost.map((state) => state())).toEqual(['BLK_RESET', 'BLK_RESET', 'BLK_RESET'])
+          one.pump()
+          store.release()
+          one.pump()
+          await settled()
+          expect(waiting()).toBe('ok')
+        }
+      }))
   })
 
   it('which needs RING_RESET; without it nothing is done', async () => {

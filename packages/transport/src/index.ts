@@ -6,7 +6,7 @@
 
 export { DeviceStuckError, TRANSPORT_CODES, TransportError, TransportLostError } from './contract/errors.ts'
 export type { ConfigReader, QueueAreas, VirtioTransport } from './contract/transport.ts'
-export { DEFAULT_DEADLINE_MS, Deadline, deadlineMsOf, type Wait, waitUntil } from './contract/wait.ts'
+export { DEFAULT_DEADLINE_MS, Deadline, deadlineMsOf, turnsUntil, type Wait, waitUntil } from './contract/wait.ts'
 export { readDevicetree } from './devicetree/blob.ts'
 export {
   type ExtendedInterrupt,

@@ -139,8 +139,8 @@ describe.skipIf(missingSystem !== '')(titled('front-end', missingSystem), () => 
   })
 
   describe('features', () => {
-    it('bits of vhost itself are neither offered to the driver nor lost for the back end', () => {
-      backEnd.offered = FeatureSet.of(1, 26, 30, 32, 38)
+    it('bits of vhost itself, and those that have no message, are not offered to the driver; the former are not lost', () => {
+      backEnd.offered = FeatureSet.of(1, 26, 30, 32, 38, 39, 43)
       const made = connect()
       expect(made.readFeatures().bits()).toEqual([1, 32])
       made.writeFeatures(FeatureSet.of(1, 32))

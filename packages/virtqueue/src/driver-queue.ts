@@ -91,7 +91,9 @@ const HIGH_HALF = 2 ** -32
  * {@link reap}.
  *
  * A row is what one mapping and one descriptor have in common. Row r < size is one of the ring's descriptors; row size +
- * t·capacity + e is entry e of indirect table t. A chain's id is the first row that it takes of the ring.
+ * t·capacity + e is entry e of indirect table t. A chain's id is the first row that it takes of the ring; what a split
+ * ring writes into its available ring is that number too, which the specification calls the head there. `recycle` gives
+ * the rows of completed chains back; `undo` those of chains that were never published.
  *
  * Between two calls every row r < size is in one place: in `free`, among the completed that wait for `recycle`, in an
  * outstanding or prepared chain, or in one that was added and not published.
@@ -133,7 +135,7 @@ export class DriverQueue implements Virtqueue {
   declare private readonly freeRows: Uint16Array
   declare private readonly freeMask: number
   private freeAt = 0
-  private retired = 0
+  private recyclable = 0
 
   declare private readonly indirect: DmaRegion | null
   declare private readonly indirectWord: number
@@ -407,10 +409,10 @@ export class DriverQueue implements Virtqueue {
     const taken = direct ? needed : 1
     if (this.free < taken) return QUEUE_FULL
 
-    const head = freeRows[freeAt]
+    const id = freeRows[freeAt]
     const table = direct ? -1 : this.freeTables[this.freeTableCount - 1]
     const words = direct ? this.words : this.tableWords
-    const first = direct ? head : this.size + table * this.tableCapacity
+    const first = direct ? id : this.size + table * this.tableCapacity
     let word = direct ? 4 * this.descriptors : 0
     let posted = 0
     let row = first
@@ -432,7 +434,7 @@ export class DriverQueue implements Virtqueue {
           m.direction[row] = into ? FROM : TO
           const status = this.map(row)
           if (status !== OK) {
-            this.rewind(first, k)
+            this.undoChain(first, k)
             return status
           }
           rows[ROW * row + ROW_FLAGS] = into ? MAPPED | WRITABLE : MAPPED
@@ -440,7 +442,7 @@ export class DriverQueue implements Virtqueue {
           deviceLength = m.deviceLength[row]
           done += piece
         } else {
-          device = kind < CELL ? addresses[i] : addresses[i] + this.cellAddress(kind, head)
+          device = kind < CELL ? addresses[i] : addresses[i] + this.cellAddress(kind, id)
           m.length[row] = length
           rows[ROW * row + ROW_FLAGS] = into ? WRITABLE : 0
           done = length
@@ -458,17 +460,17 @@ export class DriverQueue implements Virtqueue {
     }
 
     if (direct) this.descriptors += needed
-    else this.writeTable(head, table, needed)
+    else this.writeTable(id, table, needed)
     this.freeAt = (freeAt + taken) & freeMask
     this.free -= taken
     this.pendingRows += taken
     const { chains } = this.account
-    const at = 4 * head
+    const at = 4 * id
     chains[at + POSTED] = posted < MAX_POSTED ? posted : MAX_POSTED
     chains[at + ROWS] = needed
     chains[at + TABLE] = table
-    this.enter(head, OUTSTANDING | (needed > 1 || !direct ? MANY : rows[ROW * first + ROW_FLAGS]) | (taken << COUNT))
-    return head
+    this.enter(id, OUTSTANDING | (needed > 1 || !direct ? MANY : rows[ROW * first + ROW_FLAGS]) | (taken << COUNT))
+    return id
   }
 
   // The chain is complete, and follows those that were added before it.
@@ -479,7 +481,7 @@ export class DriverQueue implements Virtqueue {
     this.pending++
   }
 
-  private writeTable(head: number, table: number, entries: number): void {
+  private writeTable(id: number, table: number, entries: number): void {
     const { descriptors, words } = this
     const indirect = this.indirect as DmaRegion
     const bytes = table * this.tableCapacity * DESCRIPTOR_SIZE
@@ -490,7 +492,7 @@ export class DriverQueue implements Virtqueue {
     words[word] = device | 0
     words[word + 1] = (device * HIGH_HALF) | 0
     words[word + 2] = entries * DESCRIPTOR_SIZE
-    words[word + 3] = DESCRIPTOR_F_INDIRECT | (head << 16)
+    words[word + 3] = DESCRIPTOR_F_INDIRECT | (id << 16)
     this.descriptors++
     this.freeTableCount--
   }
@@ -522,7 +524,7 @@ export class DriverQueue implements Virtqueue {
 
   reap(budget: number): number {
     if (this.broken !== null) return 0
-    if (this.retired > 0) this.recycle()
+    if (this.recyclable > 0) this.recycle()
     const { account } = this
     if (account.outstanding === 0 && !this.ring.hasUsed) return 0
     this.refresh()
@@ -545,8 +547,8 @@ export class DriverQueue implements Virtqueue {
   }
 
   recycle(): void {
-    this.free += this.retired
-    this.retired = 0
+    this.free += this.recyclable
+    this.recyclable = 0
   }
 
   disarm(): void {
@@ -595,7 +597,7 @@ export class DriverQueue implements Virtqueue {
     const { freeRows, freeTables, size } = this
     for (let row = 0; row < size; row++) freeRows[row] = row
     for (let table = 0; table < freeTables.length; table++) freeTables[table] = freeTables.length - 1 - table
-    this.freeAt = this.retired = 0
+    this.freeAt = this.recyclable = 0
     this.free = size
     this.freeTableCount = freeTables.length
   }
@@ -626,7 +628,7 @@ export class DriverQueue implements Virtqueue {
     const { id: ids, written: lengths, status: statuses } = this.completed
     const { chains } = account
     const unpublished = this.pending > 0
-    let free = this.freeAt + this.free + this.retired
+    let free = this.freeAt + this.free + this.recyclable
     let clamped = 0
     let n = 0
     for (; n < count; n++) {
@@ -653,7 +655,7 @@ export class DriverQueue implements Virtqueue {
       free++
       if ((info & MANY) !== 0) {
         statuses[n] = this.unmapChain(id, believed)
-        free = this.retireRest(id, free)
+        free = this.takeBackRest(id, free)
       } else if ((info & MAPPED) === 0) statuses[n] = OK
       else {
         let answer: number
@@ -665,13 +667,13 @@ export class DriverQueue implements Virtqueue {
         statuses[n] = answer === OK ? OK : this.judge('unmap', answer)
       }
     }
-    this.retired = free - this.freeAt - this.free
+    this.recyclable = free - this.freeAt - this.free
     this.counters.clamped += clamped
     return n
   }
 
-  // The rows of a chain behind its head, or its table. Returns how far `freeRows` is filled then.
-  private retireRest(id: number, free: number): number {
+  // The rows of a chain behind its first, or its table. Returns how far `freeRows` is filled then.
+  private takeBackRest(id: number, free: number): number {
     const { freeMask, freeRows, rows } = this
     const { chains } = this.account
     const table = chains[4 * id + TABLE]
@@ -725,12 +727,13 @@ export class DriverQueue implements Virtqueue {
     return false
   }
 
-  private cellAddress(kind: number, head: number): number {
+  private cellAddress(kind: number, id: number): number {
     const cell = 2 * (kind - CELL)
-    return this.cellDevice[cell] + head * this.cellDevice[cell + 1]
+    return this.cellDevice[cell] + id * this.cellDevice[cell + 1]
   }
 
-  private rewind(first: number, count: number): void {
+  // Of a chain that could not be completed.
+  private undoChain(first: number, count: number): void {
     if (count === 0) return
     this.unmapRows(first, count, 0)
     this.commitUndone()

@@ -33,3 +33,10 @@ export async function collect(suite: (functions: TestFunctions) => void, only = 
   }
   return { ran: chosen.length, failed }
 }
+
+/** The suite has tests, and one whose name fits fails. */
+export async function expectNoticed(suite: (functions: TestFunctions) => void, noticed: RegExp): Promise<void> {
+  const { ran, failed } = await collect(suite, noticed)
+  expect(ran).toBeGreaterThan(0)
+  expect(failed.length).toBeGreaterThan(0)
+}

@@ -25,23 +25,23 @@ export const DEVICE_MUTANTS: readonly Mutants[] = [
     errors: [
       [
         'publishes by a plain store',
-        'device.storeThenLoad(usedIndex.half, used, driver, asked.half)',
-        '((device.u16[usedIndex.half] = used), driver.u16[asked.half])',
+        'usedRing.storeThenLoad(usedIndex.half, used, availableRing, asked.half)',
+        '((usedRing.u16[usedIndex.half] = used), availableRing.u16[asked.half])',
       ],
       [
         'looks for the answer before it publishes',
-        'device.storeThenLoad(usedIndex.half, used, driver, asked.half)',
-        '[driver.loadShared(asked.half), device.storeThenLoad(usedIndex.half, used, driver, asked.half)][0]',
+        'usedRing.storeThenLoad(usedIndex.half, used, availableRing, asked.half)',
+        '[availableRing.loadShared(asked.half), usedRing.storeThenLoad(usedIndex.half, used, availableRing, asked.half)][0]',
       ],
       [
         're-arms by a plain store',
-        'device.storeThenLoad(event.half, seen, driver, availableIndex.half)',
-        '((device.u16[event.half] = seen), driver.u16[availableIndex.half])',
+        'usedRing.storeThenLoad(event.half, seen, availableRing, availableIndex.half)',
+        '((usedRing.u16[event.half] = seen), availableRing.u16[availableIndex.half])',
       ],
       [
         'looks for chains before it is re-armed',
-        'device.storeThenLoad(event.half, seen, driver, availableIndex.half)',
-        '[driver.loadShared(availableIndex.half), device.storeThenLoad(event.half, seen, driver, availableIndex.half)][0]',
+        'usedRing.storeThenLoad(event.half, seen, availableRing, availableIndex.half)',
+        '[availableRing.loadShared(availableIndex.half), usedRing.storeThenLoad(event.half, seen, availableRing, availableIndex.half)][0]',
       ],
     ],
   },
@@ -49,7 +49,7 @@ export const DEVICE_MUTANTS: readonly Mutants[] = [
     file: 'packages/devices/src/ring/split.ts',
     suites: SPLIT,
     errors: [
-      ['does not re-arm while it publishes', 'device.storeAhead(event.half, seen)', ''],
+      ['does not re-arm while it publishes', 'usedRing.storeAhead(event.half, seen)', ''],
       [
         'does not look again behind the barrier',
         'this.accept(index) > 0 && index !== seen\n    return wanted',
@@ -199,7 +199,7 @@ export const DEVICE_MUTANTS: readonly Mutants[] = [
       ],
       [
         'writes where the port lets nobody write',
-        'resolveArea(owner, ringArea, areas, 0, bytes, DESCRIPTOR_RING_ALIGN, 4, ACCESS_WRITE) &&',
+        'resolveArea(owner, ringArea, areas, AREA_DESC_LOW, bytes, DESCRIPTOR_RING_ALIGN, 4, ACCESS_WRITE) &&',
         '',
       ],
       ['looks at a ring that is gone', 'update(): number {\n    if (!this.attached) return 0', 'update(): number {'],

@@ -34,10 +34,10 @@ export function checkQueue(queue: DriverQueue): void {
   const { size, free } = queue
   const number = (name: string): number => field<number>(queue, name)
   const { chains, inOrder, order, orderMask, outstanding, oldest } = field<Account>(queue, 'account')
-  const [pending, pendingRows, retired, freeAt, freeMask] = [
+  const [pending, pendingRows, recyclable, freeAt, freeMask] = [
     'pending',
     'pendingRows',
-    'retired',
+    'recyclable',
     'freeAt',
     'freeMask',
   ].map(number)
@@ -66,7 +66,7 @@ export function checkQueue(queue: DriverQueue): void {
     places.set(row, place)
   }
   const freeRows = field<Uint16Array>(queue, 'freeRows')
-  for (let i = 0; i < free + retired; i++) put(freeRows[(freeAt + i) & freeMask], i < free ? 'free' : 'retired')
+  for (let i = 0; i < free + recyclable; i++) put(freeRows[(freeAt + i) & freeMask], i < free ? 'free' : 'recyclable')
   const rows = field<Int32Array>(queue, 'rows')
   const rowsOf = (id: number): number[] => {
     const list = [id]

@@ -88,6 +88,9 @@ export class BlkDevice extends VirtioDevice {
   // By queue: bytes of staging memory that its next request waits for.
   declare private readonly wanted: Float64Array
   private writeThrough = false
+  // The capacity when it last changed.
+  private sectors = 0
+  declare private readonly showCapacity: () => void
 
   constructor(options: BlkDeviceOptions) {
     checkBlkOptions(options)
@@ -106,6 +109,7 @@ export class BlkDevice extends VirtioDevice {
     this.longest = longestData(this.stagingLimit)
     this.wanted = new Float64Array(this.queues.length)
     this.orphansOf = new Int32Array(this.queues.length)
+    this.showCapacity = () => this.config.write64(BLK_CONFIG_CAPACITY, this.sectors)
     this.scratch = new Region(new ArrayBuffer(SCRATCH_BYTES), 'block header')
     this.scratch.u8.set(idBytes(options.id ?? options.name), SCRATCH_ID)
     this.endedAgain = (sector) => {
@@ -124,9 +128,10 @@ export class BlkDevice extends VirtioDevice {
   capacityChanged(): void {
     checkCapacity(this.name, this.store)
     const sectors = this.store.capacity / SECTOR_SIZE
+    this.sectors = sectors
     const { config } = this
     const old = config.read(BLK_CONFIG_CAPACITY, 4) + 2 ** 32 * config.read(BLK_CONFIG_CAPACITY + 4, 4)
-    if (sectors !== old) this.changeConfig(() => config.write64(BLK_CONFIG_CAPACITY, sectors))
+    if (sectors !== old) this.changeConfig(this.showCapacity)
   }
 
   /** The driver chooses the cache mode: virtio 1.4 §5.2.5, §5.2.6.1. */

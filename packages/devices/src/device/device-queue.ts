@@ -4,14 +4,6 @@ import { DeviceError } from '../faults/errors.ts'
 import type { RingSetup } from '../ring/device-ring.ts'
 import { RingWalker } from '../ring/ring-walker.ts'
 
-/** Elements of {@link DeviceQueue.areas}: the 64-bit addresses of the three areas, as a driver writes them. */
-export const AREA_DESC_LOW = 0
-export const AREA_DESC_HIGH = 1
-export const AREA_DRIVER_LOW = 2
-export const AREA_DRIVER_HIGH = 3
-export const AREA_DEVICE_LOW = 4
-export const AREA_DEVICE_HIGH = 5
-
 /**
  * One virtqueue of a device: the registers that its driver sets, whatever the transport, and the walker over its ring.
  */

@@ -7,7 +7,9 @@ import {
   STATUS_DRIVER_OK,
   STATUS_FAILED,
   STATUS_FEATURES_OK,
+  STATUS_SUSPEND,
   VIRTIO_F_RING_PACKED,
+  VIRTIO_F_SUSPEND,
 } from '@guestdma/spec'
 import type { ConfigSpace } from './config-space.ts'
 import type { DeviceQueue } from './device-queue.ts'
@@ -51,7 +53,13 @@ interface Receiver {
 }
 
 const STATUS_BITS =
-  STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_DRIVER_OK | STATUS_FEATURES_OK | STATUS_DEVICE_NEEDS_RESET | STATUS_FAILED
+  STATUS_ACKNOWLEDGE |
+  STATUS_DRIVER |
+  STATUS_DRIVER_OK |
+  STATUS_FEATURES_OK |
+  STATUS_SUSPEND |
+  STATUS_DEVICE_NEEDS_RESET |
+  STATUS_FAILED
 /** A device with either takes nothing from its queues until it is reset, and what was in flight is void. */
 export const STATUS_STOPPED: number = STATUS_DEVICE_NEEDS_RESET | STATUS_FAILED
 const FEATURE_WORDS = 4
@@ -78,7 +86,7 @@ export function checkState(
   const begun = STATUS_ACKNOWLEDGE | STATUS_DRIVER
   if (
     (bits & ~STATUS_BITS) !== 0 ||
-    ((bits & STATUS_DRIVER_OK) !== 0 && !negotiated) ||
+    ((bits & (STATUS_DRIVER_OK | STATUS_SUSPEND)) !== 0 && !negotiated) ||
     (negotiated && (bits & begun) !== begun)
   ) {
     check.wrong(`status ${bits} is none that a driver can reach (virtio 1.4 §3.1.1)`, { status: bits })
@@ -88,6 +96,9 @@ export function checkState(
   if (negotiated && !accepts(features)) {
     const message = `negotiated ${features}, which this device does not accept; it offers ${device.offered}`
     check.wrong(message, { features: features.bits() })
+  }
+  if ((bits & STATUS_SUSPEND) !== 0 && !features.has(VIRTIO_F_SUSPEND)) {
+    check.wrong(`status ${bits} is suspended, and SUSPEND was not negotiated`, { status: bits })
   }
   check.integers('config', config, device.config.bytes.length, 2 ** 8)
   check.integer('generation', generation, U32)

@@ -4,6 +4,7 @@ import {
   VIRTIO_F_EVENT_IDX,
   VIRTIO_F_INDIRECT_DESC,
   VIRTIO_F_RING_RESET,
+  VIRTIO_F_SUSPEND,
   VIRTIO_F_VERSION_1,
 } from '@guestdma/spec'
 import { DeviceError } from '../faults/errors.ts'
@@ -36,6 +37,7 @@ export const DEFAULT_FEATURES: FeatureSet = FeatureSet.of(
   VIRTIO_F_INDIRECT_DESC,
   VIRTIO_F_EVENT_IDX,
   VIRTIO_F_RING_RESET,
+  VIRTIO_F_SUSPEND,
 )
 
 /** The device's half of feature negotiation: virtio 1.4 §2.2 and §6. */

@@ -7,11 +7,13 @@ import {
   STATUS_DRIVER_OK,
   STATUS_FAILED,
   STATUS_FEATURES_OK,
+  STATUS_SUSPEND,
   VIRTIO_F_EVENT_IDX,
   VIRTIO_F_IN_ORDER,
   VIRTIO_F_INDIRECT_DESC,
   VIRTIO_F_RING_PACKED,
   VIRTIO_F_RING_RESET,
+  VIRTIO_F_SUSPEND,
 } from '@guestdma/spec'
 import { DeviceError } from '../faults/errors.ts'
 import type { DeviceFault, RequestFaultReason } from '../faults/faults.ts'
@@ -116,8 +118,12 @@ export abstract class VirtioDevice {
   // Words beyond 128 bits that the driver left nonzero.
   private readonly beyond = new Set<number>()
   private accepted: FeatureSet = FeatureSet.empty
+  // With SUSPEND and DRIVER_OK the device is about to suspend: it completes what it took.
   private statusBits = 0
   private alive = false
+  private asleep = false
+  // Changes of the configuration that wait until the device resumes.
+  private readonly heldChanges = new Set<() => void>()
   declare private epoch: number
   private transport: DeviceTransport | null = null
 
@@ -156,9 +162,14 @@ export abstract class VirtioDevice {
     return this.statusBits
   }
 
-  /** Whether the driver set the device going and nothing stopped it since. */
+  /** Whether the driver set the device going and nothing stopped it since. A suspended device is live. */
   get live(): boolean {
-    return this.alive
+    return this.alive || this.asleep
+  }
+
+  /** Whether the driver suspended the device (virtio 1.4 §3.4): until it resumes, nothing touches a queue. */
+  get suspended(): boolean {
+    return this.asleep
   }
 
   /** For the transport that stands before the device. One device has one transport. */
@@ -179,8 +190,8 @@ export abstract class VirtioDevice {
   }
 
   /**
-   * A write to the device status field: virtio 1.4 §2.1, §3.1. Returns false if a part of it was not for a driver to
-   * write.
+   * A write to the device status field: virtio 1.4 §2.1, §3.1, §3.4. Returns false if a part of it was not for a driver
+   * to write.
    */
   writeStatus(value: number): boolean {
     if (value === 0) {
@@ -189,8 +200,9 @@ export abstract class VirtioDevice {
     }
     const before = this.statusBits
     // A driver never clears a bit (§2.1.1), and NEEDS_RESET is the device's.
-    let proper = (before & ~value & DRIVER_STATUS) === 0 && (value & ~(DRIVER_STATUS | before)) === 0
-    let set = value & DRIVER_STATUS & ~before
+    const may = DRIVER_STATUS | (this.maySuspend ? STATUS_SUSPEND : 0)
+    let proper = (before & ~value & DRIVER_STATUS) === 0 && (value & ~(may | before)) === 0
+    let set = value & may & ~before
     // §3.1.1: features are agreed on with a driver that said that it is one.
     if ((set & STATUS_FEATURES_OK) !== 0 && ((before | set) & DRIVER_KNOWN) !== DRIVER_KNOWN) {
       proper = false
@@ -203,6 +215,8 @@ export abstract class VirtioDevice {
       else this.goLive()
     }
     if ((this.statusBits & STATUS_FAILED) !== 0) this.halt()
+    // A poll suspends the device.
+    else if ((set & STATUS_SUSPEND) !== 0) this.wake()
     return proper
   }
 
@@ -346,7 +360,7 @@ export abstract class VirtioDevice {
 
   /** Whether the driver may write to its configuration space now. */
   get configWritable(): boolean {
-    return (this.statusBits & STATUS_FEATURES_OK) !== 0
+    return (this.statusBits & STATUS_FEATURES_OK) !== 0 && !this.asleep
   }
 
   /**
@@ -364,10 +378,14 @@ export abstract class VirtioDevice {
     if (this.polling) return 0
     this.announced = this.changed = false
     let done = 0
+    let rested = false
     if (this.alive && this.mayAccess) {
       this.polling = true
       try {
-        if (this.checkPort()) done = this.work(budget)
+        if (this.checkPort()) {
+          done = this.work(this.suspending ? 0 : budget)
+          rested = this.suspending && this.rests()
+        }
       } catch (error) {
         // A port or a device type of somebody else's: where it stood is not known, so only a reset helps.
         this.hostThrew('poll', error)
@@ -377,6 +395,8 @@ export abstract class VirtioDevice {
       }
     }
     this.transport?.settle()
+    // Shown once the notifications are out (§3.4.2).
+    if (rested && this.alive && this.suspending) this.suspend()
     return done
   }
 
@@ -391,7 +411,8 @@ export abstract class VirtioDevice {
 
   /**
    * The device as plain data. Throws `DEVICE_BUSY` while requests are in flight: poll(0) until {@link inFlight} is 0,
-   * then save. Where the device failed or is in need of a reset, that is once what stands behind it has answered.
+   * then save. Where the device failed or is in need of a reset, that is once what stands behind it has answered. A change
+   * of the configuration that waits for a suspended device to resume is not in the state.
    */
   save(): DeviceState {
     if (this.inFlight > 0 || this.polling) {
@@ -425,6 +446,7 @@ export abstract class VirtioDevice {
     this.reset()
     this.driverWords.set(state.driverFeatures)
     this.statusBits = state.status
+    this.asleep = (state.status & (STATUS_SUSPEND | STATUS_DRIVER_OK | STATUS_STOPPED)) === STATUS_SUSPEND
     if ((state.status & STATUS_FEATURES_OK) !== 0) this.accepted = FeatureSet.fromWords(state.driverFeatures)
     this.onNegotiated()
     this.config.bytes.set(state.config)
@@ -464,7 +486,15 @@ export abstract class VirtioDevice {
     return 0
   }
 
-  /** Does the work of a poll; the port is fresh. Only called while live. */
+  /** Has all that was taken from the queues been used? Asked before the device suspends (§3.4.2). */
+  protected rests(): boolean {
+    return this.queues.every((queue) => this.inFlightOf(queue) === 0)
+  }
+
+  /**
+   * Does the work of a poll; the port is fresh. Only called while live; the budget is 0 where the driver asked the device
+   * to suspend.
+   */
   protected abstract work(budget: number): number
 
   /** Does the transport let the device access memory now? */
@@ -571,8 +601,15 @@ export abstract class VirtioDevice {
     observe(rethrow, error)
   }
 
-  /** Changes the configuration and tells the driver. A change by the driver itself needs only `config.write`. */
+  /**
+   * Changes the configuration and tells the driver. A change by the driver itself needs only `config.write`. While the
+   * device is suspended the change waits, once for each function, until it resumes or is reset (§3.4.2).
+   */
   protected changeConfig(change: () => void): void {
+    if (this.asleep) {
+      this.heldChanges.add(change)
+      return
+    }
     change()
     this.configurationChanged()
   }
@@ -586,9 +623,31 @@ export abstract class VirtioDevice {
   }
 
   private halt(): void {
-    if (!this.alive) return
+    if (!this.alive && !this.asleep) return
     this.alive = false
+    this.awake()
     this.onHalt()
+  }
+
+  private get maySuspend(): boolean {
+    return this.alive && this.accepted.has(VIRTIO_F_SUSPEND)
+  }
+
+  /** Whether the driver asked the device to suspend: it takes nothing new, and has not suspended yet or has not resumed. */
+  protected get suspending(): boolean {
+    return (this.statusBits & STATUS_SUSPEND) !== 0
+  }
+
+  private suspend(): void {
+    this.alive = false
+    this.asleep = true
+    this.statusBits &= ~STATUS_DRIVER_OK
+  }
+
+  private awake(): void {
+    this.asleep = false
+    for (const change of this.heldChanges) this.changeConfig(change)
+    this.heldChanges.clear()
   }
 
   private checkPosition(queue: DeviceQueue, { next = 0, used = 0 }: Partial<QueuePosition>): void {
@@ -614,9 +673,11 @@ export abstract class VirtioDevice {
     this.onNegotiated()
   }
 
+  // For the first time, or after the device was suspended.
   private goLive(): void {
-    this.statusBits |= STATUS_DRIVER_OK
+    this.statusBits = (this.statusBits & ~STATUS_SUSPEND) | STATUS_DRIVER_OK
     this.alive = this.runs()
+    this.awake()
     // The driver may have filled queues before it was allowed to notify (§3.1.1, steps 7 and 8).
     for (const queue of this.queues) queue.marked = queue.ready
     this.wake()

@@ -230,11 +230,17 @@ export class IommuDevice extends VirtioDevice implements IommuOwner {
     this.requests.setBypass(this.bypassNow())
   }
 
+  protected override rests(): boolean {
+    return !this.begun
+  }
+
   protected override work(budget: number): number {
     const queue = this.queues[IOMMU_REQUEST_QUEUE]
     let done = 0
     if (queue.started) {
-      if (queue.marked && budget > 0) done = this.serve(queue, budget)
+      // What was begun is carried on before the device suspends.
+      const work = this.suspending && this.begun ? 1 : budget
+      if (queue.marked && work > 0) done = this.serve(queue, work)
       if (queue.started && this.checkQueue(queue)) this.publish(queue)
     }
     const events = this.queues[IOMMU_EVENT_QUEUE]

@@ -38,6 +38,11 @@ import {
   VIRTIO_F_RING_RESET,
 } from '@guestdma/spec'
 import { isPart, partOf } from '../device/access-width.ts'
+import type { DeviceQueue } from '../device/device-queue.ts'
+import { StateCheck, U32 } from '../device/state-check.ts'
+import type { DeviceTransport, VirtioDevice } from '../device/virtio-device.ts'
+import type { RegisterFaultReason } from '../faults/faults.ts'
+import { tellLevel } from '../ports/interrupt-sink.ts'
 import {
   AREA_DESC_HIGH,
   AREA_DESC_LOW,
@@ -45,12 +50,7 @@ import {
   AREA_DEVICE_LOW,
   AREA_DRIVER_HIGH,
   AREA_DRIVER_LOW,
-  type DeviceQueue,
-} from '../device/device-queue.ts'
-import { StateCheck, U32 } from '../device/state-check.ts'
-import type { DeviceTransport, VirtioDevice } from '../device/virtio-device.ts'
-import type { RegisterFaultReason } from '../faults/faults.ts'
-import { tellLevel } from '../ports/interrupt-sink.ts'
+} from '../ring/ring-area.ts'
 
 /** Bytes of the control registers; the configuration space follows. */
 const CONTROL_BYTES = MMIO_CONFIG
@@ -263,6 +263,7 @@ export class MmioRegisters implements RegisterBus {
 
   private writeQueue(queue: DeviceQueue, offset: number, value: number): RegisterFaultReason | null {
     const { device } = this
+    if (device.suspended) return 'order'
     if (offset === MMIO_QUEUE_READY) {
       if ((value & 1) === 1) return device.enableQueue(queue) ? null : 'order'
       if (queue.ready) device.disableQueue(queue)

@@ -73,6 +73,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
   // The link had no room for all of the last batch.
   private refused = false
   private up = true
+  private readonly showLink = (): void => this.config.write(NET_CONFIG_STATUS, 2, this.up ? NET_S_LINK_UP : 0)
   // Longest untagged frame under the negotiated MTU.
   private longest = ETHERNET_MTU + ETHERNET_HEADER_SIZE
 
@@ -121,7 +122,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
     // Frames that were held back, on either side, can be dropped now.
     this.wake()
     if (!this.offered.has(VIRTIO_NET_F_STATUS)) return
-    this.changeConfig(() => this.config.write(NET_CONFIG_STATUS, 2, up ? NET_S_LINK_UP : 0))
+    this.changeConfig(this.showLink)
   }
 
   /**
@@ -151,7 +152,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
       this.wake()
       return 0
     }
-    if (!this.live || !queue.started || !this.mayAccess) {
+    if (!this.live || this.suspending || !queue.started || !this.mayAccess) {
       counters.receiveNoBuffer++
       return 0
     }

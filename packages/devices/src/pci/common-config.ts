@@ -150,6 +150,7 @@ export class PciCommon implements RegisterBus {
         if (this.driverFeatureSelect < FEATURE_WORDS) this.driverFeatures[this.driverFeatureSelect] = value
         return null
       case PCI_COMMON_CONFIG_MSIX_VECTOR:
+        if (device.suspended) return 'order'
         return this.msix.map(device.queues.length, value) ? null : 'vector'
       case PCI_COMMON_DEVICE_STATUS:
         return device.writeStatus(value) ? null : 'status-bits'
@@ -173,6 +174,7 @@ export class PciCommon implements RegisterBus {
 
   private setQueue(queue: DeviceQueue, offset: number, value: number): RegisterFaultReason | null {
     const { device } = this
+    if (device.suspended) return 'order'
     switch (offset) {
       case PCI_COMMON_QUEUE_MSIX_VECTOR:
         return this.msix.map(queue.index, value) ? null : 'vector'

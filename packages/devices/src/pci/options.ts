@@ -39,7 +39,8 @@ export interface PciFunctionOptions {
   readonly notifyMultiplier?: number
   /**
    * queue_notif_config_data of queue `index`: the 16 bits that a driver with NOTIF_CONFIG_DATA writes to its doorbell,
-   * another number for each queue (virtio 1.4 §4.1.4.3). Defaults to the index.
+   * another number for each queue (virtio 1.4 §4.1.4.3). Defaults to 65535 less the index, so that a driver that writes
+   * the index is noticed.
    */
   readonly notifConfigData?: (index: number) => number
   /**
@@ -132,7 +133,7 @@ export function pciSettings(device: VirtioDevice, options: PciFunctionOptions): 
   bits('subsystemVendorId', subsystemVendorId, 2 ** 16)
   bits('subsystemId', subsystemId, 2 ** 16)
   bits('msixVectors', msixVectors, MAX_VECTORS + 1)
-  const notifConfigData = device.queues.map(({ index }) => options.notifConfigData?.(index) ?? index)
+  const notifConfigData = device.queues.map(({ index }) => options.notifConfigData?.(index) ?? 0xffff - index)
   for (const data of notifConfigData) bits('notifConfigData', data, 2 ** 16)
   if (new Set(notifConfigData).size < queues) {
     wrong('notifConfigData must be another number for each queue', { notifConfigData })

@@ -282,6 +282,8 @@ export class PciFunction {
     const control = this.msixControl
     const { command } = this.space
     if ((control & MSIX_CONTROL_ENABLE) !== 0) {
+      // What a mask held back may not go out meanwhile (§3.4.2).
+      if (this.device.suspended) return null
       return (control & MSIX_CONTROL_MASK_ALL) === 0 && (command & PCI_COMMAND_BUS_MASTER) !== 0 ? 'messages' : null
     }
     return this.isr !== 0 && this.line !== 'up' && (command & PCI_COMMAND_INTX_DISABLE) === 0 ? 'line' : null

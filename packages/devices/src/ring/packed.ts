@@ -15,7 +15,15 @@ import {
   RING_EVENT_FLAGS_DISABLE,
 } from '@guestdma/spec'
 import type { DeviceRing, Fetched, RingPosition, RingSetup } from './device-ring.ts'
-import { integer, RingArea, type RingOwner, resolveArea } from './ring-area.ts'
+import {
+  AREA_DESC_LOW,
+  AREA_DEVICE_LOW,
+  AREA_DRIVER_LOW,
+  integer,
+  RingArea,
+  type RingOwner,
+  resolveArea,
+} from './ring-area.ts'
 
 // The engine folds a module's own constants into its code; imported ones it loads at each use.
 const ENDS = DESCRIPTOR_F_NEXT | DESCRIPTOR_F_INDIRECT
@@ -103,10 +111,10 @@ export class PackedDeviceRing implements DeviceRing {
     const event = EVENT_SUPPRESSION_SIZE
     // What is read is written as well.
     this.attached =
-      resolveArea(owner, ringArea, areas, 0, bytes, DESCRIPTOR_RING_ALIGN, 4, ACCESS_READ) &&
-      resolveArea(owner, ringArea, areas, 0, bytes, DESCRIPTOR_RING_ALIGN, 4, ACCESS_WRITE) &&
-      resolveArea(owner, driverArea, areas, 2, event, EVENT_SUPPRESSION_ALIGN, 4, ACCESS_READ) &&
-      resolveArea(owner, deviceArea, areas, 4, event, EVENT_SUPPRESSION_ALIGN, 4, ACCESS_WRITE)
+      resolveArea(owner, ringArea, areas, AREA_DESC_LOW, bytes, DESCRIPTOR_RING_ALIGN, 4, ACCESS_READ) &&
+      resolveArea(owner, ringArea, areas, AREA_DESC_LOW, bytes, DESCRIPTOR_RING_ALIGN, 4, ACCESS_WRITE) &&
+      resolveArea(owner, driverArea, areas, AREA_DRIVER_LOW, event, EVENT_SUPPRESSION_ALIGN, 4, ACCESS_READ) &&
+      resolveArea(owner, deviceArea, areas, AREA_DEVICE_LOW, event, EVENT_SUPPRESSION_ALIGN, 4, ACCESS_WRITE)
     if (this.attached) this.place(0)
     return this.attached
   }

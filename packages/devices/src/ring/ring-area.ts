@@ -1,6 +1,14 @@
 import { ADDRESS_HIGH_LIMIT, type BusPort, copy, Region } from '@guestdma/memory'
 import type { QueueFaultReason } from '../faults/faults.ts'
 
+/** Elements of `areas` of a queue: the 64-bit addresses of the three areas, as a driver writes them. */
+export const AREA_DESC_LOW = 0
+export const AREA_DESC_HIGH = 1
+export const AREA_DRIVER_LOW = 2
+export const AREA_DRIVER_HIGH = 3
+export const AREA_DEVICE_LOW = 4
+export const AREA_DEVICE_HIGH = 5
+
 const TWO_32 = 2 ** 32
 /** Grants for one area. An indirect table of 1 MiB takes 257 of 4 KiB, a ring 129 at most. */
 const MAX_GRANTS = 1024

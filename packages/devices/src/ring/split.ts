@@ -16,7 +16,16 @@ import {
   usedRingBytes,
 } from '@guestdma/spec'
 import type { DeviceRing, Fetched, RingPosition, RingSetup } from './device-ring.ts'
-import { integer, RingArea, type RingOwner, type RingWord, resolveArea } from './ring-area.ts'
+import {
+  AREA_DESC_LOW,
+  AREA_DEVICE_LOW,
+  AREA_DRIVER_LOW,
+  integer,
+  RingArea,
+  type RingOwner,
+  type RingWord,
+  resolveArea,
+} from './ring-area.ts'
 import { CHAIN_BYTES, CHAIN_STEPS } from './work.ts'
 
 // The engine folds a module's own constants into its code; imported ones it loads at each use.
@@ -51,10 +60,10 @@ export class SplitDeviceRing implements DeviceRing {
   declare private readonly deviceArea: RingArea
   declare private table: Region
   private tableWord = 0
-  declare private driver: Region
-  private driverHalf = 0
-  declare private device: Region
-  private deviceWord = 0
+  declare private availableRing: Region
+  private availableHalf = 0
+  declare private usedRing: Region
+  private usedWord = 0
   // An area is in pieces: copies have to be brought up to date.
   private scattered = false
   // The four words that both sides look at, in memory itself: the available index, what says whether the driver wants a
@@ -67,7 +76,7 @@ export class SplitDeviceRing implements DeviceRing {
   constructor(owner: RingOwner) {
     const nowhere = new Region(new ArrayBuffer(0), 'no ring')
     this.owner = owner
-    this.table = this.driver = this.device = nowhere
+    this.table = this.availableRing = this.usedRing = nowhere
     this.tableArea = new RingArea(nowhere)
     this.driverArea = new RingArea(nowhere)
     this.deviceArea = new RingArea(nowhere)
@@ -98,9 +107,9 @@ export class SplitDeviceRing implements DeviceRing {
     const descriptors = descriptorTableBytes(size)
     const entries = availableRingBytes(size)
     const found =
-      resolveArea(owner, tableArea, areas, 0, descriptors, DESCRIPTOR_TABLE_ALIGN, 4, ACCESS_READ) &&
-      resolveArea(owner, driverArea, areas, 2, entries, AVAILABLE_RING_ALIGN, 2, ACCESS_READ) &&
-      resolveArea(owner, deviceArea, areas, 4, usedRingBytes(size), USED_RING_ALIGN, 4, ACCESS_WRITE)
+      resolveArea(owner, tableArea, areas, AREA_DESC_LOW, descriptors, DESCRIPTOR_TABLE_ALIGN, 4, ACCESS_READ) &&
+      resolveArea(owner, driverArea, areas, AREA_DRIVER_LOW, entries, AVAILABLE_RING_ALIGN, 2, ACCESS_READ) &&
+      resolveArea(owner, deviceArea, areas, AREA_DEVICE_LOW, usedRingBytes(size), USED_RING_ALIGN, 4, ACCESS_WRITE)
     if (!found) return false
     if (
       !driverArea.find(AVAILABLE_INDEX, this.availableIndex) ||
@@ -113,10 +122,10 @@ export class SplitDeviceRing implements DeviceRing {
     }
     this.table = tableArea.region
     this.tableWord = integer(tableArea.offset / 4)
-    this.driver = driverArea.region
-    this.driverHalf = integer(driverArea.offset / 2)
-    this.device = deviceArea.region
-    this.deviceWord = integer((deviceArea.offset + USED_RING) / 4)
+    this.availableRing = driverArea.region
+    this.availableHalf = integer(driverArea.offset / 2)
+    this.usedRing = deviceArea.region
+    this.usedWord = integer((deviceArea.offset + USED_RING) / 4)
     this.scattered = tableArea.scattered || driverArea.scattered || deviceArea.scattered
     if (this.scattered) this.pull()
     this.attached = true
@@ -149,17 +158,17 @@ export class SplitDeviceRing implements DeviceRing {
   }
 
   fetch(into: Fetched, limit: number): number {
-    const { driver, owner, size, table } = this
+    const { availableRing, owner, size, table } = this
     const ready = (this.available - this.next) & 0xffff
     const count = ready < limit ? ready : limit
     if (count === 0) return 0
-    if (driver.u16.length === 0) driver.refresh()
+    if (availableRing.u16.length === 0) availableRing.refresh()
     if (table.u32.length === 0) table.refresh()
     into.reserve(size + count)
     const { firsts, ids } = into
     const mask = size - 1
-    const ring = driver.u16
-    const first = (this.driverHalf + 2) | 0
+    const ring = availableRing.u16
+    const first = (this.availableHalf + 2) | 0
     const from = table.u32
     const base = this.tableWord
     const start = this.next
@@ -214,7 +223,7 @@ export class SplitDeviceRing implements DeviceRing {
     into.descriptors = begin
     firsts[chain] = begin
     this.next = (start + n) & 0xffff
-    if (driver.meter !== null) driver.meter.load(2, n)
+    if (availableRing.meter !== null) availableRing.meter.load(2, n)
     if (table.meter !== null) table.meter.load(4, 4 * (begin - firsts[chain - n]))
     return n
   }
@@ -248,14 +257,14 @@ export class SplitDeviceRing implements DeviceRing {
   }
 
   push(id: number, written: number, whole: boolean): void {
-    const { device, used } = this
-    if (device.u32.length === 0) device.refresh()
-    const words = device.u32
+    const { usedRing, used } = this
+    if (usedRing.u32.length === 0) usedRing.refresh()
+    const words = usedRing.u32
     if (!this.replaceable) this.slot = used
-    const word = this.deviceWord + ((this.slot & (this.size - 1)) << 1)
+    const word = this.usedWord + ((this.slot & (this.size - 1)) << 1)
     words[word] = id
     words[word + 1] = written
-    if (device.meter !== null) device.meter.store(4, 2)
+    if (usedRing.meter !== null) usedRing.meter.store(4, 2)
     this.used = (used + 1) & 0xffff
     this.replaceable = whole && this.batchUsed
   }
@@ -265,10 +274,10 @@ export class SplitDeviceRing implements DeviceRing {
       for (let row = 0; row < rows; row++) this.push(columns[row << 2] & 0xffff, 0, true)
       return
     }
-    const { device, used } = this
-    if (device.u32.length === 0) device.refresh()
-    const words = device.u32
-    const first = this.deviceWord
+    const { usedRing, used } = this
+    if (usedRing.u32.length === 0) usedRing.refresh()
+    const words = usedRing.u32
+    const first = this.usedWord
     const mask = this.size - 1
     for (let row = 0; row < rows; row++) {
       const word = (first + (((used + row) & mask) << 1)) | 0
@@ -276,25 +285,25 @@ export class SplitDeviceRing implements DeviceRing {
       words[(word + 1) | 0] = 0
     }
     this.used = (used + rows) & 0xffff
-    if (device.meter !== null) device.meter.store(4, 2 * rows)
+    if (usedRing.meter !== null) usedRing.meter.store(4, 2 * rows)
   }
 
   flush(): boolean {
     const { published: old, used } = this
     if (used === old || !this.attached) return false
     const { asked, usedIndex } = this
-    const { region: device } = usedIndex
-    const { region: driver } = asked
-    if (device.u16.length === 0) device.refresh()
-    if (driver.u16.length === 0) driver.refresh()
+    const { region: usedRing } = usedIndex
+    const { region: availableRing } = asked
+    if (usedRing.u16.length === 0) usedRing.refresh()
+    if (availableRing.u16.length === 0) availableRing.refresh()
     if (this.scattered) this.usedElements(old, used, false)
     // Elements first, then the index that publishes them, then the question whether the driver wants to know.
-    const answer = device.storeThenLoad(usedIndex.half, used, driver, asked.half)
+    const answer = usedRing.storeThenLoad(usedIndex.half, used, availableRing, asked.half)
     this.published = used
     this.replaceable = false
-    if (device.meter !== null) device.meter.store(2, 1)
-    if (driver.meter !== null) driver.meter.load(2, 1)
-    if (device.onDeviceWrite !== null || this.scattered) this.reportUsed(old, used)
+    if (usedRing.meter !== null) usedRing.meter.store(2, 1)
+    if (availableRing.meter !== null) availableRing.meter.load(2, 1)
+    if (usedRing.onDeviceWrite !== null || this.scattered) this.reportUsed(old, used)
     if (!this.eventIndex) return (answer & AVAILABLE_F_NO_INTERRUPT) === 0
     // One of the elements old .. used - 1 was written at index `answer`, modulo 2^16.
     return ((used - answer - 1) & 0xffff) < ((used - old) & 0xffff)
@@ -306,14 +315,14 @@ export class SplitDeviceRing implements DeviceRing {
     // Without the event index the used ring's flags stay 0, as the driver initialised them: it always notifies.
     if (!this.eventIndex || !this.attached) return false
     const { availableIndex, event } = this
-    const { region: device } = event
-    const { region: driver } = availableIndex
-    if (device.u16.length === 0) device.refresh()
-    if (driver.u16.length === 0) driver.refresh()
+    const { region: usedRing } = event
+    const { region: availableRing } = availableIndex
+    if (usedRing.u16.length === 0) usedRing.refresh()
+    if (availableRing.u16.length === 0) availableRing.refresh()
     const seen = this.available
-    const index = device.storeThenLoad(event.half, seen, driver, availableIndex.half)
-    if (device.meter !== null) device.meter.store(2, 1)
-    if (device.onDeviceWrite !== null) device.onDeviceWrite(event.half * 2, 2)
+    const index = usedRing.storeThenLoad(event.half, seen, availableRing, availableIndex.half)
+    if (usedRing.meter !== null) usedRing.meter.store(2, 1)
+    if (usedRing.onDeviceWrite !== null) usedRing.onDeviceWrite(event.half * 2, 2)
     return this.accept(index) > 0 && index !== seen
   }
 
@@ -325,19 +334,19 @@ export class SplitDeviceRing implements DeviceRing {
       return wanted
     }
     const { available: seen, availableIndex, event } = this
-    const { region: device } = event
-    if (device.u16.length === 0) device.refresh()
-    device.storeAhead(event.half, seen)
-    if (device.meter !== null) device.meter.store(2, 1)
+    const { region: usedRing } = event
+    if (usedRing.u16.length === 0) usedRing.refresh()
+    usedRing.storeAhead(event.half, seen)
+    if (usedRing.meter !== null) usedRing.meter.store(2, 1)
     const wanted = this.flush()
     this.more = false
     // What listens to writes may have stopped the queue, or grown its memory.
-    if (device.onDeviceWrite !== null) device.onDeviceWrite(event.half * 2, 2)
+    if (usedRing.onDeviceWrite !== null) usedRing.onDeviceWrite(event.half * 2, 2)
     if (!this.attached) return wanted
-    const { region: driver } = availableIndex
-    if (driver.u16.length === 0) driver.refresh()
+    const { region: availableRing } = availableIndex
+    if (availableRing.u16.length === 0) availableRing.refresh()
     // Behind the barrier of the used index.
-    const index = driver.loadShared(availableIndex.half)
+    const index = availableRing.loadShared(availableIndex.half)
     this.more = this.accept(index) > 0 && index !== seen
     return wanted
   }

@@ -148,3 +148,15 @@ export function header(ram: Ram, type: number, sector = 0): Element {
 export function status(ram: Ram): Element & { readonly w: true } {
   return { address: ram.put([0xff], 1), length: 1, w: true }
 }
+
+/** The message of what is thrown next where nobody catches it. */
+export function nextUncaught(): Promise<string> {
+  return new Promise((resolve) => {
+    const others = process.listeners('uncaughtException')
+    process.removeAllListeners('uncaughtException')
+    process.once('uncaughtException', (error) => {
+      for (const listener of others) process.on('uncaughtException', listener)
+      resolve(error.message)
+    })
+  })
+}

@@ -427,7 +427,7 @@ export class BlkDriver extends VirtioDriver {
   // Cuts waiting transfers into device requests and submits as many as there is room for.
   private advance(): number {
     let moved = 0
-    while (this.waiting.length > 0 && this.broken === null && !this.resetting && !this.session.closed) {
+    while (this.waiting.length > 0 && this.broken === null && !this.paused && !this.session.closed) {
       const planned = this.plan()
       if (planned === 0) break
       this.batch.count = planned

@@ -118,9 +118,17 @@ export const DRIVER_CODES = {
     meaning: 'A queue was to be reset alone, and RING_RESET was not agreed.',
     advice: 'Reset the device instead, or use one that offers RING_RESET.',
   },
+  DRIVER_NO_SUSPEND: {
+    meaning: 'The device was to be suspended, and SUSPEND was not agreed.',
+    advice: 'Use a device that offers SUSPEND, or close the device and make it anew.',
+  },
   DRIVER_OPTION: {
     meaning: 'An option of a driver is out of its bounds.',
     advice: 'Take a value within the bounds that the message names.',
+  },
+  DRIVER_SUSPENDED: {
+    meaning: 'The device is suspended, or was to be resumed and is not suspended.',
+    advice: 'Resume the device before anything else is asked of it, and only once.',
   },
   NET_BUFFER_LENT: {
     meaning: 'A buffer was given back while the device has it.',

@@ -4,6 +4,7 @@ import {
   type FeatureSet,
   STATUS_DEVICE_NEEDS_RESET,
   STATUS_DRIVER_OK,
+  STATUS_SUSPEND,
   VIRTIO_F_EVENT_IDX,
   VIRTIO_F_IN_ORDER,
   VIRTIO_F_INDIRECT_DESC,
@@ -11,6 +12,7 @@ import {
   VIRTIO_F_NOTIFICATION_DATA,
   VIRTIO_F_RING_PACKED,
   VIRTIO_F_RING_RESET,
+  VIRTIO_F_SUSPEND,
 } from '@guestdma/spec'
 import {
   addStatus,
@@ -19,11 +21,13 @@ import {
   giveUp,
   resetDevice,
   resetQueue,
+  turnsUntil,
   type VirtioTransport,
   type Wait,
+  waitUntil,
 } from '@guestdma/transport'
 import { DriverQueue, type Virtqueue, type VirtqueueOptions } from '@guestdma/virtqueue'
-import { DriverError } from './errors.ts'
+import { DeviceBrokenError, DriverError } from './errors.ts'
 
 /** The device-independent features that every driver here understands. */
 export const QUEUE_FEATURES: readonly number[] = [
@@ -34,6 +38,7 @@ export const QUEUE_FEATURES: readonly number[] = [
   VIRTIO_F_NOTIFICATION_DATA,
   VIRTIO_F_RING_PACKED,
   VIRTIO_F_RING_RESET,
+  VIRTIO_F_SUSPEND,
 ]
 
 export interface SessionOptions {
@@ -50,6 +55,8 @@ export interface SessionOptions {
   detach?(): boolean
 }
 
+/** Which of the two is set says whether a device runs or is suspended. */
+const RUNNING = STATUS_DRIVER_OK | STATUS_SUSPEND
 /** What a bus returns where no device answers any more. */
 const ALL_ONES = 0xff
 
@@ -81,6 +88,8 @@ export class DeviceSession {
   /** For the driver: called once, when {@link failure} is set. */
   onFailure: (() => void) | null = null
 
+  /** Between {@link suspend} and {@link resume}. */
+  suspended = false
   /** After {@link close}: memory stays out of use, since the device may still reach it. */
   quarantined = false
 
@@ -152,6 +161,32 @@ export class DeviceSession {
   }
 
   /**
+   * Suspends the device (virtio 1.4 §3.4): it uses what it took from its queues, and then leaves them alone. What else was
+   * made available stays so. From the call of this until {@link resume} is done nothing may be asked of any queue.
+   *
+   * @throws DriverError `DRIVER_NO_SUSPEND`, before anything is done, `DRIVER_CLOSED`; DeviceBrokenError where the device
+   *   does not suspend in time or asks for a reset; TransportError
+   */
+  async suspend(): Promise<void> {
+    if (!this.features.has(VIRTIO_F_SUSPEND)) {
+      const message = 'SUSPEND was not agreed, so the device cannot be suspended'
+      throw new DriverError('DRIVER_NO_SUSPEND', this.name, message, { features: this.features.bits() })
+    }
+    await this.bring(STATUS_SUSPEND, 'suspend')
+  }
+
+  /**
+   * Resumes a device that was suspended. Its queues go on where they stood.
+   *
+   * @throws DriverError `DRIVER_CLOSED`; DeviceBrokenError where the device does not resume in time, asks for a reset, or
+   *   was no longer suspended; TransportError
+   */
+  async resume(): Promise<void> {
+    this.requireUsable()
+    await this.bring(STATUS_DRIVER_OK, 'resume')
+  }
+
+  /**
    * Runs `release` when the device can no longer reach the driver's buffers: at once where that is so already, and
    * never where they had to be quarantined. Last in, first out. What the backend allocated is gone by then.
    */
@@ -178,8 +213,11 @@ export class DeviceSession {
     const status = this.transport.readStatus()
     if (status === ALL_ONES) return 'the device is gone: its status reads as all ones'
     if ((status & STATUS_DEVICE_NEEDS_RESET) !== 0) return 'the device set DEVICE_NEEDS_RESET'
-    if ((status & STATUS_DRIVER_OK) === 0) return `the device was reset by somebody else: its status is ${status}`
-    return null
+    const { suspended } = this
+    if ((status & (suspended ? RUNNING : STATUS_DRIVER_OK)) === (suspended ? STATUS_SUSPEND : STATUS_DRIVER_OK))
+      return null
+    if ((status & RUNNING) === 0) return `the device was reset by somebody else: its status is ${status}`
+    return `the device ${suspended ? 'resumed' : 'suspended'} by itself: its status is ${status}`
   }
 
   /**
@@ -192,6 +230,26 @@ export class DeviceSession {
   close(): Promise<void> {
     this.closing ??= this.shutDown()
     return this.closing
+  }
+
+  // Sets SUSPEND or DRIVER_OK, and waits until the device shows that one alone (§3.4.1).
+  private async bring(bit: number, what: string): Promise<void> {
+    const deadline = turnsUntil(this.name, this.wait)
+    addStatus(this.transport, bit)
+    const answered = (): boolean => {
+      const status = this.transport.readStatus()
+      return (status & RUNNING) === bit || (status & STATUS_DEVICE_NEEDS_RESET) !== 0
+    }
+    const inTime = await waitUntil(answered, this.wait, deadline)
+    if (this.closed) throw new DriverError('DRIVER_CLOSED', this.name, 'the device was closed meanwhile')
+    if (!inTime) throw new DeviceBrokenError(this.name, `the device did not ${what} within ${deadline.ms} ms`)
+    this.suspended = bit === STATUS_SUSPEND
+    this.requireUsable()
+  }
+
+  private requireUsable(): void {
+    const why = this.whyUnusable()
+    if (why !== null) throw new DeviceBrokenError(this.name, why)
   }
 
   // What a queue published stays published, whether or not the device could be told.

@@ -51,8 +51,15 @@ export abstract class VirtioDriver {
   private interrupted = false
   private announced = false
   protected polling = false
-  /** A queue is being reset: nothing is asked of the device, and nothing is taken from it. */
-  protected resetting = false
+  /**
+   * A queue is being reset, or the device is suspended or on its way there or back: nothing is asked of the device, and
+   * nothing is taken from it.
+   */
+  protected paused = false
+  private changing = false
+  // Since when the driver's clock stands, since the device is suspended; and how long it stood before.
+  private stoppedAt: number | null = null
+  private stoppedFor = 0
   private idlePolls = 0
   private timer: ReturnType<typeof setTimeout> | null = null
   // With a deadline: the clock as it was last, and how long it has not moved, in polls.
@@ -107,7 +114,7 @@ export abstract class VirtioDriver {
    */
   poll(budget: number): number {
     // A listener that polls in turn would pull what it is being shown from under itself.
-    if (this.polling || this.resetting || this.broken !== null || this.session.closed) return 0
+    if (this.polling || this.paused || this.broken !== null || this.session.closed) return 0
     this.polling = true
     this.announced = false
     try {
@@ -119,6 +126,31 @@ export abstract class VirtioDriver {
     } finally {
       this.polling = false
     }
+  }
+
+  /**
+   * Suspends the device (virtio 1.4 §3.4): it completes what it has begun, and rests until {@link resume}. What it has not
+   * begun stays with it, and what completes is told after `resume`. Meanwhile nothing is sent, requests wait, and no
+   * deadline passes. The device may be closed.
+   *
+   * @throws what `DeviceSession.suspend` throws, and DriverError `DRIVER_SUSPENDED`; the device is broken then, unless it
+   *   cannot be suspended or is already
+   */
+  suspend(): Promise<void> {
+    return this.change(false, async () => {
+      this.unwatch()
+      this.stoppedAt = this.clock()
+      await this.session.suspend()
+    })
+  }
+
+  /**
+   * Resumes the device after {@link suspend}, and goes on with everything.
+   *
+   * @throws what `DeviceSession.resume` throws, and DriverError `DRIVER_SUSPENDED` where it is not suspended
+   */
+  resume(): Promise<void> {
+    return this.change(true, () => this.session.resume())
   }
 
   /** Resets the device and gives all memory back. What is in flight is dropped, or fails with `DRIVER_CLOSED`. */
@@ -146,7 +178,12 @@ export abstract class VirtioDriver {
     return `the device did not answer within ${this.requestDeadlineMs} ms`
   }
 
+  /** The driver's clock, in milliseconds. It stands while the device is suspended. */
   protected now(): number {
+    return (this.stoppedAt ?? this.clock()) - this.stoppedFor
+  }
+
+  private clock(): number {
     const now = this.session.wait.now?.() ?? performance.now()
     // A clock that gives no number is one that stands still.
     return Number.isNaN(now) ? 0 : now
@@ -156,30 +193,52 @@ export abstract class VirtioDriver {
    * Resets one queue alone. `drop` is called when it is as it was made: whatever was in flight there is the driver's
    * again. A device that does not confirm it is broken.
    */
-  protected async restart(queue: Virtqueue, drop: () => void): Promise<void> {
-    if (this.broken !== null) throw this.broken
-    if (this.resetting || this.session.closed) {
-      const what = this.session.closed ? 'the device was closed' : 'a queue is being reset already'
-      throw new DriverError('DRIVER_CLOSED', this.name, what)
-    }
-    this.resetting = true
-    try {
+  protected restart(queue: Virtqueue, drop: () => void): Promise<void> {
+    return this.change(false, async () => {
       await this.session.resetQueue(queue)
       drop()
       queue.disarm()
+    })
+  }
+
+  // One such change at a time. One that fails after it was begun breaks the device.
+  private async change(suspended: boolean, work: () => Promise<void>): Promise<void> {
+    const { name, session } = this
+    if (this.broken !== null) throw this.broken
+    if (session.closed) throw new DriverError('DRIVER_CLOSED', name, 'the device was closed')
+    if (this.changing) {
+      const message = 'a queue is being reset, or the device suspended or resumed; wait until that is done'
+      throw new DriverError('DRIVER_CLOSED', name, message)
+    }
+    if (session.suspended !== suspended) {
+      const message = suspended ? 'the device is not suspended' : 'the device is suspended; resume it first'
+      throw new DriverError('DRIVER_SUSPENDED', name, message)
+    }
+    this.changing = this.paused = true
+    try {
+      await work()
     } catch (error) {
       const { code, details, message } = error as GuestDmaError
-      if (code !== 'DRIVER_NO_RING_RESET' && !this.session.closed) this.break(message, details, { cause: error })
+      if (!NOT_AGREED.has(code) && !session.closed) this.break(message, details, { cause: error })
       throw error
     } finally {
-      this.resetting = false
-      this.wake()
+      this.changing = false
+      if (!session.suspended) this.goOn()
     }
+  }
+
+  private goOn(): void {
+    if (this.stoppedAt !== null) this.stoppedFor += this.clock() - this.stoppedAt
+    this.stoppedAt = null
+    this.paused = false
+    // A poll that came meanwhile did nothing.
+    this.announced = false
+    this.wake()
   }
 
   /** Something was asked of the device: where there is a deadline, somebody has to look at it. */
   protected watch(): void {
-    if (!this.timed || this.timer !== null || this.onWork === null) return
+    if (!this.timed || this.timer !== null || this.onWork === null || this.stoppedAt !== null) return
     this.watchFor(this.requestDeadlineMs)
   }
 
@@ -275,6 +334,8 @@ export abstract class VirtioDriver {
   }
 }
 
+/** What was refused before anything was done. */
+const NOT_AGREED: ReadonlySet<string> = new Set(['DRIVER_NO_RING_RESET', 'DRIVER_NO_SUSPEND'])
 const LONGEST_TIMER_MS = 0x7fff_ffff
 /** A deadline passes as well where the clock does not move for so many polls. */
 const STILL_POLLS = 2 ** 22

@@ -320,7 +320,7 @@ export class NetDriver extends VirtioDriver {
       this.sendStatus = QUEUE_BROKEN
       return 0
     }
-    if (this.resetting) {
+    if (this.paused) {
       this.sendStatus = QUEUE_FULL
       this.blocked = true
       return 0

@@ -100,6 +100,8 @@ export class HandDevice implements RegisterBus {
   stuck = false
   resets = 0
   onNotify: ((queue: number) => void) | null
+  /** What becomes of a status that is written, where it is not taken as it is. */
+  onStatus: ((value: number) => number) | null = null
   private readonly queueMax: readonly number[]
   private readonly offered: FeatureSet
   private readonly words = [0, 0, 0, 0]
@@ -153,7 +155,7 @@ export class HandDevice implements RegisterBus {
       this.notified.push(value)
       this.onNotify?.(value & 0xffff)
     } else if (offset === MMIO_STATUS && value === 0) this.reset()
-    else if (offset === MMIO_STATUS) this.status = value
+    else if (offset === MMIO_STATUS) this.status = this.onStatus?.(value) ?? value
   }
 
   reset(): void {

@@ -5,7 +5,7 @@ import { type BlkOp, type DiskName, digest } from './differential-script.ts'
 
 /** The requests of a script over the drivers of a machine: what fails because of a reset is asked for again. */
 export class DiskTraffic {
-  /** How often a request was in flight when its device was reset. */
+  /** How often a request was in flight when its device or its queue was reset. */
   retries = 0
   private readonly made: Machine
   private readonly arena: GuestAddress
@@ -49,7 +49,7 @@ export class DiskTraffic {
       this.completed(op.disk)
     } catch (error) {
       const { code = String(error) } = error as { readonly code?: string }
-      if (code === 'DRIVER_CLOSED') {
+      if (code === 'DRIVER_CLOSED' || code === 'BLK_RESET') {
         this.retries++
         this.waiting.push(op)
       } else this.lines.set(op.id, line(op, code, ''))

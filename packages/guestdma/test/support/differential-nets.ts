@@ -27,6 +27,7 @@ export class NetTraffic {
   private readonly script: Script
   private readonly mode: 'map' | 'pool'
   private readonly senders: Readonly<Record<NetName, Sender>>
+  private readonly resetting = new Set<NetName>()
   private made: Machine | null = null
   private arena = 0
   private missing = 0
@@ -61,6 +62,11 @@ export class NetTraffic {
     for (const name of NETS) this.push(name)
   }
 
+  /** The transmit queue of `name` is to be reset. What its driver holds is told as sent then, and nothing of it went out. */
+  willBeReset(name: NetName): void {
+    if (this.senders[name].out.size > 0) this.resetting.add(name)
+  }
+
   /** The device of `name` was reset: nothing of what its driver still held went out. */
   wasReset(name: NetName): void {
     const sender = this.senders[name]
@@ -70,6 +76,10 @@ export class NetTraffic {
   }
 
   sent(name: NetName, tokens: Uint32Array, count: number): void {
+    if (this.resetting.delete(name)) {
+      this.wasReset(name)
+      return
+    }
     for (let i = 0; i < count; i++)
       if (!this.senders[name].out.delete(tokens[i]))
         this.errors.push(`${name} sent ${tokens[i]}, which it was not given`)

@@ -2,9 +2,12 @@ import {
   VIRTIO_F_EVENT_IDX,
   VIRTIO_F_IN_ORDER,
   VIRTIO_F_INDIRECT_DESC,
+  VIRTIO_F_NOTIF_CONFIG_DATA,
   VIRTIO_F_NOTIFICATION_DATA,
   VIRTIO_F_ORDER_PLATFORM,
   VIRTIO_F_RING_PACKED,
+  VIRTIO_F_RING_RESET,
+  VIRTIO_F_SUSPEND,
 } from '@guestdma/spec'
 import { random } from './workload.ts'
 
@@ -18,6 +21,12 @@ const LEVELS = {
   /** Not offered; one used element for each chain; one for a batch. */
   inOrder: ['no', 'each', 'batches'],
   notificationData: [false, true],
+  /** Only PCI has a register for it. */
+  notifConfigData: [false, true],
+  /** Single queues are reset in the middle of the script. */
+  ringReset: [true, false],
+  /** Devices are suspended and resumed in the middle of the script. */
+  suspend: [true, false],
   orderPlatform: [false, true],
 } as const
 
@@ -32,7 +41,10 @@ export function ringFeatures(choice: Choice): (readonly [bit: number, wanted: bo
     [VIRTIO_F_EVENT_IDX, choice.eventIndex],
     [VIRTIO_F_IN_ORDER, choice.inOrder !== 'no'],
     [VIRTIO_F_NOTIFICATION_DATA, choice.notificationData],
+    [VIRTIO_F_NOTIF_CONFIG_DATA, choice.notifConfigData],
     [VIRTIO_F_ORDER_PLATFORM, choice.orderPlatform],
+    [VIRTIO_F_RING_RESET, choice.ringReset],
+    [VIRTIO_F_SUSPEND, choice.suspend],
   ]
 }
 

@@ -45,11 +45,21 @@ export interface BlkOp {
   readonly status: 'ok' | 'BLK_IOERR' | 'BLK_RANGE' | 'BLK_LENGTH'
 }
 
+/** Where RING_RESET was agreed: one queue of each is reset; a disk has but one. */
+export interface QueueResetStep {
+  readonly kind: 'queueReset'
+  readonly names: readonly (NetName | DiskName)[]
+  readonly which: 'receive' | 'transmit'
+}
+
 export type Step =
   | { readonly kind: 'send'; readonly frames: readonly FrameOp[] }
   | { readonly kind: 'blk'; readonly ops: readonly BlkOp[] }
   | { readonly kind: 'pump'; readonly budget: number }
   | { readonly kind: 'reset'; readonly names: readonly (NetName | DiskName)[] }
+  | QueueResetStep
+  /** Where SUSPEND was agreed: each is suspended, and resumed after the step that follows. */
+  | { readonly kind: 'suspend'; readonly names: readonly (NetName | DiskName)[] }
 
 /** Operations that are in flight together; at its end all of them are done. */
 interface Round {
@@ -90,6 +100,8 @@ export function makeScript(seed: number, roundCount: number): Script {
 class Generator {
   private readonly seed: number
   private readonly next: () => number
+  // For the steps between the others, which stay what their seeds were chosen for; its own seed is chosen likewise.
+  private readonly more: () => number
   private readonly network: Script['network']
   private ids = 0
   // Of the round under way.
@@ -100,6 +112,7 @@ class Generator {
   constructor(seed: number) {
     this.seed = seed
     this.next = random(seed)
+    this.more = random(seed ^ 0xc)
     this.network = (seed >>> 1) % 2 === 0 ? 'wire' : 'switch'
   }
 
@@ -109,7 +122,7 @@ class Generator {
     const rounds: Round[] = []
     // A switch learns where everybody is before anything is sent to one device.
     if (network === 'switch') rounds.push(this.round(() => [{ kind: 'send', frames: NETS.map((n) => this.hello(n)) }]))
-    while (rounds.length < roundCount) rounds.push(this.round(() => this.steps()))
+    while (rounds.length < roundCount) rounds.push(this.round(() => this.interrupted(this.steps())))
     const grows = (seed >>> 2) % 2 === 1
     return { seed, network, rounds, grows, queueSize }
   }
@@ -152,6 +165,26 @@ class Generator {
         const names = [...NETS, ...DISKS].filter(() => this.below(4) === 0)
         if (names.length > 0) steps.push({ kind: 'reset', names })
       }
+    }
+    return steps
+  }
+
+  // Queues are reset, and devices suspended, between any two steps.
+  private interrupted(steps: Step[]): Step[] {
+    const { more } = this
+    const some = (): (NetName | DiskName)[] => {
+      const all = [...NETS, ...DISKS]
+      const first = all[more() % all.length]
+      return all.filter((name) => name === first || more() % 4 === 0)
+    }
+    for (let left = 2 + (more() % 3); left > 0; left--) {
+      const which = more() % 2 === 0 ? 'receive' : 'transmit'
+      const step: Step =
+        left % 2 === 0 ? { kind: 'queueReset', names: some(), which } : { kind: 'suspend', names: some() }
+      // Both move all that is under way. A reset of a device is to find something.
+      let at = more() % (steps.length + 1)
+      while (steps.slice(at, at + 2).some(({ kind }) => kind === 'reset')) at++
+      steps.splice(at, 0, step)
     }
     return steps
   }

@@ -1,6 +1,7 @@
 import { BlkDevice, type DeviceOptions, NetDevice, type NetLink, type VirtioDevice } from '@guestdma/devices'
+import type { VirtioDriver } from '@guestdma/drivers'
 import { type BusPort, GuestMemory } from '@guestdma/memory'
-import { FeatureSet, VIRTIO_F_SWIOTLB } from '@guestdma/spec'
+import { FeatureSet, VIRTIO_F_NOTIF_CONFIG_DATA, VIRTIO_F_SWIOTLB } from '@guestdma/spec'
 import {
   createMachine,
   type DeviceConfig,
@@ -26,6 +27,7 @@ import {
   macOf,
   NETS,
   type NetName,
+  type QueueResetStep,
   type Script,
   type Step,
 } from './differential-script.ts'
@@ -53,6 +55,8 @@ export interface Finished {
   readonly resent: number
   readonly retries: number
   readonly blocked: number
+  readonly queueResets: number
+  readonly suspensions: number
 }
 
 const RAM_BASE = 0x8000_0000
@@ -83,6 +87,9 @@ class Differential {
   private readonly devices: VirtioDevice[] = []
   private callbacks = 0
   private iommuFaults = 0
+  private queueResets = 0
+  private suspensions = 0
+  private asleep: readonly (NetName | DiskName)[] = []
 
   constructor(setup: Run) {
     const next = random(setup.script.seed ^ 0x5eed)
@@ -109,6 +116,7 @@ class Differential {
     for (const round of setup.script.rounds) {
       this.memory.write(arena, round.arena)
       for (const step of round.steps) await this.step(made, disks, step)
+      await this.resume(made)
       if (!(await this.settle(made, disks))) break
       arenas.push(digest(this.memory.read(arena, ARENA_BYTES)))
     }
@@ -134,6 +142,8 @@ class Differential {
       resent: nets.resent,
       retries: disks.retries,
       blocked: nets.blocked,
+      queueResets: this.queueResets,
+      suspensions: this.suspensions,
     }
   }
 
@@ -234,8 +244,10 @@ class Differential {
 
   // What was chosen is what was agreed on.
   private checkFeatures(): void {
+    const { choice, transport } = this.setup
     for (const device of this.devices) {
-      for (const [bit, wanted] of ringFeatures(this.setup.choice)) {
+      for (const [bit, chosen] of ringFeatures(choice)) {
+        const wanted = chosen && !(bit === VIRTIO_F_NOTIF_CONFIG_DATA && transport === 'mmio')
         if (device.negotiated.has(bit) !== wanted)
           this.wrong.push(`${device.name}: bit ${bit}, which was ${wanted ? '' : 'not '}wanted`)
       }
@@ -257,18 +269,68 @@ class Differential {
 
   private async step(made: Machine, disks: DiskTraffic, step: Step): Promise<void> {
     this.maybeGrow()
+    if (step.kind === 'suspend') return this.suspend(made, step.names)
     if (step.kind === 'send') this.nets.add(step.frames)
     else if (step.kind === 'blk') disks.add(step.ops)
     else if (step.kind === 'pump') {
       made.pump(step.budget)
       this.disk1.answer(this.below(4))
       await turn()
-    } else {
+    } else if (step.kind === 'reset') {
+      // What a link holds for a suspended device is lost with its reset.
+      await this.resume(made, isNet)
       await Promise.all(step.names.map((name) => made.reset(name)))
-      for (const name of NETS) if ((step.names as readonly string[]).includes(name)) this.nets.wasReset(name)
+      for (const name of step.names) if (isNet(name)) this.nets.wasReset(name)
+    } else if (this.setup.choice.ringReset) {
+      await this.resetQueues(made, step)
     }
+    await this.resume(made)
     disks.submit()
     for (const name of NETS) this.nets.push(name)
+  }
+
+  private async resetQueues(made: Machine, { names, which }: QueueResetStep): Promise<void> {
+    const awake = names.filter((name) => !this.asleep.includes(name))
+    this.queueResets += awake.length
+    const changes = awake.map((name) => {
+      if (!isNet(name)) return made.blk(name).resetQueue()
+      if (which === 'transmit') this.nets.willBeReset(name)
+      return made.net(name).resetQueue(which)
+    })
+    await this.untilDone(made, changes)
+  }
+
+  private async suspend(made: Machine, names: readonly (NetName | DiskName)[]): Promise<void> {
+    await this.resume(made)
+    if (!this.setup.choice.suspend) return
+    this.suspensions += names.length
+    const changes = names.map((name) => driverOf(made, name).suspend())
+    await this.untilDone(made, changes)
+    this.asleep = names
+  }
+
+  // A reset has ended the suspension as well.
+  private async resume(made: Machine, which: (name: NetName | DiskName) => boolean = () => true): Promise<void> {
+    const drivers = this.asleep.filter(which).map((name) => driverOf(made, name))
+    this.asleep = this.asleep.filter((name) => !which(name))
+    const changes = drivers.filter(({ session }) => session.suspended).map((driver) => driver.resume())
+    if (changes.length > 0) await this.untilDone(made, changes)
+  }
+
+  // A store has to answer all that it was given before its queue is reset, or its device suspended. In the end no frame is
+  // under way to a driver that took nothing meanwhile.
+  private async untilDone(made: Machine, changes: readonly Promise<void>[]): Promise<void> {
+    let done = false
+    const ended = Promise.all(changes).finally(() => {
+      done = true
+    })
+    while (!done) {
+      this.disk1.answer(this.disk1.waiting)
+      made.pump()
+      await Promise.race([ended, turn()])
+    }
+    await ended
+    made.pump()
   }
 
   // Goes on until all that was asked for is done. False: nothing moves any more.
@@ -317,4 +379,12 @@ class Differential {
         wrong.push(`${name}: ${counters.mappings} mappings in ${counters.domains} domains are left`)
     for (const { name, shared } of recorder.pages) if (shared !== 0) wrong.push(`${name}: ${shared} pages are shared`)
   }
+}
+
+function isNet(name: NetName | DiskName): name is NetName {
+  return (NETS as readonly string[]).includes(name)
+}
+
+function driverOf(made: Machine, name: NetName | DiskName): VirtioDriver {
+  return isNet(name) ? made.net(name) : made.blk(name)
 }

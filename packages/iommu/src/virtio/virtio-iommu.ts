@@ -45,6 +45,7 @@ import {
   STATUS_DEVICE_NEEDS_RESET,
   STATUS_DRIVER_OK,
   VIRTIO_F_IN_ORDER,
+  VIRTIO_F_SUSPEND,
   VIRTIO_IOMMU_F_BYPASS_CONFIG,
   VIRTIO_IOMMU_F_DOMAIN_RANGE,
   VIRTIO_IOMMU_F_INPUT_RANGE,
@@ -103,8 +104,8 @@ const LARGEST_PROBE = 65_536
 const DEFAULT_INPUT_END = 2 ** 48 - 1
 
 const FEATURES = FeatureSet.of(
-  // Prepared chains are used in any order.
-  ...QUEUE_FEATURES.filter((bit) => bit !== VIRTIO_F_IN_ORDER),
+  // Prepared chains are used in any order, and nobody suspends what other devices' mappings wait for.
+  ...QUEUE_FEATURES.filter((bit) => bit !== VIRTIO_F_IN_ORDER && bit !== VIRTIO_F_SUSPEND),
   VIRTIO_IOMMU_F_INPUT_RANGE,
   VIRTIO_IOMMU_F_DOMAIN_RANGE,
   VIRTIO_IOMMU_F_MAP_UNMAP,

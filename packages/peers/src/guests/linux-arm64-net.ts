@@ -8,7 +8,7 @@ import { expectConfined, recordFigures, watchResults } from './arm64-report.ts'
 import { ARM64_QUEUE_SIZE, type Arm64Scheme, arm64Schemes, type Served, serve, startArm64 } from './arm64-scheme.ts'
 import type { GuestMachine } from './guest-machine.ts'
 import type { BootFiles } from './initramfs.ts'
-import { expectExchanged, NET_RESULTS, netDevice, netWords, type Side } from './two-guests.ts'
+import { expectExchanged, NET_RESULTS, netDevice, netWords, partnerCases, type Side } from './two-guests.ts'
 
 /** In the order in which `init.sh` prints them. */
 const RESULTS = ['freed', ...NET_RESULTS, 'copied']
@@ -56,17 +56,4 @@ function run(scheme: Arm64Scheme, partner: Arm64Scheme): PeerCase['run'] {
   }
 }
 
-export const linuxArm64NetCases: readonly PeerCase[] = arm64Schemes.map((scheme, i) => {
-  const partner = arm64Schemes[(i + 1) % arm64Schemes.length]
-  return {
-    peer: 'linux-arm64',
-    role: 'driver',
-    driver: 'net',
-    ring: 'split',
-    backend: scheme.backend,
-    transport: 'vhost-user',
-    what: `with a guest of ${partner.backend} on one switch`,
-    deadlineMs: 180_000,
-    run: run(scheme, partner),
-  }
-})
+export const linuxArm64NetCases: readonly PeerCase[] = partnerCases('linux-arm64', arm64Schemes, run)

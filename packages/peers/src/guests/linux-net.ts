@@ -11,7 +11,7 @@ import { type GuestMachine, servedNet } from './guest-machine.ts'
 import type { BootFiles } from './initramfs.ts'
 import { bootFiles } from './linux-image.ts'
 import { type LinuxScheme, linuxSchemes, portOf, startLinux } from './linux-scheme.ts'
-import { expectExchanged, NET_RESULTS, netDevice, netWords, type Side } from './two-guests.ts'
+import { expectExchanged, NET_RESULTS, netDevice, netWords, partnerCases, type Side } from './two-guests.ts'
 
 interface Served {
   readonly device: NetDevice
@@ -57,17 +57,4 @@ function run(scheme: LinuxScheme, partner: LinuxScheme): PeerCase['run'] {
   }
 }
 
-export const linuxNetCases: readonly PeerCase[] = linuxSchemes.map((scheme, i) => {
-  const partner = linuxSchemes[(i + 1) % linuxSchemes.length]
-  return {
-    peer: 'linux',
-    role: 'driver',
-    driver: 'net',
-    ring: 'split',
-    backend: scheme.backend,
-    transport: 'vhost-user',
-    what: `with a guest of ${partner.backend} on one switch`,
-    deadlineMs: 180_000,
-    run: run(scheme, partner),
-  }
-})
+export const linuxNetCases: readonly PeerCase[] = partnerCases('linux', linuxSchemes, run)

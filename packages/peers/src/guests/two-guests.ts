@@ -1,4 +1,5 @@
 import { NetDevice, type NetDeviceOptions } from '@guestdma/devices'
+import type { PeerCase } from '../matrix/case.ts'
 import { expectIs } from '../work/workloads.ts'
 import { resultOf } from './arm64-report.ts'
 import type { GuestMachine } from './guest-machine.ts'
@@ -21,6 +22,28 @@ export function netDevice(side: Side, options: Omit<NetDeviceOptions, 'mac' | 'a
 /** For a guest's command line: where it is, and where the other one. */
 export function netWords(side: Side): string {
   return `address=${ADDRESSES[side]} other=${ADDRESSES[1 - side]}`
+}
+
+/** A case for each scheme, with a guest of the next one as its partner. */
+export function partnerCases<T extends { readonly backend: string }>(
+  peer: string,
+  schemes: readonly T[],
+  run: (scheme: T, partner: T) => PeerCase['run'],
+): PeerCase[] {
+  return schemes.map((scheme, i) => {
+    const partner = schemes[(i + 1) % schemes.length]
+    return {
+      peer,
+      role: 'driver',
+      driver: 'net',
+      ring: 'split',
+      backend: scheme.backend,
+      transport: 'vhost-user',
+      what: `with a guest of ${partner.backend} on one switch`,
+      deadlineMs: 180_000,
+      run: run(scheme, partner),
+    }
+  })
 }
 
 /** Each guest got answers to all its pings, and the file of the other one unchanged. */

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 import { VIRTIO_F_RING_RESET } from '@guestdma/spec'
 import { type Machine, MachineEvents } from 'guestdma'
-import type { PeerCase } from '../matrix/case.ts'
+import type { CaseProgress, PeerCase } from '../matrix/case.ts'
 import { expectInside } from '../work/audit.ts'
 import { diskWork, expectIs, expectSame, netWork, pattern, Station, wholeDisk } from '../work/workloads.ts'
 import { direct } from './schemes.ts'
@@ -31,14 +31,28 @@ export function blkRun(setting: Setting): PeerCase['run'] {
     })
 }
 
+/** Two network cards of one QEMU, and in the end no fault and no address outside. */
+function withNets(
+  setting: Setting,
+  progress: CaseProgress,
+  body: (machine: Machine, stations: readonly [Station, Station], site: Site) => Promise<void>,
+): ReturnType<PeerCase['run']> {
+  return withQemu(setting, netArgs(setting), progress, async (site) => {
+    const events = new MachineEvents()
+    const told = watch(events)
+    const stations = [new Station(), new Station()] as const
+    const devices = stations.map(({ observer }, i) => ({ name: `net${i}`, more: { observer } }))
+    const machine = await machineOf(site, setting, devices, events)
+    await body(machine, stations, site)
+    expectIs('faults and broken devices', told, [])
+    expectInside(site.audits)
+    await machine.close()
+  })
+}
+
 export function netRun(setting: Setting): PeerCase['run'] {
   return (progress) =>
-    withQemu(setting, netArgs(setting), progress, async (site) => {
-      const events = new MachineEvents()
-      const told = watch(events)
-      const stations = [new Station(), new Station()] as const
-      const devices = stations.map(({ observer }, i) => ({ name: `net${i}`, more: { observer } }))
-      const machine = await machineOf(site, setting, devices, events)
+    withNets(setting, progress, async (machine, stations, site) => {
       compareFeatures(machine, site.qemu, 'net0', 'virtio-net', setting)
       await netWork(machine, ['net0', 'net1'], stations, progress)
       progress.saw('a reset')
@@ -46,21 +60,13 @@ export function netRun(setting: Setting): PeerCase['run'] {
       for (const name of ['net0', 'net1']) await machine.reset(name)
       machine.pump()
       await netWork(machine, ['net0', 'net1'], stations, progress, { rounds: 4 })
-      expectIs('faults and broken devices', told, [])
-      expectInside(site.audits)
-      await machine.close()
     })
 }
 
 /** Each queue is reset alone (RING_RESET) in the middle of frames, several times, and the work goes on. */
 export function queueReset(setting: Setting): PeerCase['run'] {
   return (progress) =>
-    withQemu(setting, netArgs(setting), progress, async (site) => {
-      const events = new MachineEvents()
-      const told = watch(events)
-      const stations = [new Station(), new Station()] as const
-      const devices = stations.map(({ observer }, i) => ({ name: `net${i}`, more: { observer } }))
-      const machine = await machineOf(site, setting, devices, events)
+    withNets(setting, progress, async (machine, stations) => {
       const agreed = machine.device('net0').negotiated.features
       expectIs('RING_RESET was agreed', agreed.has(VIRTIO_F_RING_RESET), true)
       await netWork(machine, ['net0', 'net1'], stations, progress, { rounds: 2 })
@@ -75,9 +81,6 @@ export function queueReset(setting: Setting): PeerCase['run'] {
           await netWork(machine, ['net0', 'net1'], stations, progress, { rounds: 1 })
         }
       }
-      expectIs('faults and broken devices', told, [])
-      expectInside(site.audits)
-      await machine.close()
     })
 }
 

@@ -12,6 +12,7 @@ import {
   VIRTIO_F_NOTIFICATION_DATA,
   VIRTIO_F_RING_PACKED,
   VIRTIO_F_RING_RESET,
+  VIRTIO_F_SUSPEND,
 } from '@guestdma/spec'
 import { VhostUserError } from '../protocol/errors.ts'
 import { VHOST_USER_F_PROTOCOL_FEATURES } from '../protocol/messages.ts'
@@ -22,8 +23,8 @@ import { Vring } from './vring.ts'
 
 const FEATURE_WORDS = 2
 const KNOWN_DRIVER = STATUS_ACKNOWLEDGE | STATUS_DRIVER
-/** An eventfd carries no data, and a front end resets a queue by itself, of which nothing is told here. */
-const HIDDEN = FeatureSet.of(VIRTIO_F_NOTIFICATION_DATA, VIRTIO_F_RING_RESET)
+/** An eventfd carries no data, and a front end resets a queue or suspends by itself, of which nothing is told here. */
+const HIDDEN = FeatureSet.of(VIRTIO_F_NOTIFICATION_DATA, VIRTIO_F_RING_RESET, VIRTIO_F_SUSPEND)
 const PROTOCOL = FeatureSet.of(VHOST_USER_F_PROTOCOL_FEATURES)
 
 /** Something that may have to wait for requests in flight: `null` while it does. A turn of the device is due then. */

@@ -10,6 +10,7 @@ import {
   VIRTIO_F_NOTIF_CONFIG_DATA,
   VIRTIO_F_NOTIFICATION_DATA,
   VIRTIO_F_RING_PACKED,
+  VIRTIO_F_SUSPEND,
 } from '@guestdma/spec'
 import {
   type ConfigReader,
@@ -28,12 +29,16 @@ import { shakeHands } from './handshake.ts'
 import { MemoryTable } from './memory-table.ts'
 import { type CheckedOptions, checkOptions, type VhostUserOptions } from './options.ts'
 
-/** Bits that are vhost's own, and one that a doorbell which carries no data cannot have. */
+/**
+ * Bits that are vhost's own, those that a doorbell which carries no data cannot have, and SUSPEND, for which the protocol
+ * has no message.
+ */
 const HIDDEN = FeatureSet.of(
   messages.VHOST_F_LOG_ALL,
   messages.VHOST_USER_F_PROTOCOL_FEATURES,
   VIRTIO_F_NOTIF_CONFIG_DATA,
   VIRTIO_F_NOTIFICATION_DATA,
+  VIRTIO_F_SUSPEND,
 )
 const PROTOCOL = FeatureSet.of(messages.VHOST_USER_F_PROTOCOL_FEATURES)
 

@@ -229,6 +229,8 @@ describe.skipIf(missingSystem !== '')(titled('VhostUserServer', missingSystem), 
     ['a switch that is neither on nor off', messages.SET_VRING_ENABLE, { index: 0, num: 2 }],
     ['a log of writes', messages.SET_VRING_ADDR, { index: 0, flags: 1, descriptor: 0, used: 0, available: 0, log: 0 }],
     ['features that are not offered', messages.SET_FEATURES, FeatureSet.of(32, 63)],
+    ['a reset of one queue, which is not offered', messages.SET_FEATURES, FeatureSet.of(32, 40)],
+    ['to be suspended, which is not offered', messages.SET_FEATURES, FeatureSet.of(32, 43)],
     ['a translation where nothing is translated', messages.SET_FEATURES, FeatureSet.of(32, 33)],
   ])('refuses %s by a typed error, and goes on', async (_, type, value) => {
     serve()
