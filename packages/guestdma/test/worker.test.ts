@@ -193,7 +193,7 @@ describe('a device whose worker dies is a device that needs a reset', { timeout:
     async (how, scheme, config) => {
       const disk = new SharedArrayBuffer(1 << 20)
       const entry = how === 'hangs' ? { requestDeadlineMs: 100 } : {}
-      const far = await started({ type: 'blk', scheme, config: { ...config, disk }, entry, deadlineMs: 400 })
+      const far = await started({ type: 'blk', scheme, config: { ...config, disk }, entry, deadlineMs: 1500 })
       const { machine, worker } = far
       const broken: string[] = []
       machine.events.on('needsReset', ({ error }) => broken.push(error.code))
@@ -218,7 +218,7 @@ describe('a device whose worker dies is a device that needs a reset', { timeout:
       const device = { store: new MemoryBlockStore(new Uint8Array(1 << 16)) }
       const config = { writes: 'hang' } as const
       const near = { type: 'blk', name: 'near', device } as const
-      const far = await started({ type: 'blk', scheme, config, deadlineMs: 400, others: [near] })
+      const far = await started({ type: 'blk', scheme, config, deadlineMs: 1500, others: [near] })
       const { machine, worker } = far
       const request = machine.blk('far').writeBytes(0, pattern(512))
       const ended = expect(request).rejects.toMatchObject({ code: 'DRIVER_DEVICE_BROKEN' })
@@ -258,7 +258,7 @@ describe('a device whose worker dies is a device that needs a reset', { timeout:
     'over %s, one that hangs keeps its memory, since nobody can say yet when its thread is gone',
     async (scheme) => {
       const config = { writes: 'hang' } as const
-      const { machine } = await started({ type: 'blk', scheme, config, deadlineMs: 400 })
+      const { machine } = await started({ type: 'blk', scheme, config, deadlineMs: 1500 })
       const request = machine.blk('far').writeBytes(0, pattern(512))
       request.catch(() => {})
       machine.pump()
