@@ -1,0 +1,181 @@
+import { MemoryBlockStore } from '@guestdma/devices'
+import type { DmaScheme } from '@guestdma/dma'
+import { GuestMemory } from '@guestdma/memory'
+import { VIRTIO_F_RING_PACKED } from '@guestdma/spec'
+import { createMachine, type DeviceConfig, type Machine } from 'guestdma'
+import type { ExposureResult } from '../harness/result.ts'
+import { Attacker } from './attacker.ts'
+import { Campaign } from './campaign.ts'
+import { Ledger, RecordingBackend } from './ledger.ts'
+import { type AttackOptions, type AttackSetting, checkedSetting, QUEUE_SIZE } from './options.ts'
+import { Places } from './places.ts'
+import { Random } from './random.ts'
+import { Secrets } from './secrets.ts'
+import { BUFFER_SETS, diskOf, Receive, Requests, type Traffic, type TrafficContext, Transmit } from './traffic.ts'
+
+const RAM_BASE = 0x8000_0000
+const POOL_BYTES = 8 << 20
+const MAC = [2, 0, 0, 0, 0, 1]
+const ATTACKED = 'attacked'
+const ANOTHER = 'another'
+
+/**
+ * Lets a hostile device work at its port while real drivers move real traffic over a scheme, and says what it reached
+ * that it was not lent, on average over a virtual clock. The same options give the same result everywhere.
+ *
+ * `performance.now`, `Date.now`, `setTimeout` and `clearTimeout` go by the virtual clock while traffic runs; nothing
+ * else of the thread runs meanwhile.
+ *
+ * @throws ExposureError `EXPOSURE_SCHEME`, `EXPOSURE_WORK`, `EXPOSURE_SETTING`, before anything is made; what
+ *   `createMachine` throws
+ */
+export async function attack(options: AttackOptions): Promise<ExposureResult> {
+  const setting = checkedSetting(options)
+  const stage = new Stage(setting)
+  const machine = await stage.machine(options.schemes[setting.backend]({ poolBytes: POOL_BYTES }))
+  try {
+    return stage.run(machine)
+  } finally {
+    await machine.close()
+  }
+}
+
+/** A machine with the attacked device and another one beside it, and what is known of its memory. */
+class Stage {
+  private readonly setting: AttackSetting
+  private readonly random: Random
+  private readonly memory: GuestMemory
+  private readonly secrets: Secrets
+  private readonly places: Places
+  private readonly ledgers = new Map<string, Ledger>()
+  private readonly beforeAttach = { readable: 0, writable: 0 }
+  private receive: Receive | null = null
+
+  constructor(setting: AttackSetting) {
+    this.setting = setting
+    this.random = new Random(setting.seed)
+    const ram = new ArrayBuffer(setting.ramBytes)
+    this.secrets = new Secrets(new Uint8Array(ram), this.random)
+    this.memory = new GuestMemory([{ base: RAM_BASE, length: setting.ramBytes, memory: ram }])
+    this.places = new Places(this.memory)
+  }
+
+  machine(scheme: DmaScheme): Promise<Machine> {
+    const { driver, mode, ring } = this.setting
+    const common = {
+      dma: scheme.id,
+      mode: mode === 'map' ? 'map' : 'pool',
+      queueSize: QUEUE_SIZE,
+    } as const
+    const offer = ring === 'packed' ? [VIRTIO_F_RING_PACKED] : []
+    const card = { mac: MAC, offer, link: { transmit: ({ count }: { count: number }) => count } }
+    const store = new MemoryBlockStore(diskOf(this.secrets))
+    const attacked: DeviceConfig =
+      driver === 'blk'
+        ? { ...common, type: 'blk', name: ATTACKED, device: { store, queueSize: QUEUE_SIZE, offer } }
+        : {
+            ...common,
+            type: 'net',
+            name: ATTACKED,
+            device: card,
+            observer: { frames: (batch) => this.receive?.arrived(batch) },
+          }
+    return createMachine({
+      memory: this.memory,
+      // Memory on a device lies behind a BAR.
+      transport: 'pci',
+      schemes: [this.watched(scheme)],
+      devices: [attacked, { ...common, type: 'net', name: ANOTHER, device: card }],
+    })
+  }
+
+  run(machine: Machine): ExposureResult {
+    const { beforeAttach, random, secrets, setting } = this
+    const { backend, batches, bytes, driver, mode, operation, perSecond, ramBytes, ring, size } = setting
+    const ledger = this.ledger(ATTACKED)
+    const other = this.ledger(ANOTHER)
+    const attacker = new Attacker(ledger, [other], secrets, random, RAM_BASE)
+    const context: TrafficContext = {
+      machine,
+      name: ATTACKED,
+      ledger,
+      secrets,
+      random,
+      owner: 'attacked',
+      mode,
+      bytes,
+      size,
+    }
+    const traffic = this.traffic(context)
+    const sent = Math.min(bytes, machine.net(ANOTHER).maxFrame)
+    const neighbour = new Transmit({ ...context, name: ANOTHER, ledger: other, owner: 'another', bytes: sent })
+    const period = (size / perSecond) * 1000
+    const campaign = new Campaign({ machine, attacker, traffic, neighbour, random, period })
+    const { readable, writable, taken } = campaign.run(BUFFER_SETS, batches)
+    const ringFill = taken / batches / QUEUE_SIZE
+    const seconds = (batches * size) / perSecond
+    return {
+      driver,
+      operation,
+      backend,
+      mode,
+      ring,
+      bytes,
+      setting: { ramBytes, perSecond, ringFill, seconds },
+      readable,
+      writable,
+      beforeAttach: { ...beforeAttach },
+      probes: { ...attacker.prober.counts },
+    }
+  }
+
+  private traffic(context: TrafficContext): Traffic {
+    const { operation } = this.setting
+    if (operation === 'transmit') return new Transmit(context)
+    if (operation !== 'receive') return new Requests(context, operation)
+    this.receive = new Receive(context)
+    return this.receive
+  }
+
+  // The same scheme; ports and backends that it makes are seen.
+  private watched(scheme: DmaScheme): DmaScheme {
+    const { provider } = scheme
+    return {
+      id: scheme.id,
+      provider: {
+        id: provider.id,
+        reach: provider.reach,
+        assess: (offer) => provider.assess(offer),
+        create: async (offer, agreed) => {
+          const backend = await provider.create(offer, agreed)
+          this.lookBefore(offer.device)
+          return new RecordingBackend(backend, this.ledger(offer.device))
+        },
+      },
+      install: (platform) => {
+        const make = scheme.install(platform)
+        return () => {
+          const port = make()
+          this.ledgers.set(platform.device, new Ledger(this.places, port))
+          this.lookBefore(platform.device)
+          return port
+        }
+      },
+    }
+  }
+
+  // Before the driver took hold of the device, all that it reaches of the guest is foreign.
+  private lookBefore(device: string): void {
+    if (device !== ATTACKED) return
+    const { beforeAttach, random, secrets } = this
+    const { readable, writable } = new Attacker(this.ledger(device), [], secrets, random, RAM_BASE).look()
+    beforeAttach.readable = Math.max(beforeAttach.readable, readable.foreign)
+    beforeAttach.writable = Math.max(beforeAttach.writable, writable.foreign)
+  }
+
+  private ledger(device: string): Ledger {
+    const ledger = this.ledgers.get(device)
+    if (ledger === undefined) throw new Error(`no port was made for ${device}`)
+    return ledger
+  }
+}
