@@ -3,7 +3,7 @@ import type { Attacker, Look } from './attacker.ts'
 import { type Amounts, EXPOSURE_CLASSES, noAmounts } from './classes.ts'
 import { VirtualClock } from './clock.ts'
 import type { Random } from './random.ts'
-import type { Traffic } from './traffic.ts'
+import type { Leave, Traffic } from './traffic.ts'
 
 /** What a campaign found. */
 export interface Findings {
@@ -13,13 +13,11 @@ export interface Findings {
   readonly taken: number
 }
 
-// Each batch passes through these, and each takes a part of its period.
-const PHASES = 4
-
 /**
- * Traffic and attack on a virtual clock. A batch's period has four phases of equal length: nothing is lent yet; the
- * driver has lent the batch; the device completed it and the driver does not know; the driver took it back, and the
- * owner has it. The attacker looks at the begin of each phase, once within it, and whenever a timer fired.
+ * Traffic and attack on a virtual clock. A batch comes in each period. It is lent for a period and a quarter: the device
+ * completes it after a whole period, when the next batch was lent, and the driver takes it back a quarter later. Then its
+ * owner has it for half a period, and uses the memory for something else. The attacker looks whenever something
+ * happened, once within each stretch between, and whenever a timer fired.
  */
 export class Campaign {
   private readonly machine: Machine
@@ -28,6 +26,7 @@ export class Campaign {
   // The attacked device's neighbour works in the same rhythm.
   private readonly neighbour: Traffic
   private readonly random: Random
+  private readonly leave: Leave
   /** Milliseconds. */
   private readonly period: number
   private readonly clock = new VirtualClock()
@@ -43,6 +42,7 @@ export class Campaign {
     traffic: Traffic
     neighbour: Traffic
     random: Random
+    leave: Leave
     period: number
   }) {
     this.machine = options.machine
@@ -50,14 +50,17 @@ export class Campaign {
     this.traffic = options.traffic
     this.neighbour = options.neighbour
     this.random = options.random
+    this.leave = options.leave
     this.period = options.period
   }
 
   /** Runs batches that do not count, until every buffer was used, and then those that do. */
   run(before: number, counted: number): Findings {
     return this.clock.during(() => {
+      // Receive buffers are posted.
       this.machine.pump()
       let taken = 0
+      this.leave.given = false
       for (let i = 0; i < before; i++) this.batch(i)
       this.counting = true
       for (let i = before; i < before + counted; i++) taken += this.batch(i)
@@ -72,31 +75,33 @@ export class Campaign {
 
   private batch(number: number): number {
     const { neighbour, period, traffic } = this
-    const phase = (n: number): number => (number + n / PHASES) * period
-    this.awake = true
-    this.pump()
-    this.pass(phase(1))
-    // The owner is busy, or sleeps until the device tells it that the batch is done.
+    const at = (quarter: number): number => (number + quarter / 4) * period
+    let taken = 0
+    // The owner sleeps until it is told that the batch before is done.
     this.awake = false
-    const taken = traffic.begin()
+    if (number > 0) {
+      traffic.complete()
+      neighbour.complete()
+    }
+    traffic.begin()
     neighbour.begin()
-    this.pass(phase(2))
-    traffic.complete()
-    neighbour.complete()
-    this.pass(phase(3))
-    neighbour.take(() => {})
-    let read = false
-    traffic.take((busy) => {
-      read = true
-      this.awake = !busy
-      this.pump()
-      this.pass(phase(4))
-    })
-    if (!read) throw new Error('nothing came back to its owner')
+    this.pass(at(1))
+    this.awake = true
+    if (number > 0) {
+      neighbour.take(() => {})
+      taken = traffic.take((busy) => {
+        this.awake = !busy
+        this.pump()
+        this.pass(at(3))
+      })
+      this.awake = true
+    }
+    this.pump()
+    this.pass(at(4))
     return taken
   }
 
-  // A phase: the attacker looks at its begin and at some moment within.
+  // Until `end`: the attacker looks at the begin and at some moment within.
   private pass(end: number): void {
     const { clock, random } = this
     this.look()

@@ -26,6 +26,12 @@ interface Lent {
   readonly direction: DmaDirection
 }
 
+/** Bytes of memory that a device sees all the time, and was told to use. */
+export interface Handed {
+  readonly spans: Spans
+  readonly direction: DmaDirection
+}
+
 // How many of the device addresses that were taken back are remembered.
 const REMEMBERED = 1024
 
@@ -35,8 +41,6 @@ export class Ledger {
   readonly port: BusPort
   /** Whoever made the driver's backend: which granules a device is given whole. */
   granule = 1
-  /** Grows with every change. */
-  version = 0
   /** Device addresses that were taken back, [address, bytes], the newest last. */
   readonly takenBack: (readonly [address: number, length: number])[] = []
   /** Bytes of a completed transfer that their owner reads at the moment. */
@@ -46,7 +50,7 @@ export class Ledger {
   private readonly uncommitted = new Set<Lent>()
   private readonly regions = new Map<DmaRegion, { spans: Spans; use: 'ring' | 'payload' }>()
   // Of memory that the device sees all the time: what it was told to use.
-  private handed: { spans: Spans; direction: DmaDirection }[] = []
+  private readonly handed = new Set<Handed>()
   // Of what was taken back, and what is not yet in there.
   private guestEver: Spans = NO_SPANS
   private copiesEver: Spans = NO_SPANS
@@ -88,7 +92,7 @@ export class Ledger {
     this.copiesEver = union(this.copiesEver, this.copiesSince)
     this.copiesSince = []
     const parts = [...this.live()].map(({ guest, seen }) => difference(seen, guest))
-    return union(this.copiesEver, ...parts, ...this.handed.map(({ spans }) => spans))
+    return union(this.copiesEver, ...parts, ...[...this.handed].map(({ spans }) => spans))
   }
 
   allocated(use: 'ring' | 'payload'): Spans {
@@ -107,16 +111,16 @@ export class Ledger {
     return found
   }
 
-  /** For drivers of memory that the device sees all the time: what it may use until {@link takeBack}. */
-  hand(spans: Spans, direction: DmaDirection): void {
-    this.handed.push({ spans, direction })
-    this.version++
+  /** Of memory that the device sees all the time: it may use these bytes until {@link takeBack}. */
+  hand(spans: readonly number[], direction: DmaDirection): Handed {
+    const handed = { spans: union(spans), direction }
+    this.handed.add(handed)
+    return handed
   }
 
-  takeBack(): void {
-    for (const { spans } of this.handed) this.copiesSince.push(...spans)
-    this.handed = []
-    this.version++
+  takeBack(handed: Handed): void {
+    this.copiesSince.push(...handed.spans)
+    this.handed.delete(handed)
   }
 
   mapped(m: DmaMappings, row: number): void {
@@ -132,14 +136,12 @@ export class Ledger {
     this.rows.set(m, rows)
     rows[row] = lent
     this.uncommitted.add(lent)
-    this.version++
   }
 
   /** The maps count: the port now tells where what was lent lies. */
   committed(): void {
     for (const lent of this.uncommitted) lent.seen = this.placesAt(lent)
     this.uncommitted.clear()
-    this.version++
   }
 
   unmapped(m: DmaMappings, row: number): void {
@@ -151,18 +153,15 @@ export class Ledger {
     this.uncommitted.delete(lent)
     this.takenBack.push([lent.device, lent.length])
     if (this.takenBack.length > 2 * REMEMBERED) this.takenBack.splice(0, REMEMBERED)
-    this.version++
   }
 
   alloc(region: DmaRegion, use: 'ring' | 'payload'): void {
     const from = this.places.of(region.region, region.offset)
     this.regions.set(region, { spans: [from, from + region.length], use })
-    this.version++
   }
 
   free(region: DmaRegion): void {
     this.regions.delete(region)
-    this.version++
   }
 
   private *live(): Generator<Lent> {
@@ -253,9 +252,7 @@ export class RecordingBackend implements DmaBackend {
   }
 
   commitUnmaps(): DmaStatus {
-    const status = this.inner.commitUnmaps()
-    this.ledger.version++
-    return status
+    return this.inner.commitUnmaps()
   }
 
   dispose(): void {

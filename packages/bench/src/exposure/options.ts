@@ -19,7 +19,10 @@ export interface AttackOptions {
   readonly ramBytes?: number
   /** Operations per second. Default 100,000. */
   readonly perSecond?: number
-  /** What part of the ring's 256 entries one batch fills, above 0 and up to 1. Default 0.25. */
+  /**
+   * How full the ring's 256 entries are at most, when one batch was completed and the next was lent: above 0 and up to 1.
+   * Default 0.5.
+   */
   readonly ringFill?: number
   /** For how long, on a virtual clock; whole batches. Default: 8 batches. */
   readonly seconds?: number
@@ -60,7 +63,7 @@ const MOST_BATCHES = 1e6
 /** @throws ExposureError `EXPOSURE_SCHEME`, `EXPOSURE_WORK`, `EXPOSURE_SETTING` */
 export function checkedSetting(options: AttackOptions): AttackSetting {
   const { schemes, backend, driver, operation, mode, ring, bytes } = options
-  const { ramBytes = 64 << 20, perSecond = 100_000, ringFill = 0.25, seed = 1 } = options
+  const { ramBytes = 64 << 20, perSecond = 100_000, ringFill = 0.5, seed = 1 } = options
   if (!Object.hasOwn(schemes, backend)) {
     const message = `there is no scheme '${backend}'; there are ${Object.keys(schemes).join(', ')}`
     throw new ExposureError('EXPOSURE_SCHEME', 'attack', message, { backend })
@@ -90,7 +93,7 @@ export function checkedSetting(options: AttackOptions): AttackSetting {
   setting('perSecond', perSecond, perSecond > 0 && perSecond < Infinity, 'a number above 0')
   setting('ringFill', ringFill, ringFill > 0 && ringFill <= 1, 'a number above 0 and up to 1')
   setting('seed', seed, Number.isSafeInteger(seed), 'a whole number')
-  const size = Math.max(1, Math.round(ringFill * QUEUE_SIZE))
+  const size = Math.max(1, Math.floor((ringFill * QUEUE_SIZE) / 2))
   const { seconds = (DEFAULT_BATCHES * size) / perSecond } = options
   const batches = Math.max(1, Math.round((seconds * perSecond) / size))
   const mostSeconds = (MOST_BATCHES * size) / perSecond

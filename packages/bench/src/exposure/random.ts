@@ -1,3 +1,5 @@
+const TWO_32 = 2 ** 32
+
 /** Seeded random numbers (xorshift32): the same seed gives the same ones everywhere. */
 export class Random {
   private state: number
@@ -9,7 +11,8 @@ export class Random {
 
   /** An integer from 0 to `bound` - 1; `bound` is at most 2^53. */
   below(bound: number): number {
-    return Math.floor((this.next() / 2 ** 32 + this.next() / 2 ** 64) * bound) % bound
+    if (bound <= TWO_32) return Math.floor((this.next() / TWO_32) * bound)
+    return Math.floor(((this.next() >>> 11) * TWO_32 + this.next()) * (bound / 2 ** 53))
   }
 
   private next(): number {

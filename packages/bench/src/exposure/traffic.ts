@@ -1,12 +1,12 @@
-import { Frames } from '@guestdma/devices'
-import { FROM_DEVICE, TO_DEVICE } from '@guestdma/dma'
+import { Frames, type VirtioDevice } from '@guestdma/devices'
+import { type BufferPool, FROM_DEVICE, TO_DEVICE } from '@guestdma/dma'
 import { FrameBatch, type ReceivedFrames, RequestBatch } from '@guestdma/drivers'
 import { BLK_T_IN, BLK_T_OUT, NET_HEADER_SIZE, SECTOR_SIZE } from '@guestdma/spec'
 import type { Machine } from 'guestdma'
-import type { Ledger } from './ledger.ts'
+import type { Handed, Ledger } from './ledger.ts'
 import type { Random } from './random.ts'
 import type { Owner, Secrets } from './secrets.ts'
-import { NO_SPANS } from './spans.ts'
+import { NO_SPANS, union } from './spans.ts'
 
 /** What one device's traffic needs to know. */
 export interface TrafficContext {
@@ -16,6 +16,7 @@ export interface TrafficContext {
   readonly ledger: Ledger
   readonly secrets: Secrets
   readonly random: Random
+  readonly leave: Leave
   /** Whose bytes are sent. */
   readonly owner: Owner
   readonly mode: 'map' | 'pool' | 'pool-header'
@@ -24,23 +25,29 @@ export interface TrafficContext {
   readonly size: number
 }
 
-type Reading = (busy: boolean) => void
-
-/** Batches through a real driver and a real device model, one step at a time. */
-export interface Traffic {
-  /** The driver lends a batch to the device. Returns how many operations it took. */
-  begin(): number
-  /** The device does its work. The driver does not know yet. */
-  complete(): void
-  /**
-   * The driver takes back what completed. `reading` is called once, while the owner has what it was given: `busy` where
-   * it is within a callback of the driver's. Then it uses the memory for something else, or the driver posts it again.
-   */
-  take(reading: Reading): void
+/** Whether devices may work at the moment: whoever polls them, they wait for it. */
+export interface Leave {
+  given: boolean
 }
 
-/** A batch has so many sets of buffers: what was taken back does not come next. */
+/** There are buffers for so many batches: what was taken back does not come next. */
 export const BUFFER_SETS = 4
+
+type Reading = (busy: boolean) => void
+
+/** Batches through a real driver and a real device model, one step at a time. Two are under way at a time. */
+export interface Traffic {
+  /** The driver lends a batch to the device. */
+  begin(): void
+  /** The device does the work of all batches that were begun. The driver does not know yet. */
+  complete(): void
+  /**
+   * The driver takes back what completed, and returns how many operations that were. `reading` is called once, while
+   * the owner has what it was given: `busy` where it is within a callback of the driver's. Then it uses the memory for
+   * something else, or the driver posts it again.
+   */
+  take(reading: Reading): number
+}
 
 const BUDGET = 256
 const STRIDE = 2048
@@ -83,12 +90,20 @@ class Arena {
   }
 }
 
+/** What is under way of a batch: where its operations' bytes lie. */
+interface UnderWay {
+  readonly taken: number
+  /** Places of the bytes, without headers. */
+  readonly spans: readonly number[]
+  readonly handed: Handed | null
+}
+
 /** Frames that are sent. */
 export class Transmit implements Traffic {
   private readonly context: TrafficContext
   private readonly arena: Arena | null
   private readonly batch: FrameBatch
-  private taken = 0
+  private readonly underWay: UnderWay[] = []
 
   constructor(context: TrafficContext) {
     const { bytes, mode, size } = context
@@ -99,59 +114,50 @@ export class Transmit implements Traffic {
     this.batch.length.fill(bytes)
   }
 
-  begin(): number {
+  begin(): void {
     const { arena, batch, context } = this
     const { bytes, ledger, machine, name, owner, secrets, size } = context
     const net = machine.net(name)
-    let n = 0
-    for (; n < size; n++) {
-      if (arena !== null) {
-        const address = arena.take() + HEADROOM
-        const place = ledger.places.ofGuest(address)
-        secrets.clear(place - NET_HEADER_SIZE, NET_HEADER_SIZE)
-        secrets.fill(owner, secrets.ram, place, bytes)
-        batch.address[n] = address
-      } else {
+    const places: number[] = []
+    for (let i = 0; i < size; i++) {
+      if (arena === null) {
         const buffer = net.acquire()
         if (buffer < 0) break
+        batch.buffer[i] = buffer
+        places.push(ledger.places.of(net.bufferRegion, net.bufferOffset(buffer)))
         secrets.fill(owner, net.bufferRegion.u8, net.bufferOffset(buffer), bytes)
-        batch.buffer[n] = buffer
+      } else {
+        batch.address[i] = arena.take() + HEADROOM
+        places.push(ledger.places.ofGuest(batch.address[i]))
+        secrets.clear(places[i] - NET_HEADER_SIZE, NET_HEADER_SIZE)
+        secrets.fill(owner, secrets.ram, places[i], bytes)
       }
     }
-    batch.count = n
-    this.taken = net.send(batch)
-    for (let i = this.taken; i < n; i++) if (arena === null) net.release(batch.buffer[i])
-    arena?.untake(n - this.taken)
-    if (arena === null) {
-      const spans: number[] = []
-      for (let i = 0; i < this.taken; i++) {
-        const place = ledger.places.of(net.bufferRegion, net.bufferOffset(batch.buffer[i]))
-        spans.push(place - NET_HEADER_SIZE, place + bytes)
-      }
-      ledger.hand(spans, TO_DEVICE)
-    }
-    return this.taken
+    batch.count = places.length
+    const taken = net.send(batch)
+    for (let i = taken; i < batch.count; i++) if (arena === null) net.release(batch.buffer[i])
+    arena?.untake(batch.count - taken)
+    const spans = places.slice(0, taken).flatMap((place) => [place, place + bytes])
+    const withHeaders = spans.map((place, i) => (i % 2 === 0 ? place - NET_HEADER_SIZE : place))
+    this.underWay.push({ taken, spans, handed: arena === null ? ledger.hand(withHeaders, TO_DEVICE) : null })
   }
 
   complete(): void {
-    pollAll(this.context.machine.device(this.context.name).model)
+    const { leave, machine, name } = this.context
+    work(leave, machine.device(name).model)
   }
 
-  take(reading: Reading): void {
-    const { arena, batch, context, taken } = this
-    const { bytes, ledger, machine, name, secrets } = context
-    const net = machine.net(name)
-    const before = net.counters.framesSent
-    pollAll(net)
-    if (net.broken !== null || net.counters.framesSent !== before) throw net.broken ?? new Error('a frame was sent twice')
-    ledger.takeBack()
-    if (arena !== null) {
-      for (let i = 0; i < taken; i++) {
-        const place = ledger.places.ofGuest(batch.address[i])
-        secrets.fill('guest', secrets.ram, place - NET_HEADER_SIZE, NET_HEADER_SIZE + bytes)
-      }
+  take(reading: Reading): number {
+    const { bytes, ledger, machine, name, secrets } = this.context
+    pollAll(machine.net(name))
+    const { handed, spans, taken } = this.underWay.shift() as UnderWay
+    if (handed !== null) ledger.takeBack(handed)
+    else {
+      for (let i = 0; i < spans.length; i += 2)
+        secrets.fill('guest', secrets.ram, spans[i] - NET_HEADER_SIZE, NET_HEADER_SIZE + bytes)
     }
     reading(false)
+    return taken
   }
 }
 
@@ -162,34 +168,38 @@ export class Receive implements Traffic {
   private reading: Reading | null = null
   private failure: { readonly error: unknown } | null = null
   private seen = 0
+  // Frames that the next batch has more than it should, since the last one had less.
+  private behind = 0
+  private sent = 0
 
   constructor(context: TrafficContext) {
     const { bytes, owner, secrets, size } = context
     this.context = context
     const frame = new Uint8Array(bytes)
     secrets.fill(owner, frame, 0, bytes)
-    this.frames = Frames.of(...new Array<Uint8Array>(size).fill(frame))
+    this.frames = Frames.of(...new Array<Uint8Array>(2 * size).fill(frame))
   }
 
-  begin(): number {
-    return this.context.size
-  }
+  begin(): void {}
 
   complete(): void {
-    const { machine, name, size } = this.context
+    const { leave, machine, name, random, size } = this.context
     const device = machine.netModel(name)
-    const taken = device.receiveEach(this.frames, 0, size)
-    if (taken !== size) throw new Error(`${taken} of ${size} frames found a buffer`)
-    pollAll(device)
+    // Uneven batches: otherwise the same buffers would come together again and again.
+    const less = this.behind > 0 ? -this.behind : random.below((size >> 2) + 1)
+    this.behind = this.behind > 0 ? 0 : less
+    this.sent = device.receiveEach(this.frames, 0, size - less)
+    work(leave, device)
   }
 
-  take(reading: Reading): void {
-    const { machine, name, size } = this.context
+  take(reading: Reading): number {
+    const { machine, name } = this.context
     this.reading = reading
     this.seen = 0
     pollAll(machine.net(name))
     if (this.failure !== null) throw this.failure.error
-    if (this.seen !== size) throw new Error(`${this.seen} of ${size} frames arrived`)
+    if (this.seen !== this.sent) throw new Error(`${this.seen} of ${this.sent} frames arrived`)
+    return this.seen
   }
 
   /** For the driver's observer. */
@@ -222,7 +232,7 @@ export class Requests implements Traffic {
   private readonly reads: boolean
   private readonly arena: Arena | null
   private readonly batch: RequestBatch
-  private taken = 0
+  private readonly underWay: (UnderWay & { readonly buffers: readonly number[] })[] = []
   private sector = 0
 
   constructor(context: TrafficContext, operation: 'read' | 'write') {
@@ -235,67 +245,58 @@ export class Requests implements Traffic {
     this.batch.length.fill(bytes)
   }
 
-  begin(): number {
+  begin(): void {
     const { arena, batch, context, reads } = this
     const { bytes, ledger, machine, name, owner, secrets, size } = context
     const { queue } = machine.blk(name)
-    let n = 0
-    for (; n < size; n++) {
-      batch.sector[n] = this.sector
-      const next = this.sector + bytes / SECTOR_SIZE
-      this.sector = (next * SECTOR_SIZE + bytes > DISK_BYTES ? 0 : next)
-      if (queue.buffers === null) {
-        batch.address[n] = (arena as Arena).take()
-        if (!reads) secrets.fill(owner, secrets.ram, ledger.places.ofGuest(batch.address[n]), bytes)
-      } else {
-        const buffer = queue.buffers.acquire()
+    const places: number[] = []
+    for (let i = 0; i < size; i++) {
+      batch.sector[i] = this.sector
+      this.sector += bytes / SECTOR_SIZE
+      if (this.sector * SECTOR_SIZE + bytes > DISK_BYTES) this.sector = 0
+      if (arena === null) {
+        const { offset, region } = queue.buffers as BufferPool
+        const buffer = (queue.buffers as BufferPool).acquire()
         if (buffer < 0) break
-        batch.buffer[n] = buffer
-        if (!reads) secrets.fill(owner, queue.buffers.region.u8, queue.buffers.offset[buffer], bytes)
+        batch.buffer[i] = buffer
+        places.push(ledger.places.of(region, offset[buffer]))
+        if (!reads) secrets.fill(owner, region.u8, offset[buffer], bytes)
+      } else {
+        batch.address[i] = arena.take()
+        places.push(ledger.places.ofGuest(batch.address[i]))
+        if (!reads) secrets.fill(owner, secrets.ram, places[i], bytes)
       }
     }
-    batch.count = n
-    this.taken = queue.submit(batch)
-    for (let i = this.taken; i < n; i++) queue.buffers?.release(batch.buffer[i])
-    arena?.untake(n - this.taken)
-    if (queue.buffers !== null) ledger.hand(this.spans(), reads ? FROM_DEVICE : TO_DEVICE)
-    return this.taken
+    batch.count = places.length
+    const taken = queue.submit(batch)
+    for (let i = taken; i < batch.count; i++) queue.buffers?.release(batch.buffer[i])
+    arena?.untake(batch.count - taken)
+    const spans = places.slice(0, taken).flatMap((place) => [place, place + bytes])
+    const handed = arena === null ? ledger.hand(spans, reads ? FROM_DEVICE : TO_DEVICE) : null
+    this.underWay.push({ taken, spans, handed, buffers: Array.from(batch.buffer.subarray(0, taken)) })
   }
 
   complete(): void {
-    pollAll(this.context.machine.device(this.context.name).model)
+    const { leave, machine, name } = this.context
+    work(leave, machine.device(name).model)
   }
 
-  take(reading: Reading): void {
-    const { batch, context, reads, taken } = this
+  take(reading: Reading): number {
+    const { context, reads, underWay } = this
     const { bytes, ledger, machine, name, secrets } = context
     const { queue } = machine.blk(name)
-    const spans = this.spans()
     const done = queue.poll(BUDGET)
+    const { buffers, handed, spans, taken } = underWay.shift() as (typeof underWay)[0]
     if (done !== taken) throw new Error(`${done} of ${taken} requests completed`)
-    ledger.takeBack()
+    if (handed !== null) ledger.takeBack(handed)
     const reuse = (): void => {
-      if (queue.buffers !== null) for (let i = 0; i < taken; i++) queue.buffers.release(batch.buffer[i])
+      if (handed !== null) for (const buffer of buffers) queue.buffers?.release(buffer)
       else for (let i = 0; i < spans.length; i += 2) secrets.fill('guest', secrets.ram, spans[i], bytes)
     }
     if (!reads) reuse()
     whileDelivered(ledger, reads ? spans : NO_SPANS, () => reading(false))
     if (reads) reuse()
-  }
-
-  private spans(): number[] {
-    const { batch, context, taken } = this
-    const { bytes, ledger, machine, name } = context
-    const { buffers } = machine.blk(name).queue
-    const spans: number[] = []
-    for (let i = 0; i < taken; i++) {
-      const place =
-        buffers === null
-          ? ledger.places.ofGuest(batch.address[i])
-          : ledger.places.of(buffers.region, buffers.offset[batch.buffer[i]])
-      spans.push(place, place + bytes)
-    }
-    return spans
+    return taken
   }
 }
 
@@ -307,13 +308,20 @@ export function diskOf(secrets: Secrets): Uint8Array<ArrayBuffer> {
 }
 
 function whileDelivered(ledger: Ledger, spans: readonly number[], reading: () => void): void {
-  ledger.delivered = spans
-  ledger.version++
+  ledger.delivered = union(spans)
   try {
     reading()
   } finally {
     ledger.delivered = NO_SPANS
-    ledger.version++
+  }
+}
+
+function work(leave: Leave, device: VirtioDevice): void {
+  leave.given = true
+  try {
+    pollAll(device)
+  } finally {
+    leave.given = false
   }
 }
 

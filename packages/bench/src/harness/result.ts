@@ -76,8 +76,8 @@ export interface ExposureResult {
   readonly ring: 'split' | 'packed'
   readonly bytes: number
   /**
-   * What the averages were taken for: bytes of guest RAM, operations per second, what part of the ring one batch filled
-   * (0 to 1), seconds on a virtual clock.
+   * What the averages were taken for: bytes of guest RAM, operations per second, how full the ring was at most (0 to 1),
+   * seconds on a virtual clock.
    */
   readonly setting: {
     readonly ramBytes: number
