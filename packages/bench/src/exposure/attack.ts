@@ -69,7 +69,7 @@ class Stage {
   private readonly secrets: Secrets
   private readonly places: Places
   private readonly ledgers = new Map<string, Ledger>()
-  private readonly beforeAttach = { readable: 0, writable: 0 }
+  private beforeAttach = { readable: 0, writable: 0 }
   readonly leave: Leave = { given: true }
   private receive: Receive | null = null
 
@@ -116,10 +116,7 @@ class Stage {
 
   run(machine: Machine): ExposureResult {
     const { beforeAttach, random, secrets, setting } = this
-    const { backend, batches, bytes, driver, mode, operation, perSecond, ramBytes, ring } = setting
-    // A disk has fewer buffers of its own than its ring has entries.
-    const buffers = driver === 'blk' ? machine.blk(ATTACKED).queue.buffers : null
-    const size = Math.min(setting.size, buffers === null ? Infinity : buffers.count / 2)
+    const { backend, bytes, driver, mode, operation, ramBytes, ring, size } = setting
     for (const name of [ATTACKED, ANOTHER]) makePatient(machine.device(name).model, this.leave)
     const ledger = this.ledger(ATTACKED)
     const other = this.ledger(ANOTHER)
@@ -139,11 +136,18 @@ class Stage {
     const traffic = this.traffic(context)
     const sent = Math.min(bytes, machine.net(ANOTHER).maxFrame)
     const neighbour = new Transmit({ ...context, name: ANOTHER, ledger: other, owner: 'another', bytes: sent })
-    const period = (size / perSecond) * 1000
-    const campaign = new Campaign({ machine, attacker, traffic, neighbour, random, leave: this.leave, period })
-    const { readable, writable, taken } = campaign.run(BUFFER_SETS, batches)
+    const campaign = new Campaign({
+      machine,
+      attacker,
+      traffic,
+      neighbour,
+      random,
+      leave: this.leave,
+      perMillisecond: setting.perSecond / 1000,
+    })
+    const { batches, milliseconds, readable, taken, writable } = campaign.run(BUFFER_SETS, setting.seconds * 1000)
+    const seconds = milliseconds / 1000
     const ringFill = (2 * taken) / batches / QUEUE_SIZE
-    const seconds = (batches * size) / perSecond
     return {
       driver,
       operation,
@@ -151,10 +155,10 @@ class Stage {
       mode,
       ring,
       bytes,
-      setting: { ramBytes, perSecond: taken / seconds, ringFill, seconds },
+      setting: { ramBytes, perSecond: rounded(taken / seconds), ringFill, seconds: rounded(seconds) },
       readable,
       writable,
-      beforeAttach: { ...beforeAttach },
+      beforeAttach,
       probes: { ...attacker.prober.counts },
     }
   }
@@ -178,7 +182,6 @@ class Stage {
         assess: (offer) => provider.assess(offer),
         create: async (offer, agreed) => {
           const backend = await provider.create(offer, agreed)
-          this.lookBefore(offer.device)
           return new RecordingBackend(backend, this.ledger(offer.device))
         },
       },
@@ -187,20 +190,18 @@ class Stage {
         return () => {
           const port = make()
           this.ledgers.set(platform.device, new Ledger(this.places, port))
-          this.lookBefore(platform.device)
+          if (platform.device === ATTACKED) this.lookBefore()
           return port
         }
       },
     }
   }
 
-  // Before the driver took hold of the device, all that it reaches of the guest is foreign.
-  private lookBefore(device: string): void {
-    if (device !== ATTACKED) return
-    const { beforeAttach, random, secrets } = this
-    const { readable, writable } = new Attacker(this.ledger(device), [], secrets, random, RAM_BASE).look()
-    beforeAttach.readable = Math.max(beforeAttach.readable, readable.foreign)
-    beforeAttach.writable = Math.max(beforeAttach.writable, writable.foreign)
+  // No driver has taken hold of the device yet, and all that it reaches of the guest is foreign.
+  private lookBefore(): void {
+    const { random, secrets } = this
+    const { readable, writable } = new Attacker(this.ledger(ATTACKED), [], secrets, random, RAM_BASE).look()
+    this.beforeAttach = { readable: readable.foreign, writable: writable.foreign }
   }
 
   private ledger(device: string): Ledger {
@@ -214,4 +215,9 @@ class Stage {
 function makePatient(device: VirtioDevice, leave: Leave): void {
   const poll = device.poll.bind(device)
   device.poll = (budget) => (leave.given ? poll(budget) : 0)
+}
+
+// Sums of fractions are a little off.
+function rounded(value: number): number {
+  return Number(value.toPrecision(9))
 }

@@ -13,16 +13,17 @@ export interface Look {
   readonly writable: Amounts
 }
 
-// Each block of so many bytes is tried by itself, in at most so many places, of so many bytes each: one could be right
-// by chance.
+// Each block of so many bytes is tried by itself: large ones where nothing changes, small ones where each buffer has a
+// state of its own. In at most so many places, and in so many bytes each, since one could be right by chance.
 const BLOCK = 4096
+const SMALL_BLOCK = 512
 const TRIES = 4
 const RUN = 4
 // One of so many blocks is tried again in each look, of memory whose contents do not change.
 const AGAIN = 256
 
-/** Whether these places, one behind another, prove that they are within reach. */
-type Proof = (run: readonly number[]) => boolean
+/** Whether what is found at a place proves that the place is within reach. */
+type Proof = (place: number) => boolean
 
 /** A device that owns its port and nothing else, and uses it as it likes. */
 export class Attacker {
@@ -60,9 +61,7 @@ export class Attacker {
     const rest = new Rest(difference(reach.places, own.lent(ACCESS_READ)))
     const amounts = noAmounts()
     const count = (name: ExposureClass, spans: Spans, isProof: (byte: number, place: number) => boolean): void => {
-      amounts[name] = this.count(reach, spans, name === 'foreign', (run) =>
-        run.every((place) => isProof(this.read(reach, place), place)),
-      )
+      amounts[name] = this.count(reach, spans, name === 'foreign', (place) => isProof(this.read(reach, place), place))
     }
     const planted = (byte: number, place: number): boolean => byte !== 0 && byte === secrets.plantedAt(place)
     count('metadata', rest.take(own.allocated('ring')), () => true)
@@ -86,13 +85,17 @@ export class Attacker {
     const rest = new Rest(difference(reach.places, own.lent(ACCESS_WRITE)))
     const amounts = noAmounts()
     const count = (name: ExposureClass, spans: Spans, isTheirs: (place: number) => boolean): void => {
-      amounts[name] = this.count(reach, spans, name === 'foreign', (run) =>
-        run.every((place) => isTheirs(place) && this.write(reach, place)),
+      amounts[name] = this.count(
+        reach,
+        spans,
+        name === 'foreign',
+        (place) => isTheirs(place) && this.write(reach, place),
       )
     }
     const any = (): boolean => true
     // Memory that a scheme set aside or cleared for itself holds nothing that was planted.
-    const planted = (place: number): boolean => secrets.ram[place] !== 0 && secrets.ram[place] === secrets.plantedAt(place)
+    const planted = (place: number): boolean =>
+      secrets.ram[place] !== 0 && secrets.ram[place] === secrets.plantedAt(place)
     count('metadata', rest.take(own.allocated('ring')), any)
     count('other-devices', rest.take(others), any)
     count('mutable', rest.take(own.delivered), any)
@@ -109,11 +112,12 @@ export class Attacker {
   // Bytes of the spans, without blocks in which nothing proves that they are within reach.
   private count(reach: Reach, spans: Spans, still: boolean, proves: Proof): number {
     const known = this.known[reach.access]
+    const size = still ? BLOCK : SMALL_BLOCK
     let bytes = 0
     for (let i = 0; i < spans.length; i += 2) {
       for (let at = spans[i]; at < spans[i + 1]; ) {
-        const block = Math.floor(at / BLOCK)
-        const end = Math.min(spans[i + 1], (block + 1) * BLOCK)
+        const block = Math.floor(at / size)
+        const end = Math.min(spans[i + 1], (block + 1) * size)
         let reached = still && this.random.below(AGAIN) > 0 ? known.get(block) : undefined
         if (reached === undefined) {
           reached = this.anyOf(at, end, proves)
@@ -128,11 +132,13 @@ export class Attacker {
 
   // Both edges first, then places in between.
   private anyOf(begin: number, end: number, proves: Proof): boolean {
-    const run = Array.from({ length: Math.min(RUN, end - begin) }, (_, i) => i)
-    const last = end - run.length
+    const run = Math.min(RUN, end - begin)
+    const last = end - run
     for (let i = 0; i < TRIES; i++) {
       const first = i === 0 ? begin : i === 1 ? last : begin + this.random.below(last - begin + 1)
-      if (proves(run.map((at) => first + at))) return true
+      let proved = 0
+      while (proved < run && proves(first + proved)) proved++
+      if (proved === run) return true
     }
     return false
   }

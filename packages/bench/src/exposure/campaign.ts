@@ -9,8 +9,10 @@ import type { Leave, Traffic } from './traffic.ts'
 export interface Findings {
   readonly readable: Amounts
   readonly writable: Amounts
-  /** Operations that the driver took, in all measured batches together. */
+  /** Operations that came back in all measured batches together, how many batches those were, and how long they took. */
   readonly taken: number
+  readonly batches: number
+  readonly milliseconds: number
 }
 
 /**
@@ -27,12 +29,12 @@ export class Campaign {
   private readonly neighbour: Traffic
   private readonly random: Random
   private readonly leave: Leave
-  /** Milliseconds. */
-  private readonly period: number
+  private readonly perMillisecond: number
   private readonly clock = new VirtualClock()
   private readonly sums: Look = { readable: noAmounts(), writable: noAmounts() }
   private latest: Look = { readable: noAmounts(), writable: noAmounts() }
   private counting = false
+  private first = true
   // Whether the owner of the machine's loop would come if it were called.
   private awake = false
 
@@ -43,7 +45,7 @@ export class Campaign {
     neighbour: Traffic
     random: Random
     leave: Leave
-    period: number
+    perMillisecond: number
   }) {
     this.machine = options.machine
     this.attacker = options.attacker
@@ -51,35 +53,45 @@ export class Campaign {
     this.neighbour = options.neighbour
     this.random = options.random
     this.leave = options.leave
-    this.period = options.period
+    this.perMillisecond = options.perMillisecond
   }
 
-  /** Runs batches that do not count, until every buffer was used, and then those that do. */
-  run(before: number, counted: number): Findings {
+  /** Runs `before` batches that do not count, and then whole batches for at least so many milliseconds. */
+  run(before: number, milliseconds: number): Findings {
     return this.clock.during(() => {
       // Receive buffers are posted.
       this.machine.pump()
-      let taken = 0
       this.leave.given = false
-      for (let i = 0; i < before; i++) this.batch(i)
+      for (let i = 0; i < before; i++) this.batch()
       this.counting = true
-      for (let i = before; i < before + counted; i++) taken += this.batch(i)
+      const begin = this.clock.now
+      let taken = 0
+      let batches = 0
+      // Sums of fractions may be a little short.
+      for (; this.clock.now - begin < milliseconds * (1 - 1e-9); batches++) taken += this.batch()
+      const passed = this.clock.now - begin
+      // No more than thousandths of a byte: sums of fractions are a little off.
       const average = (sums: Amounts): Amounts => {
         const amounts = noAmounts()
-        for (const name of EXPOSURE_CLASSES) amounts[name] = sums[name] / (counted * this.period)
+        for (const name of EXPOSURE_CLASSES) amounts[name] = Math.round((sums[name] / passed) * 1000) / 1000
         return amounts
       }
-      return { readable: average(this.sums.readable), writable: average(this.sums.writable), taken }
+      const { readable, writable } = this.sums
+      return { readable: average(readable), writable: average(writable), taken, batches, milliseconds: passed }
     })
   }
 
-  private batch(number: number): number {
-    const { neighbour, period, traffic } = this
-    const at = (quarter: number): number => (number + quarter / 4) * period
+  // Returns how many operations of the batch before came back.
+  private batch(): number {
+    const { clock, neighbour, traffic } = this
+    const begin = clock.now
+    const at = (quarter: number): number => begin + (quarter / 4) * (traffic.size / this.perMillisecond)
+    const first = this.first
     let taken = 0
+    this.first = false
     // The owner sleeps until it is told that the batch before is done.
     this.awake = false
-    if (number > 0) {
+    if (!first) {
       traffic.complete()
       neighbour.complete()
     }
@@ -87,7 +99,7 @@ export class Campaign {
     neighbour.begin()
     this.pass(at(1))
     this.awake = true
-    if (number > 0) {
+    if (!first) {
       neighbour.take(() => {})
       taken = traffic.take((busy) => {
         this.awake = !busy

@@ -1,4 +1,5 @@
 import {
+  DMA_OK,
   type DmaBackend,
   type DmaCounters,
   type DmaDirection,
@@ -7,7 +8,6 @@ import {
   type DmaRegion,
   type DmaStatus,
   type DmaTraits,
-  DMA_OK,
   FROM_DEVICE,
   TO_DEVICE,
 } from '@guestdma/dma'

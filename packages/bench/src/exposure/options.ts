@@ -24,20 +24,18 @@ export interface AttackOptions {
    * Default 0.5.
    */
   readonly ringFill?: number
-  /** For how long, on a virtual clock; whole batches. Default: 8 batches. */
+  /** For how long at least, on a virtual clock; whole batches. Default: 8 batches. */
   readonly seconds?: number
   /** Decides where buffers lie and what is tried. Default 1. */
   readonly seed?: number
 }
 
 /** Options that were checked and completed. */
-export interface AttackSetting extends Required<Omit<AttackOptions, 'schemes' | 'seconds' | 'mode' | 'operation'>> {
+export interface AttackSetting extends Required<Omit<AttackOptions, 'schemes' | 'mode' | 'operation'>> {
   readonly mode: 'map' | 'pool' | 'pool-header'
   readonly operation: 'transmit' | 'receive' | 'read' | 'write'
   /** Operations of one batch. */
   readonly size: number
-  /** Batches that are measured. */
-  readonly batches: number
 }
 
 /** Entries of the attacked ring. */
@@ -85,7 +83,12 @@ export function checkedSetting(options: AttackOptions): AttackSetting {
   }
   const longest = LONGEST[driver]
   if (driver === 'net')
-    setting('bytes', bytes, Number.isInteger(bytes) && bytes >= 60 && bytes <= longest, `a whole number from 60 to ${longest}`)
+    setting(
+      'bytes',
+      bytes,
+      Number.isInteger(bytes) && bytes >= 60 && bytes <= longest,
+      `a whole number from 60 to ${longest}`,
+    )
   else
     setting('bytes', bytes, bytes >= 512 && bytes <= longest && bytes % 512 === 0, `a multiple of 512 up to ${longest}`)
   const isRam = ramBytes >= LEAST_RAM && ramBytes <= MOST_RAM && ramBytes % 4096 === 0
@@ -95,7 +98,6 @@ export function checkedSetting(options: AttackOptions): AttackSetting {
   setting('seed', seed, Number.isSafeInteger(seed), 'a whole number')
   const size = Math.max(1, Math.floor((ringFill * QUEUE_SIZE) / 2))
   const { seconds = (DEFAULT_BATCHES * size) / perSecond } = options
-  const batches = Math.max(1, Math.round((seconds * perSecond) / size))
   const mostSeconds = (MOST_BATCHES * size) / perSecond
   setting('seconds', seconds, seconds > 0 && seconds <= mostSeconds, `a number above 0 and up to ${mostSeconds}`)
   return {
@@ -110,7 +112,7 @@ export function checkedSetting(options: AttackOptions): AttackSetting {
     ringFill,
     seed,
     size,
-    batches,
+    seconds,
   }
 }
 

@@ -152,8 +152,8 @@ function tableOf(port: BusPort): number[] {
   if (port instanceof IommuPort) {
     // Without a domain, or in one without mappings, what is behind the IOMMU would be reached as it is.
     if (port.domain?.mappings == null) found.push(...tableOf(port.downstream))
-    else port.domain.mappings.forEach((start) => found.push(start))
+    else port.domain.mappings.forEach((start) => void found.push(start))
   }
-  if (port instanceof PagePort) port.forEach((page) => found.push(page))
+  if (port instanceof PagePort) port.forEach((page) => void found.push(page))
   return found
 }

@@ -35,7 +35,8 @@ export class Secrets {
   /** Fills `ram` with what the guest owns. */
   constructor(ram: Uint8Array, random: Random) {
     const bytes = Uint8Array.from({ length: BLOCK }, () => random.below(256))
-    const block = ([lowest, count]: readonly [number, number]): Uint8Array => bytes.map((byte) => lowest + (byte % count))
+    const block = ([lowest, count]: readonly [number, number]): Uint8Array =>
+      bytes.map((byte) => lowest + (byte % count))
     this.blocks = { guest: block(VALUES.guest), another: block(VALUES.another), attacked: block(VALUES.attacked) }
     this.random = random
     this.ram = ram

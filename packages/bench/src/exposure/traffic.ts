@@ -37,6 +37,8 @@ type Reading = (busy: boolean) => void
 
 /** Batches through a real driver and a real device model, one step at a time. Two are under way at a time. */
 export interface Traffic {
+  /** Operations of the next batch. Fewer than at first where the driver had no room for two of the size. */
+  readonly size: number
   /** The driver lends a batch to the device. */
   begin(): void
   /** The device does the work of all batches that were begun. The driver does not know yet. */
@@ -104,10 +106,12 @@ export class Transmit implements Traffic {
   private readonly arena: Arena | null
   private readonly batch: FrameBatch
   private readonly underWay: UnderWay[] = []
+  size: number
 
   constructor(context: TrafficContext) {
     const { bytes, mode, size } = context
     this.context = context
+    this.size = size
     this.arena = mode === 'map' ? new Arena(context, STRIDE) : null
     this.batch = new FrameBatch(size)
     this.batch.headed = mode === 'map'
@@ -115,8 +119,8 @@ export class Transmit implements Traffic {
   }
 
   begin(): void {
-    const { arena, batch, context } = this
-    const { bytes, ledger, machine, name, owner, secrets, size } = context
+    const { arena, batch, context, size } = this
+    const { bytes, ledger, machine, name, owner, secrets } = context
     const net = machine.net(name)
     const places: number[] = []
     for (let i = 0; i < size; i++) {
@@ -140,6 +144,7 @@ export class Transmit implements Traffic {
     const spans = places.slice(0, taken).flatMap((place) => [place, place + bytes])
     const withHeaders = spans.map((place, i) => (i % 2 === 0 ? place - NET_HEADER_SIZE : place))
     this.underWay.push({ taken, spans, handed: arena === null ? ledger.hand(withHeaders, TO_DEVICE) : null })
+    if (taken < size) this.size = halfOf(this.underWay)
   }
 
   complete(): void {
@@ -171,10 +176,12 @@ export class Receive implements Traffic {
   // Frames that the next batch has more than it should, since the last one had less.
   private behind = 0
   private sent = 0
+  readonly size: number
 
   constructor(context: TrafficContext) {
     const { bytes, owner, secrets, size } = context
     this.context = context
+    this.size = size
     const frame = new Uint8Array(bytes)
     secrets.fill(owner, frame, 0, bytes)
     this.frames = Frames.of(...new Array<Uint8Array>(2 * size).fill(frame))
@@ -234,10 +241,12 @@ export class Requests implements Traffic {
   private readonly batch: RequestBatch
   private readonly underWay: (UnderWay & { readonly buffers: readonly number[] })[] = []
   private sector = 0
+  size: number
 
   constructor(context: TrafficContext, operation: 'read' | 'write') {
     const { bytes, mode, size } = context
     this.context = context
+    this.size = size
     this.reads = operation === 'read'
     this.arena = mode === 'map' ? new Arena(context, bytes) : null
     this.batch = new RequestBatch(size)
@@ -246,8 +255,8 @@ export class Requests implements Traffic {
   }
 
   begin(): void {
-    const { arena, batch, context, reads } = this
-    const { bytes, ledger, machine, name, owner, secrets, size } = context
+    const { arena, batch, context, reads, size } = this
+    const { bytes, ledger, machine, name, owner, secrets } = context
     const { queue } = machine.blk(name)
     const places: number[] = []
     for (let i = 0; i < size; i++) {
@@ -274,6 +283,7 @@ export class Requests implements Traffic {
     const spans = places.slice(0, taken).flatMap((place) => [place, place + bytes])
     const handed = arena === null ? ledger.hand(spans, reads ? FROM_DEVICE : TO_DEVICE) : null
     this.underWay.push({ taken, spans, handed, buffers: Array.from(batch.buffer.subarray(0, taken)) })
+    if (taken < size) this.size = halfOf(this.underWay)
   }
 
   complete(): void {
@@ -305,6 +315,11 @@ export function diskOf(secrets: Secrets): Uint8Array<ArrayBuffer> {
   const disk = new Uint8Array(DISK_BYTES)
   for (let at = 0; at < DISK_BYTES; at += STRIDE) secrets.fill('attacked', disk, at, STRIDE)
   return disk
+}
+
+// There is no room for more: two batches of the same size share what there is.
+function halfOf(underWay: readonly UnderWay[]): number {
+  return Math.max(1, Math.floor(underWay.reduce((sum, { taken }) => sum + taken, 0) / 2))
 }
 
 function whileDelivered(ledger: Ledger, spans: readonly number[], reading: () => void): void {

@@ -77,7 +77,7 @@ export interface ExposureResult {
   readonly bytes: number
   /**
    * What the averages were taken for: bytes of guest RAM, operations per second, how full the ring was at most (0 to 1),
-   * seconds on a virtual clock.
+   * seconds on a virtual clock. All but the first are what came about, where the driver had no room for what was asked.
    */
   readonly setting: {
     readonly ramBytes: number
