@@ -32,8 +32,8 @@ export interface Handed {
   readonly direction: DmaDirection
 }
 
-// How many of the device addresses that were taken back are remembered.
-const REMEMBERED = 1024
+// How many of the device addresses that were taken back are remembered, at most.
+const REMEMBERED = 16_384
 
 /** What the driver's side says of the memory that one device was given. All spans are of places. */
 export class Ledger {
@@ -41,8 +41,8 @@ export class Ledger {
   readonly port: BusPort
   /** Whoever made the driver's backend: which granules a device is given whole. */
   granule = 1
-  /** Device addresses that were taken back, [address, bytes], the newest last. */
-  readonly takenBack: (readonly [address: number, length: number])[] = []
+  /** Bytes by device address, of all that was taken back, the newest last. */
+  readonly takenBack = new Map<number, number>()
   /** Bytes of a completed transfer that their owner reads at the moment. */
   delivered: Spans = NO_SPANS
 
@@ -151,8 +151,10 @@ export class Ledger {
     this.copiesSince.push(...difference(lent.seen, lent.guest))
     delete (this.rows.get(m) as (Lent | undefined)[])[row]
     this.uncommitted.delete(lent)
-    this.takenBack.push([lent.device, lent.length])
-    if (this.takenBack.length > 2 * REMEMBERED) this.takenBack.splice(0, REMEMBERED)
+    const { takenBack } = this
+    takenBack.delete(lent.device)
+    takenBack.set(lent.device, lent.length)
+    if (takenBack.size > REMEMBERED) for (const [oldest] of takenBack) return void takenBack.delete(oldest)
   }
 
   alloc(region: DmaRegion, use: 'ring' | 'payload'): void {

@@ -127,33 +127,41 @@ const RANDOM_ANYWHERE = 8
 const NEWEST = 128
 const OLDER = 32
 
-/** Addresses at which to begin: what the enforcer's tables have, what was ever lent and a granule around it, and guesses. */
+/**
+ * Addresses at which to begin: what the enforcer's tables have, what was ever lent and a granule around it, and guesses.
+ * Where the tables are known, some of what was taken back will do.
+ */
 export function candidates(ledger: Ledger, ramBase: number, ramBytes: number, random: Random): number[] {
-  const found = tableOf(ledger.port)
-  const { granule, takenBack } = ledger
+  const { addresses, granule, port } = ledger
+  const table = tableOf(port)
+  const found = table ?? []
   const around = ([address, length]: readonly [number, number]): void => {
     const first = Math.floor(address / granule) * granule
     const last = Math.floor((address + length - 1) / granule) * granule
     found.push(address, first - granule, last + granule)
   }
-  for (const one of ledger.addresses) around(one)
-  for (const one of takenBack.slice(-NEWEST)) around(one)
-  if (takenBack.length > NEWEST)
-    for (let i = 0; i < OLDER; i++) around(takenBack[random.below(takenBack.length - NEWEST)])
+  for (const one of addresses) around(one)
+  const takenBack = [...ledger.takenBack]
+  const older = takenBack.length - NEWEST
+  if (table === null || older <= 0) for (const one of takenBack) around(one)
+  else {
+    for (const one of takenBack.slice(older)) around(one)
+    for (let i = 0; i < OLDER; i++) around(takenBack[random.below(older)])
+  }
   for (let i = 0; i < RANDOM_IN_RAM; i++) found.push(ramBase + random.below(ramBytes))
   for (let i = 0; i < RANDOM_ANYWHERE; i++) found.push(random.below(ADDRESS_LIMIT))
   return found
 }
 
-// Where the windows, mappings and pages of a port of ours begin. A port of others has no table that is known here.
-function tableOf(port: BusPort): number[] {
+// Where the windows, mappings and pages of a port of ours begin; null for a port of others, whose tables nobody knows.
+function tableOf(port: BusPort): number[] | null {
   const found: number[] = []
   if (port instanceof BusWindows) for (const { base } of port.windows) found.push(base)
-  if (port instanceof IommuPort) {
+  else if (port instanceof PagePort) port.forEach((page) => void found.push(page))
+  else if (port instanceof IommuPort) {
     // Without a domain, or in one without mappings, what is behind the IOMMU would be reached as it is.
-    if (port.domain?.mappings == null) found.push(...tableOf(port.downstream))
-    else port.domain.mappings.forEach((start) => void found.push(start))
-  }
-  if (port instanceof PagePort) port.forEach((page) => void found.push(page))
+    if (port.domain?.mappings == null) return tableOf(port.downstream)
+    port.domain.mappings.forEach((start) => void found.push(start))
+  } else return null
   return found
 }
