@@ -116,7 +116,7 @@ export function checkedSetting(options: AttackOptions): AttackSetting {
   }
 }
 
-/** One case for each of the schemes, operations, modes and two sizes; all run within a minute on one core. */
+/** A case for each of the schemes, operations, modes and two sizes, in a setting that suffices for a comparison. */
 export function exposureCases(schemes: Schemes): AttackOptions[] {
   return Object.keys(schemes).flatMap((backend) =>
     Object.entries(MODES).flatMap(([work, modes]) => {

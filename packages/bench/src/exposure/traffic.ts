@@ -56,7 +56,7 @@ const STRIDE = 2048
 // A frame begins 16 bytes into its buffer, right after its virtio header.
 const HEADROOM = 16
 /** Bytes of a received frame that are copied away before they are read: Ethernet, IPv6 and TCP. */
-export const HEADERS = 64
+const HEADERS = 64
 
 /** A driver's buffers in guest RAM, in an order that has nothing to do with where they lie. */
 class Arena {
@@ -175,6 +175,7 @@ export class Receive implements Traffic {
   private seen = 0
   // Frames that the next batch has more than it should, since the last one had less.
   private behind = 0
+  private begun = false
   private sent = 0
   readonly size: number
 
@@ -192,9 +193,11 @@ export class Receive implements Traffic {
   complete(): void {
     const { leave, machine, name, random, size } = this.context
     const device = machine.netModel(name)
-    // Uneven batches: otherwise the same buffers would come together again and again.
-    const less = this.behind > 0 ? -this.behind : random.below((size >> 2) + 1)
+    // Uneven batches, in pairs that are even together, but for the first one: otherwise the same buffers would come
+    // together again and again.
+    const less = this.behind > 0 ? -this.behind : this.begun ? random.below((size >> 2) + 1) : 0
     this.behind = this.behind > 0 ? 0 : less
+    this.begun = true
     this.sent = device.receiveEach(this.frames, 0, size - less)
     work(leave, device)
   }
