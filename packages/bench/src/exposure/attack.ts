@@ -63,6 +63,7 @@ function takeRam(bytes: number): ArrayBuffer {
 /** A machine with the attacked device and another one beside it, and what is known of its memory. */
 class Stage {
   readonly ram: ArrayBuffer
+  readonly leave: Leave = { given: true }
   private readonly setting: AttackSetting
   private readonly random: Random
   private readonly memory: GuestMemory
@@ -70,7 +71,6 @@ class Stage {
   private readonly places: Places
   private readonly ledgers = new Map<string, Ledger>()
   private beforeAttach = { readable: 0, writable: 0 }
-  readonly leave: Leave = { given: true }
   private receive: Receive | null = null
 
   constructor(setting: AttackSetting) {

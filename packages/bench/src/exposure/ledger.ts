@@ -42,7 +42,7 @@ export class Ledger {
   /** Whoever made the driver's backend: which granules a device is given whole. */
   granule = 1
   /** Bytes by device address, of all that was taken back, the newest last. */
-  readonly takenBack = new Map<number, number>()
+  readonly takenBack: Map<number, number> = new Map()
   /** Bytes of a completed transfer that their owner reads at the moment. */
   delivered: Spans = NO_SPANS
 
