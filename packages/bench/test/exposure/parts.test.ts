@@ -1,5 +1,6 @@
 import { BusWindows, everything } from '@guestdma/devices'
-import { GuestMemory } from '@guestdma/memory'
+import { DmaMappings } from '@guestdma/dma'
+import { type BusPort, GuestMemory } from '@guestdma/memory'
 import fc from 'fast-check'
 import { directScheme } from 'guestdma'
 import { describe, expect, test } from 'vitest'
@@ -10,7 +11,7 @@ import { Ledger } from '../../src/exposure/ledger.ts'
 import { type AttackOptions, exposureCases } from '../../src/exposure/options.ts'
 import { Places } from '../../src/exposure/places.ts'
 import { Random } from '../../src/exposure/random.ts'
-import { Prober } from '../../src/exposure/reach.ts'
+import { candidates, Prober } from '../../src/exposure/reach.ts'
 import { Secrets } from '../../src/exposure/secrets.ts'
 import { blocks, bytesOf, difference, intersection, type Spans, union } from '../../src/exposure/spans.ts'
 import {
@@ -93,6 +94,45 @@ describe('what a port reaches', () => {
         },
       ),
     )
+  })
+})
+
+describe('addresses to begin at', () => {
+  const GRANULE = 4096
+  const FAR = 1 << 20
+
+  /** A ledger of a device that was lent 300 buffers far apart, which were all taken back. */
+  function used(port: BusPort, places: Places): Ledger {
+    const ledger = new Ledger(places, port)
+    ledger.granule = GRANULE
+    const m = new DmaMappings(300)
+    for (let row = 0; row < m.rows; row++) {
+      m.guest[row] = BASE
+      m.device[row] = FAR * (row + 1) + 100
+      m.length[row] = m.deviceLength[row] = 64
+      ledger.mapped(m, row)
+    }
+    for (let row = 0; row < m.rows; row++) ledger.unmapped(m, row)
+    return ledger
+  }
+
+  test('at a port of others: every address ever lent, and a granule around it', () => {
+    const { memory, places } = stage()
+    // What makes it one of ours is its class.
+    const port: BusPort = Object.assign(Object.create(null), everything(memory))
+    const found = new Set(candidates(used(port, places), BASE, RAM, new Random(1)))
+    for (let row = 0; row < 300; row++) {
+      const at = FAR * (row + 1)
+      expect([at + 100, at - GRANULE, at + GRANULE].filter((address) => !found.has(address))).toEqual([])
+    }
+  })
+
+  test('at a port of ours: what its table has, and what was taken back last', () => {
+    const { memory, places } = stage()
+    const found = new Set(candidates(used(everything(memory), places), BASE, RAM, new Random(1)))
+    expect(found.has(BASE)).toBe(true)
+    for (let row = 299; row > 299 - 128; row--) expect(found.has(FAR * (row + 1) + 100)).toBe(true)
+    expect(found.size).toBeLessThan(3 * 300)
   })
 })
 

@@ -1,5 +1,5 @@
 import type { DmaTraits } from '@guestdma/dma'
-import { createMachine, directScheme, pooledIommuScheme, SCHEMES, virtioIommuScheme } from 'guestdma'
+import { createMachine, directScheme, pooledIommuScheme, SCHEMES, sharedPoolScheme, virtioIommuScheme } from 'guestdma'
 import { describe, expect, test } from 'vitest'
 import type { AttackOptions } from '../../src/exposure/options.ts'
 import type { ExposureClass, ExposureResult } from '../../src/harness/result.ts'
@@ -124,6 +124,15 @@ describe('figures that follow from the rhythm of a batch', () => {
     expect(writable.direction).toBe(1.25 * SIZE * 512)
   })
 
+  test('so it is in a pool, which nothing is copied into', { timeout: SLOW }, async () => {
+    const frames = await attacked('shared-pool', { ...transmit, mode: 'pool' })
+    expect(frames.writable.direction).toBe(1.25 * SIZE * 76)
+    // A disk's pool has 64 buffers: 32 for each of two batches.
+    const requests = await attacked('shared-pool', { ...write, mode: 'pool' })
+    expect(requests.writable.direction).toBe(1.25 * 32 * 512)
+    expect(requests.setting.ringFill).toBe(0.25)
+  })
+
   test('with the headers copied only what is behind them can be changed', { timeout: SLOW }, async () => {
     const pool = await attacked('shared-pool', { ...receive, mode: 'pool' })
     const header = await attacked('shared-pool', { ...receive, mode: 'pool-header' })
@@ -137,6 +146,41 @@ describe('figures that follow from the rhythm of a batch', () => {
     // Two buffers lie in a page, in any order, and 80 are lent on average.
     expect(readable.slack).toBeGreaterThan(40 * (4096 - 2 * 76))
     expect(readable.slack).toBeLessThan(80 * (4096 - 76))
+  })
+})
+
+test('what a device wrote into its pool is its own residue, where it may read there at all', {
+  timeout: SLOW,
+}, async () => {
+  const inPool = { ...receive, mode: 'pool' } as const
+  const of = async (backend: string): Promise<number> => (await attacked(backend, inPool)).readable['own-residue']
+  // All 256 buffers of the ring held a frame once.
+  expect(await of('shared-pool')).toBeGreaterThan(250 * 1514)
+  expect(await of('virtio-iommu')).toBe(0)
+})
+
+describe('what stays in a pool', () => {
+  const schemes: Schemes = {
+    'default-pool': MEASURED['default-pool'],
+    'cleared-on-lend': (sizes) => sharedPoolScheme({ size: sizes?.poolBytes ?? 0, per: 'machine', clear: 'on-lend' }),
+    'own-pool': MEASURED['shared-pool'],
+  }
+  // With its header. Both devices send the same number of frames of the same size.
+  const FRAME = 76
+
+  test('another device reads frames while they are lent, and rings always', { timeout: SLOW }, async () => {
+    const { readable } = await attacked('default-pool', transmit, { schemes })
+    expect(readable['other-devices'] - readable.metadata).toBe(1.25 * 64 * FRAME)
+  })
+
+  test('and frames of before, where slots are not cleared as they come back', { timeout: SLOW }, async () => {
+    const { readable } = await attacked('cleared-on-lend', transmit, { schemes })
+    expect(readable['other-devices'] - readable.metadata).toBeGreaterThan(1.25 * 64 * FRAME)
+  })
+
+  test('a device finds its own frames of before, unless they were cleared', { timeout: SLOW }, async () => {
+    expect((await attacked('own-pool', transmit, { schemes })).readable['own-residue']).toBeGreaterThan(0)
+    expect((await attacked('default-pool', transmit, { schemes })).readable['own-residue']).toBe(0)
   })
 })
 
