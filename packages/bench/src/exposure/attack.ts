@@ -65,7 +65,9 @@ class Stage {
   readonly ram: ArrayBuffer
   readonly leave: Leave = { given: true }
   private readonly setting: AttackSetting
+  // The same traffic for each scheme, whatever the attack on it draws.
   private readonly random: Random
+  private readonly guesses: Random
   private readonly memory: GuestMemory
   private readonly secrets: Secrets
   private readonly places: Places
@@ -76,6 +78,7 @@ class Stage {
   constructor(setting: AttackSetting) {
     this.setting = setting
     this.random = new Random(setting.seed)
+    this.guesses = new Random(~setting.seed)
     this.ram = takeRam(setting.ramBytes)
     this.secrets = new Secrets(new Uint8Array(this.ram), this.random)
     this.memory = new GuestMemory([{ base: RAM_BASE, length: setting.ramBytes, memory: this.ram }])
@@ -115,12 +118,12 @@ class Stage {
   }
 
   run(machine: Machine): ExposureResult {
-    const { beforeAttach, random, secrets, setting } = this
+    const { beforeAttach, guesses, random, secrets, setting } = this
     const { backend, bytes, driver, mode, operation, ramBytes, ring, size } = setting
     for (const name of [ATTACKED, ANOTHER]) makePatient(machine.device(name).model, this.leave)
     const ledger = this.ledger(ATTACKED)
     const other = this.ledger(ANOTHER)
-    const attacker = new Attacker(ledger, [other], secrets, random, RAM_BASE)
+    const attacker = new Attacker(ledger, [other], secrets, guesses, RAM_BASE)
     const context: TrafficContext = {
       machine,
       name: ATTACKED,
@@ -141,7 +144,7 @@ class Stage {
       attacker,
       traffic,
       neighbour,
-      random,
+      random: guesses,
       leave: this.leave,
       perMillisecond: setting.perSecond / 1000,
     })
@@ -199,8 +202,8 @@ class Stage {
 
   // No driver has taken hold of the device yet, and all that it reaches of the guest is foreign.
   private lookBefore(): void {
-    const { random, secrets } = this
-    const { readable, writable } = new Attacker(this.ledger(ATTACKED), [], secrets, random, RAM_BASE).look()
+    const { guesses, secrets } = this
+    const { readable, writable } = new Attacker(this.ledger(ATTACKED), [], secrets, guesses, RAM_BASE).look()
     this.beforeAttach = { readable: readable.foreign, writable: writable.foreign }
   }
 

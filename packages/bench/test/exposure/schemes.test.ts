@@ -263,6 +263,13 @@ describe('the same seed', () => {
     expect(other.readable.stale).not.toBe(first.readable.stale)
   })
 
+  test('gives the same traffic under each scheme', { timeout: SLOW }, async () => {
+    const inPool = { ...receive, mode: 'pool' } as const
+    const [ours, another] = [await attacked('shared-pool', inPool), await attacked('virtio-iommu', inPool)]
+    expect(another.setting).toEqual(ours.setting)
+    expect(another.writable.mutable).toBe(ours.writable.mutable)
+  })
+
   test('gives the same result while other attacks run', { timeout: SLOW }, async () => {
     const alone = await seeded(7)
     const [beside] = await Promise.all([seeded(7), attacked('direct', transmit), attacked('shared-pool', receive)])
@@ -283,6 +290,7 @@ test('a larger guest exposes more to an unconfined device, and nothing to one be
   const of = async (backend: string, ramBytes: number): Promise<number> =>
     (await attacked(backend, transmit, { schemes, ramBytes })).readable.foreign
   const more = (await of('direct', 48 << 20)) - (await of('direct', 32 << 20))
-  expect(more).toBe(16 << 20)
+  // But for a block that holds secrets in part.
+  expect(Math.abs(more - (16 << 20))).toBeLessThan(4096)
   expect(await of('pool', 48 << 20)).toBe(0)
 })
