@@ -50,21 +50,26 @@ export interface Environment {
   readonly lastLevelCacheBytes: number
 }
 
-/** Whose bytes a device could reach although they were not lent to it, or not lent any more. */
+/** Whose bytes a device could reach although they were not lent to it, or not lent any more, or not for this access. */
 export type ExposureClass =
-  /** Memory that was never lent to this device: the rest of the guest. */
+  /** Memory of the guest that was never lent to this device. */
   | 'foreign'
-  /** What lies beside a lent buffer in the same granule, slot or page. */
+  /** Memory of the guest that was never lent to it either, in a granule of which a part is or was lent. */
   | 'slack'
-  /** Bytes that were lent, were taken back, and serve somebody else by now. */
+  /** Bytes that were lent, were taken back, and serve something else by now. */
   | 'stale'
-  /** Bytes of a transfer that completed, which its owner reads while the device could still change them. */
+  /** The guest's own bytes that are lent for the other access alone: to be read, and the device can write them. */
+  | 'direction'
+  /** Bytes of a transfer that completed, which its owner reads while the device can still change them. Writes only. */
   | 'mutable'
-  /** What another device was lent before, left in shared memory. */
-  | 'other-residue'
-  /** What this same device was lent before, left in its memory: information that it had already. */
+  /** What another device is lent, was lent before, or uses for itself. */
+  | 'other-devices'
+  /**
+   * What this same device was lent before, left in its memory. Read, it is information that the device had already;
+   * written, nobody reads it.
+   */
   | 'own-residue'
-  /** Rings, tables and cells that the driver reads, and that are not the payload of anybody. */
+  /** The device's own rings, tables and cells, which are not the payload of anybody. */
   | 'metadata'
 
 /** What a hostile device reached while traffic ran, by one scheme in one mode. Bytes are averages over virtual time. */
@@ -75,7 +80,10 @@ export interface ExposureResult {
   readonly mode: string
   readonly ring: 'split' | 'packed'
   readonly bytes: number
-  /** What the averages were taken for: bytes of guest RAM, operations per second, how full the ring was kept (0 to 1), seconds. */
+  /**
+   * What the averages were taken for: bytes of guest RAM, operations per second, how full the ring was at most (0 to 1),
+   * seconds on a virtual clock. All but the first are what came about, where the driver had no room for what was asked.
+   */
   readonly setting: {
     readonly ramBytes: number
     readonly perSecond: number
@@ -84,9 +92,11 @@ export interface ExposureResult {
   }
   readonly readable: Readonly<Record<ExposureClass, number>>
   readonly writable: Readonly<Record<ExposureClass, number>>
-  /** Bytes within reach before the driver took hold of the device, and with an IOMMU before it was attached. */
+  /** The guest's bytes within reach before the driver took hold of the device: before an IOMMU was attached, say. */
   readonly beforeAttach: { readonly readable: number; readonly writable: number }
-  /** How many addresses were tried through the device's port, and what became of them. */
+  /**
+   * How often the device's port was asked, how many bytes were read and written through it, and how often it refused.
+   */
   readonly probes: { readonly tried: number; readonly read: number; readonly written: number; readonly refused: number }
 }
 

@@ -100,6 +100,14 @@ export class PagePort implements BusPort, TranslationSource {
     this.faults.record(fault)
   }
 
+  /** Calls `visit` with the guest address of each page that is shared now. For what is not the data path. */
+  forEach(visit: (page: number) => void): void {
+    for (const [number, chunk] of this.chunks) {
+      for (let at = chunk.indexOf(1); at >= 0; at = chunk.indexOf(1, at + 1))
+        visit((number * CHUNK + at) * this.pageBytes)
+    }
+  }
+
   resolve(length: number, access: 1 | 2): number {
     const { request, pageBytes, memory } = this
     const address = request[0]
