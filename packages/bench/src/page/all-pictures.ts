@@ -1,0 +1,59 @@
+import { costReport } from '../costs/report.ts'
+import type { BenchReport, BenchResult } from '../harness/result.ts'
+import { type Answers, answer } from '../model/answers.ts'
+import { modelRow } from '../model/causes.ts'
+import { type Parameters, parametersOf } from '../model/parameters.ts'
+import { crossoverPicture, lazyPicture, limitPicture } from './answer-pictures.ts'
+import { linePicture, modelledPicture } from './cost-pictures.ts'
+import { headlinePicture, headlineWorks } from './headline.ts'
+import { overcommitPictures, scalePictures, threadsPicture } from './other-pictures.ts'
+import type { Picture } from './picture.ts'
+import { HARNESS, linesOf, type Slice, slicesOf } from './slices.ts'
+
+/** The profile that the page begins with. */
+export const FIRST_PROFILE = 'pcie-wc'
+
+/** Every picture that a report has data for, of the fullest slices and at the prices of the first profile. */
+export function allPictures(report: BenchReport): Picture[] {
+  const { results, threads = [], scale = [] } = report
+  const parameters = parametersOf(FIRST_PROFILE)
+  const [headline] = headlineWorks(report)
+  const [bySize] = linesOf(results, 'bytes')
+  const [byBatch] = linesOf(results, 'batch')
+  const [one] = slicesOf(results, [])
+  return [
+    ...(headline === undefined ? [] : [headlinePicture(headline)]),
+    ...(bySize === undefined ? [] : [linePicture(bySize, 'bytes')]),
+    ...(byBatch === undefined ? [] : [linePicture(byBatch, 'batch')]),
+    ...(one === undefined ? [] : [modelledSlice(one, parameters)]),
+    ...answerPictures(results, parameters),
+    ...overcommitPictures(costReport(report, FIRST_PROFILE).overcommit.rows),
+    ...(threads.length === 0 ? [] : [threadsPicture(threads)]),
+    ...scalePictures(scale),
+  ]
+}
+
+/** The pictures of the questions that the model answers. */
+export function answerPictures(results: readonly BenchResult[], parameters: Parameters): Picture[] {
+  const counted = schemesIn(results)
+  const answers: Answers = answer(counted, parameters)
+  return [
+    ...(answers.deviceMemory.cases.length === 0
+      ? []
+      : [crossoverPicture(counted, parameters), limitPicture(answers, parameters)]),
+    ...(answers.lazy.cases.length === 0 ? [] : [lazyPicture(answers, parameters)]),
+  ]
+}
+
+/** A slice beside the model. Throws ModelError `MODEL_COUNTER`. */
+export function modelledSlice({ name, results }: Slice, parameters: Parameters): Picture {
+  return modelledPicture(
+    name,
+    results.map((result) => ({ result, modelled: modelRow(result, parameters) })),
+  )
+}
+
+/** The results without the loop of the harness. */
+export function schemesIn(results: readonly BenchResult[]): BenchResult[] {
+  return results.filter(({ backend }) => backend !== HARNESS)
+}

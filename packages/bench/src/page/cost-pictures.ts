@@ -1,0 +1,226 @@
+import * as Plot from '@observablehq/plot'
+import type { BenchResult } from '../harness/result.ts'
+import { CAUSE_NAMES, CAUSES, type CauseName, type Modelled } from '../model/causes.ts'
+import { figure, logAxis, time } from './numbers.ts'
+import { type Canvas, NARROW, names, type Picture, panelNames, panels, plot, schemesOf } from './picture.ts'
+import type { Slice } from './slices.ts'
+
+/** What an operation costs as `along` grows: a line for each scheme, a panel for each operation. */
+export function linePicture({ name, results }: Slice, along: 'bytes' | 'batch'): Picture {
+  const what = along === 'bytes' ? 'size' : 'batch'
+  const rows = [...results].sort((a, b) => a[along] - b[along])
+  const texts = {
+    title: `Cost by ${what}: ${name}`,
+    description: `Median time of one operation by scheme, as ${along === 'bytes' ? 'its bytes grow' : 'more of them are published together'}. A thin upright line goes from the 5th to the 95th percentile. Both axes are logarithmic.`,
+    schemes: schemesOf(rows),
+  }
+  return {
+    name: `cost-by-${what}`,
+    ...texts,
+    columns: ['operation', 'scheme', along, 'ns', 'p05', 'p95'],
+    rows: rows.map(({ operation, backend, nsPerOperation: { median, p05, p95 }, ...row }) => [
+      operation,
+      backend,
+      row[along],
+      median,
+      p05,
+      p95,
+    ]),
+    draw: (canvas) => drawLines(canvas, texts, rows, along),
+  }
+}
+
+function drawLines(
+  canvas: Canvas,
+  texts: Pick<Picture, 'title' | 'description' | 'schemes'>,
+  rows: readonly BenchResult[],
+  along: 'bytes' | 'batch',
+): SVGSVGElement {
+  const panelOf = ({ driver, operation }: BenchResult): string => `${driver} ${operation}`
+  const { channel, scale, height, stacked } = panels(canvas, rows, panelOf)
+  const values = [...new Set(rows.map((row) => row[along]))].sort((a, b) => a - b)
+  const place = { x: along, y: (row: BenchResult) => row.nsPerOperation.median, ...channel }
+  const lineOf = (row: BenchResult): string => `${panelOf(row)} ${row.backend}`
+  const last = [...new Map(rows.map((row) => [lineOf(row), row])).values()]
+  return plot(canvas, texts, {
+    ...scale,
+    height,
+    marginTop: 34,
+    marginBottom: 42,
+    marginLeft: 54,
+    insetRight: canvas.width < NARROW ? 10 : 118,
+    insetLeft: 12,
+    x: {
+      type: 'log',
+      base: 2,
+      ticks: spaced(values, stacked ? 5 : 7),
+      tickFormat: (value: number) => value.toLocaleString('en'),
+      label: along === 'bytes' ? 'bytes' : 'operations published together',
+    },
+    y: { type: 'log', ticks: 5, tickFormat: time, label: 'time of one operation', grid: true },
+    marks: [
+      Plot.ruleX(rows, {
+        ...place,
+        y1: (row: BenchResult) => row.nsPerOperation.p05,
+        y2: (row: BenchResult) => row.nsPerOperation.p95,
+        stroke: 'backend',
+        strokeOpacity: 0.5,
+      }),
+      Plot.lineY(rows, { ...place, z: lineOf, stroke: 'backend', strokeWidth: 1.5 }),
+      Plot.dot(rows, { ...place, fill: 'backend', symbol: 'backend', r: 4 }),
+      panelNames(rows, panelOf, stacked),
+      canvas.width < NARROW
+        ? null
+        : names(last, {
+            x: (row) => row[along],
+            y: (row) => row.nsPerOperation.median,
+            text: ({ backend }) => backend,
+            channel,
+          }),
+      Plot.tip(
+        rows,
+        Plot.pointer({
+          ...place,
+          title: ({ backend, nsPerOperation, ...row }: BenchResult) =>
+            `${backend}, ${row[along]} ${along === 'bytes' ? 'bytes' : 'together'}\n${figure(nsPerOperation.median)} ns`,
+        }),
+      ),
+    ],
+  })
+}
+
+// So many ticks as there is room for.
+function spaced(values: readonly number[], most: number): number[] {
+  const step = Math.ceil(values.length / most)
+  return values.filter((_, i) => (values.length - 1 - i) % step === 0)
+}
+
+/** A result beside what the model says of it. */
+export interface ModelledResult {
+  readonly result: BenchResult
+  readonly modelled: Modelled
+}
+
+export const MEASURED_COLUMN = 'measured'
+
+interface Value {
+  readonly backend: string
+  readonly panel: string
+  readonly ns: number
+}
+
+/** The measured time and each modelled cause in a panel of its own. Nothing is added up. */
+export function modelledPicture(name: string, rows: readonly ModelledResult[]): Picture {
+  const causes = causesOf(rows)
+  const schemes = schemesOf(rows.map(({ result }) => result))
+  const sorted = schemes.flatMap((scheme) => rows.filter(({ result }) => result.backend === scheme))
+  const values = sorted.flatMap(({ result, modelled }): Value[] => [
+    { backend: result.backend, panel: MEASURED_COLUMN, ns: result.nsPerOperation.median },
+    ...causes.flatMap((cause) => {
+      const ns = modelled[cause]
+      return ns === null ? [] : [{ backend: result.backend, panel: titleOf(cause), ns }]
+    }),
+  ])
+  const texts = {
+    title: `Measured beside modelled: ${name}`,
+    description:
+      'The first panel is the measured time of one operation. Every other panel is what one cause would cost at the prices above. All panels have the same logarithmic axis; the band at the left is for zero. Panels are not added up: causes of the CPU and of the device overlap in time.',
+    schemes,
+  }
+  return {
+    name: 'modelled',
+    ...texts,
+    columns: ['scheme', MEASURED_COLUMN, ...causes.map(titleOf)],
+    rows: sorted.map(({ result, modelled }) => [
+      result.backend,
+      result.nsPerOperation.median,
+      ...causes.map((cause) => modelled[cause]),
+    ]),
+    draw: (canvas) => drawValues(canvas, texts, values),
+  }
+}
+
+/** Causes that some result has the counters of. */
+export function causesOf(rows: readonly ModelledResult[]): CauseName[] {
+  return CAUSE_NAMES.filter((cause) => rows.some(({ modelled }) => modelled[cause] !== null))
+}
+
+function titleOf(cause: CauseName): string {
+  return `${CAUSES[cause].title} (${CAUSES[cause].who})`
+}
+
+function drawValues(
+  canvas: Canvas,
+  texts: Pick<Picture, 'title' | 'description' | 'schemes'>,
+  values: readonly Value[],
+): SVGSVGElement {
+  const panelNamesOf = [...new Set(values.map(({ panel }) => panel))]
+  // As many panels in a row as there is room for, in as many rows as it takes.
+  const across = Math.max(1, Math.min(4, Math.floor((canvas.width - 130) / 150)))
+  const column = ({ panel }: { panel: string }): number => panelNamesOf.indexOf(panel) % across
+  const line = ({ panel }: { panel: string }): number => Math.floor(panelNamesOf.indexOf(panel) / across)
+  const channel = { fx: column, fy: line }
+  const lines = Math.ceil(panelNamesOf.length / across)
+  const x = logAxis(
+    values.map(({ ns }) => ns),
+    '0',
+    time,
+    3,
+  )
+  const each = texts.schemes.length * 17
+  const bands = panelNamesOf.map((panel) => ({ panel }))
+  return plot(canvas, texts, {
+    fx: { axis: null, padding: 0.06 },
+    fy: { axis: null, padding: 34 / (each + 34), paddingOuter: 0 },
+    height: lines * (each + 34) + 60,
+    marginTop: 30,
+    marginBottom: 40,
+    marginLeft: 128,
+    marginRight: 8,
+    insetRight: 44,
+    x: {
+      type: 'log',
+      domain: [...x.domain],
+      ticks: [...x.ticks],
+      tickFormat: x.format,
+      label: 'time of one operation',
+    },
+    y: { type: 'point', domain: [...texts.schemes], label: null, tickSize: 0 },
+    marks: [
+      x.band === null
+        ? null
+        : Plot.rect(bands, {
+            ...channel,
+            x1: x.band.from,
+            x2: x.band.to,
+            fill: 'currentColor',
+            fillOpacity: 0.07,
+          }),
+      Plot.gridX({ ticks: [...x.ticks], strokeOpacity: 0.12 }),
+      Plot.dot(values, {
+        ...channel,
+        x: ({ ns }: Value) => x.place(ns),
+        y: 'backend',
+        fill: 'backend',
+        symbol: 'backend',
+        r: 4,
+      }),
+      Plot.text(values, {
+        ...channel,
+        x: ({ ns }: Value) => x.place(ns),
+        y: 'backend',
+        text: ({ ns }: Value) => figure(ns),
+        textAnchor: 'start',
+        dx: 8,
+        fontSize: 11,
+      }),
+      Plot.text(bands, {
+        ...channel,
+        text: 'panel',
+        frameAnchor: 'top-left',
+        dy: -16,
+        fontWeight: 600,
+      }),
+    ],
+  })
+}

@@ -1,0 +1,195 @@
+import * as Plot from '@observablehq/plot'
+import type { BenchReport, BenchResult, ExposureClass, ExposureResult } from '../harness/result.ts'
+import { fillOf } from './looks.ts'
+import { figure, type LogAxis, logAxis, scaled } from './numbers.ts'
+import { type Canvas, NARROW, names, type Picture, panelNames, panels, plot, schemesOf } from './picture.ts'
+
+/** One scheme in one mode: what it costs there, and what it exposes there. */
+export interface HeadlinePoint {
+  readonly backend: string
+  readonly mode: string
+  readonly batch: number
+  readonly ns: number
+  /** `ns` divided by that of `direct` in the same mode. */
+  readonly overhead: number
+  /** Bytes within reach but not lent. What the device was lent before, and still has, is not among them. */
+  readonly readable: number
+  readonly writable: number
+}
+
+/** All points of one kind of work. */
+export interface HeadlineWork {
+  /** Such as `net transmit, split, 64 bytes`. */
+  readonly name: string
+  readonly points: readonly HeadlinePoint[]
+}
+
+/** What everything is compared with: no protection at all. */
+const BASELINE = 'direct'
+/** It is information that the device had already, so it is told in the table and is in no sum. */
+const NO_EXPOSURE: ExposureClass = 'own-residue'
+const BATCH = 32
+
+/** Joins what was attacked with what was measured: the same driver, operation, scheme, mode, ring and size. */
+export function headlineWorks({ results, exposure = [] }: Pick<BenchReport, 'results' | 'exposure'>): HeadlineWork[] {
+  const works = new Map<string, ExposureResult[]>()
+  for (const row of exposure) {
+    const name = `${row.driver} ${row.operation}, ${row.ring}, ${row.bytes.toLocaleString('en')} bytes`
+    works.set(name, [...(works.get(name) ?? []), row])
+  }
+  return [...works]
+    .map(([name, rows]) => ({ name, points: rows.flatMap((row) => pointOf(row, results)) }))
+    .filter(({ points }) => points.length > 0)
+    .sort((a, b) => b.points.length - a.points.length)
+}
+
+/** Bytes within reach but not lent, over all classes that count as exposure. */
+export function exposedBytes(classes: Readonly<Record<ExposureClass, number>>): number {
+  return Object.entries(classes).reduce((sum, [name, bytes]) => sum + (name === NO_EXPOSURE ? 0 : bytes), 0)
+}
+
+function pointOf(row: ExposureResult, results: readonly BenchResult[]): HeadlinePoint[] {
+  const same = results.filter(
+    ({ driver, operation, mode, ring, bytes, buffers }) =>
+      driver === row.driver &&
+      operation === row.operation &&
+      mode === row.mode &&
+      ring === row.ring &&
+      bytes === row.bytes &&
+      buffers === 'warm',
+  )
+  const pairs = same.flatMap((result) => {
+    const direct = same.find((one) => one.backend === BASELINE && one.batch === result.batch)
+    return result.backend === row.backend && direct !== undefined ? [{ result, direct }] : []
+  })
+  if (pairs.length === 0) return []
+  // The batch that is measured always; else the largest one.
+  const { result, direct } = pairs.reduce((best, pair) =>
+    pair.result.batch === BATCH || (best.result.batch !== BATCH && pair.result.batch > best.result.batch) ? pair : best,
+  )
+  const ns = result.nsPerOperation.median
+  return [
+    {
+      backend: row.backend,
+      mode: row.mode,
+      batch: result.batch,
+      ns,
+      overhead: ns / direct.nsPerOperation.median,
+      readable: exposedBytes(row.readable),
+      writable: exposedBytes(row.writable),
+    },
+  ]
+}
+
+interface Shown extends HeadlinePoint {
+  readonly panel: string
+  readonly exposed: number
+}
+
+/** Cost against exposure: a point for each scheme and mode. */
+export function headlinePicture({ name, points }: HeadlineWork): Picture {
+  const rows = points.flatMap((point): Shown[] => [
+    { ...point, panel: 'the device can read', exposed: point.readable },
+    { ...point, panel: 'the device can write', exposed: point.writable },
+  ])
+  const zero = points.filter(({ readable, writable }) => readable === 0 && writable === 0)
+  const texts = {
+    title: `Overhead over direct, against what stays exposed: ${name}`,
+    description: [
+      'Each point is one scheme in one mode. Further up costs more; further right exposes more. The lower left corner is best.',
+      `The band at the left is for nothing exposed, where ${zero.length} of ${points.length} points lie in both panels.`,
+      'A filled symbol is mode map, a hollow one mode pool, a tinted one any other mode.',
+    ].join(' '),
+    schemes: schemesOf(points),
+  }
+  return {
+    name: 'headline',
+    ...texts,
+    columns: ['scheme', 'mode', 'batch', 'ns', 'times direct', 'bytes readable', 'bytes writable'],
+    rows: points.map(({ backend, mode, batch, ns, overhead, readable, writable }) => [
+      backend,
+      mode,
+      batch,
+      ns,
+      overhead,
+      readable,
+      writable,
+    ]),
+    draw: (canvas) => draw(canvas, texts, rows),
+  }
+}
+
+function draw(canvas: Canvas, texts: Pick<Picture, 'title' | 'description' | 'schemes'>, rows: readonly Shown[]) {
+  const panelOf = ({ panel }: Shown): string => panel
+  const { channel, scale, height, stacked } = panels(canvas, rows, panelOf, 340)
+  const exposed = rows.map((row) => row.exposed)
+  const x = logAxis(exposed, '0', (bytes) => scaled(bytes, 'B'), stacked ? 4 : 5)
+  const y = overheadAxis(rows.map(({ overhead }) => overhead))
+  const place = { x: (row: Shown) => x.place(row.exposed), y: (row: Shown) => row.overhead }
+  const look = { ...place, ...channel, symbol: 'backend', r: 5, strokeWidth: 2 }
+  const of = (fill: string): Shown[] => rows.filter(({ mode }) => fillOf(mode) === fill)
+  return plot(canvas, texts, {
+    ...scale,
+    height,
+    marginTop: 34,
+    marginBottom: 44,
+    marginLeft: 50,
+    marginRight: stacked ? 12 : 20,
+    insetRight: canvas.width < NARROW ? 10 : 120,
+    insetLeft: 0,
+    x: {
+      type: 'log',
+      domain: [...x.domain],
+      ticks: [...x.ticks],
+      tickFormat: x.format,
+      label: 'bytes exposed, average over time',
+    },
+    y: { type: 'log', domain: y.domain, ticks: y.ticks, tickFormat: times, label: 'time, as a multiple of direct' },
+    marks: [
+      bandMark(x, y.domain, rows, channel),
+      Plot.gridX({ ticks: [...x.ticks], strokeOpacity: 0.12 }),
+      Plot.gridY({ ticks: y.ticks, strokeOpacity: 0.12 }),
+      Plot.ruleY([1], { strokeOpacity: 0.5 }),
+      Plot.dot(of('hollow'), { ...look, stroke: 'backend' }),
+      Plot.dot(of('tinted'), { ...look, stroke: 'backend', fill: 'backend', fillOpacity: 0.35 }),
+      Plot.dot(of('filled'), { ...look, fill: 'backend' }),
+      panelNames(rows, panelOf, stacked),
+      canvas.width < NARROW
+        ? null
+        : names(rows, {
+            ...place,
+            text: ({ backend, mode }) => (mode === 'map' ? backend : `${backend}, ${mode}`),
+            channel,
+          }),
+      Plot.tip(rows, Plot.pointer({ ...place, ...channel, title: tipOf })),
+    ],
+  })
+}
+
+function tipOf({ backend, mode, ns, overhead, readable, writable }: Shown): string {
+  return `${backend}, ${mode}\n${figure(ns)} ns, × ${figure(overhead)}\nreadable: ${scaled(readable, 'B')}\nwritable: ${scaled(writable, 'B')}`
+}
+
+const times = (value: number): string => `×${figure(value)}`
+
+/** Ticks at 1, 2 and 5 in each decade, on a scale around the values. */
+function overheadAxis(values: readonly number[]): { readonly domain: [number, number]; readonly ticks: number[] } {
+  const [low, high] = [Math.min(0.9, ...values) / 1.05, Math.max(2, ...values) * 1.15]
+  const ticks = [-2, -1, 0, 1, 2, 3, 4].flatMap((power) => [1, 2, 5].map((digit) => digit * 10 ** power))
+  return { domain: [low, high], ticks: ticks.filter((tick) => tick >= low && tick <= high) }
+}
+
+/** A shaded band for values that a logarithmic axis has no place for. */
+export function bandMark<T>(
+  axis: LogAxis,
+  [y1, y2]: readonly [number, number],
+  rows: readonly T[],
+  channel: object,
+): Plot.Markish {
+  const { band } = axis
+  if (band === null) return null
+  // One for each panel.
+  const [panelOf] = Object.values(channel) as ((row: T) => string)[]
+  const first = rows.filter((row, i) => i === rows.findIndex((one) => panelOf(one) === panelOf(row)))
+  return Plot.rect(first, { ...channel, x1: band.from, x2: band.to, y1, y2, fill: 'currentColor', fillOpacity: 0.07 })
+}

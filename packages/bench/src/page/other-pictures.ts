@@ -1,0 +1,255 @@
+import * as Plot from '@observablehq/plot'
+import type { OvercommitRow } from '../costs/report.ts'
+import type { ScaleResult, ThreadResult } from '../harness/result.ts'
+import { figure, scaled, time } from './numbers.ts'
+import { type Canvas, NARROW, names, type Picture, panelNames, panels, plot, schemesOf } from './picture.ts'
+
+const deviceName = ({ deviceOn }: OvercommitRow): string =>
+  deviceOn === 'own-core' ? 'device on a core of its own' : 'device on the same cores'
+
+interface OvercommitFigure {
+  readonly name: string
+  readonly title: string
+  readonly label: string
+  readonly description: string
+  value(row: OvercommitRow): number
+  readonly format: (value: number) => string
+}
+
+const OVERCOMMIT: readonly OvercommitFigure[] = [
+  {
+    name: 'throughput',
+    title: 'Packets for each virtual CPU and second',
+    label: 'packets for each CPU and second',
+    description: 'Completed packets for each virtual CPU and second. Each virtual CPU is offered the same number.',
+    value: ({ perSecond, virtualCpus }) => perSecond / virtualCpus,
+    format: figure,
+  },
+  {
+    name: 'latency-p50',
+    title: 'Latency, median',
+    label: 'time from arrival to completion',
+    description: 'Time from the arrival of a packet until the device is done with it, of completed packets: median.',
+    value: ({ latency }) => latency.p50,
+    format: time,
+  },
+  {
+    name: 'latency-p99',
+    title: 'Latency, 99th percentile',
+    label: 'time from arrival to completion',
+    description: 'Time from the arrival of a packet until the device is done with it: 99th percentile.',
+    value: ({ latency }) => latency.p99,
+    format: time,
+  },
+  {
+    name: 'latency-p999',
+    title: 'Latency, 99.9th percentile',
+    label: 'time from arrival to completion',
+    description: 'Time from the arrival of a packet until the device is done with it: 99.9th percentile.',
+    value: ({ latency }) => latency.p999,
+    format: time,
+  },
+  {
+    name: 'starvation',
+    title: 'Starvation',
+    label: 'longest time without a core',
+    description: 'The longest time for which a virtual CPU did not run.',
+    value: ({ starved }) => starved,
+    format: time,
+  },
+]
+
+/** What becomes of packets as there are more virtual CPUs for each core: a picture for each figure. */
+export function overcommitPictures(rows: readonly OvercommitRow[]): Picture[] {
+  if (rows.length === 0) return []
+  return OVERCOMMIT.map((one): Picture => {
+    const shown = rows.filter((row) => Number.isFinite(one.value(row)))
+    const texts = {
+      title: `Over-commit: ${one.title}`,
+      description: `${one.description} Simulated, by virtual CPUs for each core (V/P).`,
+      schemes: schemesOf(rows),
+    }
+    return {
+      name: `overcommit-${one.name}`,
+      ...texts,
+      columns: ['scheme', 'device', 'V/P', 'CPU ns for a packet', one.title],
+      rows: rows.map((row) => [row.backend, deviceName(row), row.virtualCpus / row.cores, row.bounce, one.value(row)]),
+      draw: (canvas) =>
+        drawGrowth(canvas, texts, shown, {
+          x: ({ virtualCpus, cores }) => virtualCpus / cores,
+          y: one.value,
+          lineOf: ({ backend }) => backend,
+          panelOf: deviceName,
+          xLabel: 'virtual CPUs for each core',
+          yLabel: one.label,
+          format: one.format,
+          log: one.format === time,
+        }),
+    }
+  })
+}
+
+const SCALES: Readonly<Record<ScaleResult['what'], string>> = {
+  'live-mappings': 'live mappings',
+  'queue-size': 'queue size',
+  devices: 'devices',
+  domains: 'domains',
+  memory: 'mappings whose memory is counted',
+}
+
+/** What one operation costs as something grows: a picture for each thing that does. */
+export function scalePictures(rows: readonly ScaleResult[]): Picture[] {
+  return [...new Set(rows.map(({ what }) => what))].map((what): Picture => {
+    const shown = rows.filter((row) => row.what === what).sort((a, b) => a.size - b.size)
+    const unit = shown.every((row) => row.unit === 'bytes') ? 'bytes' : 'time'
+    const name = Object.hasOwn(SCALES, what) ? SCALES[what] : what
+    const texts = {
+      title: `Scale: ${unit} of one operation by ${name}`,
+      description: `How many times as much one operation takes as with the smallest number of ${name}. Scheme and kind are beside each line. A level line at 1 does not grow.`,
+      schemes: schemesOf(shown),
+    }
+    const kind = ({ backend, detail }: ScaleResult): string => (detail === '' ? backend : `${backend}, ${detail}`)
+    return {
+      name: `scale-${what}`,
+      ...texts,
+      columns: ['scheme', 'kind', name, 'value', 'unit', 'ratio'],
+      rows: shown.map(({ backend, detail, size, value, unit: of, ratio }) => [backend, detail, size, value, of, ratio]),
+      draw: (canvas) =>
+        drawGrowth(canvas, texts, shown, {
+          x: ({ size }) => size,
+          y: ({ ratio }) => ratio,
+          lineOf: kind,
+          panelOf: () => '',
+          xLabel: name,
+          yLabel: 'ratio to the smallest',
+          format: (value) => `×${figure(value)}`,
+          log: true,
+        }),
+    }
+  })
+}
+
+interface Growth<T> {
+  readonly x: (row: T) => number
+  readonly y: (row: T) => number
+  readonly lineOf: (row: T) => string
+  readonly panelOf: (row: T) => string
+  readonly xLabel: string
+  readonly yLabel: string
+  readonly format: (value: number) => string
+  readonly log: boolean
+}
+
+function drawGrowth<T extends { readonly backend: string }>(
+  canvas: Canvas,
+  texts: Pick<Picture, 'title' | 'description' | 'schemes'>,
+  rows: readonly T[],
+  { x, y, lineOf, panelOf, xLabel, yLabel, format, log }: Growth<T>,
+): SVGSVGElement {
+  const { channel, scale, height, stacked } = panels(canvas, rows, panelOf, 220)
+  const lineInPanel = (row: T): string => `${panelOf(row)} ${lineOf(row)}`
+  const last = [...new Map(rows.map((row) => [lineInPanel(row), row])).values()]
+  const place = { x, y, ...channel }
+  const xs = [...new Set(rows.map(x))].sort((a, b) => a - b)
+  const ys = rows.map(y)
+  const domain = log ? [Math.min(...ys) / 1.15, Math.max(...ys) * 1.3] : [0, Math.max(...ys) * 1.15]
+  const wide = canvas.width >= NARROW
+  const longest = Math.max(...last.map((row) => lineOf(row).length))
+  return plot(canvas, texts, {
+    ...scale,
+    height,
+    marginTop: 34,
+    marginBottom: 42,
+    marginLeft: 58,
+    insetRight: wide ? 20 + 6.4 * longest : 10,
+    x: {
+      type: 'log',
+      ticks: xs.length > 6 ? 4 : xs,
+      tickFormat: (value: number) => scaled(value, '').trim(),
+      label: xLabel,
+    },
+    y: { type: log ? 'log' : 'linear', domain, ticks: 4, tickFormat: format, label: yLabel, grid: true },
+    marks: [
+      Plot.line(rows, { ...place, z: lineInPanel, stroke: 'backend', strokeWidth: 1.5 }),
+      Plot.dot(rows, { ...place, fill: 'backend', symbol: 'backend', r: 4 }),
+      panelNames(rows, panelOf, stacked),
+      wide ? names(last, { x, y, text: lineOf, channel }) : null,
+      Plot.tip(
+        rows,
+        Plot.pointer({
+          ...place,
+          title: (row: T) => `${lineOf(row)}, ${scaled(x(row), '').trim()}\n${format(y(row))}`,
+        }),
+      ),
+    ],
+  })
+}
+
+/** Frames a second with the device in a thread of its own, beside both halves on one core. */
+export function threadsPicture(rows: readonly ThreadResult[]): Picture {
+  const schemes = schemesOf(rows)
+  const sorted = schemes.flatMap((scheme) => rows.filter(({ backend }) => backend === scheme))
+  const kind = ({ ring, bytes, batch }: ThreadResult): string => `${ring}, ${bytes} bytes, batch ${batch}`
+  const texts = {
+    title: 'Two cores: frames a second with the device in a thread of its own',
+    description:
+      'A hollow symbol is driver and device on one core, a filled one the device on a second core. A line joins the two. Further right is faster.',
+    schemes,
+  }
+  return {
+    name: 'two-cores',
+    ...texts,
+    columns: [
+      'scheme',
+      'ring',
+      'bytes',
+      'batch',
+      'frames/s, one core',
+      'frames/s, two cores',
+      'ratio',
+      'latency ns, one core',
+      'latency ns, two cores',
+      'handshake ns',
+    ],
+    rows: sorted.map((row) => [
+      row.backend,
+      row.ring,
+      row.bytes,
+      row.batch,
+      row.oneCore,
+      row.twoCores,
+      row.twoCores / row.oneCore,
+      row.latencyOneCore.median,
+      row.latencyTwoCores.median,
+      row.handshake.median,
+    ]),
+    draw: (canvas) => {
+      const { channel, scale, stacked } = panels(canvas, sorted, kind)
+      const count = new Set(sorted.map(kind)).size
+      const each = schemes.length * 24 + 30
+      const common = { ...channel, y: 'backend' }
+      return plot(canvas, texts, {
+        ...scale,
+        height: (stacked ? count * (each + 34) : each) + 80,
+        marginTop: 34,
+        marginBottom: 42,
+        marginLeft: 128,
+        insetRight: 12,
+        x: {
+          zero: true,
+          ticks: 4,
+          tickFormat: (value: number) => scaled(value, '').trim(),
+          label: 'frames a second',
+          grid: true,
+        },
+        y: { type: 'point', domain: schemes, label: null, tickSize: 0, padding: 0.6 },
+        marks: [
+          Plot.ruleY(sorted, { ...common, x1: 'oneCore', x2: 'twoCores', stroke: 'backend' }),
+          Plot.dot(sorted, { ...common, x: 'oneCore', stroke: 'backend', symbol: 'backend', strokeWidth: 2, r: 4.5 }),
+          Plot.dot(sorted, { ...common, x: 'twoCores', fill: 'backend', symbol: 'backend', r: 4.5 }),
+          panelNames(sorted, kind, stacked),
+        ],
+      })
+    },
+  }
+}
