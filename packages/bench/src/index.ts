@@ -70,6 +70,9 @@ export {
   parametersOf,
   type Setting,
 } from './model/parameters.ts'
+export { renderCsv } from './page/csv.ts'
+export { renderPage } from './page/page.ts'
+export { renderPictures } from './page/pictures.ts'
 export { type ComparedRow, type Comparison, compareReports, readReport } from './reports/compare.ts'
 export { formatComparison, formatResults, workOf } from './reports/text.ts'
 export { guestScenarios } from './scenarios/guest-scenarios.ts'

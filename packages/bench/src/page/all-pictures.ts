@@ -1,7 +1,7 @@
 import { costReport } from '../costs/report.ts'
 import type { BenchReport, BenchResult } from '../harness/result.ts'
 import { type Answers, answer } from '../model/answers.ts'
-import { modelRow } from '../model/causes.ts'
+import { CAUSES, modelRow } from '../model/causes.ts'
 import { type Parameters, parametersOf } from '../model/parameters.ts'
 import { crossoverPicture, lazyPicture, limitPicture } from './answer-pictures.ts'
 import { linePicture, modelledPicture } from './cost-pictures.ts'
@@ -20,22 +20,23 @@ export function allPictures(report: BenchReport): Picture[] {
   const [headline] = headlineWorks(report)
   const [bySize] = linesOf(results, 'bytes')
   const [byBatch] = linesOf(results, 'batch')
-  const [one] = slicesOf(results, [])
+  const counted = countedIn(results)
+  const [one] = slicesOf(counted, [])
   return [
     ...(headline === undefined ? [] : [headlinePicture(headline)]),
     ...(bySize === undefined ? [] : [linePicture(bySize, 'bytes')]),
     ...(byBatch === undefined ? [] : [linePicture(byBatch, 'batch')]),
     ...(one === undefined ? [] : [modelledSlice(one, parameters)]),
     ...answerPictures(results, parameters),
-    ...overcommitPictures(costReport(report, FIRST_PROFILE).overcommit.rows),
+    ...overcommitPictures(costReport({ ...report, results: counted }, FIRST_PROFILE).overcommit.rows),
     ...(threads.length === 0 ? [] : [threadsPicture(threads)]),
     ...scalePictures(scale),
   ]
 }
 
-/** The pictures of the questions that the model answers. */
+/** The pictures of the questions that the model answers: of warm buffers that are mapped, as in docs/cost-model.md. */
 export function answerPictures(results: readonly BenchResult[], parameters: Parameters): Picture[] {
-  const counted = schemesIn(results)
+  const counted = countedIn(results).filter(({ mode, buffers }) => mode === 'map' && buffers === 'warm')
   const answers: Answers = answer(counted, parameters)
   return [
     ...(answers.deviceMemory.cases.length === 0
@@ -53,7 +54,12 @@ export function modelledSlice({ name, results }: Slice, parameters: Parameters):
   )
 }
 
-/** The results without the loop of the harness. */
-export function schemesIn(results: readonly BenchResult[]): BenchResult[] {
-  return results.filter(({ backend }) => backend !== HARNESS)
+/** What the model needs of each result of a scheme. */
+const NEEDED = [CAUSES.copies, CAUSES.clears, CAUSES.doorbells].flatMap(({ counters }) => counters)
+
+/** The results that the model can be applied to: neither the loop of the harness, nor what lacks counters. */
+export function countedIn(results: readonly BenchResult[]): BenchResult[] {
+  return results.filter(
+    ({ backend, counters }) => backend !== HARNESS && NEEDED.every((name) => counters[name] !== undefined),
+  )
 }

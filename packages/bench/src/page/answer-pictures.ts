@@ -2,13 +2,15 @@ import * as Plot from '@observablehq/plot'
 import { type Answers, answer, type DeviceMemoryCase, type LazyCase, type MeasuredRow } from '../model/answers.ts'
 import type { Parameters } from '../model/parameters.ts'
 import { STEPS } from './looks.ts'
-import { figure, logAxis, time } from './numbers.ts'
-import { type Canvas, names, type Picture, panelNames, panels, plot } from './picture.ts'
+import { figure, logAxis, logTicks, time } from './numbers.ts'
+import { around, axisX, axisY, type Canvas, names, type Picture, panelNames, panels, plot } from './picture.ts'
 
 /** Frame sizes that get a line. */
 const SHOWN = [64, 256, 1514]
 /** Prices of an access or a wait that are tried, in ns. */
 const PRICES: readonly number[] = Array.from({ length: 41 }, (_, i) => 10 ** (i / 10))
+/** Ticks of what is saved. */
+const SAVINGS: readonly number[] = [-1e4, -1e3, -100, -10, 0, 10, 100, 1e3, 1e4, 1e5]
 const LONGER: readonly number[] = PRICES.map((price) => price * 10)
 
 type Texts = Pick<Picture, 'title' | 'description' | 'schemes'>
@@ -27,8 +29,9 @@ interface Tried extends DeviceMemoryCase {
 
 /** Memory on the device against a pool in host memory, as the price of a load grows. */
 export function crossoverPicture(rows: readonly MeasuredRow[], parameters: Parameters): Picture {
+  const onDevice = rows.filter(({ backend }) => backend === 'on-device')
   const tried = PRICES.flatMap((price) =>
-    answer(rows, { ...parameters, uncachedRead: price })
+    answer(onDevice, { ...parameters, uncachedRead: price })
       .deviceMemory.cases.filter(({ bytes }) => SHOWN.includes(bytes))
       .map((one): Tried => ({ ...one, price })),
   ).filter((one) => Number.isFinite(timesOf(one)) && timesOf(one) > 0)
@@ -49,6 +52,7 @@ export function crossoverPicture(rows: readonly MeasuredRow[], parameters: Param
 function drawCurves(canvas: Canvas, texts: Texts, tried: readonly Tried[], now: number): SVGSVGElement {
   const { channel, scale, height, stacked } = panels(canvas, tried, panelOf)
   const place = { x: 'price', y: timesOf, ...channel }
+  const domain = around(tried.map(timesOf))
   const last = tried.filter(({ price }) => price === PRICES[PRICES.length - 1])
   return plot(canvas, texts, {
     ...scale,
@@ -57,16 +61,12 @@ function drawCurves(canvas: Canvas, texts: Texts, tried: readonly Tried[], now: 
     marginBottom: 42,
     marginLeft: 54,
     insetRight: 64,
-    x: { type: 'log', ticks: 5, tickFormat: time, label: 'price of one load from the memory of the device' },
-    y: {
-      type: 'log',
-      ticks: 5,
-      tickFormat: (value: number) => `×${figure(value)}`,
-      label: 'times as dear',
-      grid: true,
-    },
+    x: { type: 'log' },
+    y: { type: 'log', domain },
     color: sizes(tried.map(({ bytes }) => bytes)),
     marks: [
+      axisX(logTicks(1, 1e4), time, 'price of one load from the memory of the device'),
+      axisY(logTicks(...domain), (value) => `×${figure(value)}`, 'times as dear'),
       Plot.ruleY([1], { strokeOpacity: 0.8 }),
       Plot.ruleY([10], { strokeDasharray: '4 3', strokeOpacity: 0.8 }),
       now >= PRICES[0] && now <= PRICES[PRICES.length - 1] ? Plot.ruleX([now], { strokeDasharray: '1 3' }) : null,
@@ -119,20 +119,8 @@ export function limitPicture({ deviceMemory: { cases } }: Answers, parameters: P
       marginBottom: 42,
       marginLeft: 62,
       insetRight: 56,
-      x: {
-        type: 'log',
-        base: 2,
-        ticks: [64, 256, 1024],
-        tickFormat: (v: number) => v.toLocaleString('en'),
-        label: 'bytes of a frame',
-      },
-      y: {
-        type: 'log',
-        domain: [...y.domain],
-        ticks: [...y.ticks],
-        tickFormat: y.format,
-        label: 'price of one access',
-      },
+      x: { type: 'log', base: 2 },
+      y: { type: 'log', domain: [...y.domain] },
       color: { domain: ['load', 'store'], range: [STEPS[1], STEPS[3]] },
       marks: [
         y.band === null
@@ -145,7 +133,8 @@ export function limitPicture({ deviceMemory: { cases } }: Answers, parameters: P
               fill: 'currentColor',
               fillOpacity: 0.07,
             }),
-        Plot.gridY({ ticks: [...y.ticks], strokeOpacity: 0.12 }),
+        axisX([64, 256, 1024], (bytes) => bytes.toLocaleString('en'), 'bytes of a frame'),
+        axisY(y.ticks, y.format, 'price of one access'),
         Plot.line(rows, { ...place, z: lineOf, stroke: 'what', strokeWidth: 2 }),
         Plot.dot(rows, {
           ...place,
@@ -214,6 +203,10 @@ export function lazyPicture({ lazy: { cases } }: Answers, parameters: Parameters
   const draw = (canvas: Canvas): SVGSVGElement => {
     const { channel, scale, height, stacked } = panels(canvas, rows, panelOf)
     const place = { x: 'wait', y: 'saves', ...channel }
+    const [low, high] = [
+      Math.min(-10, ...rows.map(({ saves }) => saves)),
+      Math.max(10, ...rows.map(({ saves }) => saves)),
+    ]
     const now = parameters.iommuWait
     return plot(canvas, texts, {
       ...scale,
@@ -222,10 +215,16 @@ export function lazyPicture({ lazy: { cases } }: Answers, parameters: Parameters
       marginBottom: 42,
       marginLeft: 62,
       insetRight: 74,
-      x: { type: 'log', ticks: 4, tickFormat: time, label: 'price of one wait' },
-      y: { type: 'symlog', constant: 10, ticks: 5, tickFormat: figure, label: 'ns saved for one frame', grid: true },
+      x: { type: 'log' },
+      y: { type: 'symlog', constant: 10, domain: [low, high] },
       color: sizes(shown.map(({ batch }) => batch)),
       marks: [
+        axisX(logTicks(10, 1e5), time, 'price of one wait'),
+        axisY(
+          SAVINGS.filter((tick) => tick >= low && tick <= high),
+          figure,
+          'ns saved for one frame',
+        ),
         Plot.ruleY([0]),
         now >= LONGER[0] && now <= LONGER[LONGER.length - 1] ? Plot.ruleX([now], { strokeDasharray: '1 3' }) : null,
         Plot.line(rows, { ...place, z: (row: Row) => `${panelOf(row)} ${row.batch}`, stroke: 'batch', strokeWidth: 2 }),

@@ -1,8 +1,20 @@
 import * as Plot from '@observablehq/plot'
 import type { BenchResult } from '../harness/result.ts'
 import { CAUSE_NAMES, CAUSES, type CauseName, type Modelled } from '../model/causes.ts'
-import { figure, logAxis, time } from './numbers.ts'
-import { type Canvas, NARROW, names, type Picture, panelNames, panels, plot, schemesOf } from './picture.ts'
+import { figure, logAxis, logTicks, time } from './numbers.ts'
+import {
+  around,
+  axisX,
+  axisY,
+  type Canvas,
+  NARROW,
+  names,
+  type Picture,
+  panelNames,
+  panels,
+  plot,
+  schemesOf,
+} from './picture.ts'
 import type { Slice } from './slices.ts'
 
 /** What an operation costs as `along` grows: a line for each scheme, a panel for each operation. */
@@ -42,23 +54,24 @@ function drawLines(
   const place = { x: along, y: (row: BenchResult) => row.nsPerOperation.median, ...channel }
   const lineOf = (row: BenchResult): string => `${panelOf(row)} ${row.backend}`
   const last = [...new Map(rows.map((row) => [lineOf(row), row])).values()]
+  const domain = around(rows.flatMap(({ nsPerOperation: { p05, median, p95 } }) => [p05, median, p95]))
   return plot(canvas, texts, {
     ...scale,
     height,
     marginTop: 34,
     marginBottom: 42,
     marginLeft: 54,
-    insetRight: canvas.width < NARROW ? 10 : 118,
+    insetRight: canvas.width < NARROW ? 10 : 132,
     insetLeft: 12,
-    x: {
-      type: 'log',
-      base: 2,
-      ticks: spaced(values, stacked ? 5 : 7),
-      tickFormat: (value: number) => value.toLocaleString('en'),
-      label: along === 'bytes' ? 'bytes' : 'operations published together',
-    },
-    y: { type: 'log', ticks: 5, tickFormat: time, label: 'time of one operation', grid: true },
+    x: { type: 'log', base: 2 },
+    y: { type: 'log', domain },
     marks: [
+      axisX(
+        spaced(values, stacked ? 5 : 7),
+        (value) => value.toLocaleString('en'),
+        along === 'bytes' ? 'bytes' : 'operations published together',
+      ),
+      axisY(logTicks(...domain), time, 'time of one operation'),
       Plot.ruleX(rows, {
         ...place,
         y1: (row: BenchResult) => row.nsPerOperation.p05,
@@ -112,19 +125,22 @@ interface Value {
 /** The measured time and each modelled cause in a panel of its own. Nothing is added up. */
 export function modelledPicture(name: string, rows: readonly ModelledResult[]): Picture {
   const causes = causesOf(rows)
+  // A cause that costs nobody anything, at these prices, is told in the description and in the table.
+  const [some, none] = [true, false].map((costs) =>
+    causes.filter((cause) => rows.some(({ modelled }) => (modelled[cause] ?? 0) > 0) === costs),
+  )
   const schemes = schemesOf(rows.map(({ result }) => result))
   const sorted = schemes.flatMap((scheme) => rows.filter(({ result }) => result.backend === scheme))
   const values = sorted.flatMap(({ result, modelled }): Value[] => [
     { backend: result.backend, panel: MEASURED_COLUMN, ns: result.nsPerOperation.median },
-    ...causes.flatMap((cause) => {
+    ...some.flatMap((cause) => {
       const ns = modelled[cause]
       return ns === null ? [] : [{ backend: result.backend, panel: titleOf(cause), ns }]
     }),
   ])
   const texts = {
     title: `Measured beside modelled: ${name}`,
-    description:
-      'The first panel is the measured time of one operation. Every other panel is what one cause would cost at the prices above. All panels have the same logarithmic axis; the band at the left is for zero. Panels are not added up: causes of the CPU and of the device overlap in time.',
+    description: `The first panel, in a frame, is the measured time of one operation. Every other panel is what one cause would cost at the prices above. All panels have the same logarithmic axis; the band at the left is for zero. Panels are not added up: causes of the CPU and of the device overlap in time.${none.length === 0 ? '' : ` Zero for every scheme: ${none.map(titleOf).join(', ')}.`}`,
     schemes,
   }
   return {
@@ -178,13 +194,7 @@ function drawValues(
     marginLeft: 128,
     marginRight: 8,
     insetRight: 44,
-    x: {
-      type: 'log',
-      domain: [...x.domain],
-      ticks: [...x.ticks],
-      tickFormat: x.format,
-      label: 'time of one operation',
-    },
+    x: { type: 'log', domain: [...x.domain] },
     y: { type: 'point', domain: [...texts.schemes], label: null, tickSize: 0 },
     marks: [
       x.band === null
@@ -196,7 +206,14 @@ function drawValues(
             fill: 'currentColor',
             fillOpacity: 0.07,
           }),
-      Plot.gridX({ ticks: [...x.ticks], strokeOpacity: 0.12 }),
+      Plot.gridX([...x.ticks], { strokeOpacity: 0.12 }),
+      // The band and the first decade are too close for two texts.
+      axisX(
+        x.ticks.filter((_, i) => x.band === null || i !== 1),
+        x.format,
+        'time of one operation',
+      ),
+      Plot.frame({ fx: 0, fy: 0, strokeOpacity: 0.6, inset: -3 }),
       Plot.dot(values, {
         ...channel,
         x: ({ ns }: Value) => x.place(ns),

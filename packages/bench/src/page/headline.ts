@@ -1,8 +1,19 @@
 import * as Plot from '@observablehq/plot'
 import type { BenchReport, BenchResult, ExposureClass, ExposureResult } from '../harness/result.ts'
 import { fillOf } from './looks.ts'
-import { figure, type LogAxis, logAxis, scaled } from './numbers.ts'
-import { type Canvas, NARROW, names, type Picture, panelNames, panels, plot, schemesOf } from './picture.ts'
+import { figure, type LogAxis, logAxis, logTicks, scaled } from './numbers.ts'
+import {
+  axisX,
+  axisY,
+  type Canvas,
+  NARROW,
+  names,
+  type Picture,
+  panelNames,
+  panels,
+  plot,
+  schemesOf,
+} from './picture.ts'
 
 /** One scheme in one mode: what it costs there, and what it exposes there. */
 export interface HeadlinePoint {
@@ -98,7 +109,7 @@ export function headlinePicture({ name, points }: HeadlineWork): Picture {
     description: [
       'Each point is one scheme in one mode. Further up costs more; further right exposes more. The lower left corner is best.',
       `The band at the left is for nothing exposed, where ${zero.length} of ${points.length} points lie in both panels.`,
-      'A filled symbol is mode map, a hollow one mode pool, a tinted one any other mode.',
+      'A filled symbol is mode map, a hollow one mode pool, a tinted one any other mode; a thin line joins the modes of a scheme.',
     ].join(' '),
     schemes: schemesOf(points),
   }
@@ -127,6 +138,10 @@ function draw(canvas: Canvas, texts: Pick<Picture, 'title' | 'description' | 'sc
   const y = overheadAxis(rows.map(({ overhead }) => overhead))
   const place = { x: (row: Shown) => x.place(row.exposed), y: (row: Shown) => row.overhead }
   const look = { ...place, ...channel, symbol: 'backend', r: 5, strokeWidth: 2 }
+  // A scheme's name stands once in each panel, beside its filled symbol if it has one.
+  const named = [...rows]
+    .sort((a, b) => fillRank(a) - fillRank(b))
+    .filter((row, i, all) => i === all.findIndex((one) => one.backend === row.backend && one.panel === row.panel))
   const of = (fill: string): Shown[] => rows.filter(({ mode }) => fillOf(mode) === fill)
   return plot(canvas, texts, {
     ...scale,
@@ -137,34 +152,32 @@ function draw(canvas: Canvas, texts: Pick<Picture, 'title' | 'description' | 'sc
     marginRight: stacked ? 12 : 20,
     insetRight: canvas.width < NARROW ? 10 : 120,
     insetLeft: 0,
-    x: {
-      type: 'log',
-      domain: [...x.domain],
-      ticks: [...x.ticks],
-      tickFormat: x.format,
-      label: 'bytes exposed, average over time',
-    },
-    y: { type: 'log', domain: y.domain, ticks: y.ticks, tickFormat: times, label: 'time, as a multiple of direct' },
+    x: { type: 'log', domain: [...x.domain] },
+    y: { type: 'log', domain: y.domain },
     marks: [
       bandMark(x, y.domain, rows, channel),
-      Plot.gridX({ ticks: [...x.ticks], strokeOpacity: 0.12 }),
-      Plot.gridY({ ticks: y.ticks, strokeOpacity: 0.12 }),
+      Plot.gridX([...x.ticks], { strokeOpacity: 0.12 }),
+      axisX(x.ticks, x.format, 'bytes exposed, average over time'),
+      axisY(y.ticks, times, 'time, as a multiple of direct'),
       Plot.ruleY([1], { strokeOpacity: 0.5 }),
+      Plot.line(rows, {
+        ...place,
+        ...channel,
+        z: ({ panel, backend }: Shown) => `${panel} ${backend}`,
+        stroke: 'backend',
+        strokeOpacity: 0.35,
+      }),
       Plot.dot(of('hollow'), { ...look, stroke: 'backend' }),
       Plot.dot(of('tinted'), { ...look, stroke: 'backend', fill: 'backend', fillOpacity: 0.35 }),
       Plot.dot(of('filled'), { ...look, fill: 'backend' }),
       panelNames(rows, panelOf, stacked),
-      canvas.width < NARROW
-        ? null
-        : names(rows, {
-            ...place,
-            text: ({ backend, mode }) => (mode === 'map' ? backend : `${backend}, ${mode}`),
-            channel,
-          }),
+      canvas.width < NARROW ? null : names(named, { ...place, text: ({ backend }) => backend, channel }),
       Plot.tip(rows, Plot.pointer({ ...place, ...channel, title: tipOf })),
     ],
   })
 }
+
+const fillRank = ({ mode }: Shown): number => (fillOf(mode) === 'filled' ? 0 : 1)
 
 function tipOf({ backend, mode, ns, overhead, readable, writable }: Shown): string {
   return `${backend}, ${mode}\n${figure(ns)} ns, × ${figure(overhead)}\nreadable: ${scaled(readable, 'B')}\nwritable: ${scaled(writable, 'B')}`
@@ -172,11 +185,9 @@ function tipOf({ backend, mode, ns, overhead, readable, writable }: Shown): stri
 
 const times = (value: number): string => `×${figure(value)}`
 
-/** Ticks at 1, 2 and 5 in each decade, on a scale around the values. */
 function overheadAxis(values: readonly number[]): { readonly domain: [number, number]; readonly ticks: number[] } {
-  const [low, high] = [Math.min(0.9, ...values) / 1.05, Math.max(2, ...values) * 1.15]
-  const ticks = [-2, -1, 0, 1, 2, 3, 4].flatMap((power) => [1, 2, 5].map((digit) => digit * 10 ** power))
-  return { domain: [low, high], ticks: ticks.filter((tick) => tick >= low && tick <= high) }
+  const [low, high] = [Math.min(0.85, ...values) / 1.05, Math.max(2, ...values) * 1.15]
+  return { domain: [low, high], ticks: logTicks(low, high) }
 }
 
 /** A shaded band for values that a logarithmic axis has no place for. */

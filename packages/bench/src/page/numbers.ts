@@ -25,6 +25,23 @@ export function time(ns: number): string {
   return ns < 1e9 ? `${figure(ns / 1e6)} ms` : `${figure(ns / 1e9)} s`
 }
 
+/** Ticks of a logarithmic scale: some of each decade where there is room for them, else as many decades as there is room for. */
+export function logTicks(low: number, high: number, most = 7): number[] {
+  const first = Math.floor(Math.log10(low))
+  const powers = Array.from({ length: Math.ceil(Math.log10(high)) - first + 1 }, (_, i) => first + i)
+  const within = (tick: number): boolean => tick >= low * (1 - 1e-9) && tick <= high * (1 + 1e-9)
+  for (const digits of [
+    [1, 1.5, 2, 3, 5, 7],
+    [1, 2, 5],
+  ]) {
+    const fine = powers.flatMap((power) => digits.map((digit) => digit * 10 ** power)).filter(within)
+    if (fine.length <= most) return fine
+  }
+  const decades = powers.map((power) => 10 ** power).filter(within)
+  const step = Math.ceil(decades.length / most)
+  return decades.filter((_, i) => i % step === 0)
+}
+
 /** A logarithmic axis that has a place for values that no logarithm has: zero, and `null` for none. */
 export interface LogAxis {
   /** Where a value goes on the scale. */

@@ -1,8 +1,20 @@
 import * as Plot from '@observablehq/plot'
 import type { OvercommitRow } from '../costs/report.ts'
 import type { ScaleResult, ThreadResult } from '../harness/result.ts'
-import { figure, scaled, time } from './numbers.ts'
-import { type Canvas, NARROW, names, type Picture, panelNames, panels, plot, schemesOf } from './picture.ts'
+import { figure, logTicks, scaled, time } from './numbers.ts'
+import {
+  around,
+  axisX,
+  axisY,
+  type Canvas,
+  NARROW,
+  names,
+  type Picture,
+  panelNames,
+  panels,
+  plot,
+  schemesOf,
+} from './picture.ts'
 
 const deviceName = ({ deviceOn }: OvercommitRow): string =>
   deviceOn === 'own-core' ? 'device on a core of its own' : 'device on the same cores'
@@ -14,6 +26,7 @@ interface OvercommitFigure {
   readonly description: string
   value(row: OvercommitRow): number
   readonly format: (value: number) => string
+  readonly log: boolean
 }
 
 const OVERCOMMIT: readonly OvercommitFigure[] = [
@@ -24,6 +37,7 @@ const OVERCOMMIT: readonly OvercommitFigure[] = [
     description: 'Completed packets for each virtual CPU and second. Each virtual CPU is offered the same number.',
     value: ({ perSecond, virtualCpus }) => perSecond / virtualCpus,
     format: figure,
+    log: false,
   },
   {
     name: 'latency-p50',
@@ -32,6 +46,7 @@ const OVERCOMMIT: readonly OvercommitFigure[] = [
     description: 'Time from the arrival of a packet until the device is done with it, of completed packets: median.',
     value: ({ latency }) => latency.p50,
     format: time,
+    log: true,
   },
   {
     name: 'latency-p99',
@@ -40,6 +55,7 @@ const OVERCOMMIT: readonly OvercommitFigure[] = [
     description: 'Time from the arrival of a packet until the device is done with it: 99th percentile.',
     value: ({ latency }) => latency.p99,
     format: time,
+    log: true,
   },
   {
     name: 'latency-p999',
@@ -48,6 +64,7 @@ const OVERCOMMIT: readonly OvercommitFigure[] = [
     description: 'Time from the arrival of a packet until the device is done with it: 99.9th percentile.',
     value: ({ latency }) => latency.p999,
     format: time,
+    log: true,
   },
   {
     name: 'starvation',
@@ -56,6 +73,7 @@ const OVERCOMMIT: readonly OvercommitFigure[] = [
     description: 'The longest time for which a virtual CPU did not run.',
     value: ({ starved }) => starved,
     format: time,
+    log: false,
   },
 ]
 
@@ -83,7 +101,7 @@ export function overcommitPictures(rows: readonly OvercommitRow[]): Picture[] {
           xLabel: 'virtual CPUs for each core',
           yLabel: one.label,
           format: one.format,
-          log: one.format === time,
+          log: one.log,
         }),
     }
   })
@@ -124,6 +142,7 @@ export function scalePictures(rows: readonly ScaleResult[]): Picture[] {
           yLabel: 'ratio to the smallest',
           format: (value) => `×${figure(value)}`,
           log: true,
+          atLeast: 2,
         }),
     }
   })
@@ -138,13 +157,15 @@ interface Growth<T> {
   readonly yLabel: string
   readonly format: (value: number) => string
   readonly log: boolean
+  /** A value that the scale has to have. */
+  readonly atLeast?: number
 }
 
 function drawGrowth<T extends { readonly backend: string }>(
   canvas: Canvas,
   texts: Pick<Picture, 'title' | 'description' | 'schemes'>,
   rows: readonly T[],
-  { x, y, lineOf, panelOf, xLabel, yLabel, format, log }: Growth<T>,
+  { x, y, lineOf, panelOf, xLabel, yLabel, format, log, atLeast }: Growth<T>,
 ): SVGSVGElement {
   const { channel, scale, height, stacked } = panels(canvas, rows, panelOf, 220)
   const lineInPanel = (row: T): string => `${panelOf(row)} ${lineOf(row)}`
@@ -152,7 +173,7 @@ function drawGrowth<T extends { readonly backend: string }>(
   const place = { x, y, ...channel }
   const xs = [...new Set(rows.map(x))].sort((a, b) => a - b)
   const ys = rows.map(y)
-  const domain = log ? [Math.min(...ys) / 1.15, Math.max(...ys) * 1.3] : [0, Math.max(...ys) * 1.15]
+  const domain: [number, number] = log ? around([...ys, atLeast ?? ys[0]]) : [0, Math.max(...ys) * 1.15]
   const wide = canvas.width >= NARROW
   const longest = Math.max(...last.map((row) => lineOf(row).length))
   return plot(canvas, texts, {
@@ -162,14 +183,11 @@ function drawGrowth<T extends { readonly backend: string }>(
     marginBottom: 42,
     marginLeft: 58,
     insetRight: wide ? 20 + 6.4 * longest : 10,
-    x: {
-      type: 'log',
-      ticks: xs.length > 6 ? 4 : xs,
-      tickFormat: (value: number) => scaled(value, '').trim(),
-      label: xLabel,
-    },
-    y: { type: log ? 'log' : 'linear', domain, ticks: 4, tickFormat: format, label: yLabel, grid: true },
+    x: { type: 'log' },
+    y: log ? { type: 'log', domain } : { domain, ticks: 4, tickFormat: format, label: yLabel, grid: true },
     marks: [
+      axisX(xs.length > 6 ? logTicks(xs[0], xs[xs.length - 1], 5) : xs, (value) => scaled(value, '').trim(), xLabel),
+      log ? axisY(logTicks(...domain), format, yLabel) : null,
       Plot.line(rows, { ...place, z: lineInPanel, stroke: 'backend', strokeWidth: 1.5 }),
       Plot.dot(rows, { ...place, fill: 'backend', symbol: 'backend', r: 4 }),
       panelNames(rows, panelOf, stacked),

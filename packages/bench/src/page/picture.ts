@@ -93,15 +93,31 @@ export function panelNames<T>(rows: readonly T[], panelOf: (row: T) => string, s
   })
 }
 
+/** An axis with a text at each tick. Plot by itself leaves texts of a logarithmic scale out. */
+export function axisX(ticks: readonly number[], text: (tick: number) => string, label: string): Plot.Markish {
+  return Plot.axisX([...ticks], { text: (tick: number) => text(tick), label })
+}
+
+/** The same at the left, with level lines. */
+export function axisY(ticks: readonly number[], text: (tick: number) => string, label: string): Plot.Markish[] {
+  return [
+    Plot.gridY([...ticks], { strokeOpacity: 0.12 }),
+    Plot.axisY([...ticks], { text: (tick: number) => text(tick), label }),
+  ]
+}
+
+/** The least and the greatest value, on a logarithmic scale with some room at both ends. */
+export function around(values: readonly number[]): [number, number] {
+  return [Math.min(...values) / 1.12, Math.max(...values) * 1.12]
+}
+
 /** Pixels between the middles of two names. */
 const LINE = 13
 /** Pixels of a letter, on average. */
 const LETTER = 6.6
 
 /**
- * Names beside points. A name that another one would cover stands lower or higher, and a thin line leads to it.
- *
- * @param x the value on the horizontal scale
+ * Names beside points. A name that another one would cover stands lower or higher.
  */
 export function names<T>(
   rows: readonly T[],
@@ -110,23 +126,19 @@ export function names<T>(
     y: (row: T) => number
     text: (row: T) => string
     channel: object
-    colour?: (row: T) => string
   },
 ): Plot.Markish {
-  const { x, y, text, channel, colour } = options
+  const { x, y, text, channel } = options
   return Plot.text(
     rows,
-    Plot.initializer(
-      { x, y, text, ...channel, textAnchor: 'start', dx: 9, ...(colour === undefined ? {} : { fill: colour }) },
-      (data, facets, _, scales) => {
-        const all = data as T[]
-        const X = all.map((row) => scales.x?.(x(row)) as number)
-        const Y = all.map((row) => scales.y?.(y(row)) as number)
-        const placed = [...Y]
-        for (const facet of facets as number[][]) spread(facet, X, Y, placed, (i) => text(all[i]))
-        return { data, facets, channels: { y: { value: placed } } } as never
-      },
-    ),
+    Plot.initializer({ x, y, text, ...channel, textAnchor: 'start', dx: 9 }, (data, facets, _, scales) => {
+      const all = data as T[]
+      const X = all.map((row) => scales.x?.(x(row)) as number)
+      const Y = all.map((row) => scales.y?.(y(row)) as number)
+      const placed = [...Y]
+      for (const facet of facets as number[][]) spread(facet, X, Y, placed, (i) => text(all[i]))
+      return { data, facets, channels: { y: { value: placed } } } as never
+    }),
   )
 }
 

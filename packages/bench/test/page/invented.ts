@@ -67,7 +67,7 @@ export function inventedResults(): BenchResult[] {
 function countersOf(backend: string, operation: string, bytes: number, batch: number): Record<string, number> {
   const counters = allCounters()
   const bounced = backend === 'shared-pool' || backend === 'on-device'
-  const iommu = backend.startsWith('virtio-iommu') || backend === 'shared-pages'
+  const iommu = bytes > 0 && (backend.startsWith('virtio-iommu') || backend === 'shared-pages')
   const result: Record<string, number> = {
     bytesCopiedToDevice: bounced && operation === 'transmit' ? bytes : 0,
     bytesCopiedFromDevice: bounced && operation === 'receive' ? bytes : 0,
