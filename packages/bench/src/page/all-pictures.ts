@@ -27,23 +27,39 @@ export function allPictures(report: BenchReport): Picture[] {
     ...(bySize === undefined ? [] : [linePicture(bySize, 'bytes')]),
     ...(byBatch === undefined ? [] : [linePicture(byBatch, 'batch')]),
     ...(one === undefined ? [] : [modelledSlice(one, parameters)]),
-    ...answerPictures(results, parameters),
-    ...overcommitPictures(costReport({ ...report, results: counted }, FIRST_PROFILE).overcommit.rows),
+    ...answerPictures(answered(results), parameters),
+    ...overcommitPictures(costReport({ ...report, results: simulatedIn(results) }, FIRST_PROFILE).overcommit.rows),
     ...(threads.length === 0 ? [] : [threadsPicture(threads)]),
     ...scalePictures(scale),
   ]
 }
 
-/** The pictures of the questions that the model answers: of warm buffers that are mapped, as in docs/cost-model.md. */
+/** The results that the model's answers are for: warm buffers that are mapped, of the three schemes that are asked about. */
+export function answered(results: readonly BenchResult[]): BenchResult[] {
+  return countedIn(results).filter(
+    ({ mode, buffers, backend }) => mode === 'map' && buffers === 'warm' && ASKED.includes(backend),
+  )
+}
+
+const ASKED = ['on-device', 'virtio-iommu', 'virtio-iommu-lazy']
+
+/** The pictures of the questions that the model answers, for results that are {@link answered}. */
 export function answerPictures(results: readonly BenchResult[], parameters: Parameters): Picture[] {
-  const counted = countedIn(results).filter(({ mode, buffers }) => mode === 'map' && buffers === 'warm')
-  const answers: Answers = answer(counted, parameters)
+  const answers: Answers = answer(results, parameters)
   return [
     ...(answers.deviceMemory.cases.length === 0
       ? []
-      : [crossoverPicture(counted, parameters), limitPicture(answers, parameters)]),
+      : [crossoverPicture(results, parameters), limitPicture(answers, parameters)]),
     ...(answers.lazy.cases.length === 0 ? [] : [lazyPicture(answers, parameters)]),
   ]
+}
+
+/** The results that over-commit is simulated for. */
+export function simulatedIn(results: readonly BenchResult[]): BenchResult[] {
+  return countedIn(results).filter(
+    ({ driver, operation, mode, buffers }) =>
+      driver === 'net' && operation === 'receive' && mode === 'map' && buffers === 'warm',
+  )
 }
 
 /** A slice beside the model. Throws ModelError `MODEL_COUNTER`. */

@@ -3,7 +3,7 @@ import { type Answers, answer, type DeviceMemoryCase, type LazyCase, type Measur
 import type { Parameters } from '../model/parameters.ts'
 import { STEPS } from './looks.ts'
 import { figure, logAxis, logTicks, time } from './numbers.ts'
-import { around, axisX, axisY, type Canvas, names, type Picture, panelNames, panels, plot } from './picture.ts'
+import { around, axisX, axisY, type Canvas, names, type Picture, panelsOf, plot } from './picture.ts'
 
 /** Frame sizes that get a line. */
 const SHOWN = [64, 256, 1514]
@@ -50,16 +50,13 @@ export function crossoverPicture(rows: readonly MeasuredRow[], parameters: Param
 }
 
 function drawCurves(canvas: Canvas, texts: Texts, tried: readonly Tried[], now: number): SVGSVGElement {
-  const { channel, scale, height, stacked } = panels(canvas, tried, panelOf)
+  const panels = panelsOf(canvas, tried, panelOf, 280)
+  const { channel } = panels
   const place = { x: 'price', y: timesOf, ...channel }
   const domain = around(tried.map(timesOf))
   const last = tried.filter(({ price }) => price === PRICES[PRICES.length - 1])
   return plot(canvas, texts, {
-    ...scale,
-    height,
-    marginTop: 34,
-    marginBottom: 42,
-    marginLeft: 54,
+    ...panels.options,
     insetRight: 64,
     x: { type: 'log' },
     y: { type: 'log', domain },
@@ -76,7 +73,7 @@ function drawCurves(canvas: Canvas, texts: Texts, tried: readonly Tried[], now: 
         stroke: 'bytes',
         strokeWidth: 2,
       }),
-      panelNames(tried, panelOf, stacked),
+      panels.names,
       names(last, { x: ({ price }) => price, y: timesOf, text: ({ bytes }) => `${bytes} B`, channel }),
       Plot.tip(
         tried,
@@ -102,7 +99,8 @@ export function limitPicture({ deviceMemory: { cases } }: Answers, parameters: P
     schemes: [],
   }
   const draw = (canvas: Canvas): SVGSVGElement => {
-    const { channel, scale, height, stacked } = panels(canvas, rows, panelOf)
+    const panels = panelsOf(canvas, rows, panelOf, 280)
+    const { channel } = panels
     const y = logAxis(
       rows.map(({ limit }) => limit),
       'any price',
@@ -113,11 +111,7 @@ export function limitPicture({ deviceMemory: { cases } }: Answers, parameters: P
     const lineOf = (row: Row): string => `${panelOf(row)} ${row.what}`
     const last = [...new Map(rows.map((row) => [lineOf(row), row])).values()]
     return plot(canvas, texts, {
-      ...scale,
-      height,
-      marginTop: 34,
-      marginBottom: 42,
-      marginLeft: 62,
+      ...panels.options,
       insetRight: 56,
       x: { type: 'log', base: 2 },
       y: { type: 'log', domain: [...y.domain] },
@@ -143,7 +137,7 @@ export function limitPicture({ deviceMemory: { cases } }: Answers, parameters: P
             bytes === countedBytes ? (what === 'load' ? STEPS[1] : STEPS[3]) : 'none',
           r: 3.5,
         }),
-        panelNames(rows, panelOf, stacked),
+        panels.names,
         names(last, { x: ({ bytes }) => bytes, y: ({ limit }) => y.place(limit), text: ({ what }) => what, channel }),
       ],
     })
@@ -201,7 +195,8 @@ export function lazyPicture({ lazy: { cases } }: Answers, parameters: Parameters
     schemes: [],
   }
   const draw = (canvas: Canvas): SVGSVGElement => {
-    const { channel, scale, height, stacked } = panels(canvas, rows, panelOf)
+    const panels = panelsOf(canvas, rows, panelOf, 280)
+    const { channel } = panels
     const place = { x: 'wait', y: 'saves', ...channel }
     const [low, high] = [
       Math.min(-10, ...rows.map(({ saves }) => saves)),
@@ -209,11 +204,7 @@ export function lazyPicture({ lazy: { cases } }: Answers, parameters: Parameters
     ]
     const now = parameters.iommuWait
     return plot(canvas, texts, {
-      ...scale,
-      height,
-      marginTop: 34,
-      marginBottom: 42,
-      marginLeft: 62,
+      ...panels.options,
       insetRight: 74,
       x: { type: 'log' },
       y: { type: 'symlog', constant: 10, domain: [low, high] },
@@ -228,7 +219,7 @@ export function lazyPicture({ lazy: { cases } }: Answers, parameters: Parameters
         Plot.ruleY([0]),
         now >= LONGER[0] && now <= LONGER[LONGER.length - 1] ? Plot.ruleX([now], { strokeDasharray: '1 3' }) : null,
         Plot.line(rows, { ...place, z: (row: Row) => `${panelOf(row)} ${row.batch}`, stroke: 'batch', strokeWidth: 2 }),
-        panelNames(rows, panelOf, stacked),
+        panels.names,
         names(
           rows.filter(({ wait }) => wait === LONGER[LONGER.length - 1]),
           { x: ({ wait }) => wait, y: ({ saves }) => saves, text: ({ batch }) => `batch ${batch}`, channel },

@@ -1,6 +1,9 @@
 import type { OvercommitRow } from '../costs/report.ts'
 import type { BenchReport, BenchResult } from '../harness/result.ts'
 import { type Answers, type DeviceMemoryCase, kindOf, type LazyCase } from '../model/answers.ts'
+import { modelRow } from '../model/causes.ts'
+import type { Parameters } from '../model/parameters.ts'
+import { countedIn } from './all-pictures.ts'
 import { exposedBytes } from './headline.ts'
 import { figure, scaled, time } from './numbers.ts'
 
@@ -14,8 +17,13 @@ export interface Claim {
 
 const NOTHING = 'no figure in this report'
 
-/** The claims, each with figures; `answers` and `overcommit` are modelled. */
-export function claimsOf(report: BenchReport, answers: Answers, overcommit: readonly OvercommitRow[]): Claim[] {
+/** The claims, each with figures; `answers` and `overcommit` are modelled at `parameters`. */
+export function claimsOf(
+  report: BenchReport,
+  parameters: Parameters,
+  answers: Answers,
+  overcommit: readonly OvercommitRow[],
+): Claim[] {
   const small = smallFrames(report.results)
   const { cases } = answers.deviceMemory
   return [
@@ -24,7 +32,7 @@ export function claimsOf(report: BenchReport, answers: Answers, overcommit: read
       measured: ratios(small, 'on-device', 'shared-pool'),
       modelled: ends(cases)
         .map((one) => `${kindOf(one)} of ${one.bytes} bytes: × ${figure(timesOf(one))}`)
-        .join('; '),
+        .join('\n'),
       limits: 'Measured, its memory is RAM. Modelled, against a pool in host memory, CPU and device together.',
     },
     {
@@ -32,14 +40,18 @@ export function claimsOf(report: BenchReport, answers: Answers, overcommit: read
       measured: [
         ratios(small, 'shared-pool', 'direct'),
         ...exposures(report, ['shared-pool', 'default-pool', 'on-device']),
-      ].join('; '),
+      ]
+        .filter((text) => text !== '')
+        .join('\n'),
       modelled: winners(cases),
       limits: 'What a pool of all devices leaks to other devices is in the table of exposure, and in no time.',
     },
     {
       claim: 'A virtual IOMMU is enough, and costs little.',
-      measured: [ratios(small, 'virtio-iommu', 'shared-pool'), ...exposures(report, ['virtio-iommu'])].join('; '),
-      modelled: NOTHING,
+      measured: [ratios(small, 'virtio-iommu', 'shared-pool'), ...exposures(report, ['virtio-iommu'])]
+        .filter((text) => text !== '')
+        .join('\n'),
+      modelled: asking(small, parameters),
       limits:
         'Measured in one process, where a request to the IOMMU is a message to a model, and a wait costs nothing.',
     },
@@ -48,7 +60,7 @@ export function claimsOf(report: BenchReport, answers: Answers, overcommit: read
       measured: ratios(small, 'virtio-iommu-lazy', 'virtio-iommu'),
       modelled: smallest(answers.lazy.cases)
         .map((one) => `${kindOf(one)}, batch ${one.batch}: saves ${figure(one.saved)} ns`)
-        .join('; '),
+        .join('\n'),
       limits: 'Modelled: what it saves in waits, without what it costs in exposure.',
     },
     {
@@ -59,7 +71,7 @@ export function claimsOf(report: BenchReport, answers: Answers, overcommit: read
           ({ backend, perSecond, virtualCpus, latency }) =>
             `${backend}: ${figure(perSecond / virtualCpus)} packets for each CPU and second, p99 ${time(latency.p99)}`,
         )
-        .join('; '),
+        .join('\n'),
       limits: 'Simulated, with a scheduler simpler than that of Linux; at the most virtual CPUs for each core.',
     },
   ].map((claim) => ({ ...claim, measured: claim.measured || NOTHING, modelled: claim.modelled || NOTHING }))
@@ -85,17 +97,17 @@ function smallFrames(results: readonly BenchResult[]): BenchResult[] {
 }
 
 function ratios(small: readonly BenchResult[], scheme: string, other: string): string {
-  return small
+  const lines = small
     .filter(({ backend }) => backend === scheme)
-    .flatMap(({ operation, bytes, batch, nsPerOperation }) => {
+    .flatMap(({ operation, nsPerOperation }) => {
       const against = small.find((one) => one.backend === other && one.operation === operation)
       if (against === undefined) return []
       const [ours, theirs] = [nsPerOperation.median, against.nsPerOperation.median]
-      return [
-        `${operation} of ${bytes} bytes, batch ${batch}: × ${figure(ours / theirs)} of ${other} (${figure(ours)} against ${figure(theirs)} ns)`,
-      ]
+      return [`${operation}: × ${figure(ours / theirs)} (${figure(ours)} against ${figure(theirs)} ns)`]
     })
-    .join('; ')
+  if (lines.length === 0) return ''
+  const [{ bytes, batch }] = small
+  return [`against ${other}, ${bytes} bytes, batch ${batch}:`, ...lines].join('\n')
 }
 
 function exposures({ exposure = [] }: BenchReport, schemes: readonly string[]): string[] {
@@ -124,15 +136,29 @@ function winners(cases: readonly DeviceMemoryCase[]): string {
       const better = cases.filter((one) => kindOf(one) === kind && timesOf(one) > 1).length
       return `${kind}: the pool is cheaper at ${better} of ${cases.filter((one) => kindOf(one) === kind).length} sizes`
     })
-    .join('; ')
+    .join('\n')
 }
 
-/** Lazy cases of the smallest frames and the largest batch. */
+/** What a virtual IOMMU is asked for, in modelled ns by cause. */
+function asking(small: readonly BenchResult[], parameters: Parameters): string {
+  return small
+    .filter((result) => result.backend === 'virtio-iommu' && countedIn([result]).length > 0)
+    .flatMap((result) => {
+      const { iommuRequests, iommuWaits } = modelRow(result, parameters)
+      if (iommuRequests === null || iommuWaits === null) return []
+      return [
+        `${result.operation}: requests ${figure(iommuRequests)} ns of the device, waits ${figure(iommuWaits)} ns of the CPU`,
+      ]
+    })
+    .join('\n')
+}
+
+/** Lazy cases of the smallest frames, with the smallest batch and the largest one. */
 function smallest(cases: readonly LazyCase[]): LazyCase[] {
   const bytes = Math.min(...cases.map((one) => one.bytes))
-  const sized = cases.filter((one) => one.bytes === bytes)
-  const batch = Math.max(...sized.map((one) => one.batch))
-  return sized.filter((one) => one.batch === batch)
+  const sized = cases.filter((one) => one.bytes === bytes && one.ring === 'split')
+  const batches = sized.map((one) => one.batch)
+  return sized.filter(({ batch }) => batch === Math.min(...batches) || batch === Math.max(...batches))
 }
 
 /** The rows with the most virtual CPUs, with the device on the same cores. */

@@ -10,10 +10,10 @@ import {
   NARROW,
   names,
   type Picture,
-  panelNames,
-  panels,
+  panelsOf,
   plot,
   schemesOf,
+  spaced,
 } from './picture.ts'
 import type { Slice } from './slices.ts'
 
@@ -23,7 +23,7 @@ export function linePicture({ name, results }: Slice, along: 'bytes' | 'batch'):
   const rows = [...results].sort((a, b) => a[along] - b[along])
   const texts = {
     title: `Cost by ${what}: ${name}`,
-    description: `Median time of one operation by scheme, as ${along === 'bytes' ? 'its bytes grow' : 'more of them are published together'}. A thin upright line goes from the 5th to the 95th percentile. Both axes are logarithmic.`,
+    description: `Median time of one operation by scheme, as ${along === 'bytes' ? 'its bytes grow' : 'more of them are published together'}. A thin upright line goes from the 5th to the 95th percentile, as far as the panel reaches. Both axes are logarithmic.`,
     schemes: schemesOf(rows),
   }
   return {
@@ -49,25 +49,23 @@ function drawLines(
   along: 'bytes' | 'batch',
 ): SVGSVGElement {
   const panelOf = ({ driver, operation }: BenchResult): string => `${driver} ${operation}`
-  const { channel, scale, height, stacked } = panels(canvas, rows, panelOf)
+  const schemes = texts.schemes.length
+  const panels = panelsOf(canvas, rows, panelOf, Math.max(280, schemes * 14 + 60))
+  const { channel } = panels
   const values = [...new Set(rows.map((row) => row[along]))].sort((a, b) => a - b)
   const place = { x: along, y: (row: BenchResult) => row.nsPerOperation.median, ...channel }
   const lineOf = (row: BenchResult): string => `${panelOf(row)} ${row.backend}`
   const last = [...new Map(rows.map((row) => [lineOf(row), row])).values()]
-  const domain = around(rows.flatMap(({ nsPerOperation: { p05, median, p95 } }) => [p05, median, p95]))
+  const domain = around(rows.flatMap(({ nsPerOperation: { p05, median } }) => [p05, median, median * 1.3]))
   return plot(canvas, texts, {
-    ...scale,
-    height,
-    marginTop: 34,
-    marginBottom: 42,
-    marginLeft: 54,
+    ...panels.options,
     insetRight: canvas.width < NARROW ? 10 : 132,
     insetLeft: 12,
     x: { type: 'log', base: 2 },
     y: { type: 'log', domain },
     marks: [
       axisX(
-        spaced(values, stacked ? 5 : 7),
+        spaced(values, panels.width - (canvas.width < NARROW ? 40 : 160)),
         (value) => value.toLocaleString('en'),
         along === 'bytes' ? 'bytes' : 'operations published together',
       ),
@@ -75,13 +73,13 @@ function drawLines(
       Plot.ruleX(rows, {
         ...place,
         y1: (row: BenchResult) => row.nsPerOperation.p05,
-        y2: (row: BenchResult) => row.nsPerOperation.p95,
+        y2: (row: BenchResult) => Math.min(row.nsPerOperation.p95, domain[1]),
         stroke: 'backend',
         strokeOpacity: 0.5,
       }),
       Plot.lineY(rows, { ...place, z: lineOf, stroke: 'backend', strokeWidth: 1.5 }),
       Plot.dot(rows, { ...place, fill: 'backend', symbol: 'backend', r: 4 }),
-      panelNames(rows, panelOf, stacked),
+      panels.names,
       canvas.width < NARROW
         ? null
         : names(last, {
@@ -100,12 +98,6 @@ function drawLines(
       ),
     ],
   })
-}
-
-// So many ticks as there is room for.
-function spaced(values: readonly number[], most: number): number[] {
-  const step = Math.ceil(values.length / most)
-  return values.filter((_, i) => (values.length - 1 - i) % step === 0)
 }
 
 /** A result beside what the model says of it. */
@@ -170,36 +162,25 @@ function drawValues(
   texts: Pick<Picture, 'title' | 'description' | 'schemes'>,
   values: readonly Value[],
 ): SVGSVGElement {
-  const panelNamesOf = [...new Set(values.map(({ panel }) => panel))]
-  // As many panels in a row as there is room for, in as many rows as it takes.
-  const across = Math.max(1, Math.min(4, Math.floor((canvas.width - 130) / 150)))
-  const column = ({ panel }: { panel: string }): number => panelNamesOf.indexOf(panel) % across
-  const line = ({ panel }: { panel: string }): number => Math.floor(panelNamesOf.indexOf(panel) / across)
-  const channel = { fx: column, fy: line }
-  const lines = Math.ceil(panelNamesOf.length / across)
+  const each = texts.schemes.length * 17
+  const panels = panelsOf(canvas, values, ({ panel }) => panel, each, { least: 245, marginLeft: 128 })
+  const { channel } = panels
   const x = logAxis(
     values.map(({ ns }) => ns),
     '0',
     time,
     3,
   )
-  const each = texts.schemes.length * 17
-  const bands = panelNamesOf.map((panel) => ({ panel }))
+  const firsts = values.filter((value, i) => i === values.findIndex((one) => one.panel === value.panel))
   return plot(canvas, texts, {
-    fx: { axis: null, padding: 0.06 },
-    fy: { axis: null, padding: 34 / (each + 34), paddingOuter: 0 },
-    height: lines * (each + 34) + 60,
-    marginTop: 30,
-    marginBottom: 40,
-    marginLeft: 128,
-    marginRight: 8,
+    ...panels.options,
     insetRight: 44,
     x: { type: 'log', domain: [...x.domain] },
     y: { type: 'point', domain: [...texts.schemes], label: null, tickSize: 0 },
     marks: [
       x.band === null
         ? null
-        : Plot.rect(bands, {
+        : Plot.rect(firsts, {
             ...channel,
             x1: x.band.from,
             x2: x.band.to,
@@ -231,13 +212,7 @@ function drawValues(
         dx: 8,
         fontSize: 11,
       }),
-      Plot.text(bands, {
-        ...channel,
-        text: 'panel',
-        frameAnchor: 'top-left',
-        dy: -16,
-        fontWeight: 600,
-      }),
+      panels.names,
     ],
   })
 }

@@ -31,8 +31,8 @@ export function figureOf(document: Document): Figure {
     if (shown === undefined) return
     drawnFor = drawing.clientWidth
     const width = Math.max(LEAST, drawnFor)
-    const { schemes } = shown
-    const legend = width < NARROW && schemes.length > 0 ? [legendOf(document, schemes)] : []
+    const { schemes, named = false } = shown
+    const legend = width < NARROW && schemes.length > 0 && !named ? [legendOf(document, schemes)] : []
     drawing.replaceChildren(...legend, shown.draw({ document, width }))
   }
   data.addEventListener('toggle', fillTable)
@@ -40,7 +40,7 @@ export function figureOf(document: Document): Figure {
     node,
     show(picture) {
       shown = picture
-      node.id = picture.name
+      node.id = `picture-${picture.name}`
       title.textContent = picture.title
       description.textContent = picture.description
       draw()

@@ -1,19 +1,8 @@
 import * as Plot from '@observablehq/plot'
 import type { BenchReport, BenchResult, ExposureClass, ExposureResult } from '../harness/result.ts'
 import { fillOf } from './looks.ts'
-import { figure, type LogAxis, logAxis, logTicks, scaled } from './numbers.ts'
-import {
-  axisX,
-  axisY,
-  type Canvas,
-  NARROW,
-  names,
-  type Picture,
-  panelNames,
-  panels,
-  plot,
-  schemesOf,
-} from './picture.ts'
+import { figure, logAxis, logTicks, scaled } from './numbers.ts'
+import { axisX, axisY, type Canvas, NARROW, names, type Picture, panelsOf, plot, schemesOf } from './picture.ts'
 
 /** One scheme in one mode: what it costs there, and what it exposes there. */
 export interface HeadlinePoint {
@@ -132,9 +121,9 @@ export function headlinePicture({ name, points }: HeadlineWork): Picture {
 
 function draw(canvas: Canvas, texts: Pick<Picture, 'title' | 'description' | 'schemes'>, rows: readonly Shown[]) {
   const panelOf = ({ panel }: Shown): string => panel
-  const { channel, scale, height, stacked } = panels(canvas, rows, panelOf, 340)
+  const { channel, options, names: panelNames, width } = panelsOf(canvas, rows, panelOf, 340)
   const exposed = rows.map((row) => row.exposed)
-  const x = logAxis(exposed, '0', (bytes) => scaled(bytes, 'B'), stacked ? 4 : 5)
+  const x = logAxis(exposed, '0', (bytes) => scaled(bytes, 'B'), width < 400 ? 4 : 5)
   const y = overheadAxis(rows.map(({ overhead }) => overhead))
   const place = { x: (row: Shown) => x.place(row.exposed), y: (row: Shown) => row.overhead }
   const look = { ...place, ...channel, symbol: 'backend', r: 5, strokeWidth: 2 }
@@ -144,18 +133,17 @@ function draw(canvas: Canvas, texts: Pick<Picture, 'title' | 'description' | 'sc
     .filter((row, i, all) => i === all.findIndex((one) => one.backend === row.backend && one.panel === row.panel))
   const of = (fill: string): Shown[] => rows.filter(({ mode }) => fillOf(mode) === fill)
   return plot(canvas, texts, {
-    ...scale,
-    height,
-    marginTop: 34,
-    marginBottom: 44,
-    marginLeft: 50,
-    marginRight: stacked ? 12 : 20,
+    ...options,
     insetRight: canvas.width < NARROW ? 10 : 120,
-    insetLeft: 0,
     x: { type: 'log', domain: [...x.domain] },
     y: { type: 'log', domain: y.domain },
     marks: [
-      bandMark(x, y.domain, rows, channel),
+      x.band === null
+        ? null
+        : Plot.rect(
+            rows.filter((row, i) => i === rows.findIndex((one) => one.panel === row.panel)),
+            { ...channel, x1: x.band.from, x2: x.band.to, fill: 'currentColor', fillOpacity: 0.07 },
+          ),
       Plot.gridX([...x.ticks], { strokeOpacity: 0.12 }),
       axisX(x.ticks, x.format, 'bytes exposed, average over time'),
       axisY(y.ticks, times, 'time, as a multiple of direct'),
@@ -170,7 +158,7 @@ function draw(canvas: Canvas, texts: Pick<Picture, 'title' | 'description' | 'sc
       Plot.dot(of('hollow'), { ...look, stroke: 'backend' }),
       Plot.dot(of('tinted'), { ...look, stroke: 'backend', fill: 'backend', fillOpacity: 0.35 }),
       Plot.dot(of('filled'), { ...look, fill: 'backend' }),
-      panelNames(rows, panelOf, stacked),
+      panelNames,
       canvas.width < NARROW ? null : names(named, { ...place, text: ({ backend }) => backend, channel }),
       Plot.tip(rows, Plot.pointer({ ...place, ...channel, title: tipOf })),
     ],
@@ -188,19 +176,4 @@ const times = (value: number): string => `×${figure(value)}`
 function overheadAxis(values: readonly number[]): { readonly domain: [number, number]; readonly ticks: number[] } {
   const [low, high] = [Math.min(0.85, ...values) / 1.05, Math.max(2, ...values) * 1.15]
   return { domain: [low, high], ticks: logTicks(low, high) }
-}
-
-/** A shaded band for values that a logarithmic axis has no place for. */
-export function bandMark<T>(
-  axis: LogAxis,
-  [y1, y2]: readonly [number, number],
-  rows: readonly T[],
-  channel: object,
-): Plot.Markish {
-  const { band } = axis
-  if (band === null) return null
-  // One for each panel.
-  const [panelOf] = Object.values(channel) as ((row: T) => string)[]
-  const first = rows.filter((row, i) => i === rows.findIndex((one) => panelOf(one) === panelOf(row)))
-  return Plot.rect(first, { ...channel, x1: band.from, x2: band.to, y1, y2, fill: 'currentColor', fillOpacity: 0.07 })
 }

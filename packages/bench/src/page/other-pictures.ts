@@ -2,19 +2,7 @@ import * as Plot from '@observablehq/plot'
 import type { OvercommitRow } from '../costs/report.ts'
 import type { ScaleResult, ThreadResult } from '../harness/result.ts'
 import { figure, logTicks, scaled, time } from './numbers.ts'
-import {
-  around,
-  axisX,
-  axisY,
-  type Canvas,
-  NARROW,
-  names,
-  type Picture,
-  panelNames,
-  panels,
-  plot,
-  schemesOf,
-} from './picture.ts'
+import { around, axisX, axisY, type Canvas, NARROW, names, type Picture, panelsOf, plot, schemesOf } from './picture.ts'
 
 const deviceName = ({ deviceOn }: OvercommitRow): string =>
   deviceOn === 'own-core' ? 'device on a core of its own' : 'device on the same cores'
@@ -107,38 +95,39 @@ export function overcommitPictures(rows: readonly OvercommitRow[]): Picture[] {
   })
 }
 
-const SCALES: Readonly<Record<ScaleResult['what'], string>> = {
-  'live-mappings': 'live mappings',
-  'queue-size': 'queue size',
-  devices: 'devices',
-  domains: 'domains',
-  memory: 'mappings whose memory is counted',
+const SCALES: Readonly<Record<ScaleResult['what'], { readonly title: string; readonly axis: string }>> = {
+  'live-mappings': { title: 'map and unmap, by live mappings', axis: 'live mappings' },
+  'queue-size': { title: 'one operation, by queue size', axis: 'descriptors of a queue' },
+  devices: { title: 'one operation, by devices on one pool', axis: 'devices' },
+  domains: { title: 'one operation, by domains', axis: 'domains' },
+  memory: { title: 'memory of one mapping, by live mappings', axis: 'live mappings' },
 }
 
 /** What one operation costs as something grows: a picture for each thing that does. */
 export function scalePictures(rows: readonly ScaleResult[]): Picture[] {
   return [...new Set(rows.map(({ what }) => what))].map((what): Picture => {
     const shown = rows.filter((row) => row.what === what).sort((a, b) => a.size - b.size)
-    const unit = shown.every((row) => row.unit === 'bytes') ? 'bytes' : 'time'
-    const name = Object.hasOwn(SCALES, what) ? SCALES[what] : what
+    const { title, axis } = Object.hasOwn(SCALES, what) ? SCALES[what] : { title: what, axis: what }
     const texts = {
-      title: `Scale: ${unit} of one operation by ${name}`,
-      description: `How many times as much one operation takes as with the smallest number of ${name}. Scheme and kind are beside each line. A level line at 1 does not grow.`,
+      title: `Scale: ${title}`,
+      description: 'Each value is divided by that at the smallest size. A level line at 1 does not grow.',
       schemes: schemesOf(shown),
     }
     const kind = ({ backend, detail }: ScaleResult): string => (detail === '' ? backend : `${backend}, ${detail}`)
     return {
       name: `scale-${what}`,
       ...texts,
-      columns: ['scheme', 'kind', name, 'value', 'unit', 'ratio'],
-      rows: shown.map(({ backend, detail, size, value, unit: of, ratio }) => [backend, detail, size, value, of, ratio]),
+      named: true,
+      columns: ['scheme', 'kind', axis, 'value', 'unit', 'ratio'],
+      rows: shown.map(({ backend, detail, size, value, unit, ratio }) => [backend, detail, size, value, unit, ratio]),
       draw: (canvas) =>
         drawGrowth(canvas, texts, shown, {
           x: ({ size }) => size,
           y: ({ ratio }) => ratio,
           lineOf: kind,
           panelOf: () => '',
-          xLabel: name,
+          named: true,
+          xLabel: axis,
           yLabel: 'ratio to the smallest',
           format: (value) => `×${figure(value)}`,
           log: true,
@@ -146,6 +135,11 @@ export function scalePictures(rows: readonly ScaleResult[]): Picture[] {
         }),
     }
   })
+}
+
+/** A count, in full where it is short. */
+function count(value: number): string {
+  return value < 1e5 ? value.toLocaleString('en') : scaled(value, '').trim()
 }
 
 interface Growth<T> {
@@ -157,6 +151,8 @@ interface Growth<T> {
   readonly yLabel: string
   readonly format: (value: number) => string
   readonly log: boolean
+  /** Names stand beside lines at any width. */
+  readonly named?: boolean
   /** A value that the scale has to have. */
   readonly atLeast?: number
 }
@@ -165,38 +161,35 @@ function drawGrowth<T extends { readonly backend: string }>(
   canvas: Canvas,
   texts: Pick<Picture, 'title' | 'description' | 'schemes'>,
   rows: readonly T[],
-  { x, y, lineOf, panelOf, xLabel, yLabel, format, log, atLeast }: Growth<T>,
+  { x, y, lineOf, panelOf, xLabel, yLabel, format, log, atLeast, named = false }: Growth<T>,
 ): SVGSVGElement {
-  const { channel, scale, height, stacked } = panels(canvas, rows, panelOf, 220)
+  const panels = panelsOf(canvas, rows, panelOf, 220)
+  const { channel } = panels
   const lineInPanel = (row: T): string => `${panelOf(row)} ${lineOf(row)}`
   const last = [...new Map(rows.map((row) => [lineInPanel(row), row])).values()]
   const place = { x, y, ...channel }
   const xs = [...new Set(rows.map(x))].sort((a, b) => a - b)
   const ys = rows.map(y)
   const domain: [number, number] = log ? around([...ys, atLeast ?? ys[0]]) : [0, Math.max(...ys) * 1.15]
-  const wide = canvas.width >= NARROW
+  const wide = named || canvas.width >= NARROW
   const longest = Math.max(...last.map((row) => lineOf(row).length))
   return plot(canvas, texts, {
-    ...scale,
-    height,
-    marginTop: 34,
-    marginBottom: 42,
-    marginLeft: 58,
+    ...panels.options,
     insetRight: wide ? 20 + 6.4 * longest : 10,
     x: { type: 'log' },
     y: log ? { type: 'log', domain } : { domain, ticks: 4, tickFormat: format, label: yLabel, grid: true },
     marks: [
-      axisX(xs.length > 6 ? logTicks(xs[0], xs[xs.length - 1], 5) : xs, (value) => scaled(value, '').trim(), xLabel),
+      axisX(xs.length > 6 ? logTicks(xs[0], xs[xs.length - 1], 5) : xs, count, xLabel),
       log ? axisY(logTicks(...domain), format, yLabel) : null,
       Plot.line(rows, { ...place, z: lineInPanel, stroke: 'backend', strokeWidth: 1.5 }),
       Plot.dot(rows, { ...place, fill: 'backend', symbol: 'backend', r: 4 }),
-      panelNames(rows, panelOf, stacked),
+      panels.names,
       wide ? names(last, { x, y, text: lineOf, channel }) : null,
       Plot.tip(
         rows,
         Plot.pointer({
           ...place,
-          title: (row: T) => `${lineOf(row)}, ${scaled(x(row), '').trim()}\n${format(y(row))}`,
+          title: (row: T) => `${lineOf(row)}, ${count(x(row))}\n${format(y(row))}`,
         }),
       ),
     ],
@@ -242,16 +235,11 @@ export function threadsPicture(rows: readonly ThreadResult[]): Picture {
       row.handshake.median,
     ]),
     draw: (canvas) => {
-      const { channel, scale, stacked } = panels(canvas, sorted, kind)
-      const count = new Set(sorted.map(kind)).size
-      const each = schemes.length * 24 + 30
-      const common = { ...channel, y: 'backend' }
+      const each = schemes.length * 26 + 20
+      const panels = panelsOf(canvas, sorted, kind, each, { least: 380, marginLeft: 128 })
+      const common = { ...panels.channel, y: 'backend' }
       return plot(canvas, texts, {
-        ...scale,
-        height: (stacked ? count * (each + 34) : each) + 80,
-        marginTop: 34,
-        marginBottom: 42,
-        marginLeft: 128,
+        ...panels.options,
         insetRight: 12,
         x: {
           zero: true,
@@ -265,7 +253,7 @@ export function threadsPicture(rows: readonly ThreadResult[]): Picture {
           Plot.ruleY(sorted, { ...common, x1: 'oneCore', x2: 'twoCores', stroke: 'backend' }),
           Plot.dot(sorted, { ...common, x: 'oneCore', stroke: 'backend', symbol: 'backend', strokeWidth: 2, r: 4.5 }),
           Plot.dot(sorted, { ...common, x: 'twoCores', fill: 'backend', symbol: 'backend', r: 4.5 }),
-          panelNames(sorted, kind, stacked),
+          panels.names,
         ],
       })
     },

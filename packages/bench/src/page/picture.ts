@@ -15,6 +15,8 @@ export interface Picture {
   readonly rows: readonly (readonly Cell[])[]
   /** Schemes that are shown: their looks are explained where there is no room for their names in the picture. */
   readonly schemes: readonly string[]
+  /** Names stand in the picture at any width, so that it needs no legend. */
+  readonly named?: boolean
   draw(canvas: Canvas): SVGSVGElement
 }
 
@@ -62,35 +64,72 @@ export function schemesOf(rows: readonly { readonly backend: string }[]): string
   return inOrder(rows.map(({ backend }) => backend))
 }
 
-/** Panels side by side where there is room, else one below the other. */
-export function panels<T>(
-  { width }: Canvas,
-  rows: readonly T[],
-  panelOf: (row: T) => string,
-  each = 280,
-): { readonly channel: object; readonly scale: Plot.PlotOptions; readonly height: number; readonly stacked: boolean } {
-  const names = [...new Set(rows.map(panelOf))]
-  const stacked = width < NARROW
-  const label = null
-  const axis = names.length < 2 && names[0] === '' ? null : undefined
-  const scale = { domain: names, label, padding: 0.12, ...(axis === null ? { axis } : {}) }
-  return stacked
-    ? { channel: { fy: panelOf }, scale: { fy: { ...scale, axis: null } }, height: names.length * each + 60, stacked }
-    : { channel: { fx: panelOf }, scale: { fx: { ...scale, axis: null } }, height: each + 100, stacked }
+/** Pixels that a panel takes at least where another one stands beside it. */
+const PANEL = 420
+
+/** Where the panels of a picture are. */
+export interface Panels<T> {
+  /** The channels that put a mark into the panel of its row. */
+  readonly channel: { readonly fx: (row: T) => number; readonly fy: (row: T) => number }
+  readonly options: Plot.PlotOptions
+  /** The name of each panel, above its upper left corner. */
+  readonly names: Plot.Markish
+  /** Pixels of one panel. */
+  readonly width: number
 }
 
-/** The name of each panel, above its upper left corner. */
-export function panelNames<T>(rows: readonly T[], panelOf: (row: T) => string, stacked: boolean): Plot.Markish {
-  const names = [...new Set(rows.map(panelOf))].filter((name) => name !== '')
-  const here = (name: string): string => name
-  return Plot.text(names, {
-    text: here,
-    [stacked ? 'fy' : 'fx']: here,
-    frameAnchor: 'top-left',
-    dy: -18,
-    fontWeight: 600,
-    fontSize: 13,
-  })
+/**
+ * Puts rows into panels, as many side by side as there is room for.
+ *
+ * @param each pixels that a panel is high
+ * @param least pixels that it is wide at least where another one stands beside it
+ */
+export function panelsOf<T>(
+  canvas: Canvas,
+  rows: readonly T[],
+  nameOf: (row: T) => string,
+  each: number,
+  { least = PANEL, marginLeft = 58 }: { readonly least?: number; readonly marginLeft?: number } = {},
+): Panels<T> {
+  const names = [...new Set(rows.map(nameOf))]
+  const across = Math.max(1, Math.min(names.length, Math.floor(canvas.width / least)))
+  const down = Math.ceil(names.length / across)
+  const gap = names.some((name) => name !== '') ? 44 : 0
+  const [marginTop, marginBottom] = [34, 42]
+  const all = names.map((name, i) => ({ name, fx: i % across, fy: Math.floor(i / across) }))
+  const place = (row: T): (typeof all)[number] => all[names.indexOf(nameOf(row))]
+  return {
+    channel: { fx: (row) => place(row).fx, fy: (row) => place(row).fy },
+    options: {
+      fx: { axis: null, padding: 0.06 },
+      fy: { axis: null, paddingInner: gap / (each + gap), paddingOuter: 0 },
+      height: down * (each + gap) - gap + marginTop + marginBottom,
+      marginTop,
+      marginBottom,
+      marginLeft,
+      marginRight: 12,
+    },
+    names: Plot.text(all, {
+      text: 'name',
+      fx: 'fx',
+      fy: 'fy',
+      frameAnchor: 'top-left',
+      dy: -18,
+      fontWeight: 600,
+      fontSize: 13,
+    }),
+    width: (canvas.width - marginLeft) / across,
+  }
+}
+
+/** Ticks at values, but for those whose texts would meet on a logarithmic scale of so many pixels. */
+export function spaced(values: readonly number[], pixels: number): number[] {
+  const [low, high] = [Math.min(...values), Math.max(...values)]
+  const each = pixels / Math.log(high / low)
+  const ticks: number[] = []
+  for (const value of [...new Set(values)].sort((a, b) => b - a))
+    if (ticks.length === 0 || Math.log(ticks[ticks.length - 1] / value) * each > 36) ticks.push(value)
+  return ticks.reverse()
 }
 
 /** An axis with a text at each tick. Plot by itself leaves texts of a logarithmic scale out. */
@@ -117,7 +156,7 @@ const LINE = 13
 const LETTER = 6.6
 
 /**
- * Names beside points. A name that another one would cover stands lower or higher.
+ * Names beside points. A name that would cover another one, or a point, stands lower or higher.
  */
 export function names<T>(
   rows: readonly T[],
@@ -131,14 +170,28 @@ export function names<T>(
   const { x, y, text, channel } = options
   return Plot.text(
     rows,
-    Plot.initializer({ x, y, text, ...channel, textAnchor: 'start', dx: 9 }, (data, facets, _, scales) => {
-      const all = data as T[]
-      const X = all.map((row) => scales.x?.(x(row)) as number)
-      const Y = all.map((row) => scales.y?.(y(row)) as number)
-      const placed = [...Y]
-      for (const facet of facets as number[][]) spread(facet, X, Y, placed, (i) => text(all[i]))
-      return { data, facets, channels: { y: { value: placed } } } as never
-    }),
+    Plot.initializer(
+      {
+        x,
+        y,
+        text,
+        ...channel,
+        textAnchor: 'start',
+        dx: 9,
+        stroke: 'var(--plot-background)',
+        strokeWidth: 3,
+        fill: 'currentColor',
+      },
+      (data, facets, _, scales, { height, marginTop, marginBottom }) => {
+        const all = data as T[]
+        const X = all.map((row) => scales.x?.(x(row)) as number)
+        const Y = all.map((row) => scales.y?.(y(row)) as number)
+        const placed = [...Y]
+        for (const facet of facets as number[][])
+          spread(facet, X, Y, placed, (i) => text(all[i]), [marginTop, height - marginBottom])
+        return { data, facets, channels: { y: { value: placed } } } as never
+      },
+    ),
   )
 }
 
@@ -149,9 +202,16 @@ function spread(
   Y: readonly number[],
   placed: number[],
   textOf: (i: number) => string,
+  [top, bottom]: readonly [number, number],
 ): void {
   const done: number[] = []
   const covers = (i: number, at: number): boolean =>
+    at < top ||
+    at > bottom - 4 ||
+    facet.some((other) => {
+      const gap = X[other] - X[i]
+      return gap > 4 && gap < 12 + LETTER * textOf(i).length && Math.abs(Y[other] - at) < LINE - 3
+    }) ||
     done.some((other) => {
       const [left, right] = X[i] < X[other] ? [i, other] : [other, i]
       return Math.abs(placed[other] - at) < LINE && X[left] + 12 + LETTER * textOf(left).length > X[right]

@@ -1,9 +1,9 @@
 import { costReport, type OvercommitRow } from '../costs/report.ts'
 import type { BenchReport } from '../harness/result.ts'
 import { type Answers, answer } from '../model/answers.ts'
-import { CAUSES } from '../model/causes.ts'
+import { CAUSES, modelRow } from '../model/causes.ts'
 import { PARAMETER_NAMES, PARAMETERS, valueIn } from '../model/parameters.ts'
-import { answerPictures, countedIn, FIRST_PROFILE, modelledSlice } from './all-pictures.ts'
+import { answered, answerPictures, countedIn, FIRST_PROFILE, modelledSlice, simulatedIn } from './all-pictures.ts'
 import { type Claim, claimsOf } from './claims.ts'
 import { choice, element, paragraph, section, table } from './elements.ts'
 import type { Figure } from './figures.ts'
@@ -55,27 +55,30 @@ export function showModel(document: Document, report: BenchReport, make: () => F
   }
   const answersPlace = holder('answers')
   const overcommitPlace = element(document, 'div', { class: 'grid' })
-  const answersNow = (): Answers =>
-    answer(
-      counted.filter(({ mode, buffers }) => mode === 'map' && buffers === 'warm'),
-      prices.parameters,
-    )
+  const asked = answered(counted)
+  const answersNow = (): Answers => answer(asked, prices.parameters)
+  const crowd = simulatedIn(counted)
+  let simulatedAt = ''
   const update = (): void => {
     const answers = answersNow()
     if (slices.length > 0) beside.show(modelledSlice(slices[slice], prices.parameters))
-    showAll(answersPlace, answerPictures(counted, prices.parameters))
+    showAll(answersPlace, answerPictures(asked, prices.parameters))
     timesTable.replaceChildren(timesOf(document, answers))
-    claimTable.replaceChildren(claimsTable(document, claimsOf(report, answers, simulated)))
+    claimTable.replaceChildren(claimsTable(document, claimsOf(report, prices.parameters, answers, simulated)))
     sources.replaceChildren(sourcesTable(document, prices))
     clearTimeout(waiting)
     waiting = setTimeout(simulate, QUIET_MS)
   }
   const simulate = (): void => {
-    const { overcommit } = costReport({ ...report, results: counted }, FIRST_PROFILE, prices.parameters)
+    // Most prices change nothing here.
+    const at = JSON.stringify([prices.parameters.copyByte, crowd.map((result) => modelRow(result, prices.parameters))])
+    if (at === simulatedAt) return
+    simulatedAt = at
+    const { overcommit } = costReport({ ...report, results: crowd }, FIRST_PROFILE, prices.parameters)
     simulated = overcommit.rows
     showAll(overcommitPlace, overcommitPictures(simulated))
     note.replaceChildren(overcommitText(document, overcommit))
-    claimTable.replaceChildren(claimsTable(document, claimsOf(report, answersNow(), simulated)))
+    claimTable.replaceChildren(claimsTable(document, claimsOf(report, prices.parameters, answersNow(), simulated)))
   }
   const uncounted =
     report.results.length - counted.length - report.results.filter(({ backend }) => backend === 'none').length

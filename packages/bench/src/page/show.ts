@@ -166,17 +166,12 @@ function costSection(document: Document, { results }: BenchReport, make: MakeFig
 function threadsSection(document: Document, { threads }: BenchReport, make: MakeFigure): HTMLElement {
   const title = 'Two cores'
   if (threads === undefined || threads.length === 0)
-    return section(
-      document,
-      'two-cores-section',
-      title,
-      absent(document, 'Not measured. The option --threads measures it.'),
-    )
+    return section(document, 'two-cores', title, absent(document, 'Not measured. The option --threads measures it.'))
   const shown = make()
   shown.show(threadsPicture(threads))
   return section(
     document,
-    'two-cores-section',
+    'two-cores',
     title,
     shown.node,
     paragraph(

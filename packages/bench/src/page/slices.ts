@@ -13,7 +13,10 @@ const DIMENSIONS: readonly Dimension[] = ['driver', 'operation', 'mode', 'ring',
 /** The loop of the harness, which is no scheme. */
 export const HARNESS = 'none'
 
-/** All slices in which `free` dimensions differ, the fullest first; of equal ones that with the larger batches. */
+/** A slice with this share of the results of the fullest one is about as full. */
+const FULL = 0.6
+
+/** All slices in which `free` dimensions differ. Among those that are about full comes first what is asked for most. */
 export function slicesOf(results: readonly BenchResult[], free: readonly Dimension[]): Slice[] {
   const fixed = DIMENSIONS.filter((dimension) => !free.includes(dimension))
   const slices = new Map<string, BenchResult[]>()
@@ -24,9 +27,16 @@ export function slicesOf(results: readonly BenchResult[], free: readonly Dimensi
     if (found === undefined) slices.set(name, [result])
     else found.push(result)
   }
-  return [...slices]
-    .map(([name, found]) => ({ name, results: found }))
-    .sort((a, b) => b.results.length - a.results.length || rank(b) - rank(a))
+  const all = [...slices].map(([name, found]) => ({ name, results: found }))
+  const most = Math.max(...all.map((slice) => slice.results.length))
+  const isFull = (slice: Slice): number => (slice.results.length >= FULL * most ? 1 : 0)
+  return all.sort(
+    (a, b) =>
+      isFull(b) - isFull(a) ||
+      (isFull(a) ? rank(b) - rank(a) : 0) ||
+      b.results.length - a.results.length ||
+      rank(b) - rank(a),
+  )
 }
 
 /** Slices with a line to draw: some scheme was measured at two values of `along` at least. */
@@ -42,9 +52,16 @@ export function linesOf(results: readonly BenchResult[], along: 'bytes' | 'batch
   })
 }
 
-// What is asked for most comes first among slices that are equally full: mapped, warm buffers over the split ring.
-function rank({ results: [{ mode, ring, buffers, operation, batch }] }: Slice): number {
-  const wanted = [mode === 'map', ring === 'split', buffers === 'warm', operation === 'transmit', batch === 32]
+// What is asked for most: mapped, warm buffers over the split ring, sent in batches of 32, small.
+function rank({ results: [{ mode, ring, buffers, operation, batch, bytes }] }: Slice): number {
+  const wanted = [
+    mode === 'map',
+    ring === 'split',
+    buffers === 'warm',
+    batch === 32,
+    operation === 'transmit',
+    bytes === 64,
+  ]
   return wanted.reduce((sum, is, i) => sum + (is ? 2 ** (wanted.length - i) : 0), 0)
 }
 

@@ -3,7 +3,6 @@ export const STYLE: string = `
 :root {
   color-scheme: light dark;
   --paper: #fff; --ink: #1b1f24; --soft: #59636e; --rule: #d1d9e0; --tint: #f4f6f8; --accent: #0b5cad; --warn: #8a4b00;
-  --plot-background: var(--paper);
 }
 @media (prefers-color-scheme: dark) {
   :root { --paper: #14171b; --ink: #e6e9ed; --soft: #a3adb8; --rule: #3a424b; --tint: #1d2228; --accent: #7db7f5; --warn: #f0b46a; }
@@ -21,7 +20,7 @@ p, li, dd, figcaption { max-width: 74ch; overflow-wrap: break-word; }
 p { margin: 0 0 .8em; }
 a { color: var(--accent); }
 code { font: .9em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; overflow-wrap: anywhere; }
-nav ol { padding-left: 1.2em; columns: 16em; margin: .4em 0 1em; }
+nav ol { padding-left: 1.9em; columns: 16em; margin: .4em 0 1em; }
 :focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
 .skip { position: absolute; left: -999px; }
 .skip:focus { left: 16px; top: 8px; background: var(--paper); padding: 4px 8px; }
@@ -31,7 +30,7 @@ figure { margin: 1.6rem 0 2rem; break-inside: avoid; }
 figcaption { font-size: .9rem; margin: .5em 0; }
 .drawing { overflow: visible; }
 .drawing svg { overflow: visible; }
-.plot text { white-space: pre; }
+.plot { --plot-background: var(--paper); }
 .legend-swatches { font: 13px/1.7 system-ui, sans-serif; display: flex; flex-wrap: wrap; gap: 0 1em; margin-bottom: .6em; }
 .legend-swatch { display: inline-flex; align-items: center; gap: .35em; margin: 0 !important; }
 .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr)); gap: 0 2rem; }
@@ -63,13 +62,17 @@ th button { background: none; border: 0; padding: 0; font-weight: 600; text-alig
 th[aria-sort=ascending] button::after { content: " ▲"; }
 th[aria-sort=descending] button::after { content: " ▼"; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+td:not(.number) { min-width: 6.5em; white-space: pre-line; max-width: 34em; }
 th.number { white-space: normal; }
 .claims td { min-width: 12em; max-width: 22em; overflow-wrap: break-word; }
 .claims td:first-child { font-weight: 600; }
-dt { font-weight: 600; margin-top: .6em; }
+dl { display: grid; grid-template-columns: fit-content(16em) 1fr; gap: .5em 1.2em; }
+dt { font-weight: 600; }
 dd { margin: 0; }
 footer { margin-top: 3rem; border-top: 1px solid var(--rule); padding-top: 1em; font-size: .85rem; color: var(--soft); }
 @media (max-width: 640px) {
+  dl { display: block; }
+  dd { margin-bottom: .6em; }
   .claims table, .claims tbody, .claims tr, .claims td, .claims caption { display: block; }
   .claims thead { display: none; }
   .claims td { max-width: none; border: 0; padding: .1em 0; }
