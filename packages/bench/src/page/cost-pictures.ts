@@ -106,7 +106,7 @@ export interface ModelledResult {
   readonly modelled: Modelled
 }
 
-export const MEASURED_COLUMN = 'measured'
+const MEASURED_COLUMN = 'measured'
 
 interface Value {
   readonly backend: string
@@ -149,7 +149,7 @@ export function modelledPicture(name: string, rows: readonly ModelledResult[]): 
 }
 
 /** Causes that some result has the counters of. */
-export function causesOf(rows: readonly ModelledResult[]): CauseName[] {
+function causesOf(rows: readonly ModelledResult[]): CauseName[] {
   return CAUSE_NAMES.filter((cause) => rows.some(({ modelled }) => modelled[cause] !== null))
 }
 

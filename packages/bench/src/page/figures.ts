@@ -53,7 +53,7 @@ export function figureOf(document: Document): Figure {
 }
 
 /** Names of schemes beside their symbols. */
-export function legendOf(document: Document, schemes: readonly string[]): Element {
+function legendOf(document: Document, schemes: readonly string[]): Element {
   const legend = Plot.legend({
     document,
     className: 'legend',

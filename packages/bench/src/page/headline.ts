@@ -5,7 +5,7 @@ import { figure, logAxis, logTicks, scaled } from './numbers.ts'
 import { axisX, axisY, type Canvas, NARROW, names, type Picture, panelsOf, plot, schemesOf } from './picture.ts'
 
 /** One scheme in one mode: what it costs there, and what it exposes there. */
-export interface HeadlinePoint {
+interface HeadlinePoint {
   readonly backend: string
   readonly mode: string
   readonly batch: number

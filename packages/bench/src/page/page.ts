@@ -1,5 +1,4 @@
 import { fileURLToPath } from 'node:url'
-import { build } from 'esbuild'
 import type { BenchReport } from '../harness/result.ts'
 import { STYLE } from './style.ts'
 
@@ -36,6 +35,8 @@ export async function renderPage(report: BenchReport): Promise<string> {
 /** The code of the page as one text. Run from the sources it is made of sources, and compiled of what was compiled. */
 async function bundle(): Promise<string> {
   const suffix = import.meta.url.endsWith('.ts') ? 'ts' : 'js'
+  // Whoever only measures does not load what bundles.
+  const { build } = await import('esbuild')
   const { outputFiles } = await build({
     entryPoints: [fileURLToPath(new URL(`./client.${suffix}`, import.meta.url))],
     bundle: true,

@@ -103,7 +103,7 @@ function downloads(document: Document, report: BenchReport): HTMLElement {
   )
 }
 
-export function absent(document: Document, text: string): HTMLElement {
+function absent(document: Document, text: string): HTMLElement {
   return element(document, 'p', { class: 'absent' }, text)
 }
 
@@ -190,7 +190,7 @@ function scaleSection(document: Document, { scale }: BenchReport, make: MakeFigu
 }
 
 /** Small pictures, side by side where there is room. */
-export function gridOf(document: Document, pictures: readonly Picture[], make: MakeFigure): HTMLElement {
+function gridOf(document: Document, pictures: readonly Picture[], make: MakeFigure): HTMLElement {
   const nodes = pictures.map((picture) => {
     const shown = make()
     shown.show(picture)

@@ -40,7 +40,7 @@ export function inventedReport(): BenchReport {
 }
 
 /** Transmit and receive by scheme, mode, size and batch. */
-export function inventedResults(): BenchResult[] {
+function inventedResults(): BenchResult[] {
   return ['transmit', 'receive'].flatMap((operation) =>
     SCHEMES.flatMap((backend) =>
       ['map', 'pool'].flatMap((mode) =>

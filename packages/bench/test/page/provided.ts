@@ -1,5 +1,5 @@
 /** Pages and pictures that were made under Node, for tests in a browser. */
-export interface MadePages {
+interface MadePages {
   /** All parts are there. */
   readonly whole: string
   /** Results of two schemes, and nothing else. */
@@ -17,3 +17,5 @@ declare module 'vitest' {
     reportPages: MadePages
   }
 }
+
+export {}
