@@ -6,9 +6,10 @@ import { type Parameters, parametersOf } from '../model/parameters.ts'
 import { crossoverPicture, lazyPicture, limitPicture } from './answer-pictures.ts'
 import { linePicture, modelledPicture } from './cost-pictures.ts'
 import { headlinePicture, headlineWorks } from './headline.ts'
-import { overcommitPictures, scalePictures, threadsPicture } from './other-pictures.ts'
+import { overcommitPictures, scalePictures } from './other-pictures.ts'
 import type { Picture } from './picture.ts'
 import { HARNESS, linesOf, type Slice, slicesOf } from './slices.ts'
+import { threadPictures } from './thread-pictures.ts'
 
 /** The profile that the page begins with. */
 export const FIRST_PROFILE = 'pcie-wc'
@@ -29,7 +30,7 @@ export function allPictures(report: BenchReport): Picture[] {
     ...(one === undefined ? [] : [modelledSlice(one, parameters)]),
     ...answerPictures(answered(results), parameters),
     ...overcommitPictures(costReport({ ...report, results: simulatedIn(results) }, FIRST_PROFILE).overcommit.rows),
-    ...(threads.length === 0 ? [] : [threadsPicture(threads)]),
+    ...threadPictures(threads),
     ...scalePictures(scale),
   ]
 }

@@ -37,7 +37,7 @@ export function crossoverPicture(rows: readonly MeasuredRow[], parameters: Param
   ).filter((one) => Number.isFinite(timesOf(one)) && timesOf(one) > 0)
   const texts = {
     title: 'Memory on the device against a pool in host memory, by the price of a load',
-    description: `Modelled time of one frame in memory on the device, CPU and device together, divided by that in a pool in host memory. Below the line at 1 memory on the device wins; the line at 10 is the claim. The upright line is the price of a load that is set above: ${figure(parameters.uncachedRead)} ns.`,
+    description: `Modelled time of one frame in memory on the device, CPU and device together, divided by that in a pool in host memory. Below the line at 1 memory on the device wins; the line at 10 is the claim. The upright line is the price of a load that is set: ${figure(parameters.uncachedRead)} ns.`,
     schemes: [],
   }
   return {
@@ -95,7 +95,7 @@ export function limitPicture({ deviceMemory: { cases } }: Answers, parameters: P
   type Row = (typeof rows)[number]
   const texts = {
     title: 'From which price of an access on memory on the device loses, by size',
-    description: `For one frame, CPU and device together: above the line memory on the device loses to a pool in host memory, with all other prices as they are. The band at the bottom is for frames that lose at any price. A hollow symbol was not counted at its size. Set above: ${figure(parameters.uncachedRead)} ns for a load, ${figure(parameters.writeSpacing)} ns for a store.`,
+    description: `For one frame, CPU and device together: above the line memory on the device loses to a pool in host memory, with all other prices as they are. The band at the bottom is for frames that lose at any price. A hollow symbol was not counted at its size. Set are ${figure(parameters.uncachedRead)} ns for a load, ${figure(parameters.writeSpacing)} ns for a store.`,
     schemes: [],
   }
   const draw = (canvas: Canvas): SVGSVGElement => {
@@ -191,7 +191,7 @@ export function lazyPicture({ lazy: { cases } }: Answers, parameters: Parameters
   type Row = (typeof rows)[number]
   const texts = {
     title: 'What lazy saves against strict, by the price of a wait for the IOMMU',
-    description: `Modelled ns that a frame of ${smallest} bytes costs less with virtio-iommu-lazy than with virtio-iommu, by batch. Below zero lazy is dearer. The upright line is the wait that is set above: ${figure(parameters.iommuWait)} ns. What was measured, where a wait costs nothing, is in the table only.`,
+    description: `Modelled ns that a frame of ${smallest} bytes costs less with virtio-iommu-lazy than with virtio-iommu, by batch. Below zero lazy is dearer. The upright line is the wait that is set: ${figure(parameters.iommuWait)} ns. What was measured, where a wait costs nothing, is in the table only.`,
     schemes: [],
   }
   const draw = (canvas: Canvas): SVGSVGElement => {

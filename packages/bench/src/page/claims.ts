@@ -53,7 +53,7 @@ export function claimsOf(
         .join('\n'),
       modelled: asking(small, parameters),
       limits:
-        'Measured in one process, where a request to the IOMMU is a message to a model, and a wait costs nothing.',
+        'Measured in one process, where a wait for the IOMMU costs nothing. Modelled causes overlap and are not added up.',
     },
     {
       claim: 'A lazy IOMMU is cheaper than a strict one.',

@@ -132,12 +132,13 @@ export function modelledPicture(name: string, rows: readonly ModelledResult[]): 
   ])
   const texts = {
     title: `Measured beside modelled: ${name}`,
-    description: `The first panel, in a frame, is the measured time of one operation. Every other panel is what one cause would cost at the prices above. All panels have the same logarithmic axis; the band at the left is for zero. Panels are not added up: causes of the CPU and of the device overlap in time.${none.length === 0 ? '' : ` Zero for every scheme: ${none.map(titleOf).join(', ')}.`}`,
+    description: `The first panel, in a frame, is the measured time of one operation. Every other panel is what one cause would cost at the prices that are set. All panels have the same logarithmic axis; the band at the left is for zero. Panels are not added up: causes of the CPU and of the device overlap in time.${none.length === 0 ? '' : ` Zero for every scheme: ${none.map(titleOf).join(', ')}.`}`,
     schemes,
   }
   return {
     name: 'modelled',
     ...texts,
+    named: true,
     columns: ['scheme', MEASURED_COLUMN, ...causes.map(titleOf)],
     rows: sorted.map(({ result, modelled }) => [
       result.backend,

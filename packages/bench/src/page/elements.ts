@@ -18,6 +18,11 @@ export function paragraph(document: Document, text: string): HTMLElement {
   return element(document, 'p', {}, text)
 }
 
+/** What stands in place of a picture that there is no data for. */
+export function absent(document: Document, text: string): HTMLElement {
+  return element(document, 'p', { class: 'absent' }, text)
+}
+
 /** A part of the page that its contents list. */
 export function section(document: Document, id: string, title: string, ...children: readonly Node[]): HTMLElement {
   const heading = element(document, 'h2', { id: `${id}-title` }, title)

@@ -39,6 +39,7 @@ export function headlineWorks({ results, exposure = [] }: Pick<BenchReport, 'res
   }
   return [...works]
     .map(([name, rows]) => ({ name, points: rows.flatMap((row) => pointOf(row, results)) }))
+    .map(({ name, points }) => ({ name, points: points.filter(({ overhead }) => overhead > 0 && overhead < Infinity) }))
     .filter(({ points }) => points.length > 0)
     .sort((a, b) => b.points.length - a.points.length)
 }

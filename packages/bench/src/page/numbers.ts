@@ -1,8 +1,9 @@
-/** A number as it is read: three digits that count, and thousands apart. */
+/** A number as it is read: three digits that count, thousands apart, and millions as such. */
 export function figure(value: number): string {
   if (!Number.isFinite(value)) return '–'
   const size = Math.abs(value)
   if (size === 0) return '0'
+  if (size >= 1e6) return (value < 0 ? '-' : '') + scaled(size, '').trim()
   if (size >= 100) return Math.round(value).toLocaleString('en')
   if (size < 0.001) return value.toExponential(1)
   return String(Number(value.toPrecision(3)))

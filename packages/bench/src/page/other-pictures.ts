@@ -1,6 +1,6 @@
 import * as Plot from '@observablehq/plot'
 import type { OvercommitRow } from '../costs/report.ts'
-import type { ScaleResult, ThreadResult } from '../harness/result.ts'
+import type { ScaleResult } from '../harness/result.ts'
 import { figure, logTicks, scaled, time } from './numbers.ts'
 import { around, axisX, axisY, type Canvas, NARROW, names, type Picture, panelsOf, plot, schemesOf } from './picture.ts'
 
@@ -194,68 +194,4 @@ function drawGrowth<T extends { readonly backend: string }>(
       ),
     ],
   })
-}
-
-/** Frames a second with the device in a thread of its own, beside both halves on one core. */
-export function threadsPicture(rows: readonly ThreadResult[]): Picture {
-  const schemes = schemesOf(rows)
-  const sorted = schemes.flatMap((scheme) => rows.filter(({ backend }) => backend === scheme))
-  const kind = ({ ring, bytes, batch }: ThreadResult): string => `${ring}, ${bytes} bytes, batch ${batch}`
-  const texts = {
-    title: 'Two cores: frames a second with the device in a thread of its own',
-    description:
-      'A hollow symbol is driver and device on one core, a filled one the device on a second core. A line joins the two. Further right is faster.',
-    schemes,
-  }
-  return {
-    name: 'two-cores',
-    ...texts,
-    columns: [
-      'scheme',
-      'ring',
-      'bytes',
-      'batch',
-      'frames/s, one core',
-      'frames/s, two cores',
-      'ratio',
-      'latency ns, one core',
-      'latency ns, two cores',
-      'handshake ns',
-    ],
-    rows: sorted.map((row) => [
-      row.backend,
-      row.ring,
-      row.bytes,
-      row.batch,
-      row.oneCore,
-      row.twoCores,
-      row.twoCores / row.oneCore,
-      row.latencyOneCore.median,
-      row.latencyTwoCores.median,
-      row.handshake.median,
-    ]),
-    draw: (canvas) => {
-      const each = schemes.length * 26 + 20
-      const panels = panelsOf(canvas, sorted, kind, each, { least: 380, marginLeft: 128 })
-      const common = { ...panels.channel, y: 'backend' }
-      return plot(canvas, texts, {
-        ...panels.options,
-        insetRight: 12,
-        x: {
-          zero: true,
-          ticks: 4,
-          tickFormat: (value: number) => scaled(value, '').trim(),
-          label: 'frames a second',
-          grid: true,
-        },
-        y: { type: 'point', domain: schemes, label: null, tickSize: 0, padding: 0.6 },
-        marks: [
-          Plot.ruleY(sorted, { ...common, x1: 'oneCore', x2: 'twoCores', stroke: 'backend' }),
-          Plot.dot(sorted, { ...common, x: 'oneCore', stroke: 'backend', symbol: 'backend', strokeWidth: 2, r: 4.5 }),
-          Plot.dot(sorted, { ...common, x: 'twoCores', fill: 'backend', symbol: 'backend', r: 4.5 }),
-          panels.names,
-        ],
-      })
-    },
-  }
 }

@@ -147,7 +147,8 @@ export function axisY(ticks: readonly number[], text: (tick: number) => string, 
 
 /** The least and the greatest value, on a logarithmic scale with some room at both ends. */
 export function around(values: readonly number[]): [number, number] {
-  return [Math.min(...values) / 1.12, Math.max(...values) * 1.12]
+  const above = values.filter((value) => Number.isFinite(value) && value > 0)
+  return above.length === 0 ? [1, 10] : [Math.min(...above) / 1.12, Math.max(...above) * 1.12]
 }
 
 /** Pixels between the middles of two names. */

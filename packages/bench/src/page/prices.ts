@@ -86,7 +86,7 @@ export function pricesOf(document: Document, first: ProfileName, onChange: () =>
       parameters = { ...parameters, [name]: valueAt(name, Number(range.value)) }
       show(name)
       for (const button of buttons) button.setAttribute('aria-pressed', 'false')
-      meaning.textContent = `Prices of one's own, from the profile ${profile}.`
+      meaning.textContent = `Set by hand, from the profile ${profile}.`
       onChange()
     })
     const label = element(

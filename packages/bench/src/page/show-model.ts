@@ -5,7 +5,7 @@ import { CAUSES, modelRow } from '../model/causes.ts'
 import { PARAMETER_NAMES, PARAMETERS, valueIn } from '../model/parameters.ts'
 import { answered, answerPictures, countedIn, FIRST_PROFILE, modelledSlice, simulatedIn } from './all-pictures.ts'
 import { type Claim, claimsOf } from './claims.ts'
-import { choice, element, paragraph, section, table } from './elements.ts'
+import { absent, choice, element, paragraph, section, table } from './elements.ts'
 import type { Figure } from './figures.ts'
 import { figure as numberText } from './numbers.ts'
 import { overcommitPictures } from './other-pictures.ts'
@@ -178,9 +178,7 @@ function overcommitText(
 ): HTMLElement {
   const [first] = rows
   if (first === undefined) {
-    const none = paragraph(document, 'Not simulated: no result of received frames that are mapped has counters.')
-    none.classList.add('absent')
-    return none
+    return absent(document, 'Not simulated: no result of received frames that are mapped has counters.')
   }
   const causes = [...new Set(rows.flatMap((row) => row.causes))].map((cause) => CAUSES[cause].title)
   return paragraph(

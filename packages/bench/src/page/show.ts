@@ -1,14 +1,15 @@
-import type { BenchReport, BenchResult } from '../harness/result.ts'
+import type { BenchReport } from '../harness/result.ts'
 import { linePicture } from './cost-pictures.ts'
 import { renderCsv } from './csv.ts'
-import { choice, element, paragraph, section, table } from './elements.ts'
+import { absent, choice, element, paragraph, section, table } from './elements.ts'
 import { type Figure, figureOf } from './figures.ts'
-import { exposedBytes, headlinePicture, headlineWorks } from './headline.ts'
-import { inOrder } from './looks.ts'
-import { scalePictures, threadsPicture } from './other-pictures.ts'
+import { headlinePicture, headlineWorks } from './headline.ts'
+import { scalePictures } from './other-pictures.ts'
 import type { Picture } from './picture.ts'
 import { showModel } from './show-model.ts'
+import { everySection, exposureSection } from './show-tables.ts'
 import { linesOf } from './slices.ts'
+import { threadPictures } from './thread-pictures.ts'
 
 /** Shows a report in a page, in place of what is in `place`. */
 export function showReport(place: HTMLElement, report: BenchReport): void {
@@ -103,10 +104,6 @@ function downloads(document: Document, report: BenchReport): HTMLElement {
   )
 }
 
-function absent(document: Document, text: string): HTMLElement {
-  return element(document, 'p', { class: 'absent' }, text)
-}
-
 function headlineSection(document: Document, report: BenchReport, make: MakeFigure): HTMLElement {
   const title = 'Cost against exposure'
   const works = headlineWorks(report)
@@ -167,16 +164,18 @@ function threadsSection(document: Document, { threads }: BenchReport, make: Make
   const title = 'Two cores'
   if (threads === undefined || threads.length === 0)
     return section(document, 'two-cores', title, absent(document, 'Not measured. The option --threads measures it.'))
-  const shown = make()
-  shown.show(threadsPicture(threads))
   return section(
     document,
     'two-cores',
     title,
-    shown.node,
+    ...threadPictures(threads).map((picture) => {
+      const shown = make()
+      shown.show(picture)
+      return shown.node
+    }),
     paragraph(
       document,
-      'The latency is from the call that sends one frame to its completion, one frame at a time. The handshake is a word that goes to the other thread and comes back: no latency on two cores can be below it.',
+      'The latency is from the call that sends one frame to its completion, one frame at a time. No latency on two cores can be below the handshake.',
     ),
   )
 }
@@ -197,128 +196,6 @@ function gridOf(document: Document, pictures: readonly Picture[], make: MakeFigu
     return shown.node
   })
   return element(document, 'div', { class: 'grid' }, ...nodes)
-}
-
-function exposureSection(document: Document, { exposure }: BenchReport): HTMLElement {
-  const title = 'Exposure, by class'
-  if (exposure === undefined || exposure.length === 0)
-    return section(document, 'exposure', title, absent(document, 'Not measured. The option --attack measures it.'))
-  const classes = [
-    ...new Set(exposure.flatMap(({ readable }) => Object.keys(readable))),
-  ] as (keyof (typeof exposure)[0]['readable'])[]
-  const rows = exposure.flatMap((row) =>
-    (['readable', 'writable'] as const).map((how) => [
-      row.backend,
-      row.mode,
-      `${row.driver} ${row.operation}, ${row.ring}, ${row.bytes} bytes`,
-      how,
-      exposedBytes(row[how]),
-      ...classes.map((one) => row[how][one]),
-      row.beforeAttach[how],
-      how === 'readable' ? row.probes.read : row.probes.written,
-    ]),
-  )
-  const [{ setting }] = exposure
-  const columns = [
-    'scheme',
-    'mode',
-    'work',
-    'access',
-    'all but own-residue',
-    ...classes,
-    'before attach',
-    'probes that got through',
-  ]
-  return section(
-    document,
-    'exposure',
-    title,
-    paragraph(
-      document,
-      `Bytes on average over virtual time, with ${setting.ramBytes.toLocaleString('en')} bytes of RAM, ${setting.perSecond.toLocaleString('en')} operations a second and a ring that is ${Math.round(setting.ringFill * 100)} % full. Each candidate address was tried by a real access through the device's port.`,
-    ),
-    element(
-      document,
-      'dl',
-      {},
-      ...Object.entries(CLASSES).flatMap(([name, text]) => [
-        element(document, 'dt', {}, name),
-        element(document, 'dd', {}, text),
-      ]),
-    ),
-    element(document, 'div', { class: 'tall' }, table(document, title, columns, rows)),
-  )
-}
-
-const CLASSES: Readonly<Record<string, string>> = {
-  foreign: 'Memory that was never lent to this device.',
-  slack: 'What lies beside a lent buffer in the same granule, slot or page.',
-  stale: 'Bytes that were lent, were taken back, and serve somebody else by now.',
-  mutable: 'Bytes of a transfer that completed, which their owner reads while the device can still change them.',
-  'other-residue': 'What another device was lent before, left in shared memory.',
-  'own-residue': 'What this device was lent before: information that it had already. It is in no sum.',
-  metadata: 'Rings, tables and cells that the driver reads.',
-}
-
-function everySection(document: Document, { results }: BenchReport): HTMLElement {
-  const counters = [...new Set(results.flatMap((result) => Object.keys(result.counters)))].sort()
-  const schemes = inOrder(results.map(({ backend }) => backend))
-  const holder = element(document, 'div', { class: 'tall' })
-  const wide = element(document, 'input', { type: 'checkbox', id: 'with-counters' })
-  let scheme = 0
-  const fill = (): void => {
-    const found = results.filter(({ backend }) => scheme === 0 || backend === schemes[scheme - 1])
-    const extra = wide.checked ? counters : []
-    const columns = [
-      ...['scheme', 'driver', 'operation', 'mode', 'ring', 'bytes', 'batch', 'buffers'],
-      ...['ns', 'p05', 'p95', 'samples', 'heap bytes', ...extra],
-    ]
-    holder.replaceChildren(
-      table(
-        document,
-        `${found.length} results; times are ns of one operation`,
-        columns,
-        found.map((one) => cells(one, extra)),
-      ),
-    )
-  }
-  wide.addEventListener('change', fill)
-  fill()
-  const pick = choice(document, 'Scheme', ['all', ...schemes], (i) => {
-    scheme = i
-    fill()
-  })
-  const check = element(
-    document,
-    'label',
-    { class: 'choice', for: 'with-counters' },
-    wide,
-    ' with the counters of each operation',
-  )
-  return section(
-    document,
-    'every-figure',
-    'Every figure',
-    paragraph(
-      document,
-      'A press on the title of a column sorts by it. The scheme “none” is the loop of the harness alone.',
-    ),
-    pick,
-    check,
-    holder,
-  )
-}
-
-function cells(
-  { counters, nsPerOperation, ...one }: BenchResult,
-  extra: readonly string[],
-): (string | number | null)[] {
-  const { median, p05, p95 } = nsPerOperation
-  return [
-    ...[one.backend, one.driver, one.operation, one.mode, one.ring, one.bytes, one.batch, one.buffers],
-    ...[median, p05, p95, one.samples, one.bytesAllocatedPerOperation],
-    ...extra.map((name) => (Object.hasOwn(counters, name) ? counters[name] : null)),
-  ]
 }
 
 const MEANINGS: readonly (readonly [string, string])[] = [
@@ -389,6 +266,6 @@ function footer(document: Document): HTMLElement {
     document,
     'footer',
     {},
-    'Written by guestdma-bench. Pictures are drawn by Observable Plot (ISC licence, copyright 2020–2023 Observable, Inc.) and D3 (ISC licence, copyright 2010–2023 Mike Bostock).',
+    'Written by guestdma-bench. Pictures are drawn by Observable Plot (ISC licence, copyright 2020–2023 Observable, Inc.) and D3 (ISC licence, copyright 2010–2023 Mike Bostock), with what these two need (MIT and ISC licences).',
   )
 }

@@ -27,7 +27,7 @@ nav ol { padding-left: 1.9em; columns: 16em; margin: .4em 0 1em; }
 .partial { border-left: 4px solid var(--warn); padding: .5em .8em; background: var(--tint); }
 .soft, figcaption, .absent { color: var(--soft); }
 figure { margin: 1.6rem 0 2rem; break-inside: avoid; }
-figcaption { font-size: .9rem; margin: .5em 0; }
+figcaption { font-size: .9em; margin: .5em 0; }
 .drawing { overflow: visible; }
 .drawing svg { overflow: visible; }
 .plot { --plot-background: var(--paper); }
@@ -69,7 +69,7 @@ th.number { white-space: normal; }
 dl { display: grid; grid-template-columns: fit-content(16em) 1fr; gap: .5em 1.2em; }
 dt { font-weight: 600; }
 dd { margin: 0; }
-footer { margin-top: 3rem; border-top: 1px solid var(--rule); padding-top: 1em; font-size: .85rem; color: var(--soft); }
+footer { margin-top: 3rem; border-top: 1px solid var(--rule); padding-top: 1em; font-size: .85em; color: var(--soft); }
 @media (max-width: 640px) {
   dl { display: block; }
   dd { margin-bottom: .6em; }
@@ -84,7 +84,7 @@ footer { margin-top: 3rem; border-top: 1px solid var(--rule); padding-top: 1em; 
 @media print {
   :root { --paper: #fff; --ink: #000; --soft: #444; --rule: #bbb; --tint: #f4f6f8; --accent: #000; color-scheme: light; }
   body { max-width: none; padding: 0; font-size: 10.5pt; }
-  nav, .downloads, .skip, details.data:not([open]), #every-figure, select, .profiles button:not([aria-pressed=true]) { display: none; }
+  nav, .downloads, .skip, details.data:not([open]), details.all:not([open]), #every-figure, label.choice, .profiles button:not([aria-pressed=true]) { display: none; }
   section { break-before: auto; }
   h2, h3 { break-after: avoid; }
   .scroll, .data .scroll, .tall .scroll { overflow: visible; max-height: none; }
@@ -93,6 +93,9 @@ footer { margin-top: 3rem; border-top: 1px solid var(--rule); padding-top: 1em; 
   .drawing svg { max-width: 100%; height: auto; }
   tr { break-inside: avoid; }
   table { font-size: 8pt; }
-  th, td { padding: .15em .4em; }
+  .tall table, .data table { font-size: 6.5pt; }
+  th, td { padding: .15em .35em; }
+  td:not(.number) { min-width: 0; }
+  th { position: static; }
 }
 `

@@ -78,6 +78,7 @@ describe('the page of a report', () => {
     ['cost-by-batch', 1],
     ['price-limits', 2],
     ['two-cores', 2],
+    ['two-cores-latency', 2],
     ['scale-live-mappings', 1],
     ['scale-queue-size', 1],
     ['scale-devices', 1],

@@ -1,4 +1,6 @@
 import {
+  type BenchReport,
+  costReport,
   MEASURED,
   PARAMETER_NAMES,
   PARAMETERS,
@@ -8,6 +10,7 @@ import {
   renderPictures,
 } from '@guestdma/bench'
 import { describe, expect, it } from 'vitest'
+import { claimsOf } from '../../src/page/claims.ts'
 import { exposedBytes, headlineWorks } from '../../src/page/headline.ts'
 import { lookOf } from '../../src/page/looks.ts'
 import { logAxis, logTicks } from '../../src/page/numbers.ts'
@@ -63,6 +66,38 @@ describe('the headline', () => {
   it('does not count as exposed what the device was lent before', () => {
     const [point] = headlineWorks(report)[0].points.filter(({ backend }) => backend === 'shared-pool')
     expect(point.readable).toBe(0)
+  })
+})
+
+describe('the claims', () => {
+  const report = inventedReport()
+  const claims = (of: BenchReport, profile = 'pcie-wc') => {
+    const parameters = parametersOf(profile)
+    const { answers, overcommit } = costReport(of, profile)
+    return claimsOf(of, parameters, answers, overcommit.rows)
+  }
+
+  it('stand beside measured figures of small mapped frames, and modelled ones', () => {
+    const [memory, pool, iommu, lazy, crowd] = claims(report)
+    expect(memory.measured).toContain('transmit: × 1.12 (114 against 102 ns)')
+    expect(memory.modelled).toContain('transmit of 64 bytes: × ')
+    expect(pool.measured).toContain('shared-pool exposes up to 0 B')
+    expect(iommu.modelled).toContain('requests 300 ns of the device, waits 250 ns of the CPU')
+    expect(lazy.modelled).toContain('transmit, batch 1: saves ')
+    expect(crowd.modelled).toMatch(/on-device: [\d,]+ packets/)
+  })
+
+  it('depend on prices in their modelled column alone', () => {
+    const [one, other] = [claims(report), claims(report, 'trap')]
+    expect(one.map(({ measured }) => measured)).toEqual(other.map(({ measured }) => measured))
+    expect(one[0].modelled).not.toBe(other[0].modelled)
+  })
+
+  it('say so where a report has no figure', () => {
+    for (const { measured, modelled } of claims(reportOf([]))) {
+      expect(measured).toBe('no figure in this report')
+      expect(modelled).toBe('no figure in this report')
+    }
   })
 })
 
@@ -156,6 +191,17 @@ describe('pictures in files', () => {
     expect((await renderPictures(reportOf([]))).size).toBe(0)
     const { exposure: _, ...rest } = inventedReport()
     expect([...(await renderPictures(rest)).keys()]).not.toContain('headline')
+  })
+
+  it('are drawn for times of zero as well', async () => {
+    const report = inventedReport()
+    const nothing = { median: 0, p05: 0, p95: 0 }
+    const pictures = await renderPictures({
+      ...report,
+      results: report.results.map((one) => ({ ...one, nsPerOperation: nothing })),
+    })
+    expect([...pictures.keys()]).toContain('cost-by-size')
+    expect([...pictures.keys()]).not.toContain('headline')
   })
 
   it('say of a partial report that it is one', async () => {
