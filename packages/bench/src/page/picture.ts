@@ -157,7 +157,7 @@ const LINE = 13
 const LETTER = 6.6
 
 /**
- * Names beside points. A name that would cover another one, or a point, stands lower or higher.
+ * Names beside points. A name that would cover another one, or a point, stands higher or lower.
  */
 export function names<T>(
   rows: readonly T[],
@@ -196,7 +196,10 @@ export function names<T>(
   )
 }
 
-// Gives each name the free place that is the nearest to its point.
+/** Rounds of pushing names apart; a picture with many of them takes some tens. */
+const ROUNDS = 200
+
+// Pushes names apart that cover each other, and away from points, but keeps their order from top to bottom.
 function spread(
   facet: readonly number[],
   X: readonly number[],
@@ -205,22 +208,26 @@ function spread(
   textOf: (i: number) => string,
   [top, bottom]: readonly [number, number],
 ): void {
-  const done: number[] = []
-  const covers = (i: number, at: number): boolean =>
-    at < top ||
-    at > bottom - 4 ||
-    facet.some((other) => {
-      const gap = X[other] - X[i]
-      return gap > 4 && gap < 12 + LETTER * textOf(i).length && Math.abs(Y[other] - at) < LINE - 3
-    }) ||
-    done.some((other) => {
-      const [left, right] = X[i] < X[other] ? [i, other] : [other, i]
-      return Math.abs(placed[other] - at) < LINE && X[left] + 12 + LETTER * textOf(left).length > X[right]
-    })
-  for (const i of [...facet].sort((a, b) => Y[a] - Y[b])) {
-    let at = Y[i]
-    for (let step = 1; covers(i, at) && step < 60; step++) at = Y[i] + (step % 2 === 1 ? 1 : -1) * ((step + 1) >> 1) * 4
-    placed[i] = at
-    done.push(i)
+  const order = [...facet].sort((a, b) => Y[a] - Y[b] || a - b)
+  const end = (i: number): number => X[i] + 12 + LETTER * textOf(i).length
+  const beside = (a: number, b: number): boolean => (X[a] < X[b] ? end(a) > X[b] : end(b) > X[a])
+  for (let round = 0, moved = true; moved && round < ROUNDS; round++) {
+    moved = false
+    for (const [i, upper] of order.entries()) {
+      for (const lower of order.slice(i + 1)) {
+        const missing = LINE - (placed[lower] - placed[upper])
+        if (missing < 0.5 || !beside(upper, lower)) continue
+        placed[upper] -= missing / 2
+        placed[lower] += missing / 2
+        moved = true
+      }
+      for (const point of order) {
+        const away = placed[upper] - Y[point]
+        if (X[point] <= X[upper] + 4 || X[point] >= end(upper) || Math.abs(away) >= LINE - 3) continue
+        placed[upper] = Y[point] + (away > 0 || (away === 0 && Y[upper] > Y[point]) ? 1 : -1) * (LINE - 3)
+        moved = true
+      }
+      placed[upper] = Math.min(bottom - 5, Math.max(top, placed[upper]))
+    }
   }
 }

@@ -68,7 +68,7 @@ function header(document: Document, report: BenchReport, sections: readonly HTML
           document,
           'p',
           { class: 'partial', role: 'note' },
-          `This report is PARTIAL: cases are missing. ${failures.length} failed; they are listed under “Environment”.`,
+          `This report is PARTIAL: cases are missing.${failures.length === 0 ? '' : ` ${failures.length} failed, and are listed under “Environment”.`}`,
         ),
       ]
   const part = shard === undefined ? '' : ` Part ${shard.index} of ${shard.of}.`
