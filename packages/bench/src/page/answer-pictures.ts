@@ -99,7 +99,7 @@ export function limitPicture({ deviceMemory: { cases } }: Answers, parameters: P
     schemes: [],
   }
   const draw = (canvas: Canvas): SVGSVGElement => {
-    const panels = panelsOf(canvas, rows, panelOf, 280)
+    const panels = panelsOf(canvas, rows, panelOf, 280, { marginLeft: 68 })
     const { channel } = panels
     const y = logAxis(
       rows.map(({ limit }) => limit),

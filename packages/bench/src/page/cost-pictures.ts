@@ -164,7 +164,7 @@ function drawValues(
   values: readonly Value[],
 ): SVGSVGElement {
   const each = texts.schemes.length * 17
-  const panels = panelsOf(canvas, values, ({ panel }) => panel, each, { least: 245, marginLeft: 128 })
+  const panels = panelsOf(canvas, values, ({ panel }) => panel, each, { least: 245, marginLeft: 136 })
   const { channel } = panels
   const x = logAxis(
     values.map(({ ns }) => ns),

@@ -39,7 +39,6 @@ export function headlineWorks({ results, exposure = [] }: Pick<BenchReport, 'res
   }
   return [...works]
     .map(([name, rows]) => ({ name, points: rows.flatMap((row) => pointOf(row, results)) }))
-    .map(({ name, points }) => ({ name, points: points.filter(({ overhead }) => overhead > 0 && overhead < Infinity) }))
     .filter(({ points }) => points.length > 0)
     .sort((a, b) => b.points.length - a.points.length)
 }
@@ -69,13 +68,16 @@ function pointOf(row: ExposureResult, results: readonly BenchResult[]): Headline
     pair.result.batch === BATCH || (best.result.batch !== BATCH && pair.result.batch > best.result.batch) ? pair : best,
   )
   const ns = result.nsPerOperation.median
+  const overhead = ns / direct.nsPerOperation.median
+  // A time of zero has no place on the axis.
+  if (!(overhead > 0 && overhead < Infinity)) return []
   return [
     {
       backend: row.backend,
       mode: row.mode,
       batch: result.batch,
       ns,
-      overhead: ns / direct.nsPerOperation.median,
+      overhead,
       readable: exposedBytes(row.readable),
       writable: exposedBytes(row.writable),
     },
@@ -97,7 +99,7 @@ export function headlinePicture({ name, points }: HeadlineWork): Picture {
   const texts = {
     title: `Overhead over direct, against what stays exposed: ${name}`,
     description: [
-      'Each point is one scheme in one mode. Further up costs more; further right exposes more. The lower left corner is best.',
+      'Each point is one scheme in one mode, against direct in that mode, ring, size and batch. Further up costs more; further right exposes more. The lower left corner is best.',
       `The band at the left is for nothing exposed, where ${zero.length} of ${points.length} points lie in both panels.`,
       'A filled symbol is mode map, a hollow one mode pool, a tinted one any other mode; a thin line joins the modes of a scheme.',
     ].join(' '),

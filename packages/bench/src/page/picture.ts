@@ -27,7 +27,7 @@ export interface Canvas {
   readonly width: number
 }
 
-/** Below this many pixels panels stand one below the other, and names of schemes in a legend. */
+/** Below this many pixels names of schemes stand in a legend, and not beside points. */
 export const NARROW = 620
 
 /** Draws with Plot: the looks of schemes, sizes of letters and labels for screen readers are the same everywhere. */
@@ -156,9 +156,7 @@ const LINE = 13
 /** Pixels of a letter, on average. */
 const LETTER = 6.6
 
-/**
- * Names beside points. A name that would cover another one, or a point, stands higher or lower.
- */
+/** Names beside points. A name that would cover another one, or a point, stands higher or lower. */
 export function names<T>(
   rows: readonly T[],
   options: {

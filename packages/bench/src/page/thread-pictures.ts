@@ -92,7 +92,7 @@ function draw(
   least?: (row: ThreadResult) => number,
 ): SVGSVGElement {
   const each = texts.schemes.length * 26 + 20
-  const panels = panelsOf(canvas, rows, kindOf, each, { least: 380, marginLeft: 128 })
+  const panels = panelsOf(canvas, rows, kindOf, each, { least: 380, marginLeft: 136 })
   const place = { ...panels.channel, y: 'backend' }
   return plot(canvas, texts, {
     ...panels.options,
