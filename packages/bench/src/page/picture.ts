@@ -1,3 +1,5 @@
+// Pictures are elements of a document: that of a page, or one under Node.
+/// <reference lib="dom" />
 import * as Plot from '@observablehq/plot'
 import { inOrder, lookOf } from './looks.ts'
 
