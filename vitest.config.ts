@@ -35,6 +35,7 @@ export default defineConfig({
         test: {
           name: 'browser',
           include: ['packages/*/test/**/*.browser.ts'],
+          globalSetup: 'packages/bench/test/page/browser-setup.ts',
           browser: {
             enabled: true,
             headless: true,

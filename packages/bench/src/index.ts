@@ -19,7 +19,7 @@ export { exposureTable } from './exposure/table.ts'
 export { casesFor, type Extent, isHeadline } from './harness/cases.ts'
 export { readEnvironment } from './harness/environment.ts'
 export { EFFORTS, type Effort, heapPerOperation, measure } from './harness/measure.ts'
-export { type Modules, scenariosOf } from './harness/modules.ts'
+export { loadWork, type Modules, type Work } from './harness/modules.ts'
 export {
   type BenchFailure,
   type BenchReport,
@@ -80,6 +80,9 @@ export {
   parametersOf,
   type Setting,
 } from './model/parameters.ts'
+export { renderCsv } from './page/csv.ts'
+export { renderPage } from './page/page.ts'
+export { renderPictures } from './page/pictures.ts'
 export {
   type Change,
   type ComparedRow,

@@ -1,38 +1,41 @@
 import { resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
+import { exposureCases } from '../exposure/options.ts'
+import { runAttacks } from '../harness/attacks.ts'
 import { casesFor, type Extent, isHeadline } from '../harness/cases.ts'
 import { EFFORTS } from '../harness/measure.ts'
 import type { Modules } from '../harness/modules.ts'
 import { isFile, loadSchemes } from '../harness/own-schemes.ts'
-import type { BenchReport, ScaleResult, Shard, Subject, ThreadResult } from '../harness/result.ts'
+import type { WorkerOptions } from '../harness/processes.ts'
+import type { BenchReport, Shard, Subject } from '../harness/result.ts'
 import { runBench } from '../harness/runner.ts'
 import { type Scenario, type ScenarioModule, variantsOf } from '../harness/scenario.ts'
 import { shardOf } from '../harness/select.ts'
 import { UsageError } from '../program/errors.ts'
-import { checkOutputs, writeWhole } from '../program/outputs.ts'
 import { Progress } from '../program/progress.ts'
 import { listenForStop } from '../program/stop.ts'
-import { formatResults, ratioColumns } from '../reports/text.ts'
+import { formatExposure, formatResults, ratioColumns } from '../reports/text.ts'
 import { guestScenarios } from '../scenarios/guest-scenarios.ts'
 import { NONE, type Schemes } from '../scenarios/machines.ts'
 import { MEASURED } from '../scenarios/schemes.ts'
 import { type Command, readArguments } from './command.ts'
+import { checkReportOutputs, OUTPUT_OPTIONS, writeJson, writeViews } from './outputs.ts'
 
-/** Something that a program measures beside its cases, and puts into the same report. */
+/** Something that a run measures beside its cases, and puts into the same report. */
 export interface Extra {
   readonly what: string
   /** How many cases it takes as long as. */
   readonly cases: number
   /** @param onProgress called with how much of it is done, from 0 to 1 */
-  run(
-    signal: AbortSignal,
-    onProgress: (done: number) => void,
-  ): Promise<{ readonly threads: readonly ThreadResult[] } | { readonly scale: readonly ScaleResult[] }>
+  run(signal: AbortSignal, onProgress: (done: number) => void): Promise<Measured>
 }
+
+/** What an extra adds to a report. */
+type Measured = Pick<BenchReport, 'exposure' | 'threads' | 'scale'> & { readonly failures?: BenchReport['failures'] }
 
 /** What a program that measures brings along. */
 export interface Host {
-  /** The worker: it calls `runWorker(await scenariosOf(…))` with its second argument. */
+  /** The worker: it calls `runWorker(await loadWork(…))` with its second argument. */
   readonly worker: URL
   /** Flags for the worker's Node. */
   readonly execArgv: readonly string[]
@@ -41,6 +44,11 @@ export interface Host {
   /** What a run of everything measures as well. */
   readonly extras?: readonly Extra[]
 }
+
+/** What is attacked in the time of one case. */
+const ATTACKS_PER_CASE = 6
+/** The backend that does nothing confines as little as direct. */
+const NULL = 'null'
 
 const DETAILS = `  SCENARIOS       a module that exports 'scenarios' and 'backends',
                   in place of what guests do with nets and disks
@@ -57,7 +65,12 @@ const DETAILS = `  SCENARIOS       a module that exports 'scenarios' and 'backen
                   counts (a machine is only ever slowed down)
   --shard I/N     only part I of N parts; 'merge' makes one report
                   of their files
+  --attack        also let a hostile device work at its port, and
+                  report what it reached; a run of everything does
   --json FILE     also write the report, as results come
+  --html FILE     also write one page with all figures and pictures
+  --svg DIR       also write the pictures, a file each
+  --csv FILE      also write a line for each case
   --help          this text
 
 schemes: ${[NONE, ...Object.keys(MEASURED)]
@@ -90,15 +103,15 @@ async function run(host: Host, args: readonly string[], program: string): Promis
       full: { type: 'boolean' },
       repeat: { type: 'string' },
       shard: { type: 'string' },
-      json: { type: 'string' },
+      attack: { type: 'boolean' },
+      ...OUTPUT_OPTIONS,
     },
     { least: 0, most: 1, what: 'at most one module with scenarios is needed' },
   )
   const usage = (message: string): UsageError => new UsageError('BENCH_USAGE', program, message)
   if (values.quick && values.full) throw usage('--quick and --full exclude each other')
   const [file] = positionals
-  const { json } = values
-  checkOutputs(json === undefined ? [] : [{ option: '--json', path: json }], [
+  checkReportOutputs(values, [
     ...(file === undefined ? [] : [{ option: 'run', path: file }]),
     ...[...(values.scheme ?? []), ...(values.against ?? [])]
       .filter(isFile)
@@ -113,42 +126,59 @@ async function run(host: Host, args: readonly string[], program: string): Promis
   const progress = new Progress()
   await host.prepare?.(progress)
   const stop = listenForStop()
-  const save = (report: BenchReport): void => {
-    if (json !== undefined) writeWhole(json, `${JSON.stringify(report, null, 2)}\n`)
-  }
-  const extras = asked.everything && (shard === undefined || shard.index === 1) ? (host.extras ?? []) : []
-  const cases = subjects.length * repeat
-  const work = cases + extras.reduce((sum, extra) => sum + extra.cases, 0)
-  let report = await runBench({
+  const started: WorkerOptions = {
     worker: host.worker,
     workerArgs: [JSON.stringify(asked.modules)],
     execArgv: host.execArgv,
+    signal: stop.signal,
+  }
+  const extras = shard !== undefined && shard.index > 1 ? [] : extrasFor(host, asked, started, values.attack === true)
+  const cases = subjects.length * repeat
+  const work = cases + extras.reduce((sum, extra) => sum + extra.cases, 0)
+  let report = await runBench({
+    ...started,
     subjects,
     effort: values.quick ? EFFORTS.quick : asked.everything ? EFFORTS.default : EFFORTS.full,
     repeat,
     ...(shard === undefined ? {} : { shard }),
-    signal: stop.signal,
-    onReport: save,
+    onReport: (sofar) => writeJson(values, sofar),
     onProgress: ({ driver, operation, backend, mode }, fraction) =>
       progress.show(`${driver} ${operation} ${backend} ${mode}`, (fraction * cases) / work),
   })
   let done = cases
-  const costs = report.complete
-  for (const { what, cases: weight, run: measureExtra } of extras) {
+  for (const extra of extras) {
     if (stop.signal.aborted) break
-    save({ ...report, complete: false })
-    const found = await measureExtra(stop.signal, (fraction) => progress.show(what, (done + fraction * weight) / work))
-    report = { ...report, ...found }
-    done += weight
+    const { failures = [], ...found } = await extra.run(stop.signal, (fraction) =>
+      progress.show(extra.what, (done + fraction * extra.cases) / work),
+    )
+    report = { ...report, ...found, failures: [...report.failures, ...failures] }
+    writeJson(values, { ...report, complete: false })
+    done += extra.cases
   }
-  report = { ...report, complete: costs && !stop.signal.aborted }
+  report = { ...report, complete: report.failures.length === 0 && !stop.signal.aborted }
   progress.clear()
-  save(report)
+  writeJson(values, report)
+  await writeViews(values, report)
   const shown = asked.everything ? report.results.filter(isHeadline) : report.results
   process.stdout.write(formatResults({ ...report, results: shown }, ratioColumns(asked.against)))
+  process.stdout.write(formatExposure(report.exposure ?? []))
   if (shown.length < report.results.length)
-    process.stdout.write(`${report.results.length - shown.length} more results are in --json.\n`)
+    process.stdout.write(`${report.results.length - shown.length} more results are in --json, --csv and --html.\n`)
   return stop.exitCode ?? (report.complete ? 0 : 1)
+}
+
+function extrasFor(host: Host, asked: Asked, started: WorkerOptions, attacked: boolean): Extra[] {
+  const names = asked.attackable.filter((name) => name !== NONE && name !== NULL)
+  const attacks = exposureCases(names)
+  const attack: Extra = {
+    what: 'attacks',
+    cases: attacks.length / ATTACKS_PER_CASE,
+    run: (_signal, onProgress) => runAttacks(started, attacks, (_latest, fraction) => onProgress(fraction)),
+  }
+  return [
+    ...(attacks.length > 0 && (attacked || asked.everything) ? [attack] : []),
+    ...(asked.everything ? (host.extras ?? []) : []),
+  ]
 }
 
 /** What a command line asks to be measured. */
@@ -159,6 +189,8 @@ interface Asked {
   readonly against: string
   /** Nothing was left out by `--only`, `--scheme` or `--quick`. */
   readonly everything: boolean
+  /** Names of schemes. */
+  readonly attackable: readonly string[]
 }
 
 interface Values {
@@ -201,6 +233,7 @@ async function guestCases({ scheme, against, only, quick, full }: Values, progra
     modules: { schemes: [...own.keys()].map((file) => pathToFileURL(resolve(file)).href) },
     against: beside.flatMap(named)[0] ?? 'direct',
     everything: only === undefined && !picked && !quick,
+    attackable: [...backends],
   }
 }
 
@@ -214,6 +247,7 @@ async function moduleCases(file: string, { scheme, against, only }: Values, prog
     modules: { scenarios: address, schemes: [] },
     against: against?.[0] ?? 'direct',
     everything: false,
+    attackable: [],
   }
 }
 

@@ -116,13 +116,17 @@ export function checkedSetting(options: AttackOptions): AttackSetting {
   }
 }
 
-/** A case for each of the schemes, operations, modes and two sizes, in a setting that suffices for a comparison. */
-export function exposureCases(schemes: Schemes): AttackOptions[] {
-  return Object.keys(schemes).flatMap((backend) =>
+/**
+ * A case for each of the schemes, operations, modes and two sizes, in a setting that suffices for a comparison.
+ *
+ * @param backends names of schemes
+ */
+export function exposureCases(backends: readonly string[]): Omit<AttackOptions, 'schemes'>[] {
+  return backends.flatMap((backend) =>
     Object.entries(MODES).flatMap(([work, modes]) => {
       const [driver, operation] = work.split(' ') as ['net' | 'blk', string]
       return modes.flatMap((mode) =>
-        SIZES[driver].map((bytes) => ({ schemes, backend, driver, operation, mode, ring: 'split' as const, bytes })),
+        SIZES[driver].map((bytes) => ({ backend, driver, operation, mode, ring: 'split' as const, bytes })),
       )
     }),
   )

@@ -1,4 +1,5 @@
 import { guestScenarios } from '../scenarios/guest-scenarios.ts'
+import type { Schemes } from '../scenarios/machines.ts'
 import { MEASURED } from '../scenarios/schemes.ts'
 import { schemesIn } from './own-schemes.ts'
 import type { Scenario, ScenarioModule } from './scenario.ts'
@@ -11,11 +12,20 @@ export interface Modules {
   readonly schemes: readonly string[]
 }
 
-/** The scenarios that a worker runs. */
-export async function scenariosOf({ scenarios, schemes }: Modules): Promise<readonly Scenario[]> {
-  if (scenarios !== undefined) return ((await import(scenarios)) as ScenarioModule).scenarios
+/** What a worker can be asked to do. */
+export interface Work {
+  readonly scenarios: readonly Scenario[]
+  /** What can be attacked. */
+  readonly schemes: Schemes
+}
+
+/** Loads what a worker works with. */
+export async function loadWork({ scenarios, schemes }: Modules): Promise<Work> {
+  if (scenarios !== undefined)
+    return { scenarios: ((await import(scenarios)) as ScenarioModule).scenarios, schemes: MEASURED }
   const own = await Promise.all(
     schemes.map(async (address) => schemesIn((await import(address)) as Record<string, unknown>, address)),
   )
-  return guestScenarios(Object.assign({}, MEASURED, ...own) as typeof MEASURED)
+  const known = Object.assign({}, MEASURED, ...own) as Schemes
+  return { scenarios: guestScenarios(known), schemes: known }
 }

@@ -1,8 +1,7 @@
-import { spawn } from 'node:child_process'
-import { fileURLToPath } from 'node:url'
 import { readEnvironment } from './environment.ts'
 import { grouped } from './group.ts'
 import type { Effort } from './measure.ts'
+import { askInTurn, type WorkerOptions } from './processes.ts'
 import {
   type BenchFailure,
   type BenchReport,
@@ -15,13 +14,7 @@ import {
 } from './result.ts'
 import type { Answer, Job } from './worker.ts'
 
-export interface RunOptions {
-  /** The worker program: it calls `runWorker`. */
-  readonly worker: URL
-  /** Arguments for it, behind its job. */
-  readonly workerArgs?: readonly string[]
-  /** Flags for its Node. */
-  readonly execArgv?: readonly string[]
+export interface RunOptions extends WorkerOptions {
   readonly subjects: readonly Subject[]
   readonly effort: Effort
   /** Guest base of RAM. Default 2^32. */
@@ -32,8 +25,6 @@ export interface RunOptions {
   readonly repeat?: number
   /** Which part of a run this is; it is noted in the report. */
   readonly shard?: Shard
-  /** Ends the worker and the run: the report then has the results so far and is not complete. */
-  readonly signal?: AbortSignal
   /** Called with what is known so far after each case that was measured or failed. */
   onReport?(report: BenchReport): void
   /** Called whenever a case was counted, was measured or failed, with how much is done: from 0 to 1. */
@@ -69,30 +60,26 @@ export async function runBench(options: RunOptions): Promise<BenchReport> {
     done += cases
     options.onProgress?.(latest, done / (subjects.length * (repeat + COUNTING)))
   }
-  // A case that fails is left out, and what remains is asked of a new process.
-  const run = async (
-    what: Job['what'],
+  const run = (
+    what: 'times' | 'counters',
     group: readonly Subject[],
     take: (answer: Answer, subject: Subject) => void,
     lost: number,
-  ): Promise<void> => {
-    let pending = group
-    while (pending.length > 0 && signal?.aborted !== true) {
-      const { lastLevelCacheBytes } = environment
-      const job: Job = { what, subjects: pending, effort, lastLevelCacheBytes, base, crowded }
-      const problem = await runJob(options, job, (answer) => {
-        const [subject] = pending
-        pending = pending.slice(1)
-        take(answer, subject)
-      })
-      if (pending.length === 0 || signal?.aborted) return
-      const [subject, ...rest] = pending
-      failures.push({ subject, message: problem ?? 'the worker ended without an answer' })
-      pending = rest
-      tell(subject, lost)
-      options.onReport?.(report(false))
-    }
-  }
+  ): Promise<void> =>
+    askInTurn(
+      options,
+      group,
+      (pending): Job => {
+        const { lastLevelCacheBytes } = environment
+        return { what, subjects: pending, effort, lastLevelCacheBytes, base, crowded }
+      },
+      (subject, answer) => take(answer, subject),
+      (subject, message) => {
+        failures.push({ subject, message })
+        tell(subject, lost)
+        options.onReport?.(report(false))
+      },
+    )
   const counting = grouped(subjects, ({ driver, operation, backend }) => `${driver} ${operation} ${backend}`)
   for (const group of counting.values())
     await run(
@@ -126,37 +113,6 @@ export async function runBench(options: RunOptions): Promise<BenchReport> {
       1,
     )
   return report(signal?.aborted !== true && failures.length === 0)
-}
-
-// Gives back how the process failed, or undefined.
-function runJob(
-  { worker, workerArgs = [], execArgv = [], signal }: RunOptions,
-  job: Job,
-  onAnswer: (answer: Answer) => void,
-): Promise<string | undefined> {
-  return new Promise((resolve, reject) => {
-    // Its standard input ends with this process, however that ends, and the worker then ends as well.
-    const args = [...execArgv, fileURLToPath(worker), JSON.stringify(job), ...workerArgs]
-    const child = spawn(process.execPath, args, { stdio: ['pipe', 'pipe', 'pipe'] })
-    const kill = (): void => void child.kill('SIGKILL')
-    signal?.addEventListener('abort', kill)
-    let pending = ''
-    let errors = ''
-    child.stdout.setEncoding('utf8').on('data', (text: string) => {
-      const lines = (pending + text).split('\n')
-      pending = lines.pop() ?? ''
-      for (const line of lines) onAnswer(JSON.parse(line) as Answer)
-    })
-    child.stderr.setEncoding('utf8').on('data', (text: string) => {
-      errors += text
-    })
-    child.on('error', reject)
-    child.on('close', (code, killedBy) => {
-      signal?.removeEventListener('abort', kill)
-      if (code === 0) process.stderr.write(errors)
-      resolve(code === 0 ? undefined : `the worker ended with ${killedBy ?? `code ${code}`}: ${errors.trim()}`)
-    })
-  })
 }
 
 function shuffled<T>(list: readonly T[]): T[] {

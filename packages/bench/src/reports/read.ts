@@ -76,7 +76,8 @@ const isExposed = isObjectOf<Record<ExposureClass, number>>({
   slack: isAmount,
   stale: isAmount,
   mutable: isAmount,
-  'other-residue': isAmount,
+  direction: isAmount,
+  'other-devices': isAmount,
   'own-residue': isAmount,
   metadata: isAmount,
 })

@@ -1,5 +1,6 @@
+import { exposed } from '../exposure/classes.ts'
 import { grouped } from '../harness/group.ts'
-import type { BenchReport, BenchResult, Subject } from '../harness/result.ts'
+import type { BenchReport, BenchResult, ExposureResult, Subject } from '../harness/result.ts'
 import { type Cell, type Column, formatTable, printable, type TextStream, textColumns, wrap } from '../program/table.ts'
 import type { ComparedRow, ComparedScheme, Comparison } from './compare.ts'
 import type { GateResult } from './gate.ts'
@@ -61,6 +62,33 @@ export function formatResults(
   )
   const missing = complete ? '' : `\n${wrap('This report is PARTIAL: cases are missing.', columns)}`
   return [wrap(printable(head), columns), ...tables, missing, ...failed].join('')
+}
+
+/** What was reached by attacks, as text: a table for each kind of work. Nothing where there are no results. */
+export function formatExposure(results: readonly ExposureResult[], stream: TextStream = process.stdout): string {
+  if (results.length === 0) return ''
+  const columns = textColumns(stream)
+  const titles = [
+    { title: 'backend' },
+    { title: 'mode' },
+    { title: 'readable B' },
+    { title: 'writable B' },
+    { title: 'before attach B' },
+  ]
+  const works = grouped(
+    results,
+    ({ driver, operation, ring, bytes }) => `${driver} ${operation}, ${ring}, ${bytes} bytes`,
+  )
+  const tables = [...works].map(([work, group]) => {
+    const rows = group.map((result) => {
+      const { readable, writable } = exposed(result)
+      return [result.backend, result.mode, Math.round(readable), Math.round(writable), result.beforeAttach.readable]
+    })
+    return `\n${wrap(`attacked: ${work}`, columns)}${formatTable(titles, rows, stream)}`
+  })
+  const [{ setting }] = results
+  const legend = `Bytes that a hostile device reached without being lent them, on average over time, with ${setting.ramBytes >> 20} MiB of guest RAM. Rings, and what the device had already, are not counted; --json has all classes.`
+  return `${tables.join('')}\n${wrap(legend, columns)}`
 }
 
 /** Names the kind of work of a subject: everything but its backend. */

@@ -36,7 +36,8 @@ const EXPOSED = {
   slack: 0,
   stale: 0,
   mutable: 0,
-  'other-residue': 0,
+  direction: 0,
+  'other-devices': 0,
   'own-residue': 0,
   metadata: 0,
 }
