@@ -61,7 +61,7 @@ async function main(): Promise<number> {
   const measured: Measured = {
     smallPackets: read('smallPackets'),
     heap: read('heap'),
-    iova: read('iova'),
+    scale: read('scale'),
     peers: read('peers'),
     guests: read('guests'),
     threads: read('threads'),

@@ -1,7 +1,6 @@
-import type { BenchReport, BenchResult } from '@guestdma/bench'
+import type { BenchReport, BenchResult, ScaleResult } from '@guestdma/bench'
 import type { GuestSpeed } from '@guestdma/peers'
 import type { FigureReport, HeapReport, RfcReport } from './files.ts'
-import type { IovaFigure } from './iova.ts'
 import { modelFigures } from './model-figures.ts'
 import type { PeerFigure } from './peers.ts'
 import type { ThreadFigure } from './threads.ts'
@@ -19,7 +18,7 @@ export interface Measurement {
 export const MEASUREMENTS = {
   smallPackets: { file: 'bench/results/small-packets.json', args: ['--only', 'net 64 32 warm', '--repeat', '3'] },
   heap: { file: 'bench/results/heap.json', args: ['--heap', '--only', 'net map 64 32'] },
-  iova: { file: 'bench/results/iova.json', args: ['--iova'] },
+  scale: { file: 'bench/results/scale.json', args: ['--scale'] },
   peers: { file: 'bench/results/peers.json', args: ['--peers'] },
   guests: { file: 'bench/results/guests.json', args: ['--guests'] },
   threads: { file: 'bench/results/threads.json', args: ['--threads'] },
@@ -34,7 +33,7 @@ export const MEASUREMENTS = {
 export interface Measured {
   readonly smallPackets: BenchReport
   readonly heap: HeapReport
-  readonly iova: FigureReport<IovaFigure>
+  readonly scale: FigureReport<ScaleResult>
   readonly peers: FigureReport<PeerFigure>
   readonly guests: FigureReport<GuestSpeed>
   readonly threads: FigureReport<ThreadFigure>
@@ -45,7 +44,7 @@ export interface Measured {
 export function figuresOf({
   smallPackets,
   heap,
-  iova,
+  scale,
   peers,
   guests,
   threads,
@@ -61,12 +60,14 @@ export function figuresOf({
     const { counters, batch } = packet('transmit', backend)
     return whole((counters[counter] ?? 0) * batch)
   }
-  const mapping = (domain: IovaFigure['domain'], victim: IovaFigure['victim'], live: number): number => {
-    const found = iova.figures.find((figure) => {
-      return figure.domain === domain && figure.victim === victim && figure.live === live
+  const grown = (what: ScaleResult['what'], backend: string, detail: string, size: number): number => {
+    const found = scale.figures.find((figure) => {
+      return figure.what === what && figure.backend === backend && figure.detail === detail && figure.size === size
     })
-    return found?.ns ?? missing(`${domain} ${victim} ${live}`, MEASUREMENTS.iova)
+    return found?.value ?? missing(`${what} ${backend} ${detail} ${size}`, MEASUREMENTS.scale)
   }
+  const mapping = (backend: string, detail: string, live: number): number =>
+    grown('live-mappings', backend, detail, live)
   if (heap.figures.length === 0) missing('any case', MEASUREMENTS.heap)
   const guest = (kernel: string): RfcReport['results'][number] =>
     rfc.results.find((result) => result.kernel === kernel) ?? missing(kernel, MEASUREMENTS.rfc)
@@ -88,15 +89,19 @@ export function figuresOf({
     'heap-zero': whole(allocated.filter((bytes) => bytes.toFixed(3) === '0.000').length),
     'heap-cases': whole(allocated.length),
     'heap-most': Math.max(...allocated).toFixed(3),
-    'iova-command': command(MEASUREMENTS.iova),
-    'iova-hot-few': whole(mapping('none', 'hot', 1e3)),
-    'iova-hot-many': whole(mapping('none', 'hot', 1e6)),
-    'iova-virtio-hot-few': whole(mapping('virtio-iommu', 'hot', 1e3)),
-    'iova-virtio-hot-many': whole(mapping('virtio-iommu', 'hot', 1e6)),
-    'iova-random-few': whole(mapping('none', 'random', 1e3)),
-    'iova-random-many': whole(mapping('none', 'random', 1e6)),
-    'iova-virtio-random-few': whole(mapping('virtio-iommu', 'random', 1e3)),
-    'iova-virtio-random-many': whole(mapping('virtio-iommu', 'random', 1e6)),
+    'scale-command': command(MEASUREMENTS.scale),
+    'scale-hot-few': whole(mapping('idle-iommu', 'hot', 1e2)),
+    'scale-hot-many': whole(mapping('idle-iommu', 'hot', 1e6)),
+    'scale-virtio-hot-few': whole(mapping('virtio-iommu', 'hot', 1e2)),
+    'scale-virtio-hot-many': whole(mapping('virtio-iommu', 'hot', 1e6)),
+    'scale-virtio-near-few': whole(mapping('virtio-iommu', 'near', 1e2)),
+    'scale-virtio-near-many': whole(mapping('virtio-iommu', 'near', 1e6)),
+    'scale-virtio-random-many': whole(mapping('virtio-iommu', 'random', 1e6)),
+    'scale-touch-ratio': whole(mapping('none', 'random', 1e6) / mapping('none', 'random', 1e2)),
+    'scale-bytes': whole(grown('memory', 'virtio-iommu', 'each mapping', 1e6)),
+    'scale-turn-few': whole(grown('devices', 'shared-pool', 'transmit', 1)),
+    'scale-turn-many': whole(grown('devices', 'shared-pool', 'transmit', 1000)),
+    'scale-burst-many': whole(grown('devices', 'shared-pool', 'burst', 1000)),
     ...modelFigures(smallPackets),
     'peers-command': command(MEASUREMENTS.peers),
     'peers-machine': machine(peers),
@@ -113,7 +118,6 @@ export function figuresOf({
     'rfc-bytes': millions(first.bytes),
     'rfc-accesses-wide': millions(all.accesses),
     'rfc-bytes-wide': millions(all.bytes),
-    'iova-touch-ratio': whole(mapping('table', 'random', 1e6) / mapping('table', 'random', 1e3)),
   }
 }
 

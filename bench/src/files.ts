@@ -18,7 +18,7 @@ export interface HeapReport {
   readonly failures: readonly BenchFailure[]
 }
 
-/** The file that `bench --iova --json` writes, and with other schemas `--peers`, `--guests` and `--threads`. */
+/** The file that `bench --scale --json` writes, and with other schemas `--peers`, `--guests` and `--threads`. */
 export interface FigureReport<Figure> {
   readonly schema: string
   readonly complete: boolean

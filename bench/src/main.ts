@@ -29,9 +29,9 @@ import {
 import { type FigureProgram, runFigures } from './figure-program.ts'
 import { type FigureReport, type HeapFigure, type HeapReport, toJson } from './files.ts'
 import { GUESTS } from './guests-report.ts'
-import { IOVA } from './iova-report.ts'
 import { PEERS } from './peers-report.ts'
 import { drawReport } from './picture.ts'
+import { SCALE } from './scale-report.ts'
 import { SCENARIOS } from './scenarios.ts'
 import { EXTRA } from './table.ts'
 import { THREADS } from './threads-report.ts'
@@ -42,7 +42,7 @@ on the built packages.
 usage: bench [--scheme ID…] [--only WORDS] [--quick]
              [--repeat N] [--json FILE] [--svg FILE]
        bench --heap [--scheme ID…] [--only WORDS] [--json FILE]
-       bench --iova [--json FILE]
+       bench --scale [--json FILE]
        bench --peers [--json FILE]
        bench --threads [--json FILE]
        bench --guests [--json FILE]
@@ -56,8 +56,8 @@ ${[NONE, ...Object.keys(MEASURED)].map((id) => `                ${id}\n`).join('
                 64 and 1,514 bytes, 4 KiB
   --heap        only the heap bytes per packet, at four guest
                 bases, with five classes of backends loaded
-  --iova        only what map and unmap cost behind an IOMMU with
-                a thousand and with a million live mappings
+  --scale       only what grows with live mappings, queue sizes,
+                devices on one pool and endpoints of one IOMMU
   --peers       only devices of other processes, beside the bare
                 ring: needs qemu-storage-daemon and dpdk-testpmd
                 (Debian: qemu-system-common, dpdk-dev)
@@ -99,7 +99,7 @@ async function main(): Promise<number> {
       only: { type: 'string' },
       quick: { type: 'boolean' },
       heap: { type: 'boolean' },
-      iova: { type: 'boolean' },
+      scale: { type: 'boolean' },
       peers: { type: 'boolean' },
       guests: { type: 'boolean' },
       threads: { type: 'boolean' },
@@ -124,7 +124,7 @@ async function main(): Promise<number> {
       'only',
       'quick',
       'heap',
-      'iova',
+      'scale',
       'peers',
       'guests',
       'threads',
@@ -155,8 +155,8 @@ async function main(): Promise<number> {
   const repeat = Number(values.repeat ?? 1)
   if (!Number.isInteger(repeat) || repeat < 1)
     throw usage(`--repeat ${values.repeat}: must be a whole number from 1 on`)
-  if (values.svg !== undefined && (values.heap || values.iova || values.peers || values.guests || values.threads))
-    throw usage('--svg draws none of --heap, --iova, --peers, --guests and --threads')
+  if (values.svg !== undefined && (values.heap || values.scale || values.peers || values.guests || values.threads))
+    throw usage('--svg draws none of --heap, --scale, --peers, --guests and --threads')
   if (values.svg !== undefined && !subjects.some(isDrawn))
     throw usage('--svg draws net cases of 64 bytes in batches of 32, and none is measured')
   const { json, svg } = values
@@ -170,7 +170,7 @@ async function main(): Promise<number> {
   const save = (report: object): void => {
     if (json !== undefined) writeWhole(json, toJson(report))
   }
-  if (values.iova) return figures(IOVA, stop, save)
+  if (values.scale) return figures(SCALE, stop, save)
   if (values.peers) return figures(PEERS, stop, save)
   if (values.guests) return figures(GUESTS, stop, save)
   if (values.threads) return figures(THREADS, stop, save)
