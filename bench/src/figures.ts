@@ -1,9 +1,8 @@
-import type { BenchReport, BenchResult, ScaleResult } from '@guestdma/bench'
+import type { BenchReport, BenchResult, Quantiles, ScaleResult, ThreadResult } from '@guestdma/bench'
 import type { GuestSpeed } from '@guestdma/peers'
 import type { FigureReport, HeapReport, RfcReport } from './files.ts'
 import { modelFigures } from './model-figures.ts'
 import type { PeerFigure } from './peers.ts'
-import type { ThreadFigure } from './threads.ts'
 
 /** A run of `bench`, or of another program, whose results texts quote. */
 export interface Measurement {
@@ -36,7 +35,7 @@ export interface Measured {
   readonly scale: FigureReport<ScaleResult>
   readonly peers: FigureReport<PeerFigure>
   readonly guests: FigureReport<GuestSpeed>
-  readonly threads: FigureReport<ThreadFigure>
+  readonly threads: FigureReport<ThreadResult>
   readonly rfc: RfcReport
 }
 
@@ -111,6 +110,8 @@ export function figuresOf({
     'guests-speed': guestsTable(guests),
     'threads-command': command(MEASUREMENTS.threads),
     'threads-speed': threadsTable(threads),
+    'threads-handshake': whole(handshakeOf(threads, 'handshake').median),
+    'threads-handshake-asleep': whole(handshakeOf(threads, 'handshakeAsleep').median),
     'rfc-command': command(MEASUREMENTS.rfc),
     'rfc-secrets': whole(first.secrets),
     'rfc-secrets-cleared': whole(all.secrets),
@@ -168,15 +169,28 @@ function guestsTable({ figures }: FigureReport<GuestSpeed>): string {
   ].join('\n')
 }
 
-function threadsTable({ figures }: FigureReport<ThreadFigure>): string {
+function threadsTable({ figures }: FigureReport<ThreadResult>): string {
   const row = (cells: readonly string[]): string => `| ${cells.join(' | ')} |`
   return [
-    row(['scheme', 'ring', 'one core', 'two cores']),
-    '|---|---|---|---|',
-    ...figures.map(({ scheme, format, oneCore, twoCores }) =>
-      row([`\`${scheme}\``, format, millions(oneCore), millions(twoCores)]),
+    row(['scheme', 'ring', 'one core', 'two cores', 'ns of one, one core', 'ns of one, two cores']),
+    '|---|---|---|---|---|---|',
+    ...figures.map(({ backend, ring, oneCore, twoCores, latencyOneCore, latencyTwoCores }) =>
+      row([
+        `\`${backend}\``,
+        ring,
+        millions(oneCore),
+        millions(twoCores),
+        whole(latencyOneCore.median),
+        whole(latencyTwoCores.median),
+      ]),
     ),
   ].join('\n')
+}
+
+/** The processes of all schemes measure the same: the one of the least median. */
+function handshakeOf({ figures }: FigureReport<ThreadResult>, kind: 'handshake' | 'handshakeAsleep'): Quantiles {
+  if (figures.length === 0) missing(kind, MEASUREMENTS.threads)
+  return figures.map((figure) => figure[kind]).reduce((best, one) => (one.median < best.median ? one : best))
 }
 
 function command({ args, program }: Measurement): string {
