@@ -65,6 +65,7 @@ async function main(): Promise<number> {
     peers: read('peers'),
     guests: read('guests'),
     threads: read('threads'),
+    modelCheck: read('modelCheck'),
     rfc: read('rfc'),
   }
   const figures = figuresOf(measured)

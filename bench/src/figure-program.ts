@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url'
 
 /** A program of this folder that prints figures. */
 export interface FigureProgram<Figure> {
-  readonly name: 'scale' | 'peers' | 'guests' | 'threads'
+  readonly name: 'scale' | 'peers' | 'guests' | 'threads' | 'model-check'
   /** Of its file. */
   readonly schema: string
   /** What it measures, in a few words. */

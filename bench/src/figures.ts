@@ -1,7 +1,8 @@
 import type { BenchReport, BenchResult, Quantiles, ScaleResult, ThreadResult } from '@guestdma/bench'
 import type { GuestSpeed } from '@guestdma/peers'
 import type { FigureReport, HeapReport, RfcReport } from './files.ts'
-import { modelFigures } from './model-figures.ts'
+import type { ModelCheckFigure } from './model-check.ts'
+import { modelCheckFigures, modelFigures } from './model-figures.ts'
 import type { PeerFigure } from './peers.ts'
 
 /** A run of `bench`, or of another program, whose results texts quote. */
@@ -21,6 +22,7 @@ export const MEASUREMENTS = {
   peers: { file: 'bench/results/peers.json', args: ['--peers'] },
   guests: { file: 'bench/results/guests.json', args: ['--guests'] },
   threads: { file: 'bench/results/threads.json', args: ['--threads'] },
+  modelCheck: { file: 'bench/results/model-check.json', args: ['--model-check'] },
   rfc: {
     file: 'bench/results/rfc.json',
     program: 'examples/linux-swiotlb-rfc/src/main.ts',
@@ -36,6 +38,7 @@ export interface Measured {
   readonly peers: FigureReport<PeerFigure>
   readonly guests: FigureReport<GuestSpeed>
   readonly threads: FigureReport<ThreadResult>
+  readonly modelCheck: FigureReport<ModelCheckFigure>
   readonly rfc: RfcReport
 }
 
@@ -47,6 +50,7 @@ export function figuresOf({
   peers,
   guests,
   threads,
+  modelCheck,
   rfc,
 }: Measured): Readonly<Record<string, string>> {
   const packet = (operation: string, backend: string, mode = 'map'): BenchResult => {
@@ -102,6 +106,9 @@ export function figuresOf({
     'scale-turn-many': whole(grown('devices', 'shared-pool', 'transmit', 1000)),
     'scale-burst-many': whole(grown('devices', 'shared-pool', 'burst', 1000)),
     ...modelFigures(smallPackets),
+    'model-check-command': command(MEASUREMENTS.modelCheck),
+    'model-check-machine': machine(modelCheck),
+    ...modelCheckFigures(modelCheck),
     'peers-command': command(MEASUREMENTS.peers),
     'peers-machine': machine(peers),
     'peers-speed': peersTable(peers),

@@ -18,7 +18,7 @@ export interface HeapReport {
   readonly failures: readonly BenchFailure[]
 }
 
-/** The file that `bench --scale --json` writes, and with other schemas `--peers`, `--guests` and `--threads`. */
+/** The file that `bench --scale --json` writes, and with other schemas `--peers`, `--guests` and so on. */
 export interface FigureReport<Figure> {
   readonly schema: string
   readonly complete: boolean

@@ -29,6 +29,7 @@ import {
 import { type FigureProgram, runFigures } from './figure-program.ts'
 import { type FigureReport, type HeapFigure, type HeapReport, toJson } from './files.ts'
 import { GUESTS } from './guests-report.ts'
+import { MODEL_CHECK } from './model-check-report.ts'
 import { PEERS } from './peers-report.ts'
 import { drawReport } from './picture.ts'
 import { SCALE } from './scale-report.ts'
@@ -46,6 +47,7 @@ usage: bench [--scheme ID…] [--only WORDS] [--quick]
        bench --peers [--json FILE]
        bench --threads [--json FILE]
        bench --guests [--json FILE]
+       bench --model-check [--json FILE]
        bench --model [--from FILE] [--profile P] [--params FILE]
              [--set NAME=VALUE]… [--json FILE]
 
@@ -68,6 +70,9 @@ ${[NONE, ...Object.keys(MEASURED)].map((id) => `                ${id}\n`).join('
                 qemu-system-arm, cpio, device-tree-compiler and what
                 scripts/guest-kernel.mjs arm64 and
                 scripts/guest-programs.mjs arm64 make
+  --model-check only what schemes cost over devices of other
+                processes, beside what the model predicts from the
+                counters there: needs what --peers needs
   --model       measure nothing: what the counters of a report would
                 cost on a real machine, by cause (docs/cost-model.md)
   --from FILE   that report (default: bench/results/small-packets.json)
@@ -104,6 +109,7 @@ async function main(): Promise<number> {
       guests: { type: 'boolean' },
       threads: { type: 'boolean' },
       model: { type: 'boolean' },
+      'model-check': { type: 'boolean' },
       from: { type: 'string' },
       profile: { type: 'string' },
       params: { type: 'string' },
@@ -128,6 +134,7 @@ async function main(): Promise<number> {
       'peers',
       'guests',
       'threads',
+      'model-check',
       'repeat',
       'svg',
     ] as const)
@@ -155,8 +162,11 @@ async function main(): Promise<number> {
   const repeat = Number(values.repeat ?? 1)
   if (!Number.isInteger(repeat) || repeat < 1)
     throw usage(`--repeat ${values.repeat}: must be a whole number from 1 on`)
-  if (values.svg !== undefined && (values.heap || values.scale || values.peers || values.guests || values.threads))
-    throw usage('--svg draws none of --heap, --scale, --peers, --guests and --threads')
+  if (
+    values.svg !== undefined &&
+    (values.heap || values.scale || values.peers || values.guests || values.threads || values['model-check'])
+  )
+    throw usage('--svg draws none of --heap, --scale, --peers, --guests, --threads and --model-check')
   if (values.svg !== undefined && !subjects.some(isDrawn))
     throw usage('--svg draws net cases of 64 bytes in batches of 32, and none is measured')
   const { json, svg } = values
@@ -174,6 +184,7 @@ async function main(): Promise<number> {
   if (values.peers) return figures(PEERS, stop, save)
   if (values.guests) return figures(GUESTS, stop, save)
   if (values.threads) return figures(THREADS, stop, save)
+  if (values['model-check']) return figures(MODEL_CHECK, stop, save)
   const effort = values.quick ? EFFORTS.quick : EFFORTS.full
   const common = {
     worker: new URL('../dist/worker.js', import.meta.url),

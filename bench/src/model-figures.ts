@@ -8,6 +8,9 @@ import {
   parameterTable,
   profileList,
 } from '@guestdma/bench'
+import type { FigureReport } from './files.ts'
+import type { ModelCheckFigure } from './model-check.ts'
+import { percent, predict } from './model-check-report.ts'
 
 const BYTES = [64, 1514]
 
@@ -19,6 +22,55 @@ export function modelFigures({ results }: BenchReport): Readonly<Record<string, 
     'model-profiles': profileList(),
     'model-answers': answersTable(results),
   }
+}
+
+/** What docs/cost-model.md quotes of the check against devices of other processes. */
+export function modelCheckFigures({ figures }: FigureReport<ModelCheckFigure>): Readonly<Record<string, string>> {
+  const rows = figures.map((figure) => {
+    const { peer, work, backend, direct, measured, modelled, code, ratio } = figure
+    const [counted, whole] = [predict(figure, 'counters'), predict(figure, 'counters and code')]
+    const ns = [direct, measured, modelled, code].map(shown)
+    const off = [percent(counted.error), percent(whole.error)]
+    return [peer, work, `\`${backend}\``, ...ns, `× ${ratio.toFixed(2)}`, `× ${counted.ratio.toFixed(2)}`, ...off]
+  })
+  const titles = [
+    'peer',
+    'work',
+    'scheme',
+    'direct',
+    'measured',
+    'counted',
+    'code',
+    'ratio',
+    'predicted',
+    'error',
+    'with code',
+  ]
+  const parameters = figures.map(({ work, backend, parameters: values }) => {
+    return [
+      work,
+      `\`${backend}\``,
+      Object.entries(values)
+        .map(([name, value]) => `\`${name}\` ${price(value)}`)
+        .join(', '),
+    ]
+  })
+  const errorsOf = (from: 'counters' | 'counters and code'): number[] =>
+    figures.map((figure) => Math.abs(predict(figure, from).error))
+  return {
+    'model-check-rows': table(titles, rows),
+    'model-check-parameters': table(['work', 'scheme', 'measured prices in ns'], parameters),
+    'model-check-most': `${Math.round(Math.max(...errorsOf('counters')) * 100)} %`,
+    'model-check-most-code': `${Math.round(Math.max(...errorsOf('counters and code')) * 100)} %`,
+  }
+}
+
+function price(ns: number): string {
+  return ns < 10 ? ns.toFixed(3) : Math.round(ns).toLocaleString('en')
+}
+
+function table(titles: readonly string[], rows: readonly (readonly string[])[]): string {
+  return [titles, titles.map(() => '---'), ...rows].map((cells) => `| ${cells.join(' | ')} |`).join('\n')
 }
 
 function answersTable(results: BenchReport['results']): string {
@@ -35,7 +87,7 @@ function answersTable(results: BenchReport['results']): string {
   // A report from before these accesses were counted has no answers.
   if (rows.length === 0) return 'The results that are checked in do not count these accesses.'
   const titles = ['profile', 'frame', 'bytes', 'CPU', 'CPU, pool', 'device', 'device, pool', 'CPU', 'both', 'loses']
-  return [titles, titles.map(() => '---'), ...rows].map((cells) => `| ${cells.join(' | ')} |`).join('\n')
+  return table(titles, rows)
 }
 
 function limit({ mostPerLoad }: DeviceMemoryCase): string {

@@ -19,16 +19,23 @@ const LIVE = [1e2, 1e3, 1e4, 1e5, 1e6]
 const MOST_SLOTS = 1e5
 
 /** An IOMMU that does nothing, at once. */
-class IdleDomain implements IommuDomain {
+export class IdleDomain implements IommuDomain {
   readonly name = 'idle'
-  readonly granule = PAGE
-  readonly leastLength = PAGE
+  readonly granule: number
+  readonly leastLength: number
+  readonly gaps: boolean
   readonly identity = false
   readonly broken = false
   readonly inputStart = 0
   readonly inputEnd: number = 2 ** 48 - 1
   readonly reserved: readonly never[] = []
   readonly request: Float64Array = new Float64Array(3)
+
+  constructor(granule: number, gaps: boolean) {
+    this.granule = this.leastLength = granule
+    this.gaps = gaps
+  }
+
   map(): void {}
   unmap(): void {}
   commit(): DmaStatus {
@@ -110,7 +117,7 @@ async function* measure(kind: string, live: number): AsyncGenerator<Grown> {
 
 async function behindIommu(kind: string, memory: GuestMemory, most: number): Promise<IommuBackend> {
   const ram = new SpanAllocator(guestAddress(RAM), RAM_BYTES)
-  const domain = kind === 'idle-iommu' ? new IdleDomain() : await virtioDomain(memory, ram, most)
+  const domain = kind === 'idle-iommu' ? new IdleDomain(PAGE, false) : await virtioDomain(memory, ram, most)
   return new IommuBackend({ name: kind, memory, ram, domain })
 }
 
@@ -124,18 +131,21 @@ async function virtioDomain(memory: GuestMemory, ram: SpanAllocator, most: numbe
   return iommu.attach(1, 'dev0')
 }
 
-function overPool(memory: GuestMemory, region: Region): BounceBackend {
+/** A backend over the shared pool that a region is. */
+export function overPool(memory: GuestMemory, region: Region): BounceBackend {
   const window = { region, offset: 0, length: region.u8.length }
   const fact = { window, device: 0 as DeviceAddress, home: 'guest-ram' } as const
   return new BounceBackend({ name: 'shared-pool', memory, pool: new BouncePool({ name: 'pool', pool: fact }) })
 }
 
-function mapAll(backend: DmaBackend, m: DmaMappings, rows: Uint32Array, first: number): void {
+/** Maps 32 rows, whose numbers begin at `first` of `rows`. */
+export function mapAll(backend: DmaBackend, m: DmaMappings, rows: Uint32Array, first: number): void {
   for (let i = 0; i < BATCH; i++) backend.map(m, rows[first + i])
   must(backend.commitMaps(), 'commitMaps')
 }
 
-function unmapAll(backend: DmaBackend, m: DmaMappings, rows: Uint32Array, first: number): void {
+/** Takes them back. */
+export function unmapAll(backend: DmaBackend, m: DmaMappings, rows: Uint32Array, first: number): void {
   for (let i = 0; i < BATCH; i++) backend.unmap(m, rows[first + i], 0)
   must(backend.commitUnmaps(), 'commitUnmaps')
 }
