@@ -100,5 +100,5 @@ function times(ratio: number): string {
 
 function shown(cell: number | string): string {
   if (typeof cell === 'string') return cell
-  return cell < 100 && !Number.isInteger(cell) ? cell.toFixed(1) : Math.round(cell).toLocaleString('en')
+  return Math.abs(cell) < 100 && !Number.isInteger(cell) ? cell.toFixed(1) : Math.round(cell).toLocaleString('en')
 }
