@@ -2,14 +2,13 @@ import { spawn } from 'node:child_process'
 import { existsSync, globSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { figuresOf, MEASUREMENTS, type Measured, type Measurement } from '../bench/src/figures.ts'
-import { drawReport } from '../bench/src/picture.ts'
+import { figuresOf, MEASUREMENTS, type Measured, type Measurement, picturesOf } from '../bench/src/figures.ts'
 import { quoteFigures } from './lib/figures.ts'
 import { readJson, repository } from './lib/workspace.ts'
 
-const usage = `Puts the figures of bench/results into the texts and the picture that quote them.
+const usage = `Puts the figures of bench/results into the texts and the pictures that quote them.
 
-  pnpm figures             writes the texts and docs/small-packets.svg
+  pnpm figures             writes the texts and docs/pictures
   pnpm figures --check     changes nothing; exit code 1 if one of them differs from the results
   pnpm figures --measure   first measures everything anew, which is best done on an idle machine
   pnpm figures --json      prints the figures as one JSON object instead
@@ -17,7 +16,6 @@ const usage = `Puts the figures of bench/results into the texts and the picture 
 A text marks a figure by <!-- figure: name -->, one or more lines by <!-- figures: name -->.`
 
 const TEXTS = ['*.md', 'docs/*.md', 'packages/*/README.md']
-const PICTURE = 'docs/small-packets.svg'
 
 async function measure({ file, args, program }: Measurement): Promise<void> {
   const name = program ?? 'bench'
@@ -59,12 +57,11 @@ async function main(): Promise<number> {
   }
   if (values.measure) for (const measurement of Object.values(MEASUREMENTS)) await measure(measurement)
   const measured: Measured = {
-    smallPackets: read('smallPackets'),
+    benchmarks: read('benchmarks'),
     heap: read('heap'),
-    iova: read('iova'),
     peers: read('peers'),
     guests: read('guests'),
-    threads: read('threads'),
+    modelCheck: read('modelCheck'),
     rfc: read('rfc'),
   }
   const figures = figuresOf(measured)
@@ -73,7 +70,8 @@ async function main(): Promise<number> {
     return 0
   }
   const used = new Set<string>()
-  const wanted = new Map([[PICTURE, drawReport(measured.smallPackets)]])
+  const pictures = await picturesOf(measured)
+  const wanted = new Map([...pictures].map(([name, picture]) => [`docs/pictures/${name}.svg`, picture]))
   for (const file of globSync(TEXTS, { cwd: repository })) {
     const { text, names } = quoteFigures(readFileSync(join(repository, file), 'utf8'), figures, file)
     for (const name of names) used.add(name)
@@ -81,7 +79,10 @@ async function main(): Promise<number> {
   }
   const unused = Object.keys(figures).filter((name) => !used.has(name))
   if (unused.length > 0) throw new Error(`no text quotes the figures ${unused.join(', ')}`)
-  const stale = [...wanted].filter(([file, text]) => readFileSync(join(repository, file), 'utf8') !== text)
+  const stale = [...wanted].filter(([file, text]) => {
+    const path = join(repository, file)
+    return !existsSync(path) || readFileSync(path, 'utf8') !== text
+  })
   for (const [file, text] of stale) {
     if (values.check) console.error(`${file} differs from the results in bench/results; run pnpm figures`)
     else writeFileSync(join(repository, file), text)

@@ -5,7 +5,7 @@ import { toJson } from './files.ts'
 
 /** A command that runs a program of this folder and prints its figures. */
 export function figureCommand<Figure>(host: Host, program: FigureProgram<Figure>): Command {
-  const { name, schema, what, needs, total, runs = [[]], format } = program
+  const { name, schema, what, needs, total, format } = program
   return {
     name,
     usage: '[--json FILE]',
@@ -29,17 +29,11 @@ export function figureCommand<Figure>(host: Host, program: FigureProgram<Figure>
         if (json !== undefined) writeWhole(json, toJson({ schema, complete, environment, figures: all }))
       }
       progress.show(name, 0)
-      let failure: string | undefined
-      for (const run of runs) {
-        const before = all
-        const onFigure = (sofar: readonly Figure[]): void => {
-          all = [...before, ...sofar]
-          save(false)
-          progress.show(name, all.length / total)
-        }
-        failure = (await runFigures<Figure>(name, stop.signal, onFigure, run)).failure
-        if (failure !== undefined || stop.signal.aborted) break
-      }
+      const { failure } = await runFigures(program, stop.signal, (sofar) => {
+        all = sofar
+        save(false)
+        progress.show(name, all.length / total)
+      })
       progress.clear()
       const complete = failure === undefined && !stop.signal.aborted
       save(complete)

@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url'
 
 /** A program of this folder that prints figures. */
 export interface FigureProgram<Figure> {
-  readonly name: 'iova' | 'peers' | 'guests' | 'threads'
+  readonly name: 'scale' | 'peers' | 'guests' | 'threads' | 'model-check'
   /** Of its file. */
   readonly schema: string
   /** What it measures, in a line or two of a help text. */
@@ -19,30 +19,55 @@ export interface FigureProgram<Figure> {
 }
 
 /**
- * Runs a program of this folder on the built packages, in a process that loads no TypeScript, and reads the figures that
- * it prints, a line each. `onFigure` is called with all figures so far. `failure` says how the process ended where
- * it did not end well.
+ * Runs a program of this folder on the built packages, one process after the other, in processes that load no TypeScript,
+ * and reads the figures that they print, a line each. `onFigures` is called with all figures so far. `failure` says how a
+ * process ended where it did not end well.
  */
 export async function runFigures<Figure>(
-  name: FigureProgram<Figure>['name'],
+  { name, runs = [[]] }: FigureProgram<Figure>,
   signal: AbortSignal,
-  onFigure: (sofar: readonly Figure[]) => void,
-  args: readonly string[] = [],
+  onFigures: (sofar: readonly Figure[]) => void,
 ): Promise<{ figures: readonly Figure[]; failure: string | undefined }> {
+  const figures: Figure[] = []
+  for (const args of runs) {
+    const how = await runProcess(name, args, signal, (line) => {
+      figures.push(JSON.parse(line) as Figure)
+      onFigures(figures)
+    })
+    if (how !== 'code 0') return { figures, failure: `the worker ended with ${how}` }
+    if (signal.aborted) break
+  }
+  return { figures, failure: undefined }
+}
+
+/** All figures of a program. Throws where a process of it does not end well, but for one that `signal` ended. */
+export async function figuresFor<Figure>(
+  program: FigureProgram<Figure>,
+  signal: AbortSignal,
+  onProgress: (done: number) => void,
+): Promise<readonly Figure[]> {
+  const { figures, failure } = await runFigures(program, signal, ({ length }) => onProgress(length / program.total))
+  if (failure !== undefined && !signal.aborted) throw new Error(`${program.name}: ${failure}`)
+  return figures
+}
+
+async function runProcess(
+  name: string,
+  args: readonly string[],
+  signal: AbortSignal,
+  onLine: (line: string) => void,
+): Promise<string> {
   const program = fileURLToPath(new URL(`../dist/${name}.js`, import.meta.url))
   const child = spawn(process.execPath, ['--conditions=guestdma-built', program, ...args], {
     stdio: ['pipe', 'pipe', 'inherit'],
   })
-  signal.addEventListener('abort', () => void child.kill('SIGKILL'))
+  const kill = (): void => void child.kill('SIGKILL')
+  signal.addEventListener('abort', kill)
   const ended = new Promise<string>((resolve, reject) => {
     child.on('error', reject)
     child.on('close', (code, killedBy) => resolve(killedBy ?? `code ${code}`))
   })
-  const figures: Figure[] = []
-  for await (const line of createInterface({ input: child.stdout })) {
-    figures.push(JSON.parse(line) as Figure)
-    onFigure(figures)
-  }
-  const how = await ended
-  return { figures, failure: how === 'code 0' ? undefined : `the worker ended with ${how}` }
+  for await (const line of createInterface({ input: child.stdout })) onLine(line)
+  signal.removeEventListener('abort', kill)
+  return ended
 }

@@ -1,10 +1,11 @@
-import { type BenchReport, type BenchResult, markdownTable } from '@guestdma/bench'
+import { type BenchReport, markdownTable, renderPictures } from '@guestdma/bench'
 import type { GuestSpeed } from '@guestdma/peers'
 import type { FigureReport, HeapReport, RfcReport } from './files.ts'
-import type { IovaFigure } from './iova.ts'
-import { modelFigures } from './model-figures.ts'
+import { findingFigures } from './findings.ts'
+import { growthFigures } from './growth-figures.ts'
+import type { ModelCheckFigure } from './model-check.ts'
+import { modelCheckFigures, modelFigures } from './model-figures.ts'
 import type { PeerFigure } from './peers.ts'
-import type { ThreadFigure } from './threads.ts'
 
 /** A run of `bench`, or of another program, whose results texts quote. */
 export interface Measurement {
@@ -17,12 +18,11 @@ export interface Measurement {
 
 /** Every run that texts quote. */
 export const MEASUREMENTS = {
-  smallPackets: { file: 'bench/results/small-packets.json', args: ['--only', 'net 64 32 warm', '--repeat', '3'] },
+  benchmarks: { file: 'bench/results/benchmarks.json', args: [] },
   heap: { file: 'bench/results/heap.json', args: ['heap'] },
-  iova: { file: 'bench/results/iova.json', args: ['iova'] },
   peers: { file: 'bench/results/peers.json', args: ['peers'] },
   guests: { file: 'bench/results/guests.json', args: ['guests'] },
-  threads: { file: 'bench/results/threads.json', args: ['threads'] },
+  modelCheck: { file: 'bench/results/model-check.json', args: ['model-check'] },
   rfc: {
     file: 'bench/results/rfc.json',
     program: 'examples/linux-swiotlb-rfc/src/main.ts',
@@ -32,80 +32,41 @@ export const MEASUREMENTS = {
 
 /** The files that {@link MEASUREMENTS} wrote. */
 export interface Measured {
-  readonly smallPackets: BenchReport
+  readonly benchmarks: BenchReport
   readonly heap: HeapReport
-  readonly iova: FigureReport<IovaFigure>
   readonly peers: FigureReport<PeerFigure>
   readonly guests: FigureReport<GuestSpeed>
-  readonly threads: FigureReport<ThreadFigure>
+  readonly modelCheck: FigureReport<ModelCheckFigure>
   readonly rfc: RfcReport
 }
 
 /** The figures that texts quote, by the name that stands in their markers. Throws where a result is missing. */
-export function figuresOf({
-  smallPackets,
-  heap,
-  iova,
-  peers,
-  guests,
-  threads,
-  rfc,
-}: Measured): Readonly<Record<string, string>> {
-  const packet = (operation: string, backend: string, mode = 'map'): BenchResult => {
-    const found = smallPackets.results.find(
-      (result) => result.operation === operation && result.backend === backend && result.mode === mode,
-    )
-    return found ?? missing(`${operation} ${backend} ${mode}`, MEASUREMENTS.smallPackets)
-  }
-  const perBatch = (backend: string, counter: string): string => {
-    const { counters, batch } = packet('transmit', backend)
-    return whole((counters[counter] ?? 0) * batch)
-  }
-  const mapping = (domain: IovaFigure['domain'], victim: IovaFigure['victim'], live: number): number => {
-    const found = iova.figures.find((figure) => {
-      return figure.domain === domain && figure.victim === victim && figure.live === live
-    })
-    return found?.ns ?? missing(`${domain} ${victim} ${live}`, MEASUREMENTS.iova)
-  }
+export function figuresOf(measured: Measured): Readonly<Record<string, string>> {
+  const { benchmarks, heap, peers, guests, modelCheck, rfc } = measured
   if (heap.figures.length === 0) missing('any case', MEASUREMENTS.heap)
   const guest = (kernel: string): RfcReport['results'][number] =>
     rfc.results.find((result) => result.kernel === kernel) ?? missing(kernel, MEASUREMENTS.rfc)
   const [first, all] = [guest('i386-swiotlb-1'), guest('i386-swiotlb')]
   const allocated = heap.figures.map(({ bytesPerOperation }) => bytesPerOperation)
-  const copied = packet('receive', 'shared-pool').counters
-  const cleared = packet('receive', 'shared-pool-on-lend').counters
   return {
-    'small-packets-command': command(MEASUREMENTS.smallPackets),
-    'small-packets-machine': machine(smallPackets),
-    'small-packets': smallPacketTable(smallPackets, packet),
-    'maps-per-batch': perBatch('virtio-iommu', 'mapRequests'),
-    'unmaps-per-batch': perBatch('virtio-iommu', 'unmapRequests'),
-    'byte-maps-per-batch': perBatch('virtio-iommu-byte', 'mapRequests'),
-    'receive-copied': whole(copied.bytesCopiedFromDevice),
-    'receive-cleared': whole(copied.bytesCleared),
-    'receive-cleared-on-lend': whole(cleared.bytesCleared),
+    'bench-command': command(MEASUREMENTS.benchmarks),
+    'bench-machine': machine(benchmarks),
+    ...findingFigures(benchmarks),
+    ...growthFigures(benchmarks),
+    ...modelFigures(benchmarks),
     'heap-command': command(MEASUREMENTS.heap),
     'heap-zero': whole(allocated.filter((bytes) => bytes.toFixed(3) === '0.000').length),
     'heap-cases': whole(allocated.length),
     'heap-most': Math.max(...allocated).toFixed(3),
-    'iova-command': command(MEASUREMENTS.iova),
-    'iova-hot-few': whole(mapping('none', 'hot', 1e3)),
-    'iova-hot-many': whole(mapping('none', 'hot', 1e6)),
-    'iova-virtio-hot-few': whole(mapping('virtio-iommu', 'hot', 1e3)),
-    'iova-virtio-hot-many': whole(mapping('virtio-iommu', 'hot', 1e6)),
-    'iova-random-few': whole(mapping('none', 'random', 1e3)),
-    'iova-random-many': whole(mapping('none', 'random', 1e6)),
-    'iova-virtio-random-few': whole(mapping('virtio-iommu', 'random', 1e3)),
-    'iova-virtio-random-many': whole(mapping('virtio-iommu', 'random', 1e6)),
-    ...modelFigures(smallPackets),
+    'model-check-command': command(MEASUREMENTS.modelCheck),
+    'model-check-machine': machine(modelCheck),
+    ...modelCheckFigures(modelCheck),
     'peers-command': command(MEASUREMENTS.peers),
     'peers-machine': machine(peers),
     'peers-speed': peersTable(peers),
     'guests-command': command(MEASUREMENTS.guests),
     'guests-machine': machine(guests),
     'guests-speed': guestsTable(guests),
-    'threads-command': command(MEASUREMENTS.threads),
-    'threads-speed': threadsTable(threads),
     'rfc-command': command(MEASUREMENTS.rfc),
     'rfc-secrets': whole(first.secrets),
     'rfc-secrets-cleared': whole(all.secrets),
@@ -113,28 +74,17 @@ export function figuresOf({
     'rfc-bytes': millions(first.bytes),
     'rfc-accesses-wide': millions(all.accesses),
     'rfc-bytes-wide': millions(all.bytes),
-    'iova-touch-ratio': whole(mapping('table', 'random', 1e6) / mapping('table', 'random', 1e3)),
   }
 }
 
-const KINDS = [
-  ['transmit', 'map'],
-  ['transmit', 'pool'],
-  ['receive', 'map'],
-  ['receive', 'pool'],
-] as const
+/** Pictures that texts show, of those that a report has. */
+const PICTURES = ['headline', 'cost-by-size', 'crossover']
 
-function smallPacketTable(
-  { results }: BenchReport,
-  packet: (operation: string, backend: string, mode: string) => BenchResult,
-): string {
-  const backends = [...new Set(results.map(({ backend }) => backend))].filter((backend) => backend !== 'none')
-  return markdownTable(
-    ['ns per 64-byte frame, batches of 32', ...KINDS.map((kind) => kind.join(', '))],
-    backends.map((backend) => [
-      `\`${backend}\`${backend === 'on-device' ? ' (over PCI, metered)' : ''}`,
-      ...KINDS.map(([operation, mode]) => whole(packet(operation, backend, mode).nsPerOperation.median)),
-    ]),
+/** The pictures that texts show, by name, as SVG. Throws where there is no data for one. */
+export async function picturesOf({ benchmarks }: Measured): Promise<ReadonlyMap<string, string>> {
+  const all = await renderPictures(benchmarks)
+  return new Map(
+    PICTURES.map((name) => [name, all.get(name) ?? missing(`the picture ${name}`, MEASUREMENTS.benchmarks)]),
   )
 }
 
@@ -164,22 +114,10 @@ function guestsTable({ figures }: FigureReport<GuestSpeed>): string {
   )
 }
 
-function threadsTable({ figures }: FigureReport<ThreadFigure>): string {
-  return markdownTable(
-    ['scheme', 'ring', 'one core', 'two cores'],
-    figures.map(({ scheme, format, oneCore, twoCores }) => [
-      `\`${scheme}\``,
-      format,
-      millions(oneCore),
-      millions(twoCores),
-    ]),
-  )
-}
-
 function command({ args, program }: Measurement): string {
   const words = args.map((arg) => (arg.includes(' ') ? `"${arg}"` : arg))
   const start = program === undefined ? 'bench' : `exec node ${program}`
-  return `\`npx -y pnpm@12.21.0 ${start} ${words.join(' ')}\``
+  return `\`${['npx -y pnpm@12.21.0', start, ...words].join(' ')}\``
 }
 
 function machine({ environment: { cpu, node } }: Pick<BenchReport, 'environment'>): string {

@@ -3,6 +3,7 @@ import {
   type BenchReport,
   type BenchResult,
   costReport,
+  exposed,
   isHeadline,
   markdownTable,
   NONE,
@@ -22,7 +23,18 @@ export function findingFigures(report: BenchReport): Readonly<Record<string, str
     find({ operation, backend, mode, ring, bytes: 64, batch: 32 })
   const times = (a: BenchResult, b: BenchResult): string =>
     (a.nsPerOperation.median / b.nsPerOperation.median).toFixed(2)
+  const transmitted = (backend: string, counter: string): string => {
+    const { counters, batch } = one('transmit', backend)
+    return whole((counters[counter] ?? 0) * batch)
+  }
   return {
+    'small-packets': smallPacketTable(results, one),
+    'maps-per-batch': transmitted('virtio-iommu', 'mapRequests'),
+    'unmaps-per-batch': transmitted('virtio-iommu', 'unmapRequests'),
+    'byte-maps-per-batch': transmitted('virtio-iommu-byte', 'mapRequests'),
+    'receive-cleared': whole(one('receive', 'shared-pool').counters.bytesCleared),
+    'receive-cleared-on-lend': whole(one('receive', 'shared-pool-on-lend').counters.bytesCleared),
+    exposure: exposureSummary(report),
     'bench-cases': String(results.length),
     'harness-share': percent(one('transmit', NONE), one('transmit', 'direct')),
     'null-share': percent(one('transmit', 'null'), one('transmit', 'direct')),
@@ -52,6 +64,57 @@ export function findingFigures(report: BenchReport): Readonly<Record<string, str
     'iommu-transmit': times(one('transmit', 'virtio-iommu'), one('transmit', 'direct')),
     'iommu-receive': times(one('receive', 'virtio-iommu'), one('receive', 'direct')),
   }
+}
+
+const KINDS = [
+  ['transmit', 'map'],
+  ['transmit', 'pool'],
+  ['receive', 'map'],
+  ['receive', 'pool'],
+] as const
+
+function smallPacketTable(results: readonly BenchResult[], one: One): string {
+  const backends = [...new Set(results.map(({ backend }) => backend))].filter(
+    (backend) => backend !== NONE && backend !== 'null',
+  )
+  return markdownTable(
+    ['ns per 64-byte frame, batches of 32', ...KINDS.map((kind) => kind.join(', '))],
+    backends.map((backend) => [
+      `\`${backend}\`${backend === 'on-device' ? ' (over PCI, metered)' : ''}`,
+      ...KINDS.map(([operation, mode]) => whole(one(operation, backend, mode).nsPerOperation.median)),
+    ]),
+  )
+}
+
+const ATTACKED = [
+  ['send 64', 'transmit', 64],
+  ['receive 64', 'receive', 64],
+  ['receive 1514', 'receive', 1514],
+  ['disk read 4096', 'read', 4096],
+  ['disk write 4096', 'write', 4096],
+] as const
+
+function exposureSummary({ exposure = [] }: BenchReport): string {
+  const rows = new Map(exposure.map(({ backend, mode }) => [`${backend} ${mode}`, { backend, mode }]))
+  return markdownTable(
+    ['scheme and mode', ...ATTACKED.map(([title]) => title)],
+    [...rows.values()].map(({ backend, mode }) => [
+      `\`${backend}\`, ${mode}`,
+      ...ATTACKED.map(([, operation, bytes]) => {
+        const found = exposure.find(
+          (row) => row.backend === backend && row.mode === mode && row.operation === operation && row.bytes === bytes,
+        )
+        if (found === undefined) return ''
+        const { readable, writable } = exposed(found)
+        return readable === 0 && writable === 0 ? '0' : `${amount(readable)} / ${amount(writable)}`
+      }),
+    ]),
+  )
+}
+
+function amount(bytes: number): string {
+  if (bytes < 1000) return whole(bytes)
+  return bytes < 1e6 ? `${short(bytes / 1000)} K` : `${short(bytes / 1e6)} M`
 }
 
 type Wanted = Partial<BenchResult>

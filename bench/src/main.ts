@@ -4,16 +4,31 @@ import { promisify } from 'node:util'
 import { type Host, REPORT_COMMANDS, runCases, runCommand } from '@guestdma/bench'
 import { type Progress, runProgram } from '@guestdma/bench/program'
 import { figureCommand } from './figure-command.ts'
+import { figuresFor } from './figure-program.ts'
 import { GUESTS } from './guests-report.ts'
 import { heap } from './heap.ts'
-import { IOVA } from './iova-report.ts'
+import { MODEL_CHECK } from './model-check-report.ts'
 import { PEERS } from './peers-report.ts'
+import { SCALE } from './scale-report.ts'
 import { THREADS } from './threads-report.ts'
 
 const host: Host = {
   worker: new URL('../dist/worker.js', import.meta.url),
   execArgv: ['--conditions=guestdma-built'],
   prepare: buildAll,
+  extras: [
+    // As long as so many cases take.
+    {
+      what: 'two cores',
+      cases: 80,
+      run: async (signal, onProgress) => ({ threads: await figuresFor(THREADS, signal, onProgress) }),
+    },
+    {
+      what: 'scale',
+      cases: 120,
+      run: async (signal, onProgress) => ({ scale: await figuresFor(SCALE, signal, onProgress) }),
+    },
+  ],
 }
 
 // The packages are measured compiled, as users run them: once Node has loaded TypeScript, the engine checks at each access
@@ -46,8 +61,9 @@ await runProgram((args) =>
       ...REPORT_COMMANDS,
       heap(host),
       figureCommand(host, THREADS),
-      figureCommand(host, IOVA),
+      figureCommand(host, SCALE),
       figureCommand(host, PEERS),
+      figureCommand(host, MODEL_CHECK),
       figureCommand(host, GUESTS),
     ],
     args.filter((arg) => arg !== '--'),

@@ -4,9 +4,8 @@ import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { endWithParent } from '@guestdma/bench/program'
-import type { DmaScheme } from '@guestdma/dma'
 import { RequestBatch } from '@guestdma/drivers'
-import { type DeviceAddress, guestAddress, Region } from '@guestdma/memory'
+import { guestAddress } from '@guestdma/memory'
 import { SharedMemory } from '@guestdma/node'
 import { startStorageDaemon, startTestpmd } from '@guestdma/peers'
 import {
@@ -16,13 +15,24 @@ import {
   STATUS_DRIVER,
   STATUS_DRIVER_OK,
   STATUS_FEATURES_OK,
-  VIRTIO_F_RING_PACKED,
   VIRTIO_F_VERSION_1,
-  VIRTIO_NET_F_MAC,
 } from '@guestdma/spec'
 import { DPDK_IOTLB, iotlbScheme, type VhostUserOptions, VhostUserTransport } from '@guestdma/vhost-user'
-import { createMachine, FrameBatch, type Machine, sharedPoolScheme } from 'guestdma'
+import { FrameBatch, type Machine } from 'guestdma'
 import { BARE_BYTES, BareRing } from './bare-ring.ts'
+import {
+  BLK,
+  MAC,
+  median,
+  NET,
+  POOL_BYTES,
+  POOL_DEVICE,
+  peerMachine,
+  poolScheme,
+  RAM,
+  RAM_BYTES,
+  WAIT,
+} from './peer-machine.ts'
 
 /** Requests or frames per second: of the driver, of the bare ring, and the median of their ratios round by round. */
 export interface PeerFigure {
@@ -34,14 +44,9 @@ export interface PeerFigure {
   readonly ratio: number
 }
 
-const RAM = 0x8000_0000
-const RAM_BYTES = 16 << 20
-const POOL_BYTES = 4 << 20
-const POOL_DEVICE = 0x12_3456_0000
 const ROUNDS = 7
 const WARM_MS = 150
 const MS = 400
-const WAIT = { pump: (): void => {}, deadlineMs: 20_000 }
 
 /** One way to do the work: does some of it, and returns how much. */
 type Work = () => number | Promise<number>
@@ -53,8 +58,6 @@ async function rate(work: Work): Promise<number> {
   while (performance.now() - begin < MS) done += await work()
   return (done * 1000) / (performance.now() - begin)
 }
-
-const median = (values: readonly number[]): number => [...values].sort((a, b) => a - b)[values.length >> 1]
 
 /** Opens a way to work and closes it again; both ways take turns, so that a machine that slows down slows both. */
 type Way = () => Promise<{ readonly work: Work; close(): Promise<void> | void }>
@@ -98,41 +101,13 @@ function start(transport: VhostUserTransport, rings: readonly BareRing[]): void 
   transport.writeStatus(STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK | STATUS_DRIVER_OK)
 }
 
-function machineOver(
-  transport: VhostUserTransport,
-  memory: SharedMemory,
-  iotlb: boolean,
-  frames?: () => void,
-): Promise<Machine> {
-  const window = { region: new Region(memory.buffer, 'pool'), offset: 0, length: memory.bytes }
-  const pool = { window, device: POOL_DEVICE as DeviceAddress, home: 'guest-ram' } as const
-  const scheme: DmaScheme = iotlb
-    ? iotlbScheme(transport, { domain: DPDK_IOTLB })
-    : sharedPoolScheme({ memory: () => pool })
-  const net = transport.deviceId === 1
-  return createMachine({
-    memory: [{ base: RAM, length: RAM_BYTES, memory: iotlb ? memory.buffer : new ArrayBuffer(RAM_BYTES) }],
-    schemes: [scheme],
-    deadlineMs: WAIT.deadlineMs,
-    devices: [
-      {
-        type: net ? 'net' : 'blk',
-        name: 'dev0',
-        transport,
-        dma: scheme.id,
-        mode: net ? 'pool' : 'map',
-        // It is polled all the time, as the bare ring is.
-        interrupts: false,
-        // As the bare ring is.
-        decline: [VIRTIO_F_RING_PACKED],
-        enforcedBy: iotlb ? 'peer' : 'construction',
-        ...(frames === undefined ? {} : { observer: { frames } }),
-      },
-    ],
-  })
+/** A machine whose device is behind `transport`: over a pool, or behind the back end's own translation. */
+function machineOver(transport: VhostUserTransport, memory: SharedMemory, iotlb: boolean): Promise<Machine> {
+  const scheme = iotlb ? iotlbScheme(transport, { domain: DPDK_IOTLB }) : poolScheme(memory)
+  const mode = transport.deviceId === 1 ? 'pool' : 'map'
+  return peerMachine({ transport, memory: iotlb ? memory.buffer : null, scheme, mode })
 }
 
-const BLK = { name: 'dev0', deviceId: 2, queues: 1 }
 const SECTOR = 512
 
 /** Reads of one sector each: by promises, as most users ask for them, and by the synchronous core below. */
@@ -214,14 +189,6 @@ async function blk(depth: number): Promise<void> {
   rmSync(dir, { recursive: true })
 }
 
-const MAC = [0x52, 0x54, 0, 0, 0, 1]
-const NET = {
-  name: 'dev0',
-  deviceId: 1,
-  queues: 2,
-  config: Uint8Array.from([...MAC, 1, 0, 1, 0, 0xdc, 0x05]),
-  ownFeatures: FeatureSet.of(VIRTIO_NET_F_MAC),
-}
 const FRAME = 64
 const HEADER = 12
 const BATCH = 32
@@ -270,7 +237,7 @@ async function net(iotlb: boolean): Promise<void> {
     const memory = SharedMemory.create('pool', iotlb ? RAM_BYTES : POOL_BYTES)
     const windows = [{ memory, device: iotlb ? RAM : POOL_DEVICE }]
     const transport = VhostUserTransport.connect(path, { ...NET, memory: windows, iotlb, wait: WAIT })
-    const machine = await machineOver(transport, memory, iotlb, () => {})
+    const machine = await machineOver(transport, memory, iotlb)
     const nic = machine.net('dev0')
     const batch = new FrameBatch(BATCH)
     batch.length.fill(FRAME)

@@ -78,8 +78,6 @@ export class BounceBackend implements DmaBackend {
   declare private readonly clearForeign: boolean
   declare private readonly clearOnLend: boolean
   declare private readonly clearOnReturn: boolean
-  // By first slot: how many slots a live mapping holds, and less than 0 where it is a posted receive buffer.
-  declare private readonly lent: Int16Array
   private readonly totals = newDmaCounters()
   private readonly regions = new Set<DmaRegion>()
 
@@ -90,7 +88,6 @@ export class BounceBackend implements DmaBackend {
     this.memory = memory
     this.pool = pool
     this.user = pool.attach()
-    this.lent = new Int16Array(pool.slots)
     this.clearForeign = policy === 'foreign'
     this.clearOnLend = policy === 'on-lend'
     this.clearOnReturn = policy === 'on-return'
@@ -177,7 +174,6 @@ export class BounceBackend implements DmaBackend {
     m.device[row] = pool.device + into
     m.deviceLength[row] = length
     m.token[row] = slot
-    this.lent[slot] = m.standing ? -count : count
     totals.maps++
     return OK
   }
@@ -196,7 +192,6 @@ export class BounceBackend implements DmaBackend {
       totals.bytesCleared += length
     }
     pool.give(this.user, slot, count, m.standing)
-    this.lent[slot] = 0
     m.token[row] = -1
     totals.unmaps++
     return OK
@@ -235,16 +230,7 @@ export class BounceBackend implements DmaBackend {
 
   dispose(): void {
     for (const region of [...this.regions]) this.free(region)
-    this.pool.region.refresh()
-    for (const [slot, held] of this.lent.entries()) {
-      if (held === 0) continue
-      const count = Math.abs(held)
-      this.totals.unmaps++
-      clear(this.pool.region, this.pool.offset + slot * SLOT, count * SLOT)
-      this.pool.give(this.user, slot, count, held < 0)
-    }
-    this.lent.fill(0)
-    this.pool.detach(this.user)
+    this.totals.unmaps += this.pool.detach(this.user)
   }
 
   // The slots of a receive buffer serve receive buffers again: they are cleared whole, and then no more. Those of a

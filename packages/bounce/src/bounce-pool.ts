@@ -1,5 +1,5 @@
 import { type DmaDirection, DmaError, type DmaRegion, type PoolFact } from '@guestdma/dma'
-import { type DeviceAddress, hex, type Region } from '@guestdma/memory'
+import { clear, type DeviceAddress, hex, type Region } from '@guestdma/memory'
 import { BounceError } from './errors.ts'
 import { SlotMap } from './slot-map.ts'
 
@@ -35,8 +35,13 @@ export interface BouncePoolOptions {
 
 /** Who uses a pool: one per backend. */
 export interface BounceUser {
-  /** From 1 on, another one than that of whoever had the pool before; after 65,534 users the numbers begin anew. */
+  /**
+   * From 1 on, another one than that of whoever has the pool, or had it before; after 65,534 users the numbers begin
+   * anew.
+   */
   readonly id: number
+  /** Mappings that hold slots. */
+  mappings: number
   /** Slots that this user's posted receive buffers hold. */
   standing: number
 }
@@ -83,6 +88,10 @@ export class BouncePool {
   private lastId = 0
   // By slot: 0 where it holds zeros, a user's id where it holds zeros and what that user's device wrote; or FOREIGN_BYTES.
   declare private readonly holds: Uint16Array
+  // By first slot of a live mapping: how many slots it holds, less than 0 where it is a posted receive buffer, and the id
+  // of its user. One table for all of them: with one for each, their sum would grow with the square of the users.
+  declare private readonly lent: Int16Array
+  declare private readonly lender: Uint16Array
   private allocated = 0
   // Slots that posted receive buffers hold, what each user may hold, and what all of them may while shares move.
   private standing = 0
@@ -130,6 +139,8 @@ export class BouncePool {
     this.region.refresh()
     this.region.u8.fill(0, this.offset, this.offset + slots * SLOT_BYTES)
     this.holds = new Uint16Array(slots)
+    this.lent = new Int16Array(slots)
+    this.lender = new Uint16Array(slots)
     this.general = new SlotMap(slots - reservedSlots)
     this.reserved = new SlotMap(reservedSlots)
     this.divide()
@@ -137,20 +148,28 @@ export class BouncePool {
 
   /** Registers a user; receive buffers are shared out evenly among users. */
   attach(): BounceUser {
-    if (++this.lastId === FOREIGN_BYTES) {
-      // Numbers begin anew, and what is left of earlier users belongs to none of the later ones.
-      this.lastId = 1
-      for (let slot = 0; slot < this.slots; slot++) if (this.holds[slot] !== 0) this.holds[slot] = FOREIGN_BYTES
-    }
-    const user: BounceUser = { id: this.lastId, standing: 0 }
+    do this.nextId()
+    while (this.isUser(this.lastId))
+    const user: BounceUser = { id: this.lastId, mappings: 0, standing: 0 }
     this.users.add(user)
     this.divide()
     return user
   }
 
-  detach(user: BounceUser): void {
+  /** Takes the slots of a user's live mappings back, cleared, and forgets it. Returns how many mappings those were. */
+  detach(user: BounceUser): number {
+    const { mappings } = user
+    this.region.refresh()
+    for (let slot = 0; slot < this.slots && user.mappings > 0; slot++) {
+      const held = this.lent[slot]
+      if (held === 0 || this.lender[slot] !== user.id) continue
+      const count = Math.abs(held)
+      clear(this.region, this.offset + slot * SLOT_BYTES, count * SLOT_BYTES)
+      this.give(user, slot, count, held < 0)
+    }
     this.users.delete(user)
     this.divide()
+    return mappings
   }
 
   /** Slots of receive buffers that each user may post. */
@@ -194,6 +213,9 @@ export class BouncePool {
       user.standing += count
       this.standing += count
     }
+    user.mappings++
+    this.lent[slot] = standing ? -count : count
+    this.lender[slot] = user.id
     this.inUse += count
     if (this.inUse > this.highWater) this.highWater = this.inUse
     return slot
@@ -201,6 +223,8 @@ export class BouncePool {
 
   /** Gives the slots of a mapping back. */
   give(user: BounceUser, slot: number, count: number, standing: boolean): void {
+    user.mappings--
+    this.lent[slot] = 0
     this.inUse -= count
     const split = this.general.size
     if (standing) {
@@ -277,6 +301,18 @@ export class BouncePool {
     for (let i = 0; i < count; i++) this.general.give(slot + i)
     this.allocated -= count
     this.divide()
+  }
+
+  private nextId(): void {
+    if (++this.lastId !== FOREIGN_BYTES) return
+    // Numbers begin anew, and what is left of earlier users belongs to none of the later ones.
+    this.lastId = 1
+    for (let slot = 0; slot < this.slots; slot++) if (this.holds[slot] !== 0) this.holds[slot] = FOREIGN_BYTES
+  }
+
+  private isUser(id: number): boolean {
+    for (const user of this.users) if (user.id === id) return true
+    return false
   }
 
   private mayPost(user: BounceUser, count: number): boolean {

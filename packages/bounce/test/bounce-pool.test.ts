@@ -189,6 +189,28 @@ describe('zones: every queue can go on', () => {
   })
 })
 
+describe('users of a pool', () => {
+  test('no two of them have one number at the same time, also after 65,534 have come and gone', () => {
+    const { pool } = newPool(8)
+    const first = pool.attach()
+    const others = new Set<number>()
+    for (let i = 0; i < 0xffff; i++) {
+      const other = pool.attach()
+      others.add(other.id)
+      pool.detach(other)
+    }
+    expect([others.has(first.id), others.size]).toEqual([false, 0xffff - 2])
+  })
+
+  test('who goes gives back what it still has, and nobody else does', () => {
+    const { pool } = newPool(8)
+    const [first, second] = [pool.attach(), pool.attach()]
+    expect([pool.take(first, 2, false), pool.take(second, 1, false), pool.take(first, 1, true)]).not.toContain(-1)
+    expect([pool.detach(first), pool.inUse, pool.detach(first)]).toEqual([2, 1, 0])
+    expect([pool.detach(second), pool.inUse]).toEqual([1, 0])
+  })
+})
+
 describe('counters', () => {
   test('high water stays, use goes down, and each refusal is a stall', () => {
     const { pool } = newPool(8, 1)

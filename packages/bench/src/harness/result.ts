@@ -112,8 +112,13 @@ export interface ThreadResult {
   /** Nanoseconds from the call that sends one frame to its completion, one frame at a time. */
   readonly latencyOneCore: Quantiles
   readonly latencyTwoCores: Quantiles
-  /** Nanoseconds for a word that goes to the other thread and comes back: what a handshake costs at least. */
+  /**
+   * Nanoseconds for a word that goes to the other thread and comes back, while both look for it all the time: what a
+   * handshake costs at least.
+   */
   readonly handshake: Quantiles
+  /** The same, where either thread sleeps until the other one wakes it. */
+  readonly handshakeAsleep: Quantiles
 }
 
 /** What one operation costs as something grows. */

@@ -110,6 +110,7 @@ const isThreads = isObjectOf<ThreadResult>({
   latencyOneCore: isTimes,
   latencyTwoCores: isTimes,
   handshake: isTimes,
+  handshakeAsleep: isTimes,
 })
 
 const isScale = isObjectOf<ScaleResult>({

@@ -142,6 +142,7 @@ function threads(): ThreadResult[] {
         latencyOneCore: around(400),
         latencyTwoCores: around(900),
         handshake: around(180),
+        handshakeAsleep: { median: 57_000, p05: 40_000, p95: 80_000 },
       }
     }),
   )
