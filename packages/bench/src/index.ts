@@ -8,18 +8,6 @@ export { type Command, readArguments, runCommand } from './commands/command.ts'
 export { guestdmaBench } from './commands/guestdma-bench.ts'
 export { REPORT_COMMANDS } from './commands/report-commands.ts'
 export { type Extra, type Host, runCases } from './commands/run.ts'
-export { type CostReport, type CostRow, costReport, type OvercommitRow } from './costs/report.ts'
-export { causeTable, parameterTable, profileList } from './costs/tables.ts'
-export { formatCosts } from './costs/text.ts'
-export { attack } from './exposure/attack.ts'
-export { EXPOSURE_CLASSES, exposed } from './exposure/classes.ts'
-export { EXPOSURE_CODES, ExposureError } from './exposure/errors.ts'
-export { type AttackOptions, exposureCases } from './exposure/options.ts'
-export { exposureTable } from './exposure/table.ts'
-export { casesFor, type Extent, isHeadline } from './harness/cases.ts'
-export { readEnvironment } from './harness/environment.ts'
-export { EFFORTS, type Effort, heapPerOperation, measure } from './harness/measure.ts'
-export { loadWork, type Modules, type Work } from './harness/modules.ts'
 export {
   type BenchFailure,
   type BenchReport,
@@ -33,8 +21,7 @@ export {
   type Subject,
   subjectKey,
   type ThreadResult,
-} from './harness/result.ts'
-export { type RunOptions, runBench } from './harness/runner.ts'
+} from './contract/result.ts'
 export {
   defineScenario,
   type Prepared,
@@ -43,7 +30,20 @@ export {
   type ScenarioOptions,
   type Variant,
   variantsOf,
-} from './harness/scenario.ts'
+} from './contract/scenario.ts'
+export { type CostReport, type CostRow, costReport, type OvercommitRow } from './costs/report.ts'
+export { causeTable, parameterTable, profileList } from './costs/tables.ts'
+export { formatCosts } from './costs/text.ts'
+export { attack } from './exposure/attack.ts'
+export { EXPOSURE_CLASSES, exposed } from './exposure/classes.ts'
+export { EXPOSURE_CODES, ExposureError } from './exposure/errors.ts'
+export { type AttackOptions, exposureCases } from './exposure/options.ts'
+export { exposureTable } from './exposure/table.ts'
+export { casesFor, type Extent, isHeadline } from './harness/cases.ts'
+export { readEnvironment } from './harness/environment.ts'
+export { EFFORTS, type Effort, heapPerOperation, measure } from './harness/measure.ts'
+export { loadWork, type Modules, type Work } from './harness/modules.ts'
+export { type RunOptions, runBench } from './harness/runner.ts'
 export { selectPairwise, shardOf } from './harness/select.ts'
 export { type Answer, type Job, runWorker } from './harness/worker.ts'
 export {

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import type { BenchReport } from '../src/harness/result.ts'
+import type { BenchReport } from '../src/contract/result.ts'
 
 const path = (name: string): string => fileURLToPath(new URL(name, import.meta.url))
 const cli = path('../src/cli.ts')

@@ -5,8 +5,8 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import type { BenchReport } from '../src/contract/result.ts'
 import { schemesIn } from '../src/harness/own-schemes.ts'
-import type { BenchReport } from '../src/harness/result.ts'
 
 const path = (name: string): string => fileURLToPath(new URL(name, import.meta.url))
 const cli = path('../src/cli.ts')

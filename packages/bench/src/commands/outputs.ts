@@ -1,6 +1,6 @@
 import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
-import type { BenchReport } from '../harness/result.ts'
+import type { BenchReport } from '../contract/result.ts'
 import { checkDirectory, checkOutputs, type NamedFile, writeWhole } from '../program/outputs.ts'
 
 /** Options of a command that writes a report. */

@@ -1,4 +1,4 @@
-import type { BenchReport, Subject } from '../harness/result.ts'
+import type { BenchReport, Subject } from '../contract/result.ts'
 import { type Answers, answer } from '../model/answers.ts'
 import { CAUSE_NAMES, CAUSES, type CauseName, type Modelled, modelRow } from '../model/causes.ts'
 import { type OvercommitResult, simulateOvercommit } from '../model/overcommit.ts'

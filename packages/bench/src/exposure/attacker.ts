@@ -1,5 +1,5 @@
 import { ACCESS_READ, ACCESS_WRITE } from '@guestdma/memory'
-import type { ExposureClass } from '../harness/result.ts'
+import type { ExposureClass } from '../contract/result.ts'
 import { type Amounts, noAmounts } from './classes.ts'
 import type { Ledger } from './ledger.ts'
 import type { Random } from './random.ts'

@@ -1,4 +1,4 @@
-import type { ExposureClass, ExposureResult } from '../harness/result.ts'
+import type { ExposureClass, ExposureResult } from '../contract/result.ts'
 
 /** Bytes by class. */
 export type Amounts = Record<ExposureClass, number>

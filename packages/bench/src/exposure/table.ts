@@ -1,4 +1,4 @@
-import type { ExposureResult } from '../harness/result.ts'
+import type { ExposureResult } from '../contract/result.ts'
 import { type Amounts, EXPOSURE_CLASSES, exposed } from './classes.ts'
 
 /** A Markdown table of results: bytes that were readable and writable, in all and by class. */

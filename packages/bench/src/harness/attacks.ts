@@ -1,5 +1,5 @@
+import type { BenchFailure, ExposureResult } from '../contract/result.ts'
 import { askInTurn, type WorkerOptions } from './processes.ts'
-import type { BenchFailure, ExposureResult } from './result.ts'
 import type { AttackCase } from './worker.ts'
 
 /** What came of attacks. */

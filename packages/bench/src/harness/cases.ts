@@ -1,5 +1,5 @@
+import type { Subject } from '../contract/result.ts'
 import { NONE } from '../scenarios/machines.ts'
-import type { Subject } from './result.ts'
 import { selectPairwise } from './select.ts'
 
 /** Schemes of which whole curves are measured, over sizes and batches. */

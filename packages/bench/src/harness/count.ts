@@ -1,4 +1,4 @@
-import type { Prepared } from './scenario.ts'
+import type { Prepared } from '../contract/scenario.ts'
 
 // What a first lap does, such as to fill pools and rings, is no part of an operation.
 const WARM_ROUNDS = 64

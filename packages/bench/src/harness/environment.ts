@@ -1,6 +1,6 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import { arch, cpus, platform } from 'node:os'
-import type { Environment } from './result.ts'
+import type { Environment } from '../contract/result.ts'
 
 const CACHES = '/sys/devices/system/cpu/cpu0/cache'
 const DEFAULT_CACHE = 32 << 20

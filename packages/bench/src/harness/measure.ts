@@ -1,7 +1,7 @@
 import { getHeapStatistics } from 'node:v8'
 import { Bench } from 'tinybench'
-import type { BenchResult, Subject } from './result.ts'
-import type { Prepared } from './scenario.ts'
+import type { BenchResult, Subject } from '../contract/result.ts'
+import type { Prepared } from '../contract/scenario.ts'
 
 export interface Effort {
   /** Milliseconds of samples for each variant. */

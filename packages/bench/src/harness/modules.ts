@@ -1,8 +1,8 @@
+import type { Scenario, ScenarioModule } from '../contract/scenario.ts'
 import { guestScenarios } from '../scenarios/guest-scenarios.ts'
 import type { Schemes } from '../scenarios/machines.ts'
 import { MEASURED } from '../scenarios/schemes.ts'
 import { schemesIn } from './own-schemes.ts'
-import type { Scenario, ScenarioModule } from './scenario.ts'
 
 /** Modules that a worker loads, by their addresses. */
 export interface Modules {

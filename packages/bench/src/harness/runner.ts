@@ -1,7 +1,4 @@
-import { readEnvironment } from './environment.ts'
-import { grouped } from './group.ts'
-import type { Effort } from './measure.ts'
-import { askInTurn, type WorkerOptions } from './processes.ts'
+import { grouped } from '../contract/group.ts'
 import {
   type BenchFailure,
   type BenchReport,
@@ -11,7 +8,10 @@ import {
   type Shard,
   type Subject,
   subjectKey,
-} from './result.ts'
+} from '../contract/result.ts'
+import { readEnvironment } from './environment.ts'
+import type { Effort } from './measure.ts'
+import { askInTurn, type WorkerOptions } from './processes.ts'
 import type { Answer, Job } from './worker.ts'
 
 export interface RunOptions extends WorkerOptions {

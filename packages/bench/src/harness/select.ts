@@ -1,4 +1,4 @@
-import { processKey, type Subject } from './result.ts'
+import { processKey, type Subject } from '../contract/result.ts'
 
 const DIMENSIONS = ['driver', 'operation', 'backend', 'mode', 'ring', 'bytes', 'batch', 'buffers'] as const
 

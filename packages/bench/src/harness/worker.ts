@@ -1,11 +1,11 @@
+import type { BenchResult, ExposureResult, Subject } from '../contract/result.ts'
+import type { Scenario } from '../contract/scenario.ts'
 import { attack } from '../exposure/attack.ts'
 import type { AttackOptions } from '../exposure/options.ts'
 import { endWithParent, turn } from '../program/stop.ts'
 import { count } from './count.ts'
 import { type Effort, measure } from './measure.ts'
 import type { Work } from './modules.ts'
-import type { BenchResult, ExposureResult, Subject } from './result.ts'
-import type { Scenario } from './scenario.ts'
 
 /** An attack, as one process can be asked for it. */
 export type AttackCase = Omit<AttackOptions, 'schemes'>

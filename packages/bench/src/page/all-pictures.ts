@@ -1,5 +1,5 @@
+import type { BenchReport, BenchResult } from '../contract/result.ts'
 import { costReport } from '../costs/report.ts'
-import type { BenchReport, BenchResult } from '../harness/result.ts'
 import { type Answers, answer } from '../model/answers.ts'
 import { CAUSES, modelRow } from '../model/causes.ts'
 import { type Parameters, parametersOf } from '../model/parameters.ts'

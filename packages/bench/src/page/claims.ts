@@ -1,6 +1,6 @@
+import type { BenchReport, BenchResult } from '../contract/result.ts'
 import type { OvercommitRow } from '../costs/report.ts'
 import { exposed } from '../exposure/classes.ts'
-import type { BenchReport, BenchResult } from '../harness/result.ts'
 import { type Answers, type DeviceMemoryCase, kindOf, type LazyCase } from '../model/answers.ts'
 import { modelRow } from '../model/causes.ts'
 import type { Parameters } from '../model/parameters.ts'

@@ -1,4 +1,4 @@
-import type { BenchReport } from '../harness/result.ts'
+import type { BenchReport } from '../contract/result.ts'
 import { showReport } from './show.ts'
 
 // What runs in the page: it reads the report that the page carries, and shows it.

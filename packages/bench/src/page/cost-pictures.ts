@@ -1,5 +1,5 @@
 import * as Plot from '@observablehq/plot'
-import type { BenchResult } from '../harness/result.ts'
+import type { BenchResult } from '../contract/result.ts'
 import { CAUSE_NAMES, CAUSES, type CauseName, type Modelled } from '../model/causes.ts'
 import { figure, logAxis, logTicks, time } from './numbers.ts'
 import {

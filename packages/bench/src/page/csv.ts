@@ -1,4 +1,4 @@
-import type { BenchReport } from '../harness/result.ts'
+import type { BenchReport } from '../contract/result.ts'
 
 const SUBJECT = ['driver', 'operation', 'backend', 'mode', 'ring', 'bytes', 'batch', 'buffers'] as const
 const TIMES = ['nsMedian', 'nsP05', 'nsP95', 'samples', 'bytesAllocatedPerOperation'] as const

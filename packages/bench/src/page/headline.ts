@@ -1,6 +1,6 @@
 import * as Plot from '@observablehq/plot'
+import type { BenchReport, BenchResult, ExposureResult } from '../contract/result.ts'
 import { exposed } from '../exposure/classes.ts'
-import type { BenchReport, BenchResult, ExposureResult } from '../harness/result.ts'
 import { fillOf } from './looks.ts'
 import { figure, logAxis, logTicks, scaled } from './numbers.ts'
 import { axisX, axisY, type Canvas, NARROW, names, type Picture, panelsOf, plot, schemesOf } from './picture.ts'

@@ -1,6 +1,6 @@
 import * as Plot from '@observablehq/plot'
+import type { ScaleResult } from '../contract/result.ts'
 import type { OvercommitRow } from '../costs/report.ts'
-import type { ScaleResult } from '../harness/result.ts'
 import { figure, logTicks, scaled, time } from './numbers.ts'
 import { around, axisX, axisY, type Canvas, NARROW, names, type Picture, panelsOf, plot, schemesOf } from './picture.ts'
 

@@ -1,5 +1,5 @@
 import { fileURLToPath } from 'node:url'
-import type { BenchReport } from '../harness/result.ts'
+import type { BenchReport } from '../contract/result.ts'
 import { STYLE } from './style.ts'
 
 /** Nothing is loaded from anywhere: the page is whole. */

@@ -1,5 +1,5 @@
 import { DOMParser } from 'linkedom'
-import type { BenchReport } from '../harness/result.ts'
+import type { BenchReport } from '../contract/result.ts'
 import { allPictures } from './all-pictures.ts'
 import type { Picture } from './picture.ts'
 

@@ -1,4 +1,4 @@
-import type { BenchReport } from '../harness/result.ts'
+import type { BenchReport } from '../contract/result.ts'
 
 /**
  * The pictures of the report page as files: SVG texts by name, such as `headline`, `cost-by-size` and `crossover`. They

@@ -1,5 +1,5 @@
+import type { BenchReport } from '../contract/result.ts'
 import { costReport, type OvercommitRow } from '../costs/report.ts'
-import type { BenchReport } from '../harness/result.ts'
 import { type Answers, answer } from '../model/answers.ts'
 import { CAUSES, modelRow } from '../model/causes.ts'
 import { PARAMETER_NAMES, PARAMETERS, valueIn } from '../model/parameters.ts'

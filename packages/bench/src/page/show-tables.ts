@@ -1,5 +1,5 @@
+import type { BenchReport, BenchResult } from '../contract/result.ts'
 import { EXPOSURE_CLASSES, EXPOSURE_MEANINGS, exposed } from '../exposure/classes.ts'
-import type { BenchReport, BenchResult } from '../harness/result.ts'
 import { absent, choice, element, paragraph, section, table } from './elements.ts'
 import { inOrder } from './looks.ts'
 

@@ -1,4 +1,4 @@
-import type { BenchReport } from '../harness/result.ts'
+import type { BenchReport } from '../contract/result.ts'
 import { linePicture } from './cost-pictures.ts'
 import { renderCsv } from './csv.ts'
 import { absent, choice, element, paragraph, section, table } from './elements.ts'

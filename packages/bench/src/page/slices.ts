@@ -1,4 +1,4 @@
-import type { BenchResult, Subject } from '../harness/result.ts'
+import type { BenchResult, Subject } from '../contract/result.ts'
 
 /** Results that differ in their scheme and in a few dimensions that a picture shows, and in nothing else. */
 export interface Slice {

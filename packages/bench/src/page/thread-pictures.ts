@@ -1,5 +1,5 @@
 import * as Plot from '@observablehq/plot'
-import type { ThreadResult } from '../harness/result.ts'
+import type { ThreadResult } from '../contract/result.ts'
 import { figure, scaled, time } from './numbers.ts'
 import { type Canvas, type Cell, type Picture, panelsOf, plot, schemesOf } from './picture.ts'
 

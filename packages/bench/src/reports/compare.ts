@@ -1,5 +1,5 @@
-import { grouped } from '../harness/group.ts'
-import { type BenchReport, type BenchResult, processKey, type Subject, subjectKey } from '../harness/result.ts'
+import { grouped } from '../contract/group.ts'
+import { type BenchReport, type BenchResult, processKey, type Subject, subjectKey } from '../contract/result.ts'
 import { incomparable } from './environments.ts'
 import { ReportError } from './errors.ts'
 import { CONFIDENCE, geometricMean, type Interval, meanRatioInterval, ratioInterval } from './statistics.ts'

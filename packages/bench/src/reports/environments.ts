@@ -1,4 +1,4 @@
-import type { Environment } from '../harness/result.ts'
+import type { Environment } from '../contract/result.ts'
 import { printable } from '../program/table.ts'
 
 /** What a time depends on so much that two of them say nothing about the code when it differs. */

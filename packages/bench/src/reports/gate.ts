@@ -1,4 +1,4 @@
-import { type BenchReport, type BenchResult, type Subject, subjectKey } from '../harness/result.ts'
+import { type BenchReport, type BenchResult, type Subject, subjectKey } from '../contract/result.ts'
 import { readChecked, WORK } from './read.ts'
 import {
   type Check,

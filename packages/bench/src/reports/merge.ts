@@ -1,4 +1,4 @@
-import { type BenchReport, type Shard, type Subject, subjectKey } from '../harness/result.ts'
+import { type BenchReport, type Shard, type Subject, subjectKey } from '../contract/result.ts'
 import { printable } from '../program/table.ts'
 import { notTheSame } from './environments.ts'
 import { ReportError } from './errors.ts'

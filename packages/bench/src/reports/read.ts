@@ -13,7 +13,7 @@ import {
   type Subject,
   subjectKey,
   type ThreadResult,
-} from '../harness/result.ts'
+} from '../contract/result.ts'
 import { printable } from '../program/table.ts'
 import { ReportError } from './errors.ts'
 import {

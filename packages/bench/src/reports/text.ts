@@ -1,6 +1,6 @@
+import { grouped } from '../contract/group.ts'
+import type { BenchReport, BenchResult, ExposureResult, Subject } from '../contract/result.ts'
 import { exposed } from '../exposure/classes.ts'
-import { grouped } from '../harness/group.ts'
-import type { BenchReport, BenchResult, ExposureResult, Subject } from '../harness/result.ts'
 import { type Cell, type Column, formatTable, printable, type TextStream, textColumns, wrap } from '../program/table.ts'
 import type { ComparedRow, ComparedScheme, Comparison } from './compare.ts'
 import type { GateResult } from './gate.ts'

@@ -1,7 +1,7 @@
 import { RequestBatch } from '@guestdma/drivers'
 import { BLK_T_IN, BLK_T_OUT, SECTOR_SIZE } from '@guestdma/spec'
 import { MemoryBlockStore } from 'guestdma'
-import { defineScenario, type Prepared, type Scenario, type Variant } from '../harness/scenario.ts'
+import { defineScenario, type Prepared, type Scenario, type Variant } from '../contract/scenario.ts'
 import { bufferModeOf, bufferRing, countersOf, machineFor, NONE, type Schemes, Sides } from './machines.ts'
 
 const DISK = 4 << 20

@@ -1,4 +1,4 @@
-import type { Scenario } from '../harness/scenario.ts'
+import type { Scenario } from '../contract/scenario.ts'
 import { requests } from './blk.ts'
 import type { Schemes } from './machines.ts'
 import { pingPong, receive, transmit } from './net.ts'

@@ -4,7 +4,7 @@ import type { BufferMode } from '@guestdma/drivers'
 import { Meter, type Region } from '@guestdma/memory'
 import { VIRTIO_F_RING_PACKED } from '@guestdma/spec'
 import { type BlkConfig, createMachine, type Machine, type NetConfig, type SchemeSizes } from 'guestdma'
-import type { Variant } from '../harness/scenario.ts'
+import type { Variant } from '../contract/scenario.ts'
 import { accessCounter, WIDTHS } from '../model/causes.ts'
 
 /** The harness's own loop, with neither driver nor device: what is in every other figure as well. */

@@ -1,8 +1,8 @@
 import { Frames } from '@guestdma/devices'
 import { NO_BUFFER, type ReceivedFrames } from '@guestdma/drivers'
 import { FrameBatch, LoopbackLink } from 'guestdma'
-import type { Subject } from '../harness/result.ts'
-import { defineScenario, type Prepared, type Scenario, type Variant } from '../harness/scenario.ts'
+import type { Subject } from '../contract/result.ts'
+import { defineScenario, type Prepared, type Scenario, type Variant } from '../contract/scenario.ts'
 import { bufferModeOf, bufferRing, countersOf, machineFor, NONE, type Schemes, Sides } from './machines.ts'
 
 const BYTES = [60, 64, 128, 256, 512, 1024, 1514]

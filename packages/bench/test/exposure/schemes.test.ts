@@ -1,8 +1,8 @@
 import type { DmaTraits } from '@guestdma/dma'
 import { createMachine, directScheme, pooledIommuScheme, SCHEMES, sharedPoolScheme, virtioIommuScheme } from 'guestdma'
 import { describe, expect, test } from 'vitest'
+import type { ExposureClass, ExposureResult } from '../../src/contract/result.ts'
 import type { AttackOptions } from '../../src/exposure/options.ts'
-import type { ExposureClass, ExposureResult } from '../../src/harness/result.ts'
 import { attack, exposed, MEASURED, type Schemes } from '../../src/index.ts'
 import { lyingScheme, zeroScheme } from '../support/leaky-schemes.ts'
 

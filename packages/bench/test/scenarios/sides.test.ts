@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
+import { type Scenario, variantsOf } from '../../src/contract/scenario.ts'
 import { count } from '../../src/harness/count.ts'
-import { type Scenario, variantsOf } from '../../src/harness/scenario.ts'
 import { modelRow } from '../../src/model/causes.ts'
 import { parametersOf } from '../../src/model/parameters.ts'
 import { requests } from '../../src/scenarios/blk.ts'

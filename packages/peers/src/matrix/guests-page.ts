@@ -65,7 +65,7 @@ export function guestsPage({ environment, results }: PeersReport, own: readonly 
     row(Array.from({ length: OF_A_DEVICE.length + 5 }, () => '---')),
     ...byDevice.flatMap(deviceRows),
     '',
-    'What small packets cost our own drivers by these schemes is in the [README](../README.md#what-small-packets-cost); what else Linux does differently, and why it matters, is in [rfc-findings.md](rfc-findings.md).',
+    'What small packets cost our own drivers by these schemes is in the [README](../README.md#what-each-scheme-costs-and-what-it-still-exposes); what else Linux does differently, and why it matters, is in [rfc-findings.md](rfc-findings.md).',
     '',
   ].join('\n')
 }
