@@ -159,9 +159,11 @@ async function run(host: Host, args: readonly string[], program: string): Promis
   progress.clear()
   writeJson(values, report)
   await writeViews(values, report)
+  // Of everything, what a reader looks at first: the rest is in the files.
   const shown = asked.everything ? report.results.filter(isHeadline) : report.results
+  const attacked = (report.exposure ?? []).filter(({ bytes }) => !asked.everything || bytes === 64)
   process.stdout.write(formatResults({ ...report, results: shown }, ratioColumns(asked.against)))
-  process.stdout.write(formatExposure(report.exposure ?? []))
+  process.stdout.write(formatExposure(attacked))
   if (shown.length < report.results.length)
     process.stdout.write(`${report.results.length - shown.length} more results are in --json, --csv and --html.\n`)
   return stop.exitCode ?? (report.complete ? 0 : 1)
