@@ -59,6 +59,7 @@ async function main(): Promise<number> {
   const measured: Measured = {
     benchmarks: read('benchmarks'),
     heap: read('heap'),
+    rings: read('rings'),
     peers: read('peers'),
     guests: read('guests'),
     modelCheck: read('modelCheck'),

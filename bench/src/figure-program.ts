@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url'
 
 /** A program of this folder that prints figures. */
 export interface FigureProgram<Figure> {
-  readonly name: 'scale' | 'peers' | 'guests' | 'threads' | 'model-check'
+  readonly name: 'scale' | 'peers' | 'guests' | 'threads' | 'model-check' | 'rings'
   /** Of its file. */
   readonly schema: string
   /** What it measures, in a line or two of a help text. */

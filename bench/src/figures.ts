@@ -6,6 +6,8 @@ import { growthFigures } from './growth-figures.ts'
 import type { ModelCheckFigure } from './model-check.ts'
 import { modelCheckFigures, modelFigures } from './model-figures.ts'
 import type { PeerFigure } from './peers.ts'
+import type { RingFigure } from './rings.ts'
+import { RING_WORK } from './rings-report.ts'
 
 /** A run of `bench`, or of another program, whose results texts quote. */
 export interface Measurement {
@@ -20,6 +22,7 @@ export interface Measurement {
 export const MEASUREMENTS = {
   benchmarks: { file: 'bench/results/benchmarks.json', args: [] },
   heap: { file: 'bench/results/heap.json', args: ['heap'] },
+  rings: { file: 'bench/results/rings.json', args: ['rings'] },
   peers: { file: 'bench/results/peers.json', args: ['peers'] },
   guests: { file: 'bench/results/guests.json', args: ['guests'] },
   modelCheck: { file: 'bench/results/model-check.json', args: ['model-check'] },
@@ -34,6 +37,7 @@ export const MEASUREMENTS = {
 export interface Measured {
   readonly benchmarks: BenchReport
   readonly heap: HeapReport
+  readonly rings: FigureReport<RingFigure>
   readonly peers: FigureReport<PeerFigure>
   readonly guests: FigureReport<GuestSpeed>
   readonly modelCheck: FigureReport<ModelCheckFigure>
@@ -42,7 +46,7 @@ export interface Measured {
 
 /** The figures that texts quote, by the name that stands in their markers. Throws where a result is missing. */
 export function figuresOf(measured: Measured): Readonly<Record<string, string>> {
-  const { benchmarks, heap, peers, guests, modelCheck, rfc } = measured
+  const { benchmarks, heap, rings, peers, guests, modelCheck, rfc } = measured
   if (heap.figures.length === 0) missing('any case', MEASUREMENTS.heap)
   const guest = (kernel: string): RfcReport['results'][number] =>
     rfc.results.find((result) => result.kernel === kernel) ?? missing(kernel, MEASUREMENTS.rfc)
@@ -61,6 +65,8 @@ export function figuresOf(measured: Measured): Readonly<Record<string, string>> 
     'model-check-command': command(MEASUREMENTS.modelCheck),
     'model-check-machine': machine(modelCheck),
     ...modelCheckFigures(modelCheck),
+    'rings-command': command(MEASUREMENTS.rings),
+    'ring-features': ringTable(rings),
     'peers-command': command(MEASUREMENTS.peers),
     'peers-machine': machine(peers),
     'peers-speed': peersTable(peers),
@@ -98,6 +104,19 @@ function peersTable({ figures }: FigureReport<PeerFigure>): string {
       whole(bare),
       whole(driver),
       ratio.toFixed(2),
+    ]),
+  )
+}
+
+function ringTable({ figures }: FigureReport<RingFigure>): string {
+  return markdownTable(
+    ['feature and work', 'ring', 'with, ns', 'without, ns', 'ratio'],
+    figures.map((one) => [
+      RING_WORK[one.feature],
+      one.ring,
+      whole(one.with),
+      whole(one.without),
+      (one.with / one.without).toFixed(2),
     ]),
   )
 }

@@ -32,6 +32,7 @@ export function findingFigures(report: BenchReport): Readonly<Record<string, str
     'maps-per-batch': transmitted('virtio-iommu', 'mapRequests'),
     'unmaps-per-batch': transmitted('virtio-iommu', 'unmapRequests'),
     'byte-maps-per-batch': transmitted('virtio-iommu-byte', 'mapRequests'),
+    'receive-copied': whole(one('receive', 'shared-pool').counters.bytesCopiedFromDevice),
     'receive-cleared': whole(one('receive', 'shared-pool').counters.bytesCleared),
     'receive-cleared-on-lend': whole(one('receive', 'shared-pool-on-lend').counters.bytesCleared),
     exposure: exposureSummary(report),

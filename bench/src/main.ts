@@ -9,6 +9,7 @@ import { GUESTS } from './guests-report.ts'
 import { heap } from './heap.ts'
 import { MODEL_CHECK } from './model-check-report.ts'
 import { PEERS } from './peers-report.ts'
+import { RINGS } from './rings-report.ts'
 import { SCALE } from './scale-report.ts'
 import { THREADS } from './threads-report.ts'
 
@@ -62,6 +63,7 @@ await runProgram((args) =>
       heap(host),
       figureCommand(host, THREADS),
       figureCommand(host, SCALE),
+      figureCommand(host, RINGS),
       figureCommand(host, PEERS),
       figureCommand(host, MODEL_CHECK),
       figureCommand(host, GUESTS),

@@ -4,7 +4,7 @@ import { expect, test } from 'vitest'
 
 const path = (name: string): string => fileURLToPath(new URL(name, import.meta.url))
 const { gates } = readGate(path('../gate.json'))
-const { results } = readReport(path('../results/small-packets.json'))
+const { results } = readReport(path('../results/benchmarks.json'))
 
 const HARNESS = 'none'
 
