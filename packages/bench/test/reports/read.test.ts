@@ -59,7 +59,7 @@ const REPORT = {
   threads: [
     {
       ...{ backend: 'direct', ring: 'split', bytes: 64, batch: 32, oneCore: 1, twoCores: 2 },
-      ...{ latencyOneCore: QUANTILES, latencyTwoCores: QUANTILES, handshake: QUANTILES },
+      ...{ latencyOneCore: QUANTILES, latencyTwoCores: QUANTILES, handshake: QUANTILES, handshakeAsleep: QUANTILES },
     },
   ],
   scale: [{ what: 'devices', backend: 'direct', detail: 'hot', size: 1, value: 90, unit: 'ns', ratio: 1 }],
