@@ -22,6 +22,8 @@ export class Region {
   declare u8: Uint8Array
   declare u16: Uint16Array
   declare u32: Uint32Array
+  /** For atomic accesses: what they give back is a small integer, where an unsigned one may be allocated. */
+  declare i32: Int32Array
   declare u64: BigUint64Array
   /** For unaligned and cold accesses. */
   declare view: DataView
@@ -114,11 +116,12 @@ export class Region {
   /**
    * Stores the 32-bit word `word` of this region and then loads word `otherWord` of `other`, with a full barrier between
    * the two: as {@link storeThenLoad}, for a packed ring, whose descriptors say themselves whether they are available or
-   * used, and whose event suppression structures are read and written whole (virtio 1.4 §2.8.14).
+   * used, and whose event suppression structures are read and written whole (virtio 1.4 §2.8.14). Words are 32 bits with
+   * a sign.
    */
   storeWordThenLoad(word: number, value: number, other: Region, otherWord: number): number {
-    Atomics.store(this.u32, word, value)
-    return Atomics.load(other.u32, otherWord)
+    Atomics.store(this.i32, word, value)
+    return Atomics.load(other.i32, otherWord)
   }
 
   /**
@@ -132,9 +135,9 @@ export class Region {
     Atomics.load(fence, 0)
   }
 
-  /** As {@link loadShared}, for 32 bits: the id and the flags of a descriptor. */
+  /** As {@link loadShared}, for 32 bits with a sign: the id and the flags of a descriptor. */
   loadSharedWord(word: number): number {
-    return Atomics.load(this.u32, word)
+    return Atomics.load(this.i32, word)
   }
 
   private derive(buffer: ArrayBuffer | SharedArrayBuffer): void {
@@ -146,6 +149,7 @@ export class Region {
     this.u8 = new Uint8Array(buffer)
     this.u16 = new Uint16Array(buffer, 0, Math.floor(bytes / 2))
     this.u32 = new Uint32Array(buffer, 0, Math.floor(bytes / 4))
+    this.i32 = new Int32Array(buffer, 0, Math.floor(bytes / 4))
     this.u64 = new BigUint64Array(buffer, 0, Math.floor(bytes / 8))
     this.view = new DataView(buffer)
   }

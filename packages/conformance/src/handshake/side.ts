@@ -79,7 +79,7 @@ export class Side {
     region.loadShared = (half) => region.u16[half]
     region.storeWordThenLoad = (word, value, other, otherWord) => {
       if (!this.tracing) return Region.prototype.storeWordThenLoad.call(raw, word, value, raw, otherWord)
-      this.next({ kind: 'store', offset: word * 4, bytes: 4, value, shared: true })
+      this.next({ kind: 'store', offset: word * 4, bytes: 4, value: value >>> 0, shared: true })
       return other.loadSharedWord(otherWord)
     }
     region.loadSharedWord = (word) => region.u32[word]

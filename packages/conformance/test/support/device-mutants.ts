@@ -114,13 +114,13 @@ export const DEVICE_MUTANTS: readonly Mutants[] = [
     errors: [
       [
         'publishes by a plain store',
-        'region.storeWordThenLoad(word + 3, this.held >>> 0, driver, offset / 4)',
+        'region.storeWordThenLoad(word + 3, this.held, driver, offset / 4)',
         '((region.u32[word + 3] = this.held), driver.u32[offset / 4])',
       ],
       [
         'looks for the answer before it publishes',
-        'region.storeWordThenLoad(word + 3, this.held >>> 0, driver, offset / 4)',
-        '[driver.loadSharedWord(offset / 4), region.storeWordThenLoad(word + 3, this.held >>> 0, driver, offset / 4)][0]',
+        'region.storeWordThenLoad(word + 3, this.held, driver, offset / 4)',
+        '[driver.loadSharedWord(offset / 4), region.storeWordThenLoad(word + 3, this.held, driver, offset / 4)][0]',
       ],
       [
         're-arms by a plain store',

@@ -325,7 +325,7 @@ export class PackedDeviceRing implements DeviceRing {
     const { region } = this
     if (driver.u32.length === 0) driver.refresh()
     // All other used descriptors, then the one that shows them, then the question whether the driver wants to know.
-    const answer = region.storeWordThenLoad(word + 3, this.held >>> 0, driver, offset / 4)
+    const answer = region.storeWordThenLoad(word + 3, this.held, driver, offset / 4)
     this.heldAt = NONE
     this.passed = this.unpublished = 0
     this.replaceable = false
