@@ -10,6 +10,8 @@ export interface SoakGoal {
   readonly milliseconds: number
 }
 
+/** Packets or requests that each case moves at least. */
+const LEAST = 100
 /** Deaths of the worker in one case, spread over it. */
 const KILLS = 2
 const BATCH = 32
@@ -35,7 +37,8 @@ class Deaths {
 
   /** Is there more to be done, after `done` packets or requests? */
   more(done: number): boolean {
-    return this.dead || this.count < KILLS || this.progress(done) < 1
+    // A busy machine does little in a share of the time, and what is little proves nothing.
+    return this.dead || this.count < KILLS || this.progress(done) < 1 || done <= LEAST
   }
 
   maybe(done: number): void {
@@ -47,7 +50,13 @@ class Deaths {
 
   async recover(): Promise<void> {
     await this.far.worker.restart()
-    await this.far.machine.reset('far')
+    try {
+      await this.far.machine.reset('far')
+    } catch (error) {
+      // A removal that fell into the death was refused. The endpoint is detached by now, and the next reset goes through.
+      expect(error).toMatchObject({ code: 'VIRTQUEUE_COMMIT' })
+      await this.far.machine.reset('far')
+    }
     this.dead = this.noticed = false
   }
 
@@ -136,7 +145,7 @@ export async function netSoak(scheme: WorkerScheme, packed: boolean, goal: SoakG
     await turn()
   }
   expect(wrong).toBe(null)
-  expect(received).toBeGreaterThan(100)
+  expect(received).toBeGreaterThan(LEAST)
   await far.close()
   return `${scheme}, ${packed ? 'packed' : 'split'}: ${received} packets came back of ${sent}, ${deaths.count} workers died`
 }
@@ -198,7 +207,7 @@ export async function blkSoak(scheme: WorkerScheme, packed: boolean, goal: SoakG
     }
     if (deaths.noticed) await deaths.recover()
   }
-  expect(done).toBeGreaterThan(100)
+  expect(done).toBeGreaterThan(LEAST)
   await far.close()
   return `${scheme}, ${packed ? 'packed' : 'split'}: ${done} block requests, ${failed} cut off, ${deaths.count} workers died`
 }
