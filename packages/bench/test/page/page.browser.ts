@@ -188,13 +188,13 @@ describe('the page of a report', () => {
     expect((await (await fetch(csv.href)).text()).split('\r\n')).toHaveLength(170)
   })
 
-  test('says of a part that was not measured by which option it is', async () => {
+  test('says of a part that was not measured what measures it', async () => {
     const page = await open(pages.bare)
     expect(page.window.troubles).toEqual([])
     expect(page.text('#headline .absent')).toContain('--attack')
     expect(page.text('#exposure .absent')).toContain('--attack')
-    expect(page.text('#two-cores .absent')).toContain('--threads')
-    expect(page.text('#scale .absent')).toContain('--scale')
+    expect(page.text('#two-cores .absent')).toContain('a run of all')
+    expect(page.text('#scale .absent')).toContain('a run of all')
     expect(page.text('#model')).toContain('2 results lack the counters')
     await expect.poll(() => page.text('#overcommit .absent')).toContain('Not simulated')
   })
