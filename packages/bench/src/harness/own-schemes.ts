@@ -25,7 +25,9 @@ export async function loadSchemes(file: string): Promise<{ address: string; sche
   try {
     found = (await import(address)) as Record<string, unknown>
   } catch (error) {
-    throw new UsageError('BENCH_FILE', file, `the module cannot be loaded: ${(error as Error).message}`, { file })
+    const { code, message } = error as NodeJS.ErrnoException
+    const advice = code === 'ERR_UNKNOWN_FILE_EXTENSION' ? '; Node loads TypeScript from 22.18 on' : ''
+    throw new UsageError('BENCH_FILE', file, `the module cannot be loaded: ${message}${advice}`, { file })
   }
   return { address, schemes: schemesIn(found, file) }
 }
