@@ -5,6 +5,7 @@ import { findingFigures } from './findings.ts'
 import { growthFigures } from './growth-figures.ts'
 import type { ModelCheckFigure } from './model-check.ts'
 import { modelCheckFigures, modelFigures } from './model-figures.ts'
+import { millions, whole } from './numbers.ts'
 import type { PeerFigure } from './peers.ts'
 import type { RingFigure } from './rings.ts'
 import { RING_WORK } from './rings-report.ts'
@@ -141,14 +142,6 @@ function command({ args, program }: Measurement): string {
 
 function machine({ environment: { cpu, node } }: Pick<BenchReport, 'environment'>): string {
   return `${cpu} with Node ${node}`
-}
-
-function millions(value: number): string {
-  return (value / 1e6).toFixed(1)
-}
-
-function whole(value: number): string {
-  return Math.round(value).toLocaleString('en')
 }
 
 function missing(what: string, { file }: Measurement): never {

@@ -10,6 +10,7 @@ import {
   PROFILE_NAMES,
   parametersOf,
 } from '@guestdma/bench'
+import { whole } from './numbers.ts'
 
 /** Schemes of which whole curves are measured. */
 const CURVES = ['direct', 'shared-pool', 'on-device', 'virtio-iommu', 'virtio-iommu-lazy']
@@ -301,8 +302,4 @@ function percentOf(ratio: number): string {
 function short(value: number): string {
   if (value === 0) return '0'
   return value < 10 ? String(Number(value.toPrecision(2))) : whole(value)
-}
-
-function whole(value: number): string {
-  return Math.round(value).toLocaleString('en')
 }

@@ -1,4 +1,5 @@
 import { type BenchReport, markdownTable, type Quantiles, type ScaleResult } from '@guestdma/bench'
+import { millions, whole } from './numbers.ts'
 
 /** What texts quote of two cores, and of what grows. Throws where a result is missing. */
 export function growthFigures(report: BenchReport): Readonly<Record<string, string>> {
@@ -66,14 +67,6 @@ function scaleTable(scale: readonly ScaleResult[]): string {
 function middle(all: readonly Quantiles[]): Quantiles {
   const sorted = [...all].sort((a, b) => a.median - b.median)
   return sorted[sorted.length >> 1] ?? missing('two threads')
-}
-
-function millions(value: number): string {
-  return (value / 1e6).toFixed(1)
-}
-
-function whole(value: number): string {
-  return Math.round(value).toLocaleString('en')
 }
 
 function missing(what: string): never {
