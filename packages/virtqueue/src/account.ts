@@ -32,14 +32,13 @@ export const COUNT_SHIFT: number = 8
  * The account of every chain of a queue, in private memory: which are outstanding, in which order they were published,
  * what they take. The queue keeps it; a ring format reads it.
  *
- * Between two calls the end of `order` holds the ids that were added and not published, each once. In an in-order queue
- * the published ones stand before them, from the oldest on, each once as well; otherwise they come back in any order, and
- * `oldest` only counts them.
+ * Between two calls `order` of an in-order queue holds the ids of published chains from the oldest on, each once, and
+ * behind them those that were added and not published. Other queues keep no order, and `oldest` only counts.
  */
 export class ChainAccount {
   /** By id: see {@link CHAIN_INFO}. */
   declare readonly chains: Int32Array
-  /** Ids in the order in which their chains were added; a chain's place is its number modulo the length. */
+  /** In order: ids as their chains were added; a chain's place is its number modulo the length. */
   declare readonly order: Uint16Array
   declare readonly orderMask: number
   declare readonly inOrder: boolean

@@ -37,7 +37,7 @@ import {
   STATE_MASK,
   STATE_OUTSTANDING,
 } from './account.ts'
-import type { DriverRing, RingFormat } from './driver-ring.ts'
+import { type DescriptorList, type DriverRing, LISTED_FLAGS, type RingFormat } from './driver-ring.ts'
 import { QueueTooSmallError, type VIRTQUEUE_CODES, VirtqueueError } from './errors.ts'
 import { packedFormat } from './packed.ts'
 import { splitFormat } from './split.ts'
@@ -63,6 +63,7 @@ const TO = TO_DEVICE
 const FROM = FROM_DEVICE
 const F_WRITE = DESCRIPTOR_F_WRITE
 const F_NEXT = DESCRIPTOR_F_NEXT
+const FLAGS = LISTED_FLAGS
 const INFO = CHAIN_INFO
 const POSTED = CHAIN_POSTED
 const ROWS = CHAIN_ROWS
@@ -79,9 +80,6 @@ const COUNT = COUNT_SHIFT
 const ROW = 2
 const ROW_NEXT = 0
 const ROW_FLAGS = 1
-
-// Multiplying by this moves the high half of an address down; it is exact, and cheaper than a division.
-const HIGH_HALF = 2 ** -32
 
 /**
  * The driver's half of a virtqueue (virtio 1.4 §2.6), of either ring format.
@@ -145,16 +143,14 @@ export class DriverQueue implements Virtqueue {
   private freeTableCount = 0
 
   // The descriptors that were added since the last publication, and one chain's for an indirect table.
-  declare private readonly words: Int32Array
-  declare private readonly tableWords: Int32Array
+  declare private readonly listed: DescriptorList
+  declare private readonly tableListed: DescriptorList
   private descriptors = 0
   // Of these chains: how many, and how many free rows they took.
   private pending = 0
   private pendingRows = 0
   // By id: the descriptors of prepared chains.
-  private readonly prepared = new Map<number, Int32Array>()
-  // What the ring collected: id and length by turns.
-  declare private readonly done: Int32Array
+  private readonly prepared = new Map<number, DescriptorList>()
   private disposed = false
   // The first call of the backend's that threw, or answered what is no status.
   private misuse: VirtqueueError | null = null
@@ -203,9 +199,8 @@ export class DriverQueue implements Virtqueue {
     this.freeRows = new Uint16Array(this.freeMask + 1)
     this.freeTables = new Uint32Array(tables)
     this.freeAll()
-    this.words = new Int32Array(4 * (size + 1))
-    this.tableWords = new Int32Array(4 * (this.tableCapacity + 1))
-    this.done = new Int32Array(2 * size)
+    this.listed = new Int32Array(size + 1)
+    this.tableListed = new Int32Array(this.tableCapacity + 1)
 
     this.held = []
     try {
@@ -213,6 +208,7 @@ export class DriverQueue implements Virtqueue {
         size,
         eventIndex: features.has(VIRTIO_F_EVENT_IDX),
         account: this.account,
+        mappings: this.mappings,
         alloc: (length, align, direction) => this.alloc(length, align, direction),
       })
       this.indirect =
@@ -259,7 +255,7 @@ export class DriverQueue implements Virtqueue {
     const id = this.addChain(readable, readable + writable)
     if (id < 0) this.refusePrepare(`there is no room for it (status ${id})`)
     // Its rows never go back, and nothing was added yet.
-    this.prepared.set(id, this.words.slice(4 * descriptors, 4 * this.descriptors))
+    this.prepared.set(id, this.listed.slice(descriptors, this.descriptors))
     this.descriptors = descriptors
     this.pending = pending
     this.pendingRows = pendingRows
@@ -270,13 +266,11 @@ export class DriverQueue implements Virtqueue {
   addPrepared(id: number): void {
     const { chains } = this.account
     if (this.broken !== null) this.refusePrepare('the queue is broken')
-    const words = this.prepared.get(id)
-    if (words === undefined || (chains[4 * id + INFO] & STATE) !== STATE_FREE)
+    const list = this.prepared.get(id)
+    if (list === undefined || (chains[4 * id + INFO] & STATE) !== STATE_FREE)
       this.refusePrepare(`chain ${id} was not prepared, or is outstanding`)
-    const { length } = words as Int32Array
-    const at = 4 * this.descriptors
-    for (let i = 0; i < length; i++) this.words[at + i] = (words as Int32Array)[i]
-    this.descriptors += length >> 2
+    const { length } = list as DescriptorList
+    for (let i = 0; i < length; i++) this.listed[this.descriptors++] = (list as DescriptorList)[i]
     this.enter(id, chains[4 * id + INFO] | OUTSTANDING)
   }
 
@@ -301,12 +295,12 @@ export class DriverQueue implements Virtqueue {
     }
     // All in locals: what is a field is loaded again after each call that is not inlined. The rate of this loop is that
     // of its accesses to typed arrays, about a nanosecond each, so there is none that could be spared.
-    const { account, added, backend, freeAt, freeMask, freeRows, maxMappingLength: limit, mappings: m, words } = this
-    const { chains, order, orderMask } = account
+    const { account, added, backend, freeAt, freeMask, freeRows, listed, maxMappingLength: limit, mappings: m } = this
+    const { chains, inOrder, order, orderMask } = account
     const direction = (writable ? FROM : TO) | 0
     const mapped = kind === GUEST
     const info = OUTSTANDING | (writable ? WRITABLE : 0) | (mapped ? MAPPED : 0) | (1 << COUNT)
-    const descriptorFlags = writable ? F_WRITE : 0
+    const flags = (writable ? F_WRITE : 0) << FLAGS
     const room = this.free < count ? this.free : count
     const first = this.descriptors
     const number = account.oldest + account.outstanding + this.pending
@@ -316,10 +310,9 @@ export class DriverQueue implements Virtqueue {
       const length = lengths[n] + lead
       if (length === 0 || length > limit) break
       const row = freeRows[(freeAt + n) & freeMask]
-      let device = addresses[n] - lead
-      let deviceLength = length
+      const address = addresses[n] - lead
       if (mapped) {
-        m.guest[row] = device
+        m.guest[row] = address
         m.length[row] = length
         m.direction[row] = direction
         let answer: number
@@ -332,18 +325,15 @@ export class DriverQueue implements Virtqueue {
           status = this.judge('map', answer)
           break
         }
-        device = m.device[row]
-        deviceLength = m.deviceLength[row]
+      } else {
+        m.device[row] = address
+        m.deviceLength[row] = length
       }
-      const word = (first + n) << 2
-      words[word] = device | 0
-      words[(word + 1) | 0] = (device * HIGH_HALF) | 0
-      words[(word + 2) | 0] = deviceLength | 0
-      words[(word + 3) | 0] = descriptorFlags | (row << 16)
+      listed[first + n] = flags | row
       // The id's bookkeeping is complete before the device can know of it: a completion can never race it.
       chains[row << 2] = info
       if (writable) chains[((row << 2) + POSTED) | 0] = length | 0
-      order[(number + n) & orderMask] = row
+      if (inOrder) order[(number + n) & orderMask] = row
       added[n] = row
     }
     this.freeAt = (freeAt + n) & freeMask
@@ -411,9 +401,9 @@ export class DriverQueue implements Virtqueue {
 
     const id = freeRows[freeAt]
     const table = direct ? -1 : this.freeTables[this.freeTableCount - 1]
-    const words = direct ? this.words : this.tableWords
+    const listed = direct ? this.listed : this.tableListed
+    const before = direct ? this.descriptors : 0
     const first = direct ? id : this.size + table * this.tableCapacity
-    let word = direct ? 4 * this.descriptors : 0
     let posted = 0
     let row = first
     let k = 0
@@ -424,8 +414,6 @@ export class DriverQueue implements Virtqueue {
       if (into) posted += length
       let done = 0
       do {
-        let device: number
-        let deviceLength = length
         if (kind === GUEST) {
           const rest = length - done
           const piece = rest < limit ? rest : limit
@@ -438,21 +426,15 @@ export class DriverQueue implements Virtqueue {
             return status
           }
           rows[ROW * row + ROW_FLAGS] = into ? MAPPED | WRITABLE : MAPPED
-          device = m.device[row]
-          deviceLength = m.deviceLength[row]
           done += piece
         } else {
-          device = kind < CELL ? addresses[i] : addresses[i] + this.cellAddress(kind, id)
-          m.length[row] = length
+          m.device[row] = kind < CELL ? addresses[i] : addresses[i] + this.cellAddress(kind, id)
+          m.deviceLength[row] = m.length[row] = length
           rows[ROW * row + ROW_FLAGS] = into ? WRITABLE : 0
           done = length
         }
+        listed[before + k] = (((into ? F_WRITE : 0) | (k + 1 < needed ? F_NEXT : 0)) << FLAGS) | (direct ? row : k)
         k++
-        words[word] = device | 0
-        words[word + 1] = (device * HIGH_HALF) | 0
-        words[word + 2] = deviceLength | 0
-        words[word + 3] = (into ? F_WRITE : 0) | (k < needed ? F_NEXT : 0) | (direct ? row << 16 : 0)
-        word += 4
         const next = direct ? freeRows[(freeAt + k) & freeMask] : first + k
         rows[ROW * row + ROW_NEXT] = next
         row = next
@@ -460,7 +442,7 @@ export class DriverQueue implements Virtqueue {
     }
 
     if (direct) this.descriptors += needed
-    else this.writeTable(id, table, needed)
+    else this.writeTable(id, first, needed)
     this.freeAt = (freeAt + taken) & freeMask
     this.free -= taken
     this.pendingRows += taken
@@ -477,23 +459,20 @@ export class DriverQueue implements Virtqueue {
   private enter(id: number, info: number): void {
     const { account } = this
     account.chains[4 * id + INFO] = info
-    account.order[(account.oldest + account.outstanding + this.pending) & account.orderMask] = id
+    if (account.inOrder) account.order[(account.oldest + account.outstanding + this.pending) & account.orderMask] = id
     this.pending++
   }
 
-  private writeTable(id: number, table: number, entries: number): void {
-    const { descriptors, words } = this
+  // Of a chain whose descriptors are rows `first` and up: one descriptor stands in the ring for all of them.
+  private writeTable(id: number, first: number, entries: number): void {
+    const { mappings, size } = this
     const indirect = this.indirect as DmaRegion
-    const bytes = table * this.tableCapacity * DESCRIPTOR_SIZE
-    this.ring.describe(indirect.region, this.indirectWord + bytes / 4, this.tableWords, entries)
+    const bytes = (first - size) * DESCRIPTOR_SIZE
+    this.ring.describe(indirect.region, this.indirectWord + bytes / 4, first, this.tableListed, entries)
     if (indirect.region.meter !== null) indirect.region.meter.store(4, 4 * entries)
-    const device = indirect.device + bytes
-    const word = 4 * descriptors
-    words[word] = device | 0
-    words[word + 1] = (device * HIGH_HALF) | 0
-    words[word + 2] = entries * DESCRIPTOR_SIZE
-    words[word + 3] = DESCRIPTOR_F_INDIRECT | (id << 16)
-    this.descriptors++
+    mappings.device[id] = indirect.device + bytes
+    mappings.deviceLength[id] = entries * DESCRIPTOR_SIZE
+    this.listed[this.descriptors++] = (DESCRIPTOR_F_INDIRECT << FLAGS) | id
     this.freeTableCount--
   }
 
@@ -509,7 +488,7 @@ export class DriverQueue implements Virtqueue {
       return status
     }
     this.refresh()
-    ring.write(this.words, this.descriptors)
+    ring.write(this.listed, this.descriptors)
     account.outstanding += pending
     this.descriptors = 0
     this.pending = 0
@@ -528,7 +507,7 @@ export class DriverQueue implements Virtqueue {
     const { account } = this
     if (account.outstanding === 0 && !this.ring.hasUsed) return 0
     this.refresh()
-    const collected = this.ring.collect(this.done, budget)
+    const collected = this.ring.collect(this.completed, budget)
     if (collected === 0) return 0
     const n = this.believe(collected)
     if (n === 0 || this.misuse !== null) return 0
@@ -624,7 +603,7 @@ export class DriverQueue implements Virtqueue {
 
   // The one place where used chains are believed or not, and unmapped. Returns how many are complete.
   private believe(count: number): number {
-    const { account, backend, done, freeMask, freeRows, mappings, size } = this
+    const { account, backend, freeMask, freeRows, mappings, size } = this
     const { id: ids, written: lengths, status: statuses } = this.completed
     const { chains } = account
     const unpublished = this.pending > 0
@@ -632,20 +611,20 @@ export class DriverQueue implements Virtqueue {
     let clamped = 0
     let n = 0
     for (; n < count; n++) {
-      const id = done[n << 1]
-      const written = done[((n << 1) + 1) | 0] >>> 0
+      const id = ids[n]
       const at = id << 2
-      const info = id >>> 0 < size ? chains[at] : STATE_FREE
+      const info = id < size ? chains[at] : STATE_FREE
       if ((info & STATE) !== OUTSTANDING || (unpublished && this.isUnpublished(id))) {
-        this.refuseUsed(id >>> 0, (account.oldest + n) & 0xffff)
+        this.refuseUsed(id, (account.oldest + n) & 0xffff)
         break
       }
       const posted = (info & (WRITABLE | MANY)) === 0 ? 0 : chains[(at + POSTED) | 0] >>> 0
-      if (written > posted) clamped++
-      const believed = written > posted ? posted : written
+      let written = lengths[n]
+      if (written > posted) {
+        clamped++
+        lengths[n] = written = posted
+      }
       chains[at] = info & ~STATE
-      ids[n] = id
-      lengths[n] = believed
       if ((info & PREPARED) !== 0) {
         statuses[n] = OK
         continue
@@ -654,13 +633,13 @@ export class DriverQueue implements Virtqueue {
       freeRows[free & freeMask] = id
       free++
       if ((info & MANY) !== 0) {
-        statuses[n] = this.unmapChain(id, believed)
+        statuses[n] = this.unmapChain(id, written)
         free = this.takeBackRest(id, free)
       } else if ((info & MAPPED) === 0) statuses[n] = OK
       else {
         let answer: number
         try {
-          answer = backend.unmap(mappings, id, believed)
+          answer = backend.unmap(mappings, id, written)
         } catch (error) {
           answer = this.blame('unmap', error)
         }
@@ -722,8 +701,7 @@ export class DriverQueue implements Virtqueue {
 
   // Was the chain added since the last publish? The device cannot know of it.
   private isUnpublished(id: number): boolean {
-    const { account, pending } = this
-    for (let i = 0; i < pending; i++) if (account.at(account.outstanding + i) === id) return true
+    for (let k = 0; k < this.descriptors; k++) if ((this.listed[k] & 0xffff) === id) return true
     return false
   }
 
@@ -748,11 +726,14 @@ export class DriverQueue implements Virtqueue {
 
   // Gives everything back that was added since the last publication. The ring knows of nothing.
   private undo(): void {
-    const { account, pending, pendingRows } = this
-    const { chains } = account
-    for (let i = 0; i < pending; i++) {
-      const id = account.at(account.outstanding + i)
-      this.undoneId[i] = id
+    const { descriptors, listed, pending, pendingRows } = this
+    const { chains } = this.account
+    let undone = 0
+    for (let k = 0; k < descriptors; k++) {
+      // Only the first descriptor of a chain.
+      if (k > 0 && (listed[k - 1] & (F_NEXT << FLAGS)) !== 0) continue
+      const id = listed[k] & 0xffff
+      this.undoneId[undone++] = id
       if ((chains[4 * id + INFO] & PREPARED) === 0) {
         this.unmapChain(id, 0)
         if ((chains[4 * id + INFO] & MANY) !== 0 && chains[4 * id + TABLE] >= 0)

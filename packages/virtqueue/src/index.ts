@@ -6,7 +6,13 @@
 
 export { ChainAccount } from './account.ts'
 export { DriverQueue } from './driver-queue.ts'
-export type { DescriptorWords, DriverRing, DriverRingSetup, RingFormat } from './driver-ring.ts'
+export {
+  type DescriptorList,
+  type DriverRing,
+  type DriverRingSetup,
+  LISTED_FLAGS,
+  type RingFormat,
+} from './driver-ring.ts'
 export { QueueTooSmallError, VIRTQUEUE_CODES, VirtqueueError } from './errors.ts'
 export { crosses } from './event-index.ts'
 export { packedFormat } from './packed.ts'

@@ -1,4 +1,4 @@
-import { BIDIRECTIONAL, FROM_DEVICE, TO_DEVICE } from '@guestdma/dma'
+import { BIDIRECTIONAL, type DmaMappings, FROM_DEVICE, TO_DEVICE } from '@guestdma/dma'
 import type { DeviceAddress, Region } from '@guestdma/memory'
 import {
   DESCRIPTOR_F_AVAILABLE,
@@ -16,11 +16,21 @@ import {
   RING_EVENT_FLAGS_ENABLE,
 } from '@guestdma/spec'
 import { CHAIN_MANY, CHAIN_WRITABLE, type ChainAccount, COUNT_SHIFT } from './account.ts'
-import type { DescriptorWords, DriverRing, DriverRingSetup, RingFormat } from './driver-ring.ts'
+import {
+  type DescriptorList,
+  type DriverRing,
+  type DriverRingSetup,
+  LISTED_FLAGS,
+  type RingFormat,
+} from './driver-ring.ts'
+import type { Completions } from './virtqueue.ts'
 import { compact } from './words.ts'
 
 // The engine folds a module's own constants into its code; imported ones it loads at each use.
 const NEXT = DESCRIPTOR_F_NEXT
+const FLAGS = LISTED_FLAGS
+// Multiplying by this moves the high half of an address down; it is exact, and cheaper than a division.
+const HIGH_HALF = 2 ** -32
 const COUNT = COUNT_SHIFT
 const HAS_POSTED = CHAIN_WRITABLE | CHAIN_MANY
 // In the word that holds a descriptor's id in its lower half and its flags in its upper half.
@@ -50,6 +60,7 @@ class PackedDriverRing implements DriverRing {
     readonly device: DeviceAddress
   }
   declare private readonly account: ChainAccount
+  declare private readonly mappings: DmaMappings
   declare private readonly eventIndex: boolean
   declare private readonly size: number
   declare private readonly ring: Region
@@ -72,8 +83,9 @@ class PackedDriverRing implements DriverRing {
   // Descriptors since then.
   private written = 0
 
-  constructor({ size, eventIndex, account, alloc }: DriverRingSetup) {
+  constructor({ size, eventIndex, account, alloc, mappings }: DriverRingSetup) {
     this.account = account
+    this.mappings = mappings
     this.eventIndex = eventIndex
     this.size = size
     this.lengthAt = new Int32Array(size)
@@ -93,24 +105,26 @@ class PackedDriverRing implements DriverRing {
     return this.at | (this.marks === AVAILABLE_MARK ? PACKED_WRAP_COUNTER : 0)
   }
 
-  write(words: DescriptorWords, n: number): void {
+  write(list: DescriptorList, n: number): void {
     const { ringWord, size } = this
+    const { device: addresses, deviceLength: lengths } = this.mappings
     const { u32 } = this.ring
     let { at, heldAt, marks } = this
-    let id = words[3] >>> 16
+    let id = list[0] & 0xffff
     for (let k = 0; k < n; k++) {
-      const from = k << 2
-      const flags = words[(from + 3) | 0] & 0xffff
+      const row = list[k] & 0xffff
+      const flags = list[k] >>> FLAGS
+      const address = addresses[row]
       const to = (ringWord + (at << 2)) | 0
       const last = id | (flags << 16) | marks
-      u32[to] = words[from]
-      u32[(to + 1) | 0] = words[(from + 1) | 0]
-      u32[(to + 2) | 0] = words[(from + 2) | 0]
+      u32[to] = address | 0
+      u32[(to + 1) | 0] = (address * HIGH_HALF) | 0
+      u32[(to + 2) | 0] = lengths[row]
       if (heldAt < 0) {
         heldAt = (to + 3) | 0
         this.held = last
       } else u32[(to + 3) | 0] = last
-      if ((flags & NEXT) === 0) id = words[(from + 7) | 0] >>> 16
+      if ((flags & NEXT) === 0) id = list[(k + 1) | 0] & 0xffff
       at = (at + 1) | 0
       if (at === size) {
         at = 0
@@ -145,11 +159,14 @@ class PackedDriverRing implements DriverRing {
     return (now - 1 - event + 2 * size) % (2 * size) < written
   }
 
-  describe({ u32 }: Region, at: number, words: DescriptorWords, n: number): void {
+  describe({ u32 }: Region, at: number, first: number, list: DescriptorList, n: number): void {
+    const { device: addresses, deviceLength: lengths } = this.mappings
     // In a table there are neither ids nor marks, and no NEXT: §2.8.7.
     for (let k = 0; k < n; k++) {
-      for (let i = 0; i < 3; i++) u32[at + 4 * k + i] = words[4 * k + i]
-      u32[at + 4 * k + 3] = (words[4 * k + 3] & DESCRIPTOR_F_WRITE) << 16
+      u32[at + 4 * k] = addresses[first + k] | 0
+      u32[at + 4 * k + 1] = (addresses[first + k] * HIGH_HALF) | 0
+      u32[at + 4 * k + 2] = lengths[first + k]
+      u32[at + 4 * k + 3] = ((list[k] >>> FLAGS) & DESCRIPTOR_F_WRITE) << 16
     }
   }
 
@@ -159,7 +176,7 @@ class PackedDriverRing implements DriverRing {
     return u32.length === 0 || (u32[this.ringWord + 4 * this.usedAt + 3] & MARKS) === this.usedMarks
   }
 
-  collect(done: Int32Array, limit: number): number {
+  collect({ id: ids, written: lengths }: Completions, limit: number): number {
     const { account, lengthAt, ring, ringWord, size } = this
     const { chains, inOrder, outstanding } = account
     const { u32 } = ring
@@ -179,8 +196,8 @@ class PackedDriverRing implements DriverRing {
         // One element may stand for a batch, and what it skips was used completely: §2.8.9.
         for (const place = account.find(n, id); n < place; n++) {
           const older = account.at(n)
-          done[n << 1] = older
-          done[(n << 1) + 1] = account.posted(older)
+          ids[n] = older
+          lengths[n] = account.posted(older)
           lengthAt[n] = KNOWN
           descriptors += account.descriptors(older)
         }
@@ -192,10 +209,10 @@ class PackedDriverRing implements DriverRing {
         // Without WRITE there is no length (§2.8.4); but QEMU never sets it.
         if ((info & HAS_POSTED) === 0 && (last & WRITE_MARK) === 0) {
           lengthAt[n] = KNOWN
-          done[((n << 1) + 1) | 0] = 0
+          lengths[n] = 0
         }
       }
-      done[n << 1] = id
+      ids[n] = id
       n++
       // Of an id that the queue will refuse it is not known where the next one stands.
       if (descriptors === 0) break
@@ -211,7 +228,7 @@ class PackedDriverRing implements DriverRing {
     for (let i = 0; i < n; i++) {
       const at = lengthAt[i]
       if (at === KNOWN) continue
-      done[((i << 1) + 1) | 0] = u32[at]
+      lengths[i] = u32[at]
       loads++
     }
     this.usedAt = usedAt

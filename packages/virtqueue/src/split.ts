@@ -1,4 +1,4 @@
-import { type DmaRegion, FROM_DEVICE, TO_DEVICE } from '@guestdma/dma'
+import { type DmaMappings, type DmaRegion, FROM_DEVICE, TO_DEVICE } from '@guestdma/dma'
 import type { DeviceAddress, Region } from '@guestdma/memory'
 import {
   AVAILABLE_F_NO_INTERRUPT,
@@ -14,12 +14,22 @@ import {
   usedRingBytes,
 } from '@guestdma/spec'
 import type { ChainAccount } from './account.ts'
-import type { DescriptorWords, DriverRing, DriverRingSetup, RingFormat } from './driver-ring.ts'
+import {
+  type DescriptorList,
+  type DriverRing,
+  type DriverRingSetup,
+  LISTED_FLAGS,
+  type RingFormat,
+} from './driver-ring.ts'
 import { crosses } from './event-index.ts'
+import type { Completions } from './virtqueue.ts'
 import { compact } from './words.ts'
 
 // The engine folds a module's own constants into its code; imported ones it loads at each use.
 const NEXT = DESCRIPTOR_F_NEXT
+const FLAGS = LISTED_FLAGS
+// Multiplying by this moves the high half of an address down; it is exact, and cheaper than a division.
+const HIGH_HALF = 2 ** -32
 
 /**
  * The driver's half of a split ring: virtio 1.4 §2.7.
@@ -39,6 +49,7 @@ class SplitDriverRing implements DriverRing {
   private collected = 0
 
   declare private readonly account: ChainAccount
+  declare private readonly mappings: DmaMappings
   declare private readonly eventIndex: boolean
   declare private readonly mask: number
   declare private readonly table: Region
@@ -51,8 +62,9 @@ class SplitDriverRing implements DriverRing {
   declare private readonly usedWord: number
   private written = 0
 
-  constructor({ size, eventIndex, account, alloc }: DriverRingSetup) {
+  constructor({ size, eventIndex, account, alloc, mappings }: DriverRingSetup) {
     this.account = account
+    this.mappings = mappings
     this.eventIndex = eventIndex
     this.mask = size - 1
     const table = alloc(descriptorTableBytes(size), DESCRIPTOR_TABLE_ALIGN, TO_DEVICE)
@@ -72,23 +84,24 @@ class SplitDriverRing implements DriverRing {
     this.usedWord = compact((used.offset + USED_RING_ALIGN) / 4)
   }
 
-  write(words: DescriptorWords, n: number): void {
+  write(list: DescriptorList, n: number): void {
     const { mask, tableWord } = this
+    const { device: addresses, deviceLength: lengths } = this.mappings
     const table = this.table.u32
     const ring = this.available.u16
     const first = (this.availableHalf + 2) | 0
     let position = this.position
-    let row = words[3] >>> 16
+    let row = list[0] & 0xffff
     let head = row
     // One flat loop for chains of any length: what the device cannot see yet may be written twice.
     for (let k = 0; k < n; k++) {
-      const from = k << 2
-      const following = words[(from + 7) | 0] >>> 16
-      const flags = words[(from + 3) | 0] & 0xffff
+      const following = list[(k + 1) | 0] & 0xffff
+      const flags = list[k] >>> FLAGS
+      const address = addresses[row]
       const to = (tableWord + (row << 2)) | 0
-      table[to] = words[from]
-      table[(to + 1) | 0] = words[(from + 1) | 0]
-      table[(to + 2) | 0] = words[(from + 2) | 0]
+      table[to] = address | 0
+      table[(to + 1) | 0] = (address * HIGH_HALF) | 0
+      table[(to + 2) | 0] = lengths[row]
       table[(to + 3) | 0] = flags | ((following << 16) & -(flags & NEXT))
       ring[(first + (position & mask)) | 0] = head
       row = following
@@ -118,10 +131,13 @@ class SplitDriverRing implements DriverRing {
     return eventIndex ? crosses(answer, position, published) : (answer & USED_F_NO_NOTIFY) === 0
   }
 
-  describe({ u32 }: Region, at: number, words: DescriptorWords, n: number): void {
+  describe({ u32 }: Region, at: number, first: number, list: DescriptorList, n: number): void {
+    const { device: addresses, deviceLength: lengths } = this.mappings
     for (let k = 0; k < n; k++) {
-      const flags = words[4 * k + 3] & 0xffff
-      for (let i = 0; i < 3; i++) u32[at + 4 * k + i] = words[4 * k + i]
+      const flags = list[k] >>> FLAGS
+      u32[at + 4 * k] = addresses[first + k] | 0
+      u32[at + 4 * k + 1] = (addresses[first + k] * HIGH_HALF) | 0
+      u32[at + 4 * k + 2] = lengths[first + k]
       u32[at + 4 * k + 3] = (flags & NEXT) === 0 ? flags : flags | ((k + 1) << 16)
     }
   }
@@ -132,7 +148,7 @@ class SplitDriverRing implements DriverRing {
     return u16.length === 0 || u16[this.usedHalf + 1] !== this.collected
   }
 
-  collect(done: Int32Array, limit: number): number {
+  collect(into: Completions, limit: number): number {
     const { account, collected, mask, used } = this
     // Loaded once; the device may change it right after.
     const index = used.loadShared(this.usedHalf + 1)
@@ -143,15 +159,15 @@ class SplitDriverRing implements DriverRing {
       return 0
     }
     let n = arrived < limit ? arrived : limit
-    if (account.inOrder) n = this.collectInOrder(done, n, arrived)
+    if (account.inOrder) n = this.collectInOrder(into, n, arrived)
     else {
+      const { id: ids, written: lengths } = into
       const u32 = used.u32
       const first = (this.usedWord + 1) | 0
       for (let i = 0; i < n; i++) {
         const word = (first + (((collected + i) & mask) << 1)) | 0
-        const to = i << 1
-        done[to] = u32[word]
-        done[(to + 1) | 0] = u32[(word + 1) | 0]
+        ids[i] = u32[word]
+        lengths[i] = u32[(word + 1) | 0]
       }
     }
     this.collected = (collected + n) & 0xffff
@@ -163,7 +179,7 @@ class SplitDriverRing implements DriverRing {
   }
 
   // One element may stand for a batch, and what it skips was used completely: §2.7.9.
-  private collectInOrder(done: Int32Array, limit: number, arrived: number): number {
+  private collectInOrder({ id: ids, written: lengths }: Completions, limit: number, arrived: number): number {
     const { account, collected, mask, usedWord } = this
     const u32 = this.used.u32
     let n = 0
@@ -181,11 +197,11 @@ class SplitDriverRing implements DriverRing {
       }
       for (; n < place; n++) {
         const older = account.at(n)
-        done[2 * n] = older
-        done[2 * n + 1] = account.posted(older)
+        ids[n] = older
+        lengths[n] = account.posted(older)
       }
-      done[2 * n] = id
-      done[2 * n + 1] = length
+      ids[n] = id
+      lengths[n] = length
       n++
     }
     return n

@@ -39,15 +39,15 @@ export class Segments {
 /** What the last `reap` completed: row i is one chain. */
 export class Completions {
   /** The id that `add` returned. */
-  declare readonly id: Uint16Array
+  declare readonly id: Uint32Array
   /** Bytes that the device says it wrote, clamped to what was posted. They bound what is there and prove nothing. */
-  declare readonly written: Float64Array
+  declare readonly written: Uint32Array
   /** `DMA_OK`, or `DMA_CORRUPT` where the backend delivered nothing. */
   declare readonly status: Int8Array
 
   constructor(capacity: number) {
-    this.id = new Uint16Array(capacity)
-    this.written = new Float64Array(capacity)
+    this.id = new Uint32Array(capacity)
+    this.written = new Uint32Array(capacity)
     this.status = new Int8Array(capacity)
   }
 }

@@ -128,7 +128,7 @@ export const DRIVER_MUTANTS: readonly Mutants[] = [
       ['takes any flags for an event', 'flags !== RING_EVENT_FLAGS_DESCRIPTOR || ', ''],
       ['takes an event without the event index', '!this.eventIndex || ', ''],
       ['believes an event beyond the ring', ' || offset >= size', ''],
-      ['says NEXT in a table', '(words[4 * k + 3] & DESCRIPTOR_F_WRITE) << 16', '(words[4 * k + 3] & 3) << 16'],
+      ['says NEXT in a table', '((list[k] >>> FLAGS) & DESCRIPTOR_F_WRITE) << 16', '((list[k] >>> FLAGS) & 3) << 16'],
       ['gives an id to the first descriptor alone', 'if ((flags & NEXT) === 0) id =', 'id ='],
       ['looks at a view that growth detached', 'u32.length === 0 || ', ''],
     ],
@@ -146,11 +146,11 @@ export const DRIVER_MUTANTS: readonly Mutants[] = [
     file: 'packages/virtqueue/src/driver-queue.ts',
     suites: SPLIT,
     errors: [
-      ['looks for the account of any id', 'id >>> 0 < size ? chains[at] : STATE_FREE', 'chains[at]'],
+      ['looks for the account of any id', 'id < size ? chains[at] : STATE_FREE', 'chains[at]'],
       ['believes an id that is not outstanding', '(info & STATE) !== OUTSTANDING || (unpublished', '(unpublished'],
       ['believes an id that is not published', ' || (unpublished && this.isUnpublished(id))', ''],
-      ['believes any length', 'written > posted ? posted : written', 'written'],
-      ['counts no clamped length', 'if (written > posted) clamped++', ''],
+      ['believes any length', 'lengths[n] = written = posted', ''],
+      ['counts no clamped length', 'clamped++', ''],
       [
         'believes what was posted for the chain before',
         '(info & (WRITABLE | MANY)) === 0 ? 0 : chains[(at',

@@ -6,6 +6,7 @@ const OUTSTANDING = 1
 const PREPARED = 4
 const MANY = 32
 const COUNT_SHIFT = 8
+const LISTED_NEXT = 1 << 16
 const ROWS = 2
 const TABLE = 3
 const MARKS = 0x8080_0000 | 0
@@ -43,19 +44,26 @@ export function checkQueue(queue: DriverQueue): void {
   ].map(number)
   const info = (id: number): number => chains[4 * id]
 
-  // An id is outstanding exactly once in `order`, or its state is free. Chains that come back in any order leave their
-  // places to others: then `order` holds in its end alone, where those stand that were added and not published.
-  const inWindow = Array.from({ length: outstanding + pending }, (_, i) => order[(oldest + i) & orderMask])
-  const added = inWindow.slice(outstanding)
+  // Chains that were added and not published are those that the list of descriptors begins.
+  const listed = [...field<Int32Array>(queue, 'listed').subarray(0, number('descriptors'))]
+  const added = listed.filter((_, k) => k === 0 || (listed[k - 1] & LISTED_NEXT) === 0).map((entry) => entry & 0xffff)
   const live = Array.from({ length: size }, (_, id) => id).filter((id) => (info(id) & STATE) === OUTSTANDING)
   must(oldest >= 0 && oldest < WRAP_16, `the oldest chain is ${oldest}`)
   must(live.length === outstanding + pending, `chains ${live} are outstanding, ${outstanding} and ${pending} in number`)
-  const ordered = inOrder ? inWindow : added
-  must(new Set(ordered).size === ordered.length, `chains ${ordered} are in order`)
+  must(added.length === pending && new Set(added).size === pending, `chains ${added} were added, ${pending} in number`)
   must(
-    ordered.every((id) => live.includes(id)),
-    `chains ${ordered} are in order, and ${live} outstanding`,
+    added.every((id) => live.includes(id)),
+    `chains ${added} were added, and ${live} are outstanding`,
   )
+  if (inOrder) {
+    const ordered = Array.from({ length: outstanding + pending }, (_, i) => order[(oldest + i) & orderMask])
+    must(new Set(ordered).size === ordered.length, `chains ${ordered} are in order`)
+    must(
+      ordered.every((id) => live.includes(id)),
+      `chains ${ordered} are in order, and ${live} outstanding`,
+    )
+    must(ordered.slice(outstanding).join() === added.join(), `chains ${added} were added, ${ordered} are in order`)
+  }
   const published = live.filter((id) => !added.includes(id))
 
   // Every row of the ring is in one place.
