@@ -10,12 +10,11 @@
  */
 export { DeviceQueue } from './device/device-queue.ts'
 export { ChainTable, MAX_SEGMENTS } from './ring/chain-table.ts'
-export {
-  type DeviceRing,
-  type DeviceRingFormats,
-  Fetched,
-  type RingPosition,
-  type RingSetup,
+export type {
+  DeviceRing,
+  DeviceRingFormats,
+  RingPosition,
+  RingSetup,
 } from './ring/device-ring.ts'
 export { PackedDeviceRing } from './ring/packed.ts'
 export type { RingArea, RingOwner } from './ring/ring-area.ts'

@@ -300,7 +300,7 @@ export class BlkDevice extends VirtioDevice {
     }
     const first = phase === 'read' ? chains.write(0) : chains.first(0)
     // Data begins at the head of the first device-writable segment, or usually in the segment behind the header.
-    const behind = phase === 'read' ? 0 : chains.lengths[first] === BLK_REQUEST_HEADER_SIZE ? 1 : 0
+    const behind = phase === 'read' ? 0 : chains.length(first) === BLK_REQUEST_HEADER_SIZE ? 1 : 0
     slot.stage(bytes, chains.offset(first + behind) + (phase === 'write' && behind === 0 ? BLK_REQUEST_HEADER_SIZE : 0))
     slot.reserved = bytes > 0 ? slot.held : 0
     this.stagingUsed += slot.reserved
@@ -400,7 +400,7 @@ export class BlkDevice extends VirtioDevice {
     const { walker } = queue
     const { chains } = walker
     const { status, head, position, phase, staging, stagingOffset } = slot
-    if (!row && !walker.reresolve(slot.addresses, slot.lengths, slot.spans, head, position)) {
+    if (!row && !walker.reresolve(slot.addresses, slot.lengths, slot.spans, head)) {
       // Where that stops the device it frees the slot. Otherwise the answer comes later, and its place is not known yet.
       if (this.checkQueue(queue)) this.finishedSlots.push(slot)
       return

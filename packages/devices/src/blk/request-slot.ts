@@ -133,7 +133,7 @@ export class BlkSlot {
     }
     for (let i = 0; i < spans; i++) {
       this.addresses[i] = chains.address(from + i)
-      this.lengths[i] = chains.lengths[from + i]
+      this.lengths[i] = chains.length(from + i)
     }
     this.spans = spans
   }

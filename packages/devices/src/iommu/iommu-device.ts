@@ -305,7 +305,7 @@ export class IommuDevice extends VirtioDevice implements IommuOwner {
     const bytes = readable < MOST_READ ? readable : MOST_READ
     let region = this.scratch
     let at = 0
-    if (chains.lengths[first] >= bytes && (start & 3) === 0 && start < NEAR) {
+    if (chains.length(first) >= bytes && (start & 3) === 0 && start < NEAR) {
       region = chains.regions[first]
       at = start >>> 2
       if (region.meter !== null) region.meter.load(4, bytes >>> 2)
@@ -380,7 +380,7 @@ export class IommuDevice extends VirtioDevice implements IommuOwner {
     const segment = chains.write(row)
     const start = chains.offset(segment)
     let listened = false
-    if (writable === TAIL && chains.lengths[segment] === TAIL && (start & 3) === 0 && start < NEAR) {
+    if (writable === TAIL && chains.length(segment) === TAIL && (start & 3) === 0 && start < NEAR) {
       const region = chains.regions[segment]
       region.u32[start >>> 2] = status
       if (region.meter !== null) region.meter.store(4, 1)

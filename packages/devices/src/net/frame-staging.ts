@@ -11,7 +11,16 @@ import {
   VLAN_TAGS_MAX,
 } from '@guestdma/spec'
 import { FRAMES, Frames } from '../links/frames.ts'
-import { type ChainTable, ONE_READABLE, ROW, ROW_FIRST, ROW_WRITE } from '../ring/chain-table.ts'
+import {
+  type ChainTable,
+  ONE_READABLE,
+  ROW,
+  ROW_FETCHED,
+  ROW_WRITE,
+  SEGMENT,
+  SEGMENT_LENGTH,
+  SEGMENT_OFFSET,
+} from '../ring/chain-table.ts'
 
 // The engine folds a module's own constants into its code; imported ones it loads at each use.
 const HEADER = NET_HEADER_SIZE
@@ -19,9 +28,12 @@ const FLAGS_AT = NET_HEADER_FLAGS
 const GSO_AT = NET_HEADER_GSO_TYPE
 const GSO_NONE = NET_HDR_GSO_NONE
 const TAG = VLAN_TAG_SIZE
-const FIRST = ROW_FIRST
+const FETCHED = ROW_FETCHED
 const WRITE = ROW_WRITE
 const STRIDE = ROW
+const WORDS = SEGMENT
+const LENGTH = SEGMENT_LENGTH
+const OFFSET = SEGMENT_OFFSET
 const BATCH = FRAMES
 const ALL_READABLE = ONE_READABLE
 const TAGS = VLAN_TAG_SIZE * VLAN_TAGS_MAX
@@ -72,34 +84,35 @@ export class FrameStaging {
     // A link may take the memory away, by transferring what it was shown.
     if (frames.region.u8.length === 0) frames.region = this.memory()
     const { lengths: sizes, offsets: places, region: to } = frames
-    const { columns, lengths, offsets, regions } = chains
-    let at = 0
+    const { columns, regions, row0, words } = chains
+    let end = 0
     let row = 0
     // One flat loop: what is a field is loaded again after each call that is not inlined.
     for (; row < rows && row < BATCH; row++) {
-      const word = row * STRIDE
-      const segment = columns[word + FIRST]
-      const alone = columns[word + WRITE] === ALL_READABLE
-      const length = (alone ? lengths[segment] : chains.readable(row)) - HEADER
+      const at = (row0 + row) * STRIDE
+      const segment = columns[at + FETCHED]
+      const k = segment * WORDS
+      const alone = columns[at + WRITE] === ALL_READABLE
+      const length = (alone ? words[k + LENGTH] : chains.readable(row)) - HEADER
       // VLAN tags are looked for in what was copied.
       if (length <= 0 || length > longest + TAGS) return this.refuse(row, BAD_LENGTH)
-      const start = offsets[segment]
       let from = regions[segment]
       let payload: number
-      if (alone && start < NEAR) {
-        payload = ((start | 0) + HEADER) | 0
-        if (asksForOffload(from, start | 0)) return this.refuse(row, OFFLOAD)
+      const start = words[k + OFFSET]
+      if (alone && words[k + OFFSET + 1] === 0 && start >= 0 && start < NEAR) {
+        payload = (start + HEADER) | 0
+        if (asksForOffload(from, start)) return this.refuse(row, OFFLOAD)
       } else {
         payload = this.locate(chains, row, length)
         if (payload === OFFLOAD) return this.refuse(row, OFFLOAD)
         from = this.found
       }
       // At the payload's own offset modulo 8, since a copy is fastest so.
-      const place = (at + (payload & 7)) | 0
+      const place = (end + (payload & 7)) | 0
       if (place + length > size) break
       if (payload < 0) chains.gather(row, HEADER, to, place, length)
       else copy(to, place, from, payload, length)
-      at = (place + length + 7) & ~7
+      end = (place + length + 7) & ~7
       places[row] = place
       sizes[row] = length
       if (length > longest && tooLong(frames, row, longest)) return this.refuse(row, BAD_LENGTH)
@@ -118,17 +131,16 @@ export class FrameStaging {
   // some number of below 0 that is 0 modulo 8. The offsets are integers, since a double that is passed on is an allocation.
   private locate(chains: ChainTable, row: number, length: number): number {
     const segment = chains.first(row)
-    const first = chains.lengths[segment]
-    if (first < HEADER || chains.offsets[segment] >= NEAR) {
+    const first = chains.length(segment)
+    if (first < HEADER || chains.offset(segment) >= NEAR) {
       chains.gather(row, 0, this.header, 0, HEADER)
       return asksForOffload(this.header, 0) ? OFFLOAD : IN_PIECES
     }
-    if (asksForOffload(chains.regions[segment], chains.offsets[segment] | 0)) return OFFLOAD
+    if (asksForOffload(chains.regions[segment], chains.offset(segment) | 0)) return OFFLOAD
     // Usual as well: one descriptor for the header, and one for the rest.
-    if (first > HEADER || chains.lengths[segment + 1] !== length || chains.offsets[segment + 1] >= NEAR)
-      return IN_PIECES
+    if (first > HEADER || chains.length(segment + 1) !== length || chains.offset(segment + 1) >= NEAR) return IN_PIECES
     this.found = chains.regions[segment + 1]
-    return chains.offsets[segment + 1] | 0
+    return chains.offset(segment + 1) | 0
   }
 
   private memory(): Region {

@@ -167,7 +167,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
       else {
         // Who was told of an earlier frame may have stopped the device, or moved memory.
         if (told && (!this.checkPort() || !this.live)) break
-        const rows = this.findRoom(queue, HEADER + length, to - i)
+        const rows = this.findRoom(queue, HEADER + length)
         if (rows === 0) break
         told = rows > 0 && this.fill(queue, frames, i, rows)
       }
@@ -319,8 +319,8 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
   }
 
   // How many of the next chains a frame takes that needs so many bytes: 0 where there are too few now, and -1 where it is
-  // dropped, since they hold no more. `wanted`: as many frames may follow each other.
-  private findRoom(queue: DeviceQueue, needed: number, wanted: number): number {
+  // dropped, since they hold no more.
+  private findRoom(queue: DeviceQueue, needed: number): number {
     const { walker } = queue
     const { chains } = walker
     const most = this.mergeable ? queue.size : 1
@@ -344,7 +344,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
           this.wake()
           break
         }
-        if (!this.takeMore(walker, held, wanted)) {
+        if (!this.takeMore(walker, held)) {
           this.noBuffer(queue)
           break
         }
@@ -371,16 +371,15 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
     return held === most ? -1 : 0
   }
 
-  // Takes chains behind those of rows `at` to `rows` - 1, which are `held`; where there are none, as many as are wanted.
-  private takeMore(walker: RingWalker, held: number, wanted: number): boolean {
+  // Takes chains behind those of rows `at` to `rows` - 1, which are `held`; where there are none, a batch of them.
+  private takeMore(walker: RingWalker, held: number): boolean {
     if (held > 0) {
       if (walker.takeMore() === NO_CHAIN && (walker.update() === 0 || walker.takeMore() === NO_CHAIN)) return false
       this.rows++
     } else {
-      const limit = Math.min(wanted, FRAMES)
       this.at = 0
-      this.rows = walker.takeBatch(limit)
-      if (this.rows === 0 && walker.update() > 0) this.rows = walker.takeBatch(limit)
+      this.rows = walker.takeBatch(FRAMES)
+      if (this.rows === 0 && walker.update() > 0) this.rows = walker.takeBatch(FRAMES)
       if (this.rows === 0) return false
     }
     this.receiveWork += walker.extra
@@ -439,7 +438,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
   // struct virtio_net_hdr without offloads: zero but for num_buffers.
   private putHeader(chains: ChainTable, row: number, buffers: number): boolean {
     const segment = chains.write(row)
-    if (chains.lengths[segment] < HEADER) {
+    if (chains.length(segment) < HEADER) {
       const { header } = this.staging
       header.view.setUint32(0, 0, true)
       header.view.setUint32(4, 0, true)

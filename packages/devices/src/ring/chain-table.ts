@@ -1,151 +1,254 @@
-import { clear, copy, type Region } from '@guestdma/memory'
+import { type BusPort, clear, copy, type Region } from '@guestdma/memory'
 
-const FIRST_CAPACITY = 64
+// Multiplying by this moves the high half of an address down; it is exact, and cheaper than a division.
+const HIGH_HALF = 2 ** -32
+
+const FIRST_CAPACITY = 256
+/** Chains that are loaded from a ring together, at most. */
+export const FETCH = 64
 /**
- * Pieces that a device keeps of its current chains. A chain of queue-size descriptors fits many times over; a platform
- * that maps by the page may cut a long buffer into more.
+ * Pieces of one chain. A chain of queue-size descriptors fits many times over; a platform that maps by the page may cut a
+ * long buffer into more.
  */
 export const MAX_SEGMENTS = 65536
 
 /**
- * Columns of a row in {@link ChainTable.columns}, and how many elements a row takes. The first holds the head, and from
- * bit 16 on the position in the available ring. A row's segments end where those of the next begin. Four elements to a
- * row, so that its place is a shift.
+ * Words of a row in {@link ChainTable.columns}. `ID` and `FETCHED`, the first of its descriptors, are what a ring format
+ * loaded. `WRITE` is the first device-writable segment of a chain that was taken; or {@link ONE_READABLE} or
+ * {@link ONE_WRITABLE}, where its one descriptor is its one segment. Otherwise its segments are those from `FIRST` to
+ * before `END`.
  */
-export const ROW_HEAD = 0
-export const ROW_FIRST = 1
+export const ROW_ID = 0
+export const ROW_FETCHED = 1
 export const ROW_WRITE = 2
-export const ROW = 4
-/** In the third column: the row is one segment, and its length says how many bytes there are. */
+export const ROW_FIRST = 3
+export const ROW_END = 4
+/** Words of a row: its place is a shift. */
+export const ROW = 8
+
+/**
+ * Words of a segment in {@link ChainTable.words}. A ring format fills the first four in, as it loaded them: address, low
+ * and high, length, and the flags NEXT, WRITE and INDIRECT. Then come low and high half of where the bytes are in the
+ * region.
+ */
+export const SEGMENT_LENGTH = 2
+export const SEGMENT_FLAGS = 3
+export const SEGMENT_OFFSET = 4
+/** Words of a segment. */
+export const SEGMENT = 8
 export const ONE_READABLE = -1
 export const ONE_WRITABLE = -2
 
 /**
- * The chains that a device is working on, as columns: rows (one per chain) over segments (contiguous pieces of memory,
- * resolved through the port). Device-readable segments of a row come first. Rows are valid until the next `take`,
- * segments for as long as the port's epoch.
+ * The chains of one queue that a device is working on, in private memory: rows, one for each chain, over segments.
+ *
+ * A ring format loads chains to the end of the table ({@link to}, {@link segments}), each word of shared memory once. The
+ * walker then takes chains in their order, and resolves each buffer through the port: a segment is a piece of memory that
+ * is contiguous where the device reaches it. A descriptor that is granted in one piece becomes a segment where it stands;
+ * else the chain's segments are put down behind everything.
+ *
+ * Rows [`row0`, `next`) were taken and are those that a device works on: it counts them from 0. Rows [`next`, `to`) were
+ * loaded and not taken. Device-readable segments of a row come first. Rows are valid until the next `take`, segments for
+ * as long as the port's epoch.
  */
 export class ChainTable {
-  /** Rows in use; segments in use. */
-  rows = 0
+  row0 = 0
+  next = 0
+  to = 0
+  /** Segments and descriptors in use. Behind what was loaded from the ring stand those that the walker put down. */
   segments = 0
+  private loaded = 0
+  // Number of row 0 of the columns among all chains since the start, modulo 2^16.
+  private number = 0
 
-  // Replaced by grow(). Segment s begins at offsets[s] of its region, and at a device address
-  // that addresses[2 s] and addresses[2 s + 1] hold, its low and its high half.
+  // Replaced by reserve().
+  declare words: Int32Array
   declare regions: Region[]
-  declare lengths: Uint32Array
-  declare offsets: Float64Array
-  declare addresses: Int32Array
 
-  /**
-   * All columns of the rows in one array, and their two byte counts (readable, writable) in another: a chain is put
-   * down with few loads.
-   */
   declare readonly columns: Int32Array
-  declare readonly bytes: Float64Array
+  // Pairs: readable and writable bytes of rows with several segments.
+  declare private readonly bytes: Float64Array
 
-  constructor(rows: number, region: Region) {
+  constructor(queueSize: number, nowhere: Region) {
+    // A queue has no more chains than entries. Before them may stand those of one load that are done; behind them one
+    // that is taken again.
+    const rows = queueSize + 2 * FETCH + 1
     this.columns = new Int32Array(rows * ROW)
     this.bytes = new Float64Array(rows * 2)
-    this.regions = new Array<Region>(FIRST_CAPACITY).fill(region)
-    this.lengths = new Uint32Array(FIRST_CAPACITY)
-    this.offsets = new Float64Array(FIRST_CAPACITY)
-    this.addresses = new Int32Array(FIRST_CAPACITY * 2)
+    this.words = new Int32Array(FIRST_CAPACITY * SEGMENT)
+    this.regions = new Array<Region>(FIRST_CAPACITY).fill(nowhere)
   }
 
+  /** For the walker: of a queue that was just enabled, or reset. */
+  clear(): void {
+    this.row0 = this.next = this.to = this.segments = this.loaded = this.number = 0
+  }
+
+  /** For the walker: forgets the rows that were taken. */
+  forget(): void {
+    if (this.next === this.to) {
+      this.number = this.numberOf(this.next)
+      this.next = this.to = this.segments = this.loaded = 0
+    } else {
+      this.segments = this.loaded
+      if (this.next >= FETCH) this.shift()
+    }
+    this.row0 = this.next
+  }
+
+  // Moves the chains that were not taken to the front.
+  private shift(): void {
+    const { columns, loaded, next, to } = this
+    const first = columns[next * ROW + ROW_FETCHED]
+    this.words.copyWithin(0, first * SEGMENT, loaded * SEGMENT)
+    columns.copyWithin(0, next * ROW, to * ROW)
+    this.number = this.numberOf(next)
+    this.next = 0
+    this.to = to - next
+    this.segments = this.loaded = loaded - first
+    for (let row = 0; row < this.to; row++) columns[row * ROW + ROW_FETCHED] -= first
+  }
+
+  /** For the walker: how many more chains may be loaded. */
+  get room(): number {
+    return Math.min(FETCH, this.columns.length / ROW - 1 - this.to)
+  }
+
+  /** For a format: `chains` more rows were filled in, and descriptors up to `end`. */
+  add(chains: number, end: number): void {
+    this.to += chains
+    this.segments = this.loaded = end
+  }
+
+  /** Makes room for segments up to `end`. */
+  reserve(end: number): void {
+    let capacity = this.regions.length
+    if (end <= capacity) return
+    while (capacity < end) {
+      capacity *= 2
+      this.regions = this.regions.concat(this.regions)
+    }
+    const { words } = this
+    this.words = new Int32Array(capacity * SEGMENT)
+    this.words.set(words)
+  }
+
+  /** For the walker: puts a segment down behind all others: where the port stands, `length` bytes. */
+  put(port: BusPort, length: number): void {
+    const segment = this.segments++
+    this.reserve(this.segments)
+    const { words } = this
+    const at = segment * SEGMENT
+    const address = port.request[0]
+    words[at] = address | 0
+    words[at + 1] = (address * HIGH_HALF) | 0
+    words[at + SEGMENT_LENGTH] = length | 0
+    this.place(segment, port)
+  }
+
+  /** For the walker: a segment is where the port found it. */
+  place(segment: number, { offset, region }: BusPort): void {
+    const at = segment * SEGMENT + SEGMENT_OFFSET
+    this.words[at] = offset | 0
+    this.words[at + 1] = (offset * HIGH_HALF) | 0
+    // Comparing costs less than the store's write barrier.
+    if (this.regions[segment] !== region) this.regions[segment] = region
+  }
+
+  /** For the walker: copies segments [first, end) behind all others. Returns where the first of them is now. */
+  move(first: number, end: number): number {
+    const moved = this.segments
+    this.segments += end - first
+    this.reserve(this.segments)
+    this.words.copyWithin(moved * SEGMENT, first * SEGMENT, end * SEGMENT)
+    for (let i = 0; first + i < end; i++) this.regions[moved + i] = this.regions[first + i]
+    return moved
+  }
+
+  /** For the walker: the segments of row `index` of the columns, and their bytes. */
+  describe(index: number, first: number, write: number, end: number, readable: number, writable: number): void {
+    const { bytes, columns } = this
+    const at = index * ROW
+    columns[at + ROW_WRITE] = write
+    columns[at + ROW_FIRST] = first
+    columns[at + ROW_END] = end
+    bytes[2 * index] = readable
+    bytes[2 * index + 1] = writable
+  }
+
+  /** The number of row `index` of the columns among all chains of the queue, modulo 2^16. */
+  numberOf(index: number): number {
+    return (this.number + index) & 0xffff
+  }
+
+  /** The chain's id: in a split ring its head. */
   head(row: number): number {
-    return this.columns[row * ROW + ROW_HEAD] & 0xffff
+    return this.columns[(this.row0 + row) * ROW + ROW_ID]
   }
 
-  /** Where in the available ring the chain stood, modulo 2^16. */
+  /** As how many-th the chain was made available, modulo 2^16. */
   position(row: number): number {
-    return this.columns[row * ROW + ROW_HEAD] >>> 16
+    return this.numberOf(this.row0 + row)
   }
 
   /** Segments [first, write) of a row are device-readable, [write, end) device-writable. */
   first(row: number): number {
-    return this.columns[row * ROW + ROW_FIRST]
+    const at = (this.row0 + row) * ROW
+    return this.columns[at + (this.columns[at + ROW_WRITE] < 0 ? ROW_FETCHED : ROW_FIRST)]
   }
 
   write(row: number): number {
-    const write = this.columns[row * ROW + ROW_WRITE]
-    return write >= 0 ? write : this.first(row) + (write === ONE_READABLE ? 1 : 0)
+    const at = (this.row0 + row) * ROW
+    const write = this.columns[at + ROW_WRITE]
+    if (write >= 0) return write
+    return this.columns[at + ROW_FETCHED] + (write === ONE_READABLE ? 1 : 0)
   }
 
   end(row: number): number {
-    return row + 1 < this.rows ? this.columns[(row + 1) * ROW + ROW_FIRST] : this.segments
+    const at = (this.row0 + row) * ROW
+    return this.columns[at + ROW_WRITE] < 0 ? this.columns[at + ROW_FETCHED] + 1 : this.columns[at + ROW_END]
   }
 
   /** Bytes in the device-readable part of a row. */
   readable(row: number): number {
-    const write = this.columns[row * ROW + ROW_WRITE]
-    if (write >= 0) return this.bytes[row * 2]
-    return write === ONE_READABLE ? this.lengths[this.first(row)] : 0
+    const index = this.row0 + row
+    const write = this.columns[index * ROW + ROW_WRITE]
+    if (write >= 0) return this.bytes[2 * index]
+    return write === ONE_READABLE ? this.length(this.columns[index * ROW + ROW_FETCHED]) : 0
   }
 
   /** Bytes in the device-writable part of a row. */
   writable(row: number): number {
-    const write = this.columns[row * ROW + ROW_WRITE]
-    if (write >= 0) return this.bytes[row * 2 + 1]
-    return write === ONE_WRITABLE ? this.lengths[this.first(row)] : 0
+    const index = this.row0 + row
+    const write = this.columns[index * ROW + ROW_WRITE]
+    if (write >= 0) return this.bytes[2 * index + 1]
+    return write === ONE_WRITABLE ? this.length(this.columns[index * ROW + ROW_FETCHED]) : 0
+  }
+
+  /** Bytes of a segment. */
+  length(segment: number): number {
+    return this.words[segment * SEGMENT + SEGMENT_LENGTH] >>> 0
   }
 
   /** Where a segment begins in its region. */
   offset(segment: number): number {
-    return this.offsets[segment]
+    const at = segment * SEGMENT + SEGMENT_OFFSET
+    return this.words[at + 1] * 2 ** 32 + (this.words[at] >>> 0)
   }
 
   /** The device address of a segment. */
   address(segment: number): number {
-    const { addresses } = this
-    return (addresses[segment * 2 + 1] >>> 0) * 2 ** 32 + (addresses[segment * 2] >>> 0)
-  }
-
-  /** For the walker: appends a row over the segments [first, end) and returns it. */
-  add(
-    head: number,
-    position: number,
-    first: number,
-    write: number,
-    end: number,
-    readable: number,
-    writable: number,
-  ): number {
-    const row = this.rows++
-    const columns = this.columns
-    const at = row * ROW
-    columns[at + ROW_HEAD] = (position << 16) | head
-    columns[at + ROW_FIRST] = first
-    columns[at + ROW_WRITE] = write
-    const bytes = this.bytes
-    bytes[row * 2] = readable
-    bytes[row * 2 + 1] = writable
-    this.segments = end
-    return row
-  }
-
-  /** Doubles the segment columns; false at the bound. */
-  grow(): boolean {
-    const { addresses, lengths, offsets } = this
-    const old = lengths.length
-    if (old >= MAX_SEGMENTS) return false
-    this.regions = this.regions.concat(this.regions)
-    this.lengths = new Uint32Array(old * 2)
-    this.offsets = new Float64Array(old * 2)
-    this.addresses = new Int32Array(old * 4)
-    this.lengths.set(lengths)
-    this.offsets.set(offsets)
-    this.addresses.set(addresses)
-    return true
+    const { words } = this
+    const at = segment * SEGMENT
+    return (words[at + 1] >>> 0) * 2 ** 32 + (words[at] >>> 0)
   }
 
   /** Copies `length` device-readable bytes of a row, from byte `skip` on, to `to`. They must exist. */
   gather(row: number, skip: number, to: Region, toOffset: number, length: number): void {
-    const lengths = this.lengths
     let segment = this.first(row)
-    while (skip >= lengths[segment] && length > 0) skip -= lengths[segment++]
+    while (skip >= this.length(segment) && length > 0) skip -= this.length(segment++)
     while (length > 0) {
-      const piece = Math.min(lengths[segment] - skip, length)
+      const piece = Math.min(this.length(segment) - skip, length)
       copy(to, toOffset, this.regions[segment], this.offset(segment) + skip, piece)
       toOffset += piece
       length -= piece
@@ -159,12 +262,11 @@ export class ChainTable {
    * somebody wants to be told: then {@link report} follows.
    */
   scatter(row: number, skip: number, from: Region, fromOffset: number, length: number): boolean {
-    const lengths = this.lengths
     let listened = false
     let segment = this.write(row)
-    while (skip >= lengths[segment] && length > 0) skip -= lengths[segment++]
+    while (skip >= this.length(segment) && length > 0) skip -= this.length(segment++)
     while (length > 0) {
-      const piece = Math.min(lengths[segment] - skip, length)
+      const piece = Math.min(this.length(segment) - skip, length)
       const region = this.regions[segment]
       copy(region, this.offset(segment) + skip, from, fromOffset, piece)
       if (region.onDeviceWrite !== null) listened = true
@@ -178,12 +280,11 @@ export class ChainTable {
 
   /** Writes zeros as {@link scatter} copies bytes. */
   scatterZeros(row: number, skip: number, length: number): boolean {
-    const lengths = this.lengths
     let listened = false
     let segment = this.write(row)
-    while (skip >= lengths[segment] && length > 0) skip -= lengths[segment++]
+    while (skip >= this.length(segment) && length > 0) skip -= this.length(segment++)
     while (length > 0) {
-      const piece = Math.min(lengths[segment] - skip, length)
+      const piece = Math.min(this.length(segment) - skip, length)
       const region = this.regions[segment]
       clear(region, this.offset(segment) + skip, piece)
       if (region.onDeviceWrite !== null) listened = true
@@ -199,15 +300,15 @@ export class ChainTable {
    * device does for a row: it runs foreign code, which may grow a memory, reset the device, or call it.
    */
   report(row: number, skip: number, length: number): void {
-    const { lengths, offsets, regions } = this
+    const { regions } = this
     let segment = this.write(row)
     while (length > 0) {
-      const bytes = lengths[segment]
+      const bytes = this.length(segment)
       if (skip >= bytes) skip -= bytes
       else {
         const piece = Math.min(bytes - skip, length)
         const region = regions[segment]
-        if (region.onDeviceWrite !== null) region.onDeviceWrite(offsets[segment] + skip, piece)
+        if (region.onDeviceWrite !== null) region.onDeviceWrite(this.offset(segment) + skip, piece)
         length -= piece
         skip = 0
       }

@@ -1,3 +1,4 @@
+import type { ChainTable } from './chain-table.ts'
 import type { RingArea, RingOwner } from './ring-area.ts'
 
 /** How the negotiated features and the driver's registers shape a ring. */
@@ -11,60 +12,6 @@ export interface RingSetup {
   readonly inOrder: boolean
   /** With `inOrder`: one used element for a run of buffers that were used completely (§2.7.9, §2.8.9). */
   readonly batchUsed: boolean
-}
-
-const FIRST_CAPACITY = 256
-
-/**
- * Chains as they were loaded from a ring: private, and each word of them loaded once. Chain i has the id `ids[i]`, and
- * its descriptors begin with number `firsts[i]`; those of the next chain follow.
- *
- * Chains [from, to) were fetched and not taken. The words of a descriptor are its address, low and high, its length, and
- * its flags: NEXT, WRITE and INDIRECT.
- */
-export class Fetched {
-  from = 0
-  to = 0
-  /** Descriptors in use. */
-  descriptors = 0
-  declare words: Int32Array
-  declare readonly ids: Uint16Array
-  declare readonly firsts: Uint32Array
-
-  constructor(size: number) {
-    this.words = new Int32Array(4 * FIRST_CAPACITY)
-    this.ids = new Uint16Array(size + 1)
-    this.firsts = new Uint32Array(size + 1)
-  }
-
-  clear(): void {
-    this.from = this.to = this.descriptors = 0
-  }
-
-  /** Forgets all but the last `count` chains, which were taken. */
-  keepLast(count: number): void {
-    const { descriptors, firsts, ids, to, words } = this
-    const chain = to - count
-    const first = count === 0 ? descriptors : firsts[chain]
-    words.copyWithin(0, 4 * first, 4 * descriptors)
-    for (let i = 0; i < count; i++) {
-      ids[i] = ids[chain + i]
-      firsts[i] = firsts[chain + i] - first
-    }
-    this.from = this.to = count
-    this.descriptors = descriptors - first
-    firsts[count] = descriptors - first
-  }
-
-  /** Makes room for so many more descriptors. */
-  reserve(count: number): void {
-    let bytes = this.words.length
-    while (bytes < 4 * (this.descriptors + count)) bytes *= 2
-    if (bytes === this.words.length) return
-    const words = new Int32Array(bytes)
-    words.set(this.words)
-    this.words = words
-  }
 }
 
 /** Where a queue stands: what a device saves, and what another one goes on with. */
@@ -94,21 +41,21 @@ export interface DeviceRing {
   /** The same, from what was seen before where that says it. */
   readonly ready: number
   /**
-   * Appends up to `limit` available chains to `into`. A chain that breaks a rule ends the batch before it, and breaks
-   * the queue where it is the first. Returns how many.
+   * Loads up to `limit` available chains to the end of the table. A chain that breaks a rule ends the batch before it,
+   * and breaks the queue where it is the first. Returns how many.
    */
-  fetch(into: Fetched, limit: number): number
-  /** Gives the chains back that were fetched and not taken: the last ones. */
-  unfetch(of: Fetched): void
+  fetch(into: ChainTable, limit: number): number
+  /** Gives the chains back that were loaded and not taken: the last ones. */
+  unfetch(of: ChainTable): void
   /**
-   * Loads the descriptors of an indirect table of `entries` entries to `into`, behind what it holds. Returns how many,
-   * or -1 where the owner was told what is wrong.
+   * Loads the descriptors of an indirect table of `entries` entries, behind what is in use. Returns how many, or -1 where
+   * the owner was told what is wrong.
    */
-  fetchTable(area: RingArea, entries: number, head: number, into: Fetched): number
+  fetchTable(area: RingArea, entries: number, head: number, into: ChainTable): number
   /** Marks a chain used, not yet for the driver to see. See `RingWalker.push`. */
   push(id: number, written: number, whole: boolean): void
-  /** As many calls of {@link push} as there are rows: their ids stand in the lower halves of every fourth word. */
-  pushRows(columns: Int32Array, rows: number): void
+  /** As many calls of {@link push} as there are rows: of the first that were taken. */
+  pushRows(chains: ChainTable, rows: number): void
   /** Publishes what was pushed, with a full barrier. Returns whether the driver wants a notification. */
   flush(): boolean
   /** Asks for a notification at the next chain. Returns whether one came in the meantime. */

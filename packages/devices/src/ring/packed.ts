@@ -14,7 +14,8 @@ import {
   RING_EVENT_FLAGS_DESCRIPTOR,
   RING_EVENT_FLAGS_DISABLE,
 } from '@guestdma/spec'
-import type { DeviceRing, Fetched, RingPosition, RingSetup } from './device-ring.ts'
+import { type ChainTable, ROW, ROW_FETCHED, ROW_ID, SEGMENT, SEGMENT_FLAGS } from './chain-table.ts'
+import type { DeviceRing, RingPosition, RingSetup } from './device-ring.ts'
 import {
   AREA_DESC_LOW,
   AREA_DEVICE_LOW,
@@ -27,6 +28,11 @@ import {
 
 // The engine folds a module's own constants into its code; imported ones it loads at each use.
 const ENDS = DESCRIPTOR_F_NEXT | DESCRIPTOR_F_INDIRECT
+const STRIDE = ROW
+const DESCRIPTOR = SEGMENT
+const FLAGS = SEGMENT_FLAGS
+const ID = ROW_ID
+const FETCHED = ROW_FETCHED
 const F_NEXT = DESCRIPTOR_F_NEXT
 const SHOWN = DESCRIPTOR_F_NEXT | DESCRIPTOR_F_WRITE | DESCRIPTOR_F_INDIRECT
 // In the word that holds a descriptor's id in its lower half and its flags in its upper half.
@@ -137,18 +143,17 @@ export class PackedDeviceRing implements DeviceRing {
     return (this.region.loadSharedWord(word + 3) & MARKS) === this.marks ? 1 : 0
   }
 
-  fetch(into: Fetched, limit: number): number {
+  fetch(into: ChainTable, limit: number): number {
     if (!this.attached) return 0
     const { counts, owner, size } = this
-    into.reserve(size + 1)
-    const { firsts, ids } = into
+    const { columns } = into
     let { words } = into
-    let room = (words.length >> 2) - 1
+    let room = words.length / DESCRIPTOR
     let { at, marks } = this
     const start = at
-    let k = into.descriptors
-    const before = k
-    let chain = into.to
+    const before = into.segments
+    let row = into.to * STRIDE
+    let k = before
     let begin = k
     let n = 0
     let word = this.place(at)
@@ -172,12 +177,11 @@ export class PackedDeviceRing implements DeviceRing {
         break
       }
       if (k === room) {
-        into.descriptors = k
-        into.reserve(size + 1)
+        into.reserve(k + 1)
         words = into.words
-        room = (words.length >> 2) - 1
+        room = words.length / DESCRIPTOR
       }
-      words[((k << 2) + 3) | 0] = flags & SHOWN
+      words[(k * DESCRIPTOR + FLAGS) | 0] = flags & SHOWN
       k = (k + 1) | 0
       at = (at + 1) | 0
       if (at === size) {
@@ -192,9 +196,9 @@ export class PackedDeviceRing implements DeviceRing {
         break
       }
       counts[id] = k - begin
-      ids[chain] = id
-      firsts[chain] = begin
-      chain = (chain + 1) | 0
+      columns[row + ID] = id
+      columns[row + FETCHED] = begin
+      row = (row + STRIDE) | 0
       n = (n + 1) | 0
       begin = k
       this.at = at
@@ -209,48 +213,48 @@ export class PackedDeviceRing implements DeviceRing {
         region = this.region
       } else word = (base + (at << 2)) | 0
       const { u32 } = region
-      const to = k << 2
+      const to = k * DESCRIPTOR
       words[to] = u32[word]
       words[(to + 1) | 0] = u32[(word + 1) | 0]
       words[(to + 2) | 0] = u32[(word + 2) | 0]
       at = (at + 1) | 0
       if (at === size) at = 0
     }
-    into.to = chain
-    into.descriptors = begin
-    firsts[chain] = begin
+    into.add(n, begin)
     if (region.meter !== null) region.meter.load(4, 4 * (begin - before))
     return n
   }
 
-  unfetch({ from, ids, to }: Fetched): void {
+  unfetch({ columns, next, to }: ChainTable): void {
     const { counts } = this
-    for (let chain = from; chain < to; chain++) {
-      this.at -= counts[ids[chain]]
-      counts[ids[chain]] = 0
+    for (let row = next; row < to; row++) {
+      const id = columns[row * STRIDE + ID]
+      this.at -= counts[id]
+      counts[id] = 0
     }
     if (this.at >= 0) return
     this.at += this.size
     this.marks ^= MARKS
   }
 
-  fetchTable(area: RingArea, entries: number, head: number, into: Fetched): number {
+  fetchTable(area: RingArea, entries: number, head: number, into: ChainTable): number {
     const { owner, size } = this
     // All of the table is the chain, and its order is theirs (§2.8.7).
     if (entries > size) return owner.fail('chain-length', head, entries, size)
     const { u32 } = area.region
     const base = area.offset / 4
-    into.reserve(entries)
+    const start = into.segments
+    into.reserve(start + entries)
     const { words } = into
     for (let n = 0; n < entries; n++) {
       const at = base + 4 * n
-      const to = 4 * (into.descriptors + n)
+      const to = (start + n) * DESCRIPTOR
       words[to] = u32[at]
       words[to + 1] = u32[at + 1]
       words[to + 2] = u32[at + 2]
       // Of the flags WRITE alone means something there.
       const flags = (u32[at + 3] >>> 16) & DESCRIPTOR_F_WRITE
-      words[to + 3] = n + 1 < entries ? flags | F_NEXT : flags
+      words[to + FLAGS] = n + 1 < entries ? flags | F_NEXT : flags
     }
     if (area.region.meter !== null) area.region.meter.load(4, 4 * entries)
     return entries
@@ -285,21 +289,22 @@ export class PackedDeviceRing implements DeviceRing {
     this.replaceable = whole && this.batchUsed
   }
 
-  pushRows(columns: Int32Array, rows: number): void {
+  pushRows(chains: ChainTable, rows: number): void {
+    const { columns, row0 } = chains
     const { counts, ringArea, size } = this
     const base = this.place(this.usedAt) - 4 * this.usedAt
     const { region } = this
     const plain = !this.batchUsed && !ringArea.scattered && region.onDeviceWrite === null
     let row = 0
     // The first one is held back.
-    while (row < rows && (!plain || this.heldAt === NONE)) this.push(columns[row++ << 2] & 0xffff, 0, true)
+    while (row < rows && (!plain || this.heldAt === NONE)) this.push(chains.head(row++), 0, true)
     let { usedAt, usedMarks } = this
     const { u32 } = region
     let { passed } = this
     if (region.meter !== null) region.meter.store(4, 2 * (rows - row))
     this.unpublished += rows - row
     for (; row < rows; row++) {
-      const id = columns[row << 2] & 0xffff
+      const id = columns[(row0 + row) * STRIDE + ID]
       const word = (base + (usedAt << 2)) | 0
       u32[(word + 2) | 0] = 0
       u32[(word + 3) | 0] = id | usedMarks

@@ -8,8 +8,21 @@ import {
   MAX_QUEUE_SIZE,
 } from '@guestdma/spec'
 import type { QueueFaultReason } from '../faults/faults.ts'
-import { ChainTable, ONE_READABLE, ONE_WRITABLE, ROW, ROW_FIRST, ROW_HEAD, ROW_WRITE } from './chain-table.ts'
-import { type DeviceRing, type DeviceRingFormats, Fetched, type RingPosition, type RingSetup } from './device-ring.ts'
+import {
+  ChainTable,
+  MAX_SEGMENTS,
+  ONE_READABLE,
+  ONE_WRITABLE,
+  ROW,
+  ROW_FETCHED,
+  ROW_ID,
+  ROW_WRITE,
+  SEGMENT,
+  SEGMENT_FLAGS,
+  SEGMENT_LENGTH,
+  SEGMENT_OFFSET,
+} from './chain-table.ts'
+import type { DeviceRing, DeviceRingFormats, RingPosition, RingSetup } from './device-ring.ts'
 import { PackedDeviceRing } from './packed.ts'
 import { RingArea, type RingOwner } from './ring-area.ts'
 import { SplitDeviceRing } from './split.ts'
@@ -17,9 +30,13 @@ import { CHAIN_BYTES, CHAIN_STEPS } from './work.ts'
 
 // The engine folds a module's own constants into its code; imported ones it loads at each use.
 const STRIDE = ROW
-const HEAD = ROW_HEAD
-const FIRST = ROW_FIRST
+const ID = ROW_ID
+const FETCHED = ROW_FETCHED
 const WRITE = ROW_WRITE
+const DESCRIPTOR = SEGMENT
+const LENGTH = SEGMENT_LENGTH
+const FLAGS = SEGMENT_FLAGS
+const OFFSET = SEGMENT_OFFSET
 const ALL_READABLE = ONE_READABLE
 const ALL_WRITABLE = ONE_WRITABLE
 const READ_ACCESS = ACCESS_READ
@@ -36,19 +53,22 @@ const TWO_32 = 2 ** 32
 const HIGH_HALF = 2 ** -32
 const GIB = 2 ** 30
 const PAGE = 4096
-// Words of `seen`: where the window begins, as halves; its last byte, counted from there, or -1; and its access kinds.
+// Words of `seen`: where the window begins, as halves; its last byte, counted from there, or -1; its access kinds.
 const SEEN_LOW = 0
 const SEEN_HIGH = 1
 const SEEN_TOP = 2
 const SEEN_ACCESS = 3
+// Where it is in its region, as halves.
+const SEEN_OFFSET = 4
+
+/** In place of what a port grants: it was not asked yet. */
+const UNASKED = -1
 
 /** What `take` returns when there is no chain: none available, or the queue is broken. */
 export const NO_CHAIN = -1
 
 /** `next` has 16 bits, so a longer indirect table holds entries that nothing can name. */
 const MAX_INDIRECT_BYTES = 65536 * DESCRIPTOR_SIZE
-/** Chains that are fetched together at most. */
-const BATCH = 64
 
 /**
  * The device's side of one virtqueue of either format (virtio 1.4 §2.6): takes available chains, pushes used ones.
@@ -81,19 +101,15 @@ export class RingWalker implements RingOwner {
   declare private readonly split: DeviceRing
   declare private readonly packed: DeviceRing
   declare private ring: DeviceRing
-  declare private readonly fetched: Fetched
-  // An indirect table that is looked at: where it is, its descriptors, and a copy of one that is not aligned.
+  // An indirect table that is looked at: where it is, and a copy of one that is not aligned.
   declare private readonly tableArea: RingArea
-  declare private readonly table: Fetched
   declare private aligned: Region
-  private readonly seen = new Int32Array(4)
-  private seenOffset = 0
+  private readonly seen = new Int32Array(6)
   private size = 1
   private indirect = false
   private inOrder = false
   private paused = false
-  // Number of the next chain to take, modulo 2^16; and of the next one to complete in order.
-  private number = 0
+  // In order: number of the next chain to complete, modulo 2^16.
   private completed = 0
   // In order: completions by number, held until all earlier ones came. -1: still outstanding.
   private heldWritten = new Float64Array(0)
@@ -108,8 +124,6 @@ export class RingWalker implements RingOwner {
     this.split = formats.split?.(this) ?? new SplitDeviceRing(this)
     this.packed = formats.packed?.(this) ?? new PackedDeviceRing(this)
     this.ring = this.split
-    this.fetched = new Fetched(maxSize)
-    this.table = new Fetched(0)
     this.tableArea = new RingArea(nowhere)
     this.aligned = nowhere
   }
@@ -119,9 +133,9 @@ export class RingWalker implements RingOwner {
     const { inOrder, packed, size } = setup
     this.broken = null
     this.paused = false
-    this.number = this.completed = 0
+    this.completed = 0
     this.ring = packed ? this.packed : this.split
-    this.forget()
+    this.chains.clear()
     if (size < 1 || size > maxSize || size > MAX_QUEUE_SIZE) {
       this.fail('queue-size', -1, size, maxSize)
       return false
@@ -140,7 +154,7 @@ export class RingWalker implements RingOwner {
 
   /** A queue that was reset or disabled: nothing is left to take or to publish. */
   stop(): void {
-    this.forget()
+    this.chains.clear()
     this.ring.stop()
   }
 
@@ -170,15 +184,15 @@ export class RingWalker implements RingOwner {
 
   /** Chains that are known of and not taken yet. */
   get ready(): number {
-    const { from, to } = this.fetched
-    return this.paused ? 0 : to - from + this.ring.ready
+    const { next, to } = this.chains
+    return this.paused ? 0 : to - next + this.ring.ready
   }
 
   /** Looks, once, whether the driver made chains available. Returns how many can be taken. */
   update(): number {
     if (this.broken !== null || this.paused) return 0
-    const { from, to } = this.fetched
-    return to - from + this.ring.update()
+    const { next, to } = this.chains
+    return to - next + this.ring.update()
   }
 
   /** Forgets the rows of `chains` and takes the next chain into row 0. Returns 0 or {@link NO_CHAIN}. */
@@ -188,22 +202,19 @@ export class RingWalker implements RingOwner {
 
   /** Forgets the rows of `chains` and takes up to `limit` chains into rows 0 and up. Returns how many. */
   takeBatch(limit: number): number {
-    const { chains } = this
     // What was taken before can be given back no more.
-    chains.rows = 0
-    chains.segments = 0
+    this.chains.forget()
     return this.append(limit)
   }
 
   /** Takes the next chain into a further row and returns it, or {@link NO_CHAIN}. */
   takeMore(): number {
-    return this.append(1) === 1 ? this.chains.rows - 1 : NO_CHAIN
+    return this.append(1) === 1 ? this.chains.next - 1 - this.chains.row0 : NO_CHAIN
   }
 
   /** Gives the last `rows` chains back, untouched: the next `take` finds them again. */
   untake(rows: number): void {
-    this.fetched.from -= rows
-    this.number = (this.number - rows) & 0xffff
+    this.chains.next -= rows
   }
 
   /**
@@ -217,7 +228,7 @@ export class RingWalker implements RingOwner {
 
   /** Marks the chains of rows 0 to `rows` - 1 used, of which nothing was written: as many calls of `push`. */
   pushRows(rows: number): void {
-    this.ring.pushRows(this.chains.columns, rows)
+    this.ring.pushRows(this.chains, rows)
   }
 
   /**
@@ -229,10 +240,11 @@ export class RingWalker implements RingOwner {
       this.push(head, written, whole)
       return
     }
-    const { heldHead, heldMask, heldWritten } = this
+    const { chains, heldHead, heldMask, heldWritten } = this
+    const next = chains.numberOf(chains.next)
     heldHead[position & heldMask] = head
     heldWritten[position & heldMask] = written
-    while (this.completed !== this.number) {
+    while (this.completed !== next) {
       const place = this.completed & heldMask
       if (heldWritten[place] < 0) return
       this.push(heldHead[place], heldWritten[place], false)
@@ -264,7 +276,7 @@ export class RingWalker implements RingOwner {
 
   /** Of the last {@link flushAndRearm}: chains came in the meantime. */
   get more(): boolean {
-    return this.broken === null && !this.paused && this.ring.more && this.fetched.from === this.fetched.to
+    return this.broken === null && !this.paused && this.ring.more && this.chains.next === this.chains.to
   }
 
   /** Where the queue stands; nothing may be outstanding except what only waits for `flush`. */
@@ -297,148 +309,123 @@ export class RingWalker implements RingOwner {
 
   /**
    * Replaces all rows by one that consists of `count` device-writable spans, resolved as the port grants them now. For
-   * a completion that comes long after its chain was taken. False: the port refused, and `broken` is set, or it does not
-   * know yet.
+   * a completion that comes long after its chain was taken; the row has no position. False: the port refused, and
+   * `broken` is set, or it does not know yet.
    */
-  reresolve(addresses: Float64Array, lengths: Uint32Array, count: number, head: number, position: number): boolean {
-    const chains = this.chains
-    chains.rows = 0
-    let segment = 0
+  reresolve(addresses: Float64Array, lengths: Uint32Array, count: number, head: number): boolean {
+    const { chains, port } = this
+    chains.forget()
+    const row = chains.to
+    const first = chains.segments
     let writable = 0
     for (let i = 0; i < count; i++) {
-      this.port.request[0] = addresses[i]
-      segment = this.pieces(segment, lengths[i], this.port.resolve(lengths[i], WRITE_ACCESS), WRITE_ACCESS, head)
-      if (segment < 0) return false
+      port.request[0] = addresses[i]
+      if (!this.pieces(first, lengths[i], port.resolve(lengths[i], WRITE_ACCESS), WRITE_ACCESS, head)) return false
       writable += lengths[i]
     }
-    chains.add(head, position, 0, 0, segment, 0, writable)
+    chains.row0 = row
+    chains.columns[row * STRIDE + ID] = head
+    chains.describe(row, first, first, chains.segments, 0, writable)
     return true
   }
 
-  private forget(): void {
-    this.chains.rows = this.chains.segments = 0
-    this.fetched.clear()
-  }
-
   private giveBack(): void {
-    this.ring.unfetch(this.fetched)
-    this.fetched.clear()
+    this.ring.unfetch(this.chains)
+    this.chains.to = this.chains.next
   }
 
-  // Resolves fetched chains into rows. Here only chains of one plain descriptor; what is longer, unusual or wrong goes on
-  // in chain(). All state is local, since a field would be loaded again after each call that is not inlined.
+  // Takes chains. The inner loop takes those of one plain descriptor that lies where the last one did, and calls nothing:
+  // the engine then keeps what it knows of the arrays.
   private append(limit: number): number {
     this.extra = 0
-    const { chains, fetched, port } = this
     if (this.broken !== null || this.paused) return 0
-    if (fetched.from === fetched.to) {
-      // The rows that are in use can still be given back.
-      fetched.keepLast(chains.rows)
-      const room = fetched.ids.length - 1 - fetched.to
-      if (this.ring.fetch(fetched, room < BATCH ? room : BATCH) === 0) return 0
-    }
+    const { chains, port, ring } = this
+    if (chains.next === chains.to && !this.load()) return 0
     // Code that the device called since the last chain may have grown a memory.
     if (port.region.u8.length === 0) port.refresh()
-    const extra = this.ring.copies
+    const extra = ring.copies
     this.extra = extra
-    this.ring.copies = 0
-    const from = fetched.from
-    const ready = fetched.to - from
+    ring.copies = 0
+    const from = chains.next
+    const ready = chains.to - from
     const count = ready < limit ? ready : limit
-    const { firsts, ids, words } = fetched
-    const { request, window } = port
-    const { seen } = this
-    const held = this.heldWritten
-    const heldMask = this.heldMask
     const { columns } = chains
-    let { addresses, lengths, offsets, regions, segments: segment } = chains
-    this.look()
-    let windowLow = seen[SEEN_LOW]
-    let windowHigh = seen[SEEN_HIGH]
-    let windowTop = seen[SEEN_TOP]
-    let windowOffset = this.seenOffset
-    let windowAccess = seen[SEEN_ACCESS]
-    let region = port.region
-    let row = chains.rows
-    let number = this.number
+    const { seen } = this
     let taken = 0
-    for (; taken < count; taken++) {
-      const k = firsts[from + taken] << 2
-      const flags = words[(k + 3) | 0]
-      const length = words[(k + 2) | 0]
-      const high = words[(k + 1) | 0]
-      const low = words[k]
-      if (
-        (flags & NEXT_OR_INDIRECT) === 0 &&
-        length > 0 &&
-        length < BYTES &&
-        high >= 0 &&
-        high < HIGH_LIMIT &&
-        segment < lengths.length
-      ) {
-        const access = 1 + ((flags & F_WRITE) >> 1)
+    this.look()
+    for (;;) {
+      const { regions, words } = chains
+      const windowLow = seen[SEEN_LOW]
+      const windowHigh = seen[SEEN_HIGH]
+      const windowTop = seen[SEEN_TOP]
+      const windowAccess = seen[SEEN_ACCESS]
+      const offsetLow = seen[SEEN_OFFSET]
+      const offsetHigh = seen[SEEN_OFFSET + 1]
+      const { region } = port
+      for (; taken < count; taken++) {
+        const at = (from + taken) * STRIDE
+        const segment = columns[at + FETCHED]
+        const k = segment * DESCRIPTOR
+        const low = words[k]
+        const high = words[(k + 1) | 0]
+        const length = words[(k + LENGTH) | 0]
+        const flags = words[(k + FLAGS) | 0]
         const into = (low - windowLow) | 0
-        let granted = length
-        let found = region
+        const access = 1 + ((flags & F_WRITE) >> 1)
         if (
-          into >= 0 &&
-          into <= windowTop &&
-          length <= ((windowTop - into + 1) | 0) &&
-          high === ((windowHigh + (low >>> 0 < windowLow >>> 0 ? 1 : 0)) | 0) &&
-          (windowAccess & access) !== 0
-        ) {
-          offsets[segment] = windowOffset + into
-        } else {
-          request[0] = high * TWO_32 + (low >>> 0)
-          granted = port.resolve(length, access as 1 | 2)
-          offsets[segment] = port.offset
-          found = port.region
-          // A window of a page or less is not worth it: the next buffer lies in another one.
-          if (window[1] > PAGE) {
-            this.look()
-            windowLow = seen[SEEN_LOW]
-            windowHigh = seen[SEEN_HIGH]
-            windowTop = seen[SEEN_TOP]
-            windowOffset = this.seenOffset
-            windowAccess = seen[SEEN_ACCESS]
-            region = found
-          }
-        }
-        if (granted === length) {
-          // Comparing costs less than the store's write barrier.
-          if (regions[segment] !== found) regions[segment] = found
-          lengths[segment] = length
-          addresses[segment << 1] = low
-          addresses[((segment << 1) + 1) | 0] = high
-          const at = row * STRIDE
-          columns[at + HEAD] = (number << 16) | ids[from + taken]
-          columns[at + FIRST] = segment
-          // One segment: its length says how many bytes there are.
-          columns[at + WRITE] = access === 2 ? ALL_WRITABLE : ALL_READABLE
-          if (held.length !== 0) held[number & heldMask] = -1
-          segment++
-          row++
-          number = (number + 1) & 0xffff
-          continue
-        }
+          (flags & NEXT_OR_INDIRECT) !== 0 ||
+          length <= 0 ||
+          length >= BYTES ||
+          into < 0 ||
+          into > windowTop ||
+          length > ((windowTop - into + 1) | 0) ||
+          high !== ((windowHigh + (low >>> 0 < windowLow >>> 0 ? 1 : 0)) | 0) ||
+          (windowAccess & access) === 0 ||
+          regions[segment] !== region
+        )
+          break
+        const offset = (offsetLow + into) | 0
+        words[(k + OFFSET) | 0] = offset
+        words[(k + OFFSET + 1) | 0] = (offsetHigh + (offset >>> 0 < offsetLow >>> 0 ? 1 : 0)) | 0
+        columns[at + WRITE] = access === 2 ? ALL_WRITABLE : ALL_READABLE
       }
-      chains.rows = row
-      chains.segments = segment
-      if (!this.chain(fetched, firsts[from + taken], firsts[from + taken + 1], ids[from + taken], number)) break
-      ;({ addresses, lengths, offsets, regions, segments: segment } = chains)
-      row = chains.rows
-      if (held.length !== 0) held[number & heldMask] = -1
-      number = (number + 1) & 0xffff
-      if (this.extra !== extra) {
-        taken++
-        break
-      }
+      if (taken === count || !this.other(from + taken)) break
+      taken++
+      if (this.extra !== extra) break
     }
-    fetched.from = from + taken
-    this.number = number
-    chains.rows = row
-    chains.segments = segment
+    if (this.inOrder) {
+      for (let i = 0; i < taken; i++) this.heldWritten[chains.numberOf(from + i) & this.heldMask] = -1
+    }
+    chains.next = from + taken
     return taken
+  }
+
+  private load(): boolean {
+    const { chains, ring } = this
+    // Many chains for one frame, of many descriptors each.
+    if (chains.next > chains.row0 && chains.segments >= MAX_SEGMENTS)
+      return this.reject('segments', -1, chains.segments, MAX_SEGMENTS)
+    return ring.fetch(chains, chains.room) > 0
+  }
+
+  // Any other chain. False: `broken` is set, or the port does not know yet.
+  private other(row: number): boolean {
+    const { chains, port } = this
+    const segment = chains.columns[row * STRIDE + FETCHED]
+    const k = segment * DESCRIPTOR
+    const high = chains.words[k + 1]
+    const length = chains.words[k + LENGTH]
+    const flags = chains.words[k + FLAGS]
+    if ((flags & NEXT_OR_INDIRECT) !== 0 || length <= 0 || length >= BYTES || high < 0 || high >= HIGH_LIMIT)
+      return this.chain(row, UNASKED)
+    port.request[0] = high * TWO_32 + (chains.words[k] >>> 0)
+    const granted = port.resolve(length, (1 + ((flags & F_WRITE) >> 1)) as 1 | 2)
+    // A window of a page or less is not worth it: the next buffer lies in another one.
+    if (port.window[1] > PAGE) this.look()
+    if (granted !== length) return this.chain(row, granted)
+    chains.place(segment, port)
+    chains.columns[row * STRIDE + WRITE] = (flags & F_WRITE) === 0 ? ALL_READABLE : ALL_WRITABLE
+    return true
   }
 
   // What lies in the port's last window needs no call. As halves, since integers are compared faster than doubles: of a
@@ -460,34 +447,37 @@ export class RingWalker implements RingOwner {
     seen[SEEN_HIGH] = (base * HIGH_HALF) | 0
     seen[SEEN_TOP] = Math.max(length, 0) - 1
     seen[SEEN_ACCESS] = window[3]
-    this.seenOffset = offset
+    seen[SEEN_OFFSET] = offset | 0
+    seen[SEEN_OFFSET + 1] = (offset * HIGH_HALF) | 0
   }
 
-  // A chain in full generality (virtio 1.4 §2.7.5.3, §2.8.7). Appends a row and returns true. False: `broken` is set, or
-  // the port does not know yet.
-  private chain(of: Fetched, begin: number, end: number, head: number, number: number): boolean {
+  // A chain in full generality (virtio 1.4 §2.7.5.3, §2.8.7). `known`: what the port grants of its first buffer, where it
+  // was asked already. False: `broken` is set, or the port does not know yet.
+  private chain(row: number, known: number): boolean {
     const { chains, port, size } = this
-    const first = chains.segments
-    let segment = first
+    const head = chains.columns[row * STRIDE + ID]
+    let k = chains.columns[row * STRIDE + FETCHED]
+    let first = k
+    // Where the next segment goes: where its descriptor is, for as long as each of them is one.
+    let segment = k
     let total = 0
     let readable = 0
-    let writeFrom = -1
+    let readableSegments = -1
     let copied = 0
     let elements = 0
-    let { words } = of
-    let k = begin
-    let stop = end
     let inTable = false
-    for (; k < stop; k++) {
-      const at = 4 * k
+    let flags = F_NEXT
+    for (; (flags & F_NEXT) !== 0; k++) {
+      const at = k * DESCRIPTOR
+      const { words } = chains
       const low = words[at] >>> 0
       const high = words[at + 1] >>> 0
-      const length = words[at + 2] >>> 0
-      const flags = words[at + 3]
+      const length = words[at + LENGTH] >>> 0
+      flags = words[at + FLAGS]
       if ((flags & F_INDIRECT) !== 0) {
-        if (inTable) return this.reject('indirect-nested', head, k - begin, 0)
-        if (!this.indirect) return this.reject('indirect-feature', head, k - begin, 0)
-        if ((flags & F_NEXT) !== 0) return this.reject('indirect-next', head, k - begin, 0)
+        if (inTable) return this.reject('indirect-nested', head, elements, 0)
+        if (!this.indirect) return this.reject('indirect-feature', head, elements, 0)
+        if ((flags & F_NEXT) !== 0) return this.reject('indirect-next', head, elements, 0)
         if (length === 0 || (length & 15) !== 0 || length > MAX_INDIRECT_BYTES) {
           return this.reject('indirect-length', head, length, MAX_INDIRECT_BYTES)
         }
@@ -502,12 +492,17 @@ export class RingWalker implements RingOwner {
           copied = length / DESCRIPTOR_SIZE
         }
         this.align(area, length)
-        this.table.clear()
-        const entries = this.ring.fetchTable(area, length / DESCRIPTOR_SIZE, head, this.table)
+        const table = chains.segments
+        const entries = this.ring.fetchTable(area, length / DESCRIPTOR_SIZE, head, chains)
         if (entries < 0) return false
-        words = this.table.words
-        k = -1
-        stop = entries
+        chains.segments += entries
+        if (segment === first) first = segment = table
+        else {
+          first = chains.move(first, segment)
+          segment = chains.segments
+        }
+        k = table - 1
+        flags = F_NEXT
         inTable = true
         continue
       }
@@ -517,40 +512,53 @@ export class RingWalker implements RingOwner {
       let access: 1 | 2 = READ_ACCESS
       if ((flags & F_WRITE) !== 0) {
         access = WRITE_ACCESS
-        if (writeFrom < 0) {
-          writeFrom = segment
+        if (readableSegments < 0) {
+          readableSegments = segment - first
           readable = total
         }
-      } else if (writeFrom >= 0) return this.reject('order', head, k, 0)
+      } else if (readableSegments >= 0) return this.reject('order', head, elements - 1, 0)
       total += length
-      if (length === 0) continue
-      if (high >= HIGH_LIMIT) {
+      if (high >= HIGH_LIMIT && length > 0) {
         port.outOfReach?.(high, low, length, access)
-        return this.reject('buffer-unreachable', head, k, 0)
+        return this.reject('buffer-unreachable', head, elements - 1, 0)
       }
       port.request[0] = high * TWO_32 + low
-      segment = this.pieces(segment, length, port.resolve(length, access), access, head)
-      if (segment < 0) {
-        if (this.broken === null) this.askFor(words, k + 1, stop)
+      const ask = known === UNASKED || elements > 1
+      const granted = length === 0 ? 0 : ask ? port.resolve(length, access) : known
+      if (segment === k && granted === length && length > 0) {
+        chains.place(segment, port)
+        segment++
+        continue
+      }
+      if (segment === k) first = chains.move(first, segment)
+      if (length > 0 && !this.pieces(first, length, granted, access, head)) {
+        if (this.broken === null) this.askFor(k, flags)
         return false
       }
+      segment = chains.segments
     }
+    const write = readableSegments < 0 ? segment : first + readableSegments
+    if (readableSegments < 0) readable = total
     this.extra += ((elements + copied + segment - first) / STEPS + total / BYTES) | 0
-    if (writeFrom < 0) chains.add(head, number, first, segment, segment, total, 0)
-    else chains.add(head, number, first, writeFrom, segment, readable, total - readable)
+    chains.describe(row, first, write, segment, readable, total - readable)
     return true
   }
 
   // The port does not know yet where a buffer is: it is asked for the rest of the chain as well, so that one answer does
-  // not wait for the other.
-  private askFor(words: Int32Array, begin: number, end: number): void {
-    const { port } = this
-    for (let k = begin; k < end; k++) {
-      const high = words[4 * k + 1] >>> 0
-      const length = words[4 * k + 2] >>> 0
+  // not wait for the other. `flags`: those of descriptor k, which it does not know.
+  private askFor(k: number, flags: number): void {
+    const { chains, port } = this
+    while ((flags & F_NEXT) !== 0) {
+      k++
+      const { words } = chains
+      const at = k * DESCRIPTOR
+      const high = words[at + 1] >>> 0
+      const length = words[at + LENGTH] >>> 0
+      flags = words[at + FLAGS]
       if (length === 0 || high >= HIGH_LIMIT) continue
-      port.request[0] = high * TWO_32 + (words[4 * k] >>> 0)
-      port.resolve(length, (words[4 * k + 3] & F_WRITE) === 0 ? READ_ACCESS : WRITE_ACCESS)
+      port.request[0] = high * TWO_32 + (words[at] >>> 0)
+      // A table is read, whatever its WRITE flag says.
+      port.resolve(length, (flags & (F_WRITE | F_INDIRECT)) === F_WRITE ? WRITE_ACCESS : READ_ACCESS)
     }
   }
 
@@ -576,21 +584,20 @@ export class RingWalker implements RingOwner {
     return false
   }
 
-  // A buffer that the port grants in several pieces, or that needs more room. `request[0]` and `granted` stand at its
-  // beginning.
-  private pieces(segment: number, length: number, granted: number, access: 1 | 2, head: number): number {
+  // Puts a buffer down behind all other segments, in as many pieces as the port grants; the first `granted` bytes of it
+  // are known, at `request[0]`. `first`: where the chain's segments begin.
+  private pieces(first: number, length: number, granted: number, access: 1 | 2, head: number): boolean {
     const { chains, port } = this
     for (;;) {
-      if (granted <= 0) return this.refused('buffer-unreachable', head, length)
-      if (segment >= chains.lengths.length && !chains.grow()) return this.fail('segments', head, segment, segment)
-      chains.regions[segment] = port.region
-      chains.lengths[segment] = granted
-      chains.offsets[segment] = port.offset
-      chains.addresses[2 * segment] = port.request[0] | 0
-      chains.addresses[2 * segment + 1] = (port.request[0] * HIGH_HALF) | 0
-      segment++
+      if (granted <= 0) {
+        this.refused('buffer-unreachable', head, length)
+        return false
+      }
+      const count = chains.segments - first
+      if (count >= MAX_SEGMENTS) return this.reject('segments', head, count, MAX_SEGMENTS)
+      chains.put(port, granted)
       length -= granted
-      if (length <= 0) return segment
+      if (length <= 0) return true
       port.request[0] += granted
       granted = port.resolve(length, access)
     }

@@ -15,7 +15,8 @@ import {
   USED_RING_ALIGN,
   usedRingBytes,
 } from '@guestdma/spec'
-import type { DeviceRing, Fetched, RingPosition, RingSetup } from './device-ring.ts'
+import { type ChainTable, ROW, ROW_FETCHED, ROW_ID, SEGMENT, SEGMENT_FLAGS } from './chain-table.ts'
+import type { DeviceRing, RingPosition, RingSetup } from './device-ring.ts'
 import {
   AREA_DESC_LOW,
   AREA_DEVICE_LOW,
@@ -31,6 +32,11 @@ import { CHAIN_BYTES, CHAIN_STEPS } from './work.ts'
 // The engine folds a module's own constants into its code; imported ones it loads at each use.
 const F_NEXT = DESCRIPTOR_F_NEXT
 const ENDS = DESCRIPTOR_F_NEXT | DESCRIPTOR_F_INDIRECT
+const STRIDE = ROW
+const DESCRIPTOR = SEGMENT
+const FLAGS = SEGMENT_FLAGS
+const ID = ROW_ID
+const FETCHED = ROW_FETCHED
 
 /**
  * The device's half of a split ring: virtio 1.4 §2.7.
@@ -157,32 +163,53 @@ export class SplitDeviceRing implements DeviceRing {
     return this.accept(region.loadShared(half))
   }
 
-  fetch(into: Fetched, limit: number): number {
+  fetch(into: ChainTable, limit: number): number {
     const { availableRing, owner, size, table } = this
     const ready = (this.available - this.next) & 0xffff
     const count = ready < limit ? ready : limit
     if (count === 0) return 0
     if (availableRing.u16.length === 0) availableRing.refresh()
     if (table.u32.length === 0) table.refresh()
-    into.reserve(size + count)
-    const { firsts, ids } = into
+    const { columns } = into
     const mask = size - 1
     const ring = availableRing.u16
     const first = (this.availableHalf + 2) | 0
     const from = table.u32
     const base = this.tableWord
     const start = this.next
-    const capacity = (into.words.length >> 2) - 1
     let { words } = into
-    let room = capacity
-    let k = into.descriptors
-    let chain = into.to
+    let room = words.length / DESCRIPTOR
+    const before = into.segments
+    let row = into.to * STRIDE
+    let k = before
     let begin = k
     let n = 0
     let head = ring[first + (start & mask)]
     let index = head
-    // One flat loop for chains of any length.
-    while (n < count) {
+    for (;;) {
+      // One flat loop for chains of any length. It calls nothing, so that the engine keeps what it knows of the arrays.
+      while (n < count && index < size && k - begin !== size && k !== room) {
+        const at = (base + (index << 2)) | 0
+        const to = k * DESCRIPTOR
+        const flags = from[(at + 3) | 0]
+        words[to] = from[at]
+        words[(to + 1) | 0] = from[(at + 1) | 0]
+        words[(to + 2) | 0] = from[(at + 2) | 0]
+        words[(to + FLAGS) | 0] = flags & 0xffff
+        k = (k + 1) | 0
+        index = flags >>> 16
+        if ((flags & ENDS) === F_NEXT) continue
+        columns[row + ID] = head
+        columns[row + FETCHED] = begin
+        row = (row + STRIDE) | 0
+        begin = k
+        n = (n + 1) | 0
+        // What is not available yet is not looked at.
+        if (n === count) break
+        head = ring[(first + ((start + n) & mask)) | 0]
+        index = head
+      }
+      if (n === count) break
       if (index >= size || k - begin === size) {
         // What comes before it is taken first.
         if (n > 0) break
@@ -191,64 +218,40 @@ export class SplitDeviceRing implements DeviceRing {
         else owner.fail('chain-length', head, size + 1, size)
         break
       }
-      if (k === room) {
-        into.descriptors = k
-        into.reserve(size + 1)
-        words = into.words
-        room = (words.length >> 2) - 1
-      }
-      const at = (base + (index << 2)) | 0
-      const to = k << 2
-      const flags = from[(at + 3) | 0]
-      words[to] = from[at]
-      words[(to + 1) | 0] = from[(at + 1) | 0]
-      words[(to + 2) | 0] = from[(at + 2) | 0]
-      words[(to + 3) | 0] = flags & 0xffff
-      k = (k + 1) | 0
-      if ((flags & ENDS) === F_NEXT) {
-        index = flags >>> 16
-        continue
-      }
-      ids[chain] = head
-      firsts[chain] = begin
-      chain = (chain + 1) | 0
-      n = (n + 1) | 0
-      begin = k
-      // What is not available yet is not looked at.
-      if (n === count) break
-      head = ring[(first + ((start + n) & mask)) | 0]
-      index = head
+      // Chains with more descriptors than the ring has share some: they need not be loaded together.
+      if (n > 0 && k - before > size) break
+      into.reserve(k + 1)
+      words = into.words
+      room = words.length / DESCRIPTOR
     }
-    into.to = chain
-    into.descriptors = begin
-    firsts[chain] = begin
+    into.add(n, begin)
     this.next = (start + n) & 0xffff
     if (availableRing.meter !== null) availableRing.meter.load(2, n)
-    if (table.meter !== null) table.meter.load(4, 4 * (begin - firsts[chain - n]))
+    if (table.meter !== null) table.meter.load(4, 4 * (begin - before))
     return n
   }
 
-  unfetch({ from, to }: Fetched): void {
-    this.next = (this.next - (to - from)) & 0xffff
+  unfetch({ next, to }: ChainTable): void {
+    this.next = (this.next - (to - next)) & 0xffff
   }
 
-  fetchTable(area: RingArea, entries: number, head: number, into: Fetched): number {
+  fetchTable(area: RingArea, entries: number, head: number, into: ChainTable): number {
     const { owner, size } = this
     const { u32 } = area.region
     const base = area.offset / 4
-    const start = into.descriptors
-    into.reserve(size + 1)
+    const start = into.segments
+    into.reserve(start + Math.min(entries, size))
     const { words } = into
     let index = 0
     for (let n = 0; ; n++) {
       if (n === size) return owner.fail('chain-length', head, size + 1, size)
       const at = base + 4 * index
-      const to = 4 * (start + n)
+      const to = (start + n) * DESCRIPTOR
       const flags = u32[at + 3]
       words[to] = u32[at]
       words[to + 1] = u32[at + 1]
       words[to + 2] = u32[at + 2]
-      words[to + 3] = flags & 0xffff
+      words[to + FLAGS] = flags & 0xffff
       if (area.region.meter !== null) area.region.meter.load(4, 4)
       if ((flags & F_NEXT) === 0) return n + 1
       index = flags >>> 16
@@ -269,11 +272,13 @@ export class SplitDeviceRing implements DeviceRing {
     this.replaceable = whole && this.batchUsed
   }
 
-  pushRows(columns: Int32Array, rows: number): void {
+  pushRows(chains: ChainTable, rows: number): void {
     if (this.batchUsed) {
-      for (let row = 0; row < rows; row++) this.push(columns[row << 2] & 0xffff, 0, true)
+      for (let row = 0; row < rows; row++) this.push(chains.head(row), 0, true)
       return
     }
+    const { columns } = chains
+    const id = chains.row0 * STRIDE + ID
     const { usedRing, used } = this
     if (usedRing.u32.length === 0) usedRing.refresh()
     const words = usedRing.u32
@@ -281,7 +286,7 @@ export class SplitDeviceRing implements DeviceRing {
     const mask = this.size - 1
     for (let row = 0; row < rows; row++) {
       const word = (first + (((used + row) & mask) << 1)) | 0
-      words[word] = columns[row << 2] & 0xffff
+      words[word] = columns[id + row * STRIDE]
       words[(word + 1) | 0] = 0
     }
     this.used = (used + rows) & 0xffff

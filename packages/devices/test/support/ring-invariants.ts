@@ -1,3 +1,4 @@
+import { ROW, ROW_FETCHED } from '../../src/ring/chain-table.ts'
 import type { RingWalker } from '../../src/ring.ts'
 
 const MARKS = 0x8080_0000 | 0
@@ -16,30 +17,35 @@ export function checkRing(walker: RingWalker): void {
   }
   const size = field<number>(walker, 'size')
   const ring = field<object>(walker, 'ring')
-  const fetched = field<{ from: number; to: number; descriptors: number; firsts: Uint32Array }>(walker, 'fetched')
-  const { from, to, descriptors, firsts } = fetched
-  must(from >= 0 && from <= to && to <= size, `chains ${from} to ${to} are fetched of a queue of ${size}`)
-  for (let chain = 0; chain < to; chain++) must(firsts[chain] < firsts[chain + 1], `chain ${chain} has a descriptor`)
+  const { chains } = walker
+  const { columns, next, row0, segments, to } = chains
+  const [loaded, number] = [field<number>(chains, 'loaded'), field<number>(chains, 'number')]
+  const rows = `rows ${row0} to ${next} were taken, and those to ${to} loaded, of a queue of ${size}`
+  must(next >= 0 && next <= to && to - next <= size, rows)
+  // A chain that was taken again stands behind all others, alone.
+  must(row0 <= next ? next - row0 <= size : row0 === to, rows)
+  must(to * ROW < columns.length, `${rows}, and ${columns.length} words`)
+  const begins = Array.from({ length: to - next }, (_, i) => columns[(next + i) * ROW + ROW_FETCHED])
   must(
-    to === 0 || firsts[to] === descriptors,
-    `${descriptors} descriptors are fetched, and chains end at ${firsts[to]}`,
+    begins.every((begin, i) => begin >= 0 && begin < (begins[i + 1] ?? loaded)),
+    `chains begin at ${begins}, and ${loaded} descriptors are loaded`,
   )
-  const number = field<number>(walker, 'number')
+  must(loaded <= segments && segments <= chains.regions.length, `${loaded} are loaded, ${segments} are in use`)
   const completed = field<number>(walker, 'completed')
   must(Number.isInteger(number) && number >= 0 && number < WRAP_16, `a chain has the number ${number}`)
   must(completed >= 0 && completed < WRAP_16, `chain ${completed} completes next`)
   const [get, flag] = [(name: string) => field<number>(ring, name), (name: string) => field<boolean>(ring, name)]
   if (!flag('attached')) return
   if (field<object>(walker, 'split') === ring) {
-    const [published, used, next, available] = ['published', 'used', 'next', 'available'].map(get)
-    const all = `published ${published}, used ${used}, next ${next}, available ${available}, size ${size}`
+    const [published, used, after, available] = ['published', 'used', 'next', 'available'].map(get)
+    const all = `published ${published}, used ${used}, next ${after}, available ${available}, size ${size}`
     must(
-      [published, used, next, available].every((i) => Number.isInteger(i) && i >= 0 && i < WRAP_16),
+      [published, used, after, available].every((i) => Number.isInteger(i) && i >= 0 && i < WRAP_16),
       all,
     )
     const behind = (index: number): number => (index - published) & 0xffff
-    must(behind(used) <= behind(next) && behind(next) <= behind(available) && behind(available) <= size, all)
-    must(to - from <= behind(next) - behind(used), `${to - from} chains wait, ${all}`)
+    must(behind(used) <= behind(after) && behind(after) <= behind(available) && behind(available) <= size, all)
+    must(to - next <= behind(after) - behind(used), `${to - next} chains wait, ${all}`)
     return
   }
   const [at, marks, usedAt, usedMarks, heldAt, passed] = ['at', 'marks', 'usedAt', 'usedMarks', 'heldAt', 'passed'].map(
