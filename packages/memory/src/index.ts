@@ -14,7 +14,7 @@ export {
 } from './address.ts'
 export { attempt } from './attempt.ts'
 export { ACCESS_READ, ACCESS_WRITE, type BusPort, type InterruptSink, type RegisterBus } from './bus.ts'
-export { clear, copy } from './copy.ts'
+export { clear, copy, copyEach } from './copy.ts'
 export {
   type CauseRecord,
   type ErrorRecord,

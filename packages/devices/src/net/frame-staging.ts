@@ -1,4 +1,4 @@
-import { copy, Region } from '@guestdma/memory'
+import { copy, copyEach, Region } from '@guestdma/memory'
 import {
   ETHERNET_MTU,
   ETHERTYPE_VLAN,
@@ -64,6 +64,9 @@ export class FrameStaging {
   readonly header: Region = new Region(new ArrayBuffer(16), 'frame header')
   declare private readonly size: number
   declare private found: Region
+  // Where payloads are that are copied together, and how far the memory is filled.
+  private readonly sources = new Int32Array(FRAMES)
+  private end = 0
   /** Of the last {@link take}: what is wrong with the row that it ended before; 0 where nothing is. */
   refused = 0
 
@@ -79,55 +82,82 @@ export class FrameStaging {
    * frame: {@link refused} says why. Returns how many rows that were.
    */
   take(chains: ChainTable, rows: number, longest: number): number {
-    const { frames, size } = this
+    const { frames, size, sources } = this
     this.refused = 0
     // A link may take the memory away, by transferring what it was shown.
     if (frames.region.u8.length === 0) frames.region = this.memory()
     const { lengths: sizes, offsets: places, region: to } = frames
     const { columns, regions, row0, words } = chains
-    let end = 0
+    this.end = 0
     let row = 0
-    // One flat loop: what is a field is loaded again after each call that is not inlined.
-    for (; row < rows && row < BATCH; row++) {
-      const at = (row0 + row) * STRIDE
-      const segment = columns[at + FETCHED]
-      const k = segment * WORDS
-      const alone = columns[at + WRITE] === ALL_READABLE
-      const length = (alone ? words[k + LENGTH] : chains.readable(row)) - HEADER
-      // VLAN tags are looked for in what was copied.
-      if (length <= 0 || length > longest + TAGS) return this.refuse(row, BAD_LENGTH)
-      let from = regions[segment]
-      let payload: number
-      const start = words[k + OFFSET]
-      if (alone && words[k + OFFSET + 1] === 0 && start >= 0 && start < NEAR) {
-        payload = (start + HEADER) | 0
-        if (asksForOffload(from, start)) return this.refuse(row, OFFLOAD)
-      } else {
-        payload = this.locate(chains, row, length)
-        if (payload === OFFLOAD) return this.refuse(row, OFFLOAD)
-        from = this.found
+    for (;;) {
+      const first = row
+      const from = row < rows ? regions[columns[(row0 + row) * STRIDE + FETCHED]] : to
+      const { u16 } = from
+      let { end } = this
+      // Frames of one descriptor, in one region, without VLAN tags. It calls nothing: the engine then keeps what it knows
+      // of the arrays.
+      for (; row < rows && row < BATCH; row++) {
+        const at = (row0 + row) * STRIDE
+        const segment = columns[at + FETCHED]
+        const k = segment * WORDS
+        const header = words[k + OFFSET]
+        const length = (words[k + LENGTH] - HEADER) | 0
+        if (
+          columns[at + WRITE] !== ALL_READABLE ||
+          words[k + OFFSET + 1] !== 0 ||
+          header < 0 ||
+          header >= NEAR ||
+          (header & 1) !== 0 ||
+          length <= 0 ||
+          length > longest ||
+          regions[segment] !== from ||
+          (u16[header >>> 1] & OFFLOADS) !== 0
+        )
+          break
+        const payload = (header + HEADER) | 0
+        // At the payload's own offset modulo 8, since a copy is fastest so.
+        const place = (end + (payload & 7)) | 0
+        if (place + length > size) break
+        sources[row] = payload
+        places[row] = place
+        sizes[row] = length
+        end = (place + length + 7) & ~7
       }
-      // At the payload's own offset modulo 8, since a copy is fastest so.
-      const place = (end + (payload & 7)) | 0
-      if (place + length > size) break
-      if (payload < 0) chains.gather(row, HEADER, to, place, length)
-      else copy(to, place, from, payload, length)
-      end = (place + length + 7) & ~7
-      places[row] = place
-      sizes[row] = length
-      if (length > longest && tooLong(frames, row, longest)) return this.refuse(row, BAD_LENGTH)
+      copyEach(to, places, from, sources, sizes, first, row)
+      this.end = end
+      if (row === rows || row === BATCH || !this.other(chains, row, longest)) break
+      row++
     }
     frames.count = row
     return row
   }
 
-  private refuse(row: number, why: number): number {
-    this.refused = why
-    this.frames.count = row
-    return row
+  // Any other frame. False: the batch is full, or `refused` says what is wrong with it.
+  private other(chains: ChainTable, row: number, longest: number): boolean {
+    const { frames, size } = this
+    const length = chains.readable(row) - HEADER
+    // VLAN tags are looked for in what was copied.
+    if (length <= 0 || length > longest + TAGS) return this.refuse(BAD_LENGTH)
+    const payload = this.locate(chains, row, length)
+    if (payload === OFFLOAD) return this.refuse(OFFLOAD)
+    const place = (this.end + (payload & 7)) | 0
+    if (place + length > size) return false
+    if (payload < 0) chains.gather(row, HEADER, frames.region, place, length)
+    else copy(frames.region, place, this.found, payload, length)
+    frames.offsets[row] = place
+    frames.lengths[row] = length
+    if (length > longest && tooLong(frames, row, longest)) return this.refuse(BAD_LENGTH)
+    this.end = (place + length + 7) & ~7
+    return true
   }
 
-  // Where the payload is of a row that is framed otherwise: right behind its header, at its offset in `found`; in pieces,
+  private refuse(why: number): false {
+    this.refused = why
+    return false
+  }
+
+  // Where the payload is of a row: right behind its header, at its offset in `found`; in pieces,
   // some number of below 0 that is 0 modulo 8. The offsets are integers, since a double that is passed on is an allocation.
   private locate(chains: ChainTable, row: number, length: number): number {
     const segment = chains.first(row)
@@ -137,6 +167,10 @@ export class FrameStaging {
       return asksForOffload(this.header, 0) ? OFFLOAD : IN_PIECES
     }
     if (asksForOffload(chains.regions[segment], chains.offset(segment) | 0)) return OFFLOAD
+    if (first === HEADER + length) {
+      this.found = chains.regions[segment]
+      return (chains.offset(segment) | 0) + HEADER
+    }
     // Usual as well: one descriptor for the header, and one for the rest.
     if (first > HEADER || chains.length(segment + 1) !== length || chains.offset(segment + 1) >= NEAR) return IN_PIECES
     this.found = chains.regions[segment + 1]

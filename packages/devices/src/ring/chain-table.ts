@@ -233,7 +233,10 @@ export class ChainTable {
   /** Where a segment begins in its region. */
   offset(segment: number): number {
     const at = segment * SEGMENT + SEGMENT_OFFSET
-    return this.words[at + 1] * 2 ** 32 + (this.words[at] >>> 0)
+    const low = this.words[at]
+    const high = this.words[at + 1]
+    // An integer to the engine too, where it can be one.
+    return high === 0 && low >= 0 ? low : high * 2 ** 32 + (low >>> 0)
   }
 
   /** The device address of a segment. */
