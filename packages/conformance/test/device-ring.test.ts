@@ -140,7 +140,7 @@ describe.each(FORMATS)('the device half of a %s ring', (_, packed) => {
       const seen: string[] = []
       stepping.onStore = () => seen.push(rig.used(passed, counts).join())
       stepping.run(() => {
-        if (together) walker.pushRows(order.length)
+        if (together) walker.pushRows(0, order.length, new Int32Array(order.length).fill(written))
         else for (const id of order) walker.push(id, written, false)
       })
       expect([...new Set(seen)]).toEqual([''])

@@ -143,7 +143,7 @@ describe.each(FORMATS)('the device half of a %s ring', (format) => {
       const ids = guest.offer([one(), one(), one()])
       ram.writes.length = 0
       expect(takeAll()).toEqual(ids)
-      if (round % 2 === 0) walker.pushRows(3)
+      if (round % 2 === 0) walker.pushRows(0, 3, new Int32Array(3))
       else for (const id of ids) walker.push(id, 0, true)
       walker.flush()
       const wrong = ram.writes.filter(
@@ -195,7 +195,7 @@ describe.each(FORMATS)('the device half of a %s ring', (format) => {
       walker.update()
       walker.take()
       if (n % 2 === 0) walker.push(ids[0], 0, true)
-      else walker.pushRows(1)
+      else walker.pushRows(0, 1, new Int32Array(1))
       walker.flush()
       guest.reap()
       if (n > 65_530 || n % 100 === 0) {

@@ -68,9 +68,9 @@ export const DEVICE_MUTANTS: readonly Mutants[] = [
         'this.next = this.next - (to - next)',
       ],
       ['does not mask the place of a used element', '(this.slot & (this.size - 1))', 'this.slot'],
-      ['does not mask it in a batch', '((used + row) & mask)', '(used + row)'],
+      ['does not mask it in a batch', '((used + i) & mask)', '(used + i)'],
       ['does not wrap the used index', 'this.used = (used + 1) & 0xffff', 'this.used = used + 1'],
-      ['does not wrap it in a batch', 'this.used = (used + rows) & 0xffff', 'this.used = used + rows'],
+      ['does not wrap it in a batch', 'this.used = (used + count) & 0xffff', 'this.used = used + count'],
       [
         'does not wrap what is ready',
         'const ready = (this.available - this.next) & 0xffff',

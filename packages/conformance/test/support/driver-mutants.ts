@@ -168,7 +168,7 @@ export const DRIVER_MUTANTS: readonly Mutants[] = [
         'const row = freeRows[(freeAt + n) & freeMask]',
         'const row = freeRows[freeAt + n]',
       ],
-      ['does not mask the place of a chain', 'order[(number + n) & orderMask] = row', 'order[number + n] = row'],
+      ['does not mask the place of a chain', 'order[(number + i) & orderMask] = row', 'order[number + i] = row'],
       [
         'does not wrap where rows stood',
         'this.freeAt = (this.freeAt - pendingRows) & this.freeMask',

@@ -17,7 +17,6 @@ import { VirtioDevice } from '../device/virtio-device.ts'
 import { DeviceError } from '../faults/errors.ts'
 import { FRAMES, Frames } from '../links/frames.ts'
 import type { FrameReceiver, NetLink } from '../links/net-link.ts'
-import type { ChainTable } from '../ring/chain-table.ts'
 import { NO_CHAIN, type RingWalker } from '../ring/ring-walker.ts'
 import {
   checkNetOptions,
@@ -28,6 +27,7 @@ import {
   netConfig,
   netFeatures,
 } from './config.ts'
+import { FrameDelivery } from './frame-delivery.ts'
 import { FrameSources } from './frame-sources.ts'
 import { FrameStaging, OFFLOAD, tooLong } from './frame-staging.ts'
 
@@ -37,6 +37,8 @@ const HEADER = NET_HEADER_SIZE
 // What the driver's receive chains may cost, in chains, between two polls of the device's own: frames are delivered
 // within the polls of other devices as well.
 const RECEIVE_WORK = 1024
+// Bytes written to frames that are sent.
+const NOTHING = new Int32Array(FRAMES)
 // No epoch of a port: what was granted is granted anew.
 const NOT_NOW = -1
 
@@ -55,6 +57,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
   declare readonly link: NetLink | null
 
   declare private readonly staging: FrameStaging
+  private readonly delivery = new FrameDelivery()
   private readonly sources = new FrameSources()
   // The one that `receive` was given.
   private readonly single = new Frames(new Region(new ArrayBuffer(0), 'no frame'), 1)
@@ -156,21 +159,19 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
       counters.receiveNoBuffer++
       return 0
     }
-    const { longest } = this
     const before = counters.received
     let told = true
     let i = from
-    for (; i < to; i++) {
-      const length = frames.lengths[i]
-      if (length === 0 || tooLong(frames, i, longest)) counters.receiveOversize++
-      else if (!this.up) counters.receiveUnlinked++
-      else {
-        // Who was told of an earlier frame may have stopped the device, or moved memory.
-        if (told && (!this.checkPort() || !this.live)) break
-        const rows = this.findRoom(queue, HEADER + length)
-        if (rows === 0) break
-        told = rows > 0 && this.fill(queue, frames, i, rows)
-      }
+    while (i < to) {
+      // Who was told of an earlier frame may have stopped the device, or moved memory.
+      if (told && (!this.checkPort() || !this.live)) break
+      told = false
+      if (this.up) i += this.deliverPlain(queue, frames, i, to)
+      if (i === to) break
+      const rows = this.mayReceive(frames, i) ? this.findRoom(queue, HEADER + frames.lengths[i]) : -1
+      if (rows === 0) break
+      if (rows > 0) told = this.fill(queue, frames, i, rows)
+      i++
     }
     if (counters.received !== before) this.wake()
     return i - from
@@ -266,7 +267,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
   private giveBack(queue: DeviceQueue, generation: number, rows: number): boolean {
     if (queue.generation !== generation) return false
     if (!this.checkPort() || !this.live) return false
-    queue.walker.pushRows(rows)
+    queue.walker.pushRows(0, rows, NOTHING)
     return true
   }
 
@@ -316,6 +317,32 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
       this.counters.transmitOversize++
       this.badRequest(queue, 'frame-size', head, length)
     }
+  }
+
+  // Frames that need one chain each, as usual. Returns how many of the next ones those were.
+  private deliverPlain(queue: DeviceQueue, frames: Frames, from: number, to: number): number {
+    const { counters, delivery } = this
+    const { walker } = queue
+    this.checkTaken(queue, this.port.epoch)
+    // What a longer frame found too short is left to it.
+    if (this.held > 0) return 0
+    if (this.at === this.rows && this.receiveWork < RECEIVE_WORK) this.takeMore(walker, 0)
+    const { at } = this
+    const count = delivery.deliver(walker.chains, at, this.rows, frames, from, to, this.longest)
+    if (count === 0) return 0
+    walker.pushRows(at, count, delivery.written)
+    this.at = at + count
+    counters.received += count
+    counters.receivedBytes += delivery.bytes
+    return count
+  }
+
+  // Whether a frame can be delivered. Counted where it is dropped.
+  private mayReceive(frames: Frames, i: number): boolean {
+    if (frames.lengths[i] === 0 || tooLong(frames, i, this.longest)) this.counters.receiveOversize++
+    else if (!this.up) this.counters.receiveUnlinked++
+    else return true
+    return false
   }
 
   // How many of the next chains a frame takes that needs so many bytes: 0 where there are too few now, and -1 where it is
@@ -406,7 +433,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
     const length = lengths[i]
     let at = offsets[i]
     let left = length
-    let listened = this.putHeader(chains, first, rows)
+    let listened = this.delivery.putHeader(chains, first, rows, this.staging.header)
     for (let row = first; row < first + rows; row++) {
       const skip = row === first ? HEADER : 0
       const piece = Math.min(left, chains.writable(row) - skip) | 0
@@ -433,26 +460,6 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
       bytes -= written
     }
     this.reporting = false
-  }
-
-  // struct virtio_net_hdr without offloads: zero but for num_buffers.
-  private putHeader(chains: ChainTable, row: number, buffers: number): boolean {
-    const segment = chains.write(row)
-    if (chains.length(segment) < HEADER) {
-      const { header } = this.staging
-      header.view.setUint32(0, 0, true)
-      header.view.setUint32(4, 0, true)
-      header.view.setUint32(8, buffers << 16, true)
-      return chains.scatter(row, 0, header, 0, HEADER)
-    }
-    const region = chains.regions[segment]
-    const offset = chains.offset(segment)
-    const view = region.view
-    view.setUint32(offset, 0, true)
-    view.setUint32(offset + 4, 0, true)
-    view.setUint32(offset + 8, buffers << 16, true)
-    if (region.meter !== null) region.meter.store(4, 3)
-    return region.onDeviceWrite !== null
   }
 
   private noBuffer(queue: DeviceQueue): void {

@@ -54,8 +54,8 @@ export interface DeviceRing {
   fetchTable(area: RingArea, entries: number, head: number, into: ChainTable): number
   /** Marks a chain used, not yet for the driver to see. See `RingWalker.push`. */
   push(id: number, written: number, whole: boolean): void
-  /** As many calls of {@link push} as there are rows: of the first that were taken. */
-  pushRows(chains: ChainTable, rows: number): void
+  /** As many calls of {@link push}: rows `first` and up, of whose device-writable part `written[i]` bytes were written. */
+  pushRows(chains: ChainTable, first: number, count: number, written: Int32Array): void
   /** Publishes what was pushed, with a full barrier. Returns whether the driver wants a notification. */
   flush(): boolean
   /** Asks for a notification at the next chain. Returns whether one came in the meantime. */

@@ -289,29 +289,33 @@ export class PackedDeviceRing implements DeviceRing {
     this.replaceable = whole && this.batchUsed
   }
 
-  pushRows(chains: ChainTable, rows: number): void {
+  pushRows(chains: ChainTable, first: number, count: number, written: Int32Array): void {
     const { columns, row0 } = chains
     const { counts, ringArea, size } = this
     const base = this.place(this.usedAt) - 4 * this.usedAt
     const { region } = this
     const plain = !this.batchUsed && !ringArea.scattered && region.onDeviceWrite === null
-    let row = 0
+    let i = 0
     // The first one is held back.
-    while (row < rows && (!plain || this.heldAt === NONE)) this.push(chains.head(row++), 0, true)
+    for (; i < count && (!plain || this.heldAt === NONE); i++) {
+      const row = first + i
+      this.push(chains.head(row), written[i], written[i] === chains.writable(row))
+    }
     let { usedAt, usedMarks } = this
     const { u32 } = region
     let { passed } = this
-    if (region.meter !== null) region.meter.store(4, 2 * (rows - row))
-    this.unpublished += rows - row
-    for (; row < rows; row++) {
-      const id = columns[(row0 + row) * STRIDE + ID]
+    if (region.meter !== null) region.meter.store(4, 2 * (count - i))
+    this.unpublished += count - i
+    for (; i < count; i++) {
+      const id = columns[(row0 + first + i) * STRIDE + ID]
       const word = (base + (usedAt << 2)) | 0
-      u32[(word + 2) | 0] = 0
-      u32[(word + 3) | 0] = id | usedMarks
-      const count = counts[id]
+      const bytes = written[i]
+      u32[(word + 2) | 0] = bytes
+      u32[(word + 3) | 0] = id | usedMarks | (bytes > 0 ? WRITE_MARK : 0)
+      const descriptors = counts[id]
       counts[id] = 0
-      passed = (passed + count) | 0
-      usedAt = (usedAt + count) | 0
+      passed = (passed + descriptors) | 0
+      usedAt = (usedAt + descriptors) | 0
       if (usedAt >= size) {
         usedAt -= size
         usedMarks ^= MARKS

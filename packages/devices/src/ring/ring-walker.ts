@@ -226,9 +226,9 @@ export class RingWalker implements RingOwner {
     this.ring.push(head, written, whole)
   }
 
-  /** Marks the chains of rows 0 to `rows` - 1 used, of which nothing was written: as many calls of `push`. */
-  pushRows(rows: number): void {
-    this.ring.pushRows(this.chains, rows)
+  /** As many calls of `push`: for rows `first` and up, of which `written[0]` bytes and up were written. */
+  pushRows(first: number, count: number, written: Int32Array): void {
+    this.ring.pushRows(this.chains, first, count, written)
   }
 
   /**

@@ -272,25 +272,28 @@ export class SplitDeviceRing implements DeviceRing {
     this.replaceable = whole && this.batchUsed
   }
 
-  pushRows(chains: ChainTable, rows: number): void {
+  pushRows(chains: ChainTable, first: number, count: number, written: Int32Array): void {
     if (this.batchUsed) {
-      for (let row = 0; row < rows; row++) this.push(chains.head(row), 0, true)
+      for (let i = 0; i < count; i++) {
+        const row = first + i
+        this.push(chains.head(row), written[i], written[i] === chains.writable(row))
+      }
       return
     }
-    const { columns } = chains
-    const id = chains.row0 * STRIDE + ID
+    const { columns, row0 } = chains
     const { usedRing, used } = this
     if (usedRing.u32.length === 0) usedRing.refresh()
     const words = usedRing.u32
-    const first = this.usedWord
+    const ids = (row0 + first) * STRIDE + ID
+    const base = this.usedWord
     const mask = this.size - 1
-    for (let row = 0; row < rows; row++) {
-      const word = (first + (((used + row) & mask) << 1)) | 0
-      words[word] = columns[id + row * STRIDE]
-      words[(word + 1) | 0] = 0
+    for (let i = 0; i < count; i++) {
+      const word = (base + (((used + i) & mask) << 1)) | 0
+      words[word] = columns[ids + i * STRIDE]
+      words[(word + 1) | 0] = written[i]
     }
-    this.used = (used + rows) & 0xffff
-    if (usedRing.meter !== null) usedRing.meter.store(4, 2 * rows)
+    this.used = (used + count) & 0xffff
+    if (usedRing.meter !== null) usedRing.meter.store(4, 2 * count)
   }
 
   flush(): boolean {
