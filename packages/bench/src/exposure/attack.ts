@@ -1,3 +1,4 @@
+import { withBackend } from '@guestdma/conformance'
 import { MemoryBlockStore, type VirtioDevice } from '@guestdma/devices'
 import type { DmaScheme } from '@guestdma/dma'
 import { GuestMemory } from '@guestdma/memory'
@@ -176,18 +177,8 @@ class Stage {
 
   // The same scheme; ports and backends that it makes are seen.
   private watched(scheme: DmaScheme): DmaScheme {
-    const { provider } = scheme
     return {
-      id: scheme.id,
-      provider: {
-        id: provider.id,
-        reach: provider.reach,
-        assess: (offer) => provider.assess(offer),
-        create: async (offer, agreed) => {
-          const backend = await provider.create(offer, agreed)
-          return new RecordingBackend(backend, this.ledger(offer.device))
-        },
-      },
+      ...withBackend(scheme, (backend, { device }) => new RecordingBackend(backend, this.ledger(device))),
       install: (platform) => {
         const make = scheme.install(platform)
         return () => {

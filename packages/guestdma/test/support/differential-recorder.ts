@@ -1,4 +1,4 @@
-import { ForwardingBackend } from '@guestdma/conformance'
+import { ForwardingBackend, withBackend } from '@guestdma/conformance'
 import { IommuDevice, type MmioRegisters, PagePort } from '@guestdma/devices'
 import {
   DMA_OK,
@@ -96,22 +96,11 @@ export class Recorder {
 
   /** The same scheme, with all of its backends recorded. */
   wrap(scheme: DmaScheme): DmaScheme {
-    const { id, provider } = scheme
-    return {
-      id,
-      provider: {
-        id,
-        reach: provider.reach,
-        assess: (offer) => provider.assess(offer),
-        create: async (offer, agreed) => this.record(await provider.create(offer, agreed), offer.device),
-      },
-      install: (platform) => scheme.install(this.watch(platform)),
-    }
-  }
-
-  private record(backend: DmaBackend, device: string): DmaBackend {
-    this.traits.push(backend.traits)
-    return new RecordingBackend(backend, this.device(device))
+    const recorded = withBackend(scheme, (backend, { device }) => {
+      this.traits.push(backend.traits)
+      return new RecordingBackend(backend, this.device(device))
+    })
+    return { ...recorded, install: (platform) => scheme.install(this.watch(platform)) }
   }
 
   // Notes which IOMMU and which pages a scheme asks for; everything else is the platform's.
