@@ -4,6 +4,7 @@ import { runAttacks } from '../harness/attacks.ts'
 import { isHeadline } from '../harness/cases.ts'
 import type { WorkerOptions } from '../harness/processes.ts'
 import { runBench } from '../harness/runner.ts'
+import { writeJson } from '../program/outputs.ts'
 import { Progress } from '../program/progress.ts'
 import { listenForStop } from '../program/stop.ts'
 import { formatExposure, formatResults, ratioColumns } from '../reports/text.ts'
@@ -11,7 +12,7 @@ import { NONE } from '../scenarios/machines.ts'
 import { MEASURED } from '../scenarios/schemes.ts'
 import { type Asked, readAsked } from './asked.ts'
 import type { Command } from './command.ts'
-import { writeJson, writeViews } from './outputs.ts'
+import { writeViews } from './outputs.ts'
 
 /** Something that a run measures beside its cases, and puts into the same report. */
 export interface Extra {
@@ -100,7 +101,7 @@ async function run(host: Host, args: readonly string[], program: string): Promis
   const measured = await measureAll(asked, started, extrasFor(host, asked, started), progress)
   const report = { ...measured, complete: measured.failures.length === 0 && !stop.signal.aborted }
   progress.clear()
-  writeJson(asked.outputs, report)
+  writeJson(asked.outputs.json, report)
   await writeViews(asked.outputs, report)
   print(report, asked)
   return stop.exitCode ?? (report.complete ? 0 : 1)
@@ -135,7 +136,7 @@ async function measureAll(
     effort,
     repeat,
     ...(shard === undefined ? {} : { shard }),
-    onReport: (sofar) => writeJson(outputs, sofar),
+    onReport: (sofar) => writeJson(outputs.json, sofar),
     onProgress: ({ driver, operation, backend, mode }, fraction) =>
       progress.show(`${driver} ${operation} ${backend} ${mode}`, (fraction * cases) / work),
   })
@@ -146,7 +147,7 @@ async function measureAll(
       progress.show(extra.what, (done + fraction * extra.cases) / work),
     )
     report = { ...report, ...found, failures: [...report.failures, ...failures] }
-    writeJson(outputs, { ...report, complete: false })
+    writeJson(outputs.json, { ...report, complete: false })
     done += extra.cases
   }
   return report
