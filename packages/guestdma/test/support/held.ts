@@ -1,5 +1,5 @@
 import { eachFrame, type NetLink } from '@guestdma/devices'
-import { FrameBatch } from '@guestdma/drivers'
+import { type BlkDriver, FrameBatch } from '@guestdma/drivers'
 import { VIRTIO_F_IN_ORDER, VIRTIO_F_RING_PACKED, VIRTIO_F_SWIOTLB } from '@guestdma/spec'
 import {
   type BlkConfig,
@@ -13,7 +13,7 @@ import {
   virtioIommuScheme,
 } from 'guestdma'
 import { expect } from 'vitest'
-import { HeldStore, MAC, machine, pattern, settled, TRANSPORTS, type TransportName } from './machines.ts'
+import { HeldStore, MAC, machine, outcome, pattern, settled, TRANSPORTS, type TransportName } from './machines.ts'
 
 type Scheme = NonNullable<MachineConfig['schemes']>[number]
 
@@ -134,6 +134,23 @@ export async function expectServed({ machine: one, store }: HeldDisk): Promise<v
   store.release()
   one.pump()
   expect(await read).toEqual(pattern(512))
+}
+
+/** A disk that does not complete a read is broken once `ask` has waited for it in vain; its own reset brings it back. */
+export async function expectBroken(ask: (disk: BlkDriver) => Promise<void>, error: object): Promise<void> {
+  const held = await heldDisk({}, { deadlineMs: 20 })
+  const { machine: one, store } = held
+  const disk = one.blk('disk0')
+  const read = outcome(disk.readBytes(0, 512))
+  await settled()
+  one.pump()
+  await expect(one.run(ask(disk))).rejects.toMatchObject(error)
+  await settled()
+  expect([read(), disk.broken?.code]).toEqual(['DRIVER_DEVICE_BROKEN', 'DRIVER_DEVICE_BROKEN'])
+  store.release()
+  await one.reset('disk0')
+  await expectServed(held)
+  await one.close()
 }
 
 /** A {@link heldDisk} over a scheme, and no fault in the end. */
