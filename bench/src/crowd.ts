@@ -1,4 +1,4 @@
-import { bouncingScheme, checked, exactScheme } from '@guestdma/conformance'
+import { bouncingScheme, checked, exactScheme, withBackend } from '@guestdma/conformance'
 import { type DmaScheme, directScheme } from '@guestdma/dma'
 import { createMachine, FrameBatch, sharedPoolScheme } from 'guestdma'
 
@@ -38,10 +38,5 @@ function bouncing(): DmaScheme {
 }
 
 function checkedDirect(): DmaScheme {
-  const direct = directScheme()
-  const { provider } = direct
-  return {
-    ...direct,
-    provider: { ...provider, create: async (offer, agreed) => checked(await provider.create(offer, agreed)) },
-  }
+  return withBackend(directScheme(), (backend) => checked(backend))
 }

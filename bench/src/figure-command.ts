@@ -1,7 +1,6 @@
 import { type Command, type Host, readArguments, readEnvironment } from '@guestdma/bench'
-import { checkOutputs, listenForStop, Progress, writeWhole } from '@guestdma/bench/program'
+import { checkOutputs, listenForStop, Progress, writeJson } from '@guestdma/bench/program'
 import { type FigureProgram, runFigures } from './figure-program.ts'
-import { toJson } from './files.ts'
 
 /** A command that runs a program of this folder and prints its figures. */
 export function figureCommand<Figure>(host: Host, program: FigureProgram<Figure>): Command {
@@ -19,14 +18,14 @@ export function figureCommand<Figure>(host: Host, program: FigureProgram<Figure>
         { least: 0, most: 0, what: 'no file is needed' },
       )
       const { json } = values
-      checkOutputs(json === undefined ? [] : [{ option: '--json', path: json }])
+      checkOutputs([{ option: '--json', path: json }])
       const progress = new Progress()
       await host.prepare?.(progress)
       const stop = listenForStop()
       const environment = readEnvironment()
       let all: readonly Figure[] = []
       const save = (complete: boolean): void => {
-        if (json !== undefined) writeWhole(json, toJson({ schema, complete, environment, figures: all }))
+        writeJson(json, { schema, complete, environment, figures: all })
       }
       progress.show(name, 0)
       const { failure } = await runFigures(program, stop.signal, (sofar) => {

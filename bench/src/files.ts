@@ -39,7 +39,3 @@ export interface RfcReport {
     readonly bytes: number
   }[]
 }
-
-export function toJson(report: object): string {
-  return `${JSON.stringify(report, null, 2)}\n`
-}

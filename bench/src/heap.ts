@@ -11,8 +11,8 @@ import {
   runBench,
   variantsOf,
 } from '@guestdma/bench'
-import { checkOutputs, listenForStop, Progress, textColumns, wrap, writeWhole } from '@guestdma/bench/program'
-import { type HeapFigure, type HeapReport, toJson } from './files.ts'
+import { checkOutputs, listenForStop, Progress, textColumns, wrap, writeJson } from '@guestdma/bench/program'
+import type { HeapFigure, HeapReport } from './files.ts'
 
 /** Guest bases at which numbers stop being small integers in one engine or another. */
 const BASES = [0x1_0000, 0x5000_0000, 0x8000_0000, 0x1_0000_0000]
@@ -36,7 +36,7 @@ async function measureHeap(host: Host, args: readonly string[], program: string)
     { least: 0, most: 0, what: 'no file is needed' },
   )
   const { json } = values
-  checkOutputs(json === undefined ? [] : [{ option: '--json', path: json }])
+  checkOutputs([{ option: '--json', path: json }])
   const subjects = guestScenarios(MEASURED)
     .flatMap((scenario) => Object.keys(MEASURED).flatMap((id) => variantsOf(scenario, id)))
     .filter((subject) => isHeadline(subject) && subject.mode === 'map')
@@ -52,7 +52,7 @@ async function measureHeap(host: Host, args: readonly string[], program: string)
     })
   const save = (figures: readonly HeapFigure[], complete: boolean): void => {
     const report: HeapReport = { schema: 'guestdma-heap-1', complete, environment, figures, failures }
-    if (json !== undefined) writeWhole(json, toJson(report))
+    writeJson(json, report)
   }
   for (const [i, base] of BASES.entries()) {
     const report = await runBench({

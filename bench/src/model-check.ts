@@ -1,32 +1,16 @@
 // Whether the cost model predicts what a scheme costs over a device of another process. Its parameters are measured here
 // one by one, and not fitted. A program of its own, run on the built packages by `bench model-check`. Prints a line
 // of JSON for each figure.
-import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { type CauseName, modelRow, type Parameters, parametersOf } from '@guestdma/bench'
 import { endWithParent } from '@guestdma/bench/program'
 import { RequestBatch } from '@guestdma/drivers'
 import { guestAddress } from '@guestdma/memory'
-import { SharedMemory } from '@guestdma/node'
-import { startStorageDaemon, startTestpmd } from '@guestdma/peers'
+import { startTestpmd } from '@guestdma/peers'
 import { BLK_T_IN } from '@guestdma/spec'
-import { DPDK_IOTLB, iotlbScheme, type VhostUserOptions, VhostUserTransport } from '@guestdma/vhost-user'
-import { directScheme, FrameBatch, type Machine } from 'guestdma'
+import { FrameBatch, type Machine } from 'guestdma'
 import { bookkeeping, clearPrice, copyPrice, iotlbPrices, wakePrice } from './model-prices.ts'
-import {
-  BLK,
-  MAC,
-  median,
-  NET,
-  POOL_BYTES,
-  POOL_DEVICE,
-  peerMachine,
-  poolScheme,
-  RAM,
-  RAM_BYTES,
-  WAIT,
-} from './peer-machine.ts'
+import { BATCH, ETHERNET, FRAME, HEADER, pooledExchange } from './peer-frames.ts'
+import { BLK, median, NET, type PeerDevice, type PeerScheme, peerMachine, withDisk } from './peer-machine.ts'
 
 /** What a scheme costs over `direct`, in one kind of work with one peer: measured, and as the model has it. */
 export interface ModelCheckFigure {
@@ -56,50 +40,17 @@ const WINDOW_MS = 5
 /** Causes whose counters are there and whose parameters are measured here. */
 const CAUSES = ['copies', 'clears', 'doorbells', 'iommuRequests', 'iommuWaits'] as const
 
-type SchemeName = 'direct' | 'shared-pool' | 'vhost-iotlb'
-
-interface Opened {
-  readonly machine: Machine
-  close(): Promise<void>
-}
-
 interface Job {
   readonly peer: string
   readonly path: string
   readonly work: string
-  readonly device: Omit<VhostUserOptions, 'memory' | 'iotlb' | 'wait'>
+  readonly device: PeerDevice
   readonly mode: 'map' | 'pool'
-  readonly schemes: readonly Exclude<SchemeName, 'direct'>[]
+  readonly schemes: readonly Exclude<PeerScheme, 'direct'>[]
   /** Bytes that are copied at once, where some are. */
   readonly bytes: number
   /** Makes what does some of the work and returns how much was done. */
   prepare(machine: Machine): () => number
-}
-
-async function open(job: Job, name: SchemeName): Promise<Opened> {
-  const pool = name === 'shared-pool'
-  const memory = SharedMemory.create(name, pool ? POOL_BYTES : RAM_BYTES)
-  const transport = VhostUserTransport.connect(job.path, {
-    ...job.device,
-    memory: [{ memory, device: pool ? POOL_DEVICE : RAM }],
-    iotlb: name === 'vhost-iotlb',
-    wait: WAIT,
-  })
-  const scheme = pool
-    ? poolScheme(memory)
-    : name === 'direct'
-      ? directScheme()
-      : iotlbScheme(transport, { domain: DPDK_IOTLB })
-  const { mode } = job
-  const machine = await peerMachine({ transport, memory: pool ? null : memory.buffer, scheme, mode })
-  return {
-    machine,
-    close: async () => {
-      await machine.close()
-      transport.close()
-      memory.close()
-    },
-  }
 }
 
 /** Nanoseconds of one operation in a quick window, and what one counts. */
@@ -108,8 +59,8 @@ interface Measured {
   readonly counters: Readonly<Record<string, number>>
 }
 
-async function measure(job: Job, name: SchemeName): Promise<Measured> {
-  const { machine, close } = await open(job, name)
+async function measure(job: Job, name: PeerScheme): Promise<Measured> {
+  const { machine, close } = await peerMachine(job.path, job.device, name, job.mode)
   const work = job.prepare(machine)
   for (const end = performance.now() + WARM_MS; performance.now() < end; ) work()
   const before = countersOf(machine)
@@ -145,11 +96,11 @@ async function check(job: Job, prices: Partial<Parameters>): Promise<void> {
   const names = ['direct', ...job.schemes] as const
   const rounds: Record<string, Measured[]> = Object.fromEntries(names.map((name) => [name, []]))
   for (let round = 0; round < ROUNDS; round++) for (const name of names) rounds[name].push(await measure(job, name))
-  const rowOf = (backend: SchemeName): Readonly<Record<string, number>> => {
+  const rowOf = (backend: PeerScheme): Readonly<Record<string, number>> => {
     const all = rounds[backend].map(({ counters }) => counters)
     return Object.fromEntries(Object.keys(all[0]).map((name) => [name, median(all.map((one) => one[name]))]))
   }
-  const modelled = (backend: SchemeName): ReturnType<typeof modelRow> => {
+  const modelled = (backend: PeerScheme): ReturnType<typeof modelRow> => {
     const { work: operation, mode, bytes } = job
     return modelRow({ driver: 'dev0', operation, backend, mode, bytes, batch: 1, counters: rowOf(backend) }, parameters)
   }
@@ -176,54 +127,29 @@ async function check(job: Job, prices: Partial<Parameters>): Promise<void> {
   }
 }
 
-const FRAME = 64
-const HEADER = 12
-const BATCH = 32
 const STRIDE = 2048
 
-/** Frames go out in batches, as many as the peer takes, and come back with their addresses exchanged. */
-function exchange(mode: 'map' | 'pool'): (machine: Machine) => () => number {
-  return (machine) => {
-    const net = machine.net('dev0')
-    const { counters } = net
-    const batch = new FrameBatch(BATCH)
-    batch.length.fill(FRAME)
-    const header = [2, 0, 0, 0, 0, 9, ...MAC, 0x88, 0xb5]
-    if (mode === 'pool') {
-      const all: number[] = []
-      for (let buffer = net.acquire(); buffer >= 0; buffer = net.acquire()) all.push(buffer)
-      for (const buffer of all) net.bufferRegion.u8.set(header, net.bufferOffset(buffer))
-      for (const buffer of all) net.release(buffer)
-      return () => {
-        const before = counters.framesReceived
-        let count = 0
-        for (let buffer = 0; count < BATCH && buffer >= 0; ) {
-          buffer = net.acquire()
-          if (buffer >= 0) batch.buffer[count++] = buffer
-        }
-        batch.count = count
-        const sent = net.send(batch)
-        for (let i = sent; i < count; i++) net.release(batch.buffer[i])
-        net.poll(256)
-        return counters.framesReceived - before
-      }
-    }
-    batch.headed = true
-    const buffers = 512
-    const base = machine.ram.allocate(buffers * STRIDE, 64)
-    for (let i = 0; i < buffers; i++) {
-      const at = machine.memory.window(guestAddress(base + i * STRIDE + 16), FRAME)
-      at.region.u8.set(header, at.offset)
-    }
-    batch.count = BATCH
-    let next = 0
-    return () => {
-      const before = counters.framesReceived
-      for (let i = 0; i < BATCH; i++) batch.address[i] = base + ((next + i) % buffers) * STRIDE + 16
-      next = (next + net.send(batch)) % buffers
-      net.poll(256)
-      return counters.framesReceived - before
-    }
+/** Frames go out in batches of the caller's buffers, as many as the peer takes, and come back with their addresses exchanged. */
+function mappedExchange(machine: Machine): () => number {
+  const net = machine.net('dev0')
+  const { counters } = net
+  const batch = new FrameBatch(BATCH)
+  batch.length.fill(FRAME)
+  batch.headed = true
+  const buffers = 512
+  const base = machine.ram.allocate(buffers * STRIDE, 64)
+  for (let i = 0; i < buffers; i++) {
+    const at = machine.memory.window(guestAddress(base + i * STRIDE + 16), FRAME)
+    at.region.u8.set(ETHERNET, at.offset)
+  }
+  batch.count = BATCH
+  let next = 0
+  return () => {
+    const before = counters.framesReceived
+    for (let i = 0; i < BATCH; i++) batch.address[i] = base + ((next + i) % buffers) * STRIDE + 16
+    next = (next + net.send(batch)) % buffers
+    net.poll(256)
+    return counters.framesReceived - before
   }
 }
 
@@ -246,18 +172,11 @@ function read(machine: Machine): () => number {
 
 endWithParent()
 const eventFdWakeup = await wakePrice()
-{
-  const dir = mkdtempSync(join(tmpdir(), 'guestdma-bench-'))
-  const image = join(dir, 'disk.raw')
-  writeFileSync(image, '')
-  truncateSync(image, 1 << 20)
-  const { peer, path } = startStorageDaemon(image)
+await withDisk(async (path) => {
   const prices = { copyByte: copyPrice(READ), clearByte: clearPrice(READ), eventFdWakeup }
   const job = { peer: 'qemu-storage-daemon', path, device: BLK, mode: 'map', schemes: ['shared-pool'] } as const
   await check({ ...job, work: 'blk reads of 64 KiB, one at a time', bytes: READ, prepare: read }, prices)
-  await peer.close()
-  rmSync(dir, { recursive: true })
-}
+})
 {
   const { peer, path } = startTestpmd({ iotlb: true })
   const bytes = HEADER + FRAME
@@ -268,11 +187,11 @@ const eventFdWakeup = await wakePrice()
     ...(await iotlbPrices(path)),
   }
   const job = { peer: 'testpmd', path, device: NET, bytes }
-  for (const [mode, schemes] of [
-    ['map', ['shared-pool', 'vhost-iotlb']],
-    ['pool', ['vhost-iotlb']],
+  for (const [mode, schemes, prepare] of [
+    ['map', ['shared-pool', 'vhost-iotlb'], mappedExchange],
+    ['pool', ['vhost-iotlb'], pooledExchange],
   ] as const)
-    await check({ ...job, mode, schemes, work: `net 64 B, ${mode} buffers`, prepare: exchange(mode) }, prices)
+    await check({ ...job, mode, schemes, work: `net 64 B, ${mode} buffers`, prepare }, prices)
   await peer.close()
 }
 process.exit()

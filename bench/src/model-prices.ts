@@ -3,9 +3,9 @@ import type { Parameters } from '@guestdma/bench'
 import { DirectBackend, type DmaBackend, DmaMappings, TO_DEVICE } from '@guestdma/dma'
 import { DOMAIN_READ, IommuBackend, REQUEST_GUEST, REQUEST_IOVA, REQUEST_LENGTH } from '@guestdma/iommu'
 import { clear, copy, GuestMemory, guestAddress, Region, SpanAllocator } from '@guestdma/memory'
-import { EventFd, SharedMemory, waitReadable } from '@guestdma/node'
-import { DPDK_IOTLB, type IotlbDomain, iotlbScheme, VhostUserTransport } from '@guestdma/vhost-user'
-import { median, NET, peerMachine, RAM, RAM_BYTES, WAIT } from './peer-machine.ts'
+import { EventFd, waitReadable } from '@guestdma/node'
+import type { IotlbDomain } from '@guestdma/vhost-user'
+import { median, NET, type PeerScheme, peerMachine, RAM } from './peer-machine.ts'
 import { IdleDomain, mapAll, overPool, unmapAll } from './scale-mappings.ts'
 import { fastest } from './scale-measure.ts'
 
@@ -80,16 +80,10 @@ export function iotlbPrices(path: string): Promise<Pick<Parameters, 'iommuReques
 }
 
 async function withDomain<T>(path: string, ask: (domain: IotlbDomain) => T): Promise<T> {
-  const memory = SharedMemory.create('prices', RAM_BYTES)
-  const options = { ...NET, memory: [{ memory, device: RAM }], iotlb: true, wait: WAIT }
-  const transport = VhostUserTransport.connect(path, options)
   const domains: IotlbDomain[] = []
-  const scheme = iotlbScheme(transport, { domain: DPDK_IOTLB, onDomain: (domain) => domains.push(domain) })
-  const machine = await peerMachine({ transport, memory: memory.buffer, scheme, mode: 'map' })
+  const { close } = await peerMachine(path, NET, 'vhost-iotlb', 'map', (domain) => domains.push(domain))
   const answer = ask(domains[0])
-  await machine.close()
-  transport.close()
-  memory.close()
+  await close()
   return answer
 }
 
@@ -99,13 +93,13 @@ const known = new Map<string, number>()
  * Nanoseconds that our own code takes for one map and one unmap, batches of 32 and two buffers in a page: with an IOMMU
  * that does nothing, and with copies of 8 bytes.
  */
-export function bookkeeping(scheme: 'direct' | 'shared-pool' | 'vhost-iotlb'): number {
+export function bookkeeping(scheme: PeerScheme): number {
   const price = known.get(scheme) ?? measureCode(scheme)
   known.set(scheme, price)
   return price
 }
 
-function measureCode(scheme: 'direct' | 'shared-pool' | 'vhost-iotlb'): number {
+function measureCode(scheme: PeerScheme): number {
   const length = 1 << 20
   const memory = new GuestMemory([{ base: RAM, length, memory: new ArrayBuffer(length) }])
   const ram = new SpanAllocator(guestAddress(RAM), length)

@@ -1,13 +1,9 @@
 // How fast devices of other processes are driven, beside the bare ring on the same kind of connection. A program of its
 // own, run on the built packages by `bench peers`. Prints a line of JSON for each figure.
-import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { endWithParent } from '@guestdma/bench/program'
 import { RequestBatch } from '@guestdma/drivers'
 import { guestAddress } from '@guestdma/memory'
-import { SharedMemory } from '@guestdma/node'
-import { startStorageDaemon, startTestpmd } from '@guestdma/peers'
+import { startTestpmd } from '@guestdma/peers'
 import {
   BLK_T_IN,
   FeatureSet,
@@ -17,21 +13,19 @@ import {
   STATUS_FEATURES_OK,
   VIRTIO_F_VERSION_1,
 } from '@guestdma/spec'
-import { DPDK_IOTLB, iotlbScheme, type VhostUserOptions, VhostUserTransport } from '@guestdma/vhost-user'
-import { FrameBatch, type Machine } from 'guestdma'
+import type { VhostUserTransport } from '@guestdma/vhost-user'
 import { BARE_BYTES, BareRing } from './bare-ring.ts'
+import { BATCH, ETHERNET, FRAME, HEADER, pooledExchange } from './peer-frames.ts'
 import {
   BLK,
-  MAC,
+  type Connection,
+  connect,
   median,
   NET,
-  POOL_BYTES,
+  type PeerDevice,
   POOL_DEVICE,
   peerMachine,
-  poolScheme,
-  RAM,
-  RAM_BYTES,
-  WAIT,
+  withDisk,
 } from './peer-machine.ts'
 
 /** Requests or frames per second: of the driver, of the bare ring, and the median of their ratios round by round. */
@@ -76,23 +70,20 @@ async function compare(peer: string, work: string, backend: string, bare: Way, d
   process.stdout.write(`${JSON.stringify(figure)}\n`)
 }
 
-/** A transport for the bare ring: features and status by hand. */
-function bareTransport(
-  path: string,
-  memory: SharedMemory,
-  options: Omit<VhostUserOptions, 'memory'>,
-): VhostUserTransport {
-  const transport = VhostUserTransport.connect(path, {
-    ...options,
-    memory: [{ memory, device: POOL_DEVICE }],
-    wait: WAIT,
-  })
+/** A connection for the bare ring: features and status by hand. */
+function connectBare(path: string, device: PeerDevice): Connection {
+  const connection = connect(path, device, { bytes: BARE_BYTES, at: POOL_DEVICE, iotlb: false })
+  const { transport } = connection
   const known = STATUS_ACKNOWLEDGE | STATUS_DRIVER
   transport.writeStatus(0)
   transport.writeStatus(known)
   transport.writeFeatures(FeatureSet.of(VIRTIO_F_VERSION_1))
   transport.writeStatus(known | STATUS_FEATURES_OK)
-  return transport
+  const close = (): void => {
+    transport.writeStatus(0)
+    connection.close()
+  }
+  return { ...connection, close }
 }
 
 function start(transport: VhostUserTransport, rings: readonly BareRing[]): void {
@@ -101,25 +92,12 @@ function start(transport: VhostUserTransport, rings: readonly BareRing[]): void 
   transport.writeStatus(STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK | STATUS_DRIVER_OK)
 }
 
-/** A machine whose device is behind `transport`: over a pool, or behind the back end's own translation. */
-function machineOver(transport: VhostUserTransport, memory: SharedMemory, iotlb: boolean): Promise<Machine> {
-  const scheme = iotlb ? iotlbScheme(transport, { domain: DPDK_IOTLB }) : poolScheme(memory)
-  const mode = transport.deviceId === 1 ? 'pool' : 'map'
-  return peerMachine({ transport, memory: iotlb ? memory.buffer : null, scheme, mode })
-}
-
 const SECTOR = 512
 
 /** Reads of one sector each: by promises, as most users ask for them, and by the synchronous core below. */
-async function blk(depth: number): Promise<void> {
-  const dir = mkdtempSync(join(tmpdir(), 'guestdma-bench-'))
-  const image = join(dir, 'disk.raw')
-  writeFileSync(image, '')
-  truncateSync(image, 1 << 20)
-  const { peer, path } = startStorageDaemon(image)
+async function blk(path: string, depth: number): Promise<void> {
   const bare: Way = async () => {
-    const memory = SharedMemory.create('bare', BARE_BYTES)
-    const transport = bareTransport(path, memory, BLK)
+    const { memory, transport, close } = connectBare(path, BLK)
     const ring = new BareRing(memory.buffer, 0, POOL_DEVICE)
     for (let i = 0; i < depth; i++) {
       const cell = ring.free + i * 1024
@@ -134,25 +112,12 @@ async function blk(depth: number): Promise<void> {
       while (ring.done !== ring.offered);
       return depth
     }
-    return {
-      work,
-      close: () => {
-        transport.writeStatus(0)
-        transport.close()
-        memory.close()
-      },
-    }
+    return { work, close }
   }
   const driver =
     (synchronous: boolean): Way =>
     async () => {
-      const memory = SharedMemory.create('pool', POOL_BYTES)
-      const transport = VhostUserTransport.connect(path, {
-        ...BLK,
-        memory: [{ memory, device: POOL_DEVICE }],
-        wait: WAIT,
-      })
-      const machine = await machineOver(transport, memory, false)
+      const { machine, close } = await peerMachine(path, BLK, 'shared-pool', 'map')
       const disk = machine.blk('dev0')
       const buffers = Array.from({ length: depth }, () => guestAddress(machine.ram.allocate(SECTOR, SECTOR)))
       const promises = async (): Promise<number> => {
@@ -173,39 +138,26 @@ async function blk(depth: number): Promise<void> {
         while (left > 0) left -= disk.queue.poll(256)
         return depth
       }
-      return {
-        work: synchronous ? core : promises,
-        close: async () => {
-          await machine.close()
-          transport.close()
-          memory.close()
-        },
-      }
+      return { work: synchronous ? core : promises, close }
     }
   const work = `blk 512 B reads, depth ${depth}`
   await compare('qemu-storage-daemon', `${work}, promises`, 'shared-pool', bare, driver(false))
   await compare('qemu-storage-daemon', `${work}, synchronous core`, 'shared-pool', bare, driver(true))
-  await peer.close()
-  rmSync(dir, { recursive: true })
 }
 
-const FRAME = 64
-const HEADER = 12
-const BATCH = 32
 const [RECEIVE, TRANSMIT] = [0, 1]
 
 async function net(iotlb: boolean): Promise<void> {
   const { peer, path } = startTestpmd({ iotlb })
   const bare: Way = async () => {
-    const memory = SharedMemory.create('bare', BARE_BYTES)
-    const transport = bareTransport(path, memory, NET)
+    const { memory, transport, close } = connectBare(path, NET)
     const rings = [0, BARE_BYTES / 2].map((at) => new BareRing(memory.buffer, at, POOL_DEVICE))
     const bytes = new Uint8Array(memory.buffer)
     for (const [side, ring] of rings.entries()) {
       const stride = side === RECEIVE ? 1536 : 128
       for (let i = 0; i < ring.size; i++) {
         const at = ring.free + i * stride
-        if (side === TRANSMIT) bytes.set([2, 0, 0, 0, 0, 9, ...MAC, 0x88, 0xb5], at + HEADER)
+        if (side === TRANSMIT) bytes.set(ETHERNET, at + HEADER)
         ring.describe(i, POOL_DEVICE + at, side === RECEIVE ? stride : HEADER + FRAME, side === RECEIVE ? 2 : 0, 0)
       }
     }
@@ -224,66 +176,19 @@ async function net(iotlb: boolean): Promise<void> {
       if (came > 0 && receive.wantsDoorbell) transport.notify(RECEIVE, 0)
       return came
     }
-    return {
-      work,
-      close: () => {
-        transport.writeStatus(0)
-        transport.close()
-        memory.close()
-      },
-    }
+    return { work, close }
   }
+  const backend = iotlb ? 'vhost-iotlb' : 'shared-pool'
   const driver: Way = async () => {
-    const memory = SharedMemory.create('pool', iotlb ? RAM_BYTES : POOL_BYTES)
-    const windows = [{ memory, device: iotlb ? RAM : POOL_DEVICE }]
-    const transport = VhostUserTransport.connect(path, { ...NET, memory: windows, iotlb, wait: WAIT })
-    const machine = await machineOver(transport, memory, iotlb)
-    const nic = machine.net('dev0')
-    const batch = new FrameBatch(BATCH)
-    batch.length.fill(FRAME)
-    const header = [2, 0, 0, 0, 0, 9, ...MAC, 0x88, 0xb5]
-    // Every buffer is filled once: what is compared is how frames move, and not how they are made.
-    const all: number[] = []
-    for (let buffer = nic.acquire(); buffer >= 0; buffer = nic.acquire()) all.push(buffer)
-    for (const buffer of all) nic.bufferRegion.u8.set(header, nic.bufferOffset(buffer))
-    for (const buffer of all) nic.release(buffer)
-    const { counters } = nic
-    const work = (): number => {
-      const before = counters.framesReceived
-      let count = 0
-      while (count < BATCH) {
-        const buffer = nic.acquire()
-        if (buffer < 0) break
-        batch.buffer[count++] = buffer
-      }
-      batch.count = count
-      const sent = nic.send(batch)
-      for (let i = sent; i < count; i++) nic.release(batch.buffer[i])
-      nic.poll(256)
-      return counters.framesReceived - before
-    }
-    return {
-      work,
-      close: async () => {
-        await machine.close()
-        transport.close()
-        memory.close()
-      },
-    }
+    const { machine, close } = await peerMachine(path, NET, backend, 'pool')
+    return { work: pooledExchange(machine), close }
   }
-  await compare(
-    'testpmd',
-    'net 64 B, macswap',
-    iotlb ? 'vhost-iotlb, pool buffers' : 'shared-pool, pool buffers',
-    bare,
-    driver,
-  )
+  await compare('testpmd', 'net 64 B, macswap', `${backend}, pool buffers`, bare, driver)
   await peer.close()
 }
 
 endWithParent()
-await blk(1)
-await blk(32)
+for (const depth of [1, 32]) await withDisk((path) => blk(path, depth))
 await net(false)
 await net(true)
 process.exit()

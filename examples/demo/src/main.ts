@@ -11,7 +11,7 @@ import {
   listenForStop,
   Progress,
   UsageError,
-  writeWhole,
+  writeJson,
 } from '@guestdma/bench/program'
 import { GuestDmaError } from '@guestdma/memory'
 import { FileBlockStore } from '@guestdma/node'
@@ -58,7 +58,7 @@ async function main(args: readonly string[]): Promise<number> {
   let refusals: readonly Refusal[] = []
   const save = (complete: boolean): void => {
     const everything = { schema: 'guestdma-demo-3', complete, pcap, disk, transport, results, exposures, refusals }
-    if (json !== undefined) writeWhole(json, `${JSON.stringify(everything, null, 2)}\n`)
+    writeJson(json, everything)
   }
   try {
     const hashes = 1 + (write ? schemes.length : 0)
@@ -147,7 +147,7 @@ function checkDestinations({ schemes, pcap, disk, json, out }: DemoOptions): voi
   ]
   if (out !== undefined) checkDirectory('--out', out, (path) => void mkdirSync(path, { recursive: true }))
   const frames = out === undefined ? [] : schemes.map((id) => ({ option: '--out', path: join(out, `${id}.pcap`) }))
-  checkOutputs([...(json === undefined ? [] : [{ option: '--json', path: json }]), ...frames], inputs)
+  checkOutputs([{ option: '--json', path: json }, ...frames], inputs)
 }
 
 /** Refuses an image by its length and its superblock, and gives its length back. */

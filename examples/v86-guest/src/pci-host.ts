@@ -1,4 +1,5 @@
 // The glue: functions of guestdma on the PCI bus of v86. All that an emulator has to bring along is in this file.
+import { setImmediate as turn } from 'node:timers/promises'
 import {
   type DeviceState,
   PciFunction,
@@ -125,7 +126,7 @@ export class PciHost {
     const functions = [...this.functions.values()]
     while (functions.some(({ device }) => device.inFlight > 0)) {
       for (const { device } of functions) device.poll(0)
-      await new Promise((resolve) => setImmediate(resolve))
+      await turn()
     }
     return functions.map((one) => ({ device: one.device.save(), pci: one.save() }))
   }

@@ -1,7 +1,7 @@
 import { type DmaBackend, DmaMappings } from '@guestdma/dma'
-import { GuestDmaError } from '@guestdma/memory'
 import { beforeEach, describe, expect, test } from 'vitest'
 import { BouncingBackend, BouncingSlots, CheckedBackend, checked, FaultyBackend, TestMachine } from '../src/index.ts'
+import { codeThrownBy } from '../src/runner/test-functions.ts'
 
 let faulty: FaultyBackend
 let backend: CheckedBackend
@@ -23,15 +23,6 @@ function fillRow(row: number): void {
   m.direction[row] = 3
 }
 
-const code = (body: () => unknown): string => {
-  try {
-    body()
-  } catch (error) {
-    return error instanceof GuestDmaError ? error.code : String(error)
-  }
-  return 'nothing was thrown'
-}
-
 describe('CheckedBackend lets a correct caller pass', () => {
   test('map, sync, unmap, commit, and again; alloc and free; dispose', () => {
     const region = backend.alloc(100, 16, 1, 'ring')
@@ -44,7 +35,7 @@ describe('CheckedBackend lets a correct caller pass', () => {
       expect(backend.commitUnmaps()).toBe(0)
     }
     backend.free(region)
-    expect(code(() => backend.dispose())).toBe('nothing was thrown')
+    expect(codeThrownBy(() => backend.dispose())).toBe('nothing was thrown')
   })
 
   test('a map that failed may be tried again', () => {
@@ -203,15 +194,15 @@ describe('CheckedBackend catches a caller that', () => {
     ['disposes twice', 'CHECK_DISPOSED', () => backend.dispose(), () => backend.dispose()],
   ]
   test.each(cases)('%s: %s', (_, expected, before, error) => {
-    expect(code(before)).toBe('nothing was thrown')
-    expect(code(error)).toBe(expected)
+    expect(codeThrownBy(before)).toBe('nothing was thrown')
+    expect(codeThrownBy(error)).toBe(expected)
   })
 
   test('frees twice, or what it does not own', () => {
     const region = backend.alloc(64, 8, 1, 'ring')
     backend.free(region)
-    expect(code(() => backend.free(region))).toBe('CHECK_FREE')
-    expect(code(() => backend.free(faulty.alloc(64, 8, 1, 'ring')))).toBe('CHECK_FREE')
+    expect(codeThrownBy(() => backend.free(region))).toBe('CHECK_FREE')
+    expect(codeThrownBy(() => backend.free(faulty.alloc(64, 8, 1, 'ring')))).toBe('CHECK_FREE')
   })
 })
 
@@ -235,7 +226,7 @@ describe('FaultyBackend fails the nth call of a kind, once', () => {
     expect([faulty.unmap(m, 0, 100), faulty.counters.bytesCopiedFromDevice - copied]).toEqual([-4, 0])
     expect([faulty.unmap(m, 1, 100), faulty.counters.bytesCopiedFromDevice - copied]).toEqual([0, 100])
     faulty.failAlloc = 1
-    expect(code(() => faulty.alloc(64, 8, 1, 'ring'))).toBe('DMA_ALLOC')
+    expect(codeThrownBy(() => faulty.alloc(64, 8, 1, 'ring'))).toBe('DMA_ALLOC')
     expect(faulty.alloc(64, 8, 1, 'ring').length).toBe(64)
   })
 })

@@ -23,9 +23,10 @@ import {
   ForwardingBackend,
   sealingCodec,
   sealingScheme,
+  withBackend,
 } from '../src/index.ts'
 import { collect } from './support/collect.ts'
-import { failNext, withBackend } from './support/lies.ts'
+import { failNext } from './support/lies.ts'
 import { small } from './support/small.ts'
 
 type Use = 'ring' | 'payload'

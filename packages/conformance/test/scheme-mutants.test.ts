@@ -14,9 +14,16 @@ import {
   newDmaCounters,
 } from '@guestdma/dma'
 import { describe, expect, test } from 'vitest'
-import { bouncingScheme, describeDmaScheme, exactScheme, ForwardingBackend, sealingScheme } from '../src/index.ts'
+import {
+  bouncingScheme,
+  describeDmaScheme,
+  exactScheme,
+  ForwardingBackend,
+  sealingScheme,
+  withBackend,
+} from '../src/index.ts'
 import { collect, expectNoticed } from './support/collect.ts'
-import { claiming, withBackend } from './support/lies.ts'
+import { claiming } from './support/lies.ts'
 import { small } from './support/small.ts'
 
 // One error each, of those that real backends had; and the test that has to notice.

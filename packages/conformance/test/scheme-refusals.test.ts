@@ -1,8 +1,7 @@
 import { DMA_CORRUPT, type DmaBackend, type DmaMappings, type DmaStatus } from '@guestdma/dma'
 import { describe, expect, test } from 'vitest'
-import { bouncingScheme, describeDmaScheme, ForwardingBackend } from '../src/index.ts'
+import { bouncingScheme, describeDmaScheme, ForwardingBackend, withBackend } from '../src/index.ts'
 import { collect } from './support/collect.ts'
-import { withBackend } from './support/lies.ts'
 import { small } from './support/small.ts'
 
 class RefusesOverlong extends ForwardingBackend {

@@ -15,9 +15,16 @@ import {
 import type { BusPort } from '@guestdma/memory'
 import { FeatureSet, VIRTIO_F_VERSION_1 } from '@guestdma/spec'
 import { describe, expect, test } from 'vitest'
-import { BouncingBackend, BouncingSlots, bouncingScheme, describeDmaScheme, ForwardingBackend } from '../src/index.ts'
+import {
+  BouncingBackend,
+  BouncingSlots,
+  bouncingScheme,
+  describeDmaScheme,
+  ForwardingBackend,
+  withBackend,
+} from '../src/index.ts'
 import { collect } from './support/collect.ts'
-import { claiming, withBackend } from './support/lies.ts'
+import { claiming } from './support/lies.ts'
 import { small } from './support/small.ts'
 
 const DEVICE_BASE = 0x9_0000_0000

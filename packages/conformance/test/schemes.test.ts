@@ -7,8 +7,9 @@ import {
   FaultyBackend,
   sealingCodec,
   sealingScheme,
+  withBackend,
 } from '../src/index.ts'
-import { failNext, withBackend } from './support/lies.ts'
+import { failNext } from './support/lies.ts'
 import { small } from './support/small.ts'
 
 const functions = { describe, test, expect }

@@ -328,6 +328,17 @@ describe('windows of a PCI function', () => {
   })
 })
 
+/** The driver's choice at an offset changes with what is written, and the generation with the choice alone. */
+function expectChanges(driver: GuestDriver, offset: number): void {
+  const seen = (): [number, number] => [driver.config(offset, 1), driver.generation]
+  const [value, generation] = seen()
+  driver.setConfig(offset, 1, 1 - value)
+  const [changed, next] = seen()
+  expect([changed, next !== generation]).toEqual([1 - value, true])
+  driver.setConfig(offset, 1, 1 - value)
+  expect(seen()).toEqual([1 - value, next])
+}
+
 describe.each(TRANSPORTS)(
   'config/generation over %s: it changes with every field (virtio 1.4 §2.5.1, §4.1.4.3.1)',
   (transport) => {
@@ -341,17 +352,7 @@ describe.each(TRANSPORTS)(
       })
       const driver = driverOf(device, transport, new Line())
       driver.negotiate(32, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_CONFIG_WCE)
-      const WRITEBACK = 32
-      const seen = (): [number, number] => {
-        const value = driver.config(WRITEBACK, 1)
-        return [value, driver.generation]
-      }
-      const [value, generation] = seen()
-      driver.setConfig(WRITEBACK, 1, 1 - value)
-      const [changed, next] = seen()
-      expect([changed, next !== generation]).toEqual([1 - value, true])
-      driver.setConfig(WRITEBACK, 1, 1 - value)
-      expect(seen()).toEqual([1 - value, next])
+      expectChanges(driver, 32)
     })
 
     test("with the driver's own choice of bypass", { tags: ['4.2.2.1/generation', '4.1.4.3.1/generation'] }, () => {
@@ -359,15 +360,7 @@ describe.each(TRANSPORTS)(
       const device = new IommuDevice({ name: 'iommu0', port: everything(ram.memory) })
       const driver = driverOf(device, transport, new Line())
       driver.negotiate(32, 6)
-      const BYPASS = 36
-      const seen = (): [number, number] => {
-        const value = driver.config(BYPASS, 1)
-        return [value, driver.generation]
-      }
-      const [value, generation] = seen()
-      driver.setConfig(BYPASS, 1, 1 - value)
-      const [changed, next] = seen()
-      expect([changed, next !== generation]).toEqual([1 - value, true])
+      expectChanges(driver, 36)
     })
 
     test('what a device begins with is no change', () => {

@@ -1,3 +1,4 @@
+import { setImmediate as turn } from 'node:timers/promises'
 import { NetDevice, nothing } from '@guestdma/devices'
 import { afterEach, describe, expect, it, vi } from 'vitest'
 import { DeviceLoop } from '../src/worker/device-loop.ts'
@@ -52,7 +53,6 @@ async function history(
     return store(array, index, value)
   }) as typeof Atomics.store)
   const ended = loop.run()
-  const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve))
   await turn()
   vi.restoreAllMocks()
   // What it does while the loop sleeps already.

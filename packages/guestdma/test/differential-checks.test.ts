@@ -1,3 +1,4 @@
+import { ForwardingBackend, withBackend } from '@guestdma/conformance'
 import type { DmaBackend, DmaMappings, DmaScheme } from '@guestdma/dma'
 import { type GuestMemory, guestAddress } from '@guestdma/memory'
 import { sharedPagesScheme, sharedPoolScheme, virtioIommuScheme } from 'guestdma'
@@ -16,22 +17,15 @@ function broken(make: () => DmaScheme, mode: 'map' | 'pool' = 'map'): Promise<Fi
   return run({ script: SCRIPT, variants: [variant], transport: 'mmio', mode, choice: CHOICE })
 }
 
-/** A scheme whose backends have some methods replaced. */
+/** A scheme whose backends have some members replaced. */
 function changed(
   scheme: DmaScheme,
   change: (backend: DmaBackend, memory: GuestMemory) => Partial<DmaBackend>,
 ): DmaScheme {
-  const create: DmaScheme['provider']['create'] = async (offer, agreed) => {
-    const backend = await scheme.provider.create(offer, agreed)
-    const own = change(backend, offer.memory)
-    return new Proxy(backend, {
-      get: (target, key): unknown => {
-        const value: unknown = Reflect.get(own, key) ?? Reflect.get(target, key, target)
-        return typeof value === 'function' ? value.bind(target) : value
-      },
-    })
-  }
-  return { ...scheme, install: (platform) => scheme.install(platform), provider: { ...scheme.provider, create } }
+  return withBackend(scheme, (backend, { memory }) => {
+    const own = Object.getOwnPropertyDescriptors(change(backend, memory))
+    return Object.defineProperties(new ForwardingBackend(backend), own)
+  })
 }
 
 describe('differential: what is wrong is found', () => {

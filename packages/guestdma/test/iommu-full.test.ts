@@ -1,3 +1,4 @@
+import { setImmediate as turn } from 'node:timers/promises'
 import { type BlockRequest, MemoryBlockStore } from '@guestdma/devices'
 import { virtioIommuScheme } from '@guestdma/iommu'
 import { describe, expect, test } from 'vitest'
@@ -185,7 +186,7 @@ test.each(['answered', 'closed', 'reset'])(
       settled = true
     })
     const both = m.run(second)
-    for (let i = 0; i < 5; i++) await new Promise((resolve) => setImmediate(resolve))
+    for (let i = 0; i < 5; i++) await turn()
     expect(settled).toBe(false)
     if (end === 'answered') held[0]()
     else if (end === 'closed') await m.device('disk1').close()

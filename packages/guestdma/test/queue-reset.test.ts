@@ -1,7 +1,7 @@
 import { VIRTIO_F_RING_RESET } from '@guestdma/spec'
 import { describe, expect, it } from 'vitest'
-import { CASES, sendEight, tokensOf, withDisk, withNet } from './support/held.ts'
-import { HeldStore, machine, outcome, pattern, settled } from './support/machines.ts'
+import { CASES, expectBroken, expectServed, heldDisk, sendEight, tokensOf, withDisk, withNet } from './support/held.ts'
+import { outcome, pattern, settled } from './support/machines.ts'
 
 describe('a driver resets one queue (virtio 1.4 §2.6.1)', () => {
   describe.each(CASES)('$name', (wanted) => {
@@ -82,43 +82,18 @@ describe('a driver resets one queue (virtio 1.4 §2.6.1)', () => {
   })
 
   it('which needs RING_RESET; without it nothing is done', async () => {
-    const store = new HeldStore(pattern(64 << 10))
-    const one = await machine([{ type: 'blk', name: 'disk0', device: { store, withhold: [VIRTIO_F_RING_RESET] } }])
-    const disk = one.blk('disk0')
-    await expect(disk.resetQueue()).rejects.toMatchObject({ code: 'DRIVER_NO_RING_RESET' })
-    const read = disk.readBytes(0, 512)
-    await settled()
-    one.pump()
-    store.release()
-    one.pump()
-    expect(await read).toEqual(pattern(64 << 10).slice(0, 512))
-    await one.close()
+    const held = await heldDisk({ withhold: [VIRTIO_F_RING_RESET] })
+    await expect(held.machine.blk('disk0').resetQueue()).rejects.toMatchObject({ code: 'DRIVER_NO_RING_RESET' })
+    await expectServed(held)
+    await held.machine.close()
   })
 
   it('a device that does not confirm it is broken, and its memory comes back with its own reset', async () => {
-    const store = new HeldStore(pattern(64 << 10))
-    const one = await machine([{ type: 'blk', name: 'disk0', device: { store } }], { deadlineMs: 20 })
-    const disk = one.blk('disk0')
-    const read = outcome(disk.readBytes(0, 512))
-    await settled()
-    one.pump()
-    await expect(one.run(disk.resetQueue())).rejects.toMatchObject({ code: 'TRANSPORT_DEVICE_STUCK' })
-    await settled()
-    expect([read(), disk.broken?.code]).toEqual(['DRIVER_DEVICE_BROKEN', 'DRIVER_DEVICE_BROKEN'])
-    store.release()
-    await one.reset('disk0')
-    const again = one.blk('disk0').readBytes(0, 512)
-    await settled()
-    one.pump()
-    store.release()
-    one.pump()
-    expect(await again).toEqual(pattern(64 << 10).slice(0, 512))
-    await one.close()
+    await expectBroken((disk) => disk.resetQueue(), { code: 'TRANSPORT_DEVICE_STUCK' })
   })
 
   it('a second reset, and one of a device that was closed, is refused', async () => {
-    const store = new HeldStore(pattern(64 << 10))
-    const one = await machine([{ type: 'blk', name: 'disk0', device: { store } }])
+    const { machine: one } = await heldDisk()
     const disk = one.blk('disk0')
     const first = disk.resetQueue()
     await expect(disk.resetQueue()).rejects.toMatchObject({ code: 'DRIVER_CLOSED' })

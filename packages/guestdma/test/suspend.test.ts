@@ -1,7 +1,7 @@
 import { STATUS_DRIVER_OK, STATUS_SUSPEND, VIRTIO_F_SUSPEND } from '@guestdma/spec'
 import { describe, expect, it } from 'vitest'
-import { CASES, sendEight, tokensOf, withDisk, withNet } from './support/held.ts'
-import { HeldStore, machine, outcome, pattern, settled } from './support/machines.ts'
+import { CASES, expectBroken, expectServed, heldDisk, sendEight, tokensOf, withDisk, withNet } from './support/held.ts'
+import { outcome, pattern, settled } from './support/machines.ts'
 import { threads } from './support/workers.ts'
 
 const BYTES = pattern(64 << 10)
@@ -75,57 +75,29 @@ describe('a driver suspends and resumes its device (virtio 1.4 §3.4)', () => {
   })
 
   it('which needs SUSPEND; without it nothing is done', async () => {
-    const store = new HeldStore(pattern(64 << 10))
-    const one = await machine([{ type: 'blk', name: 'disk0', device: { store, withhold: [VIRTIO_F_SUSPEND] } }])
-    const disk = one.blk('disk0')
-    await expect(disk.suspend()).rejects.toMatchObject({ code: 'DRIVER_NO_SUSPEND' })
-    const read = disk.readBytes(0, 512)
-    await settled()
-    one.pump()
-    store.release()
-    one.pump()
-    expect(await read).toEqual(pattern(512))
+    const held = await heldDisk({ withhold: [VIRTIO_F_SUSPEND] })
+    const { machine: one } = held
+    await expect(one.blk('disk0').suspend()).rejects.toMatchObject({ code: 'DRIVER_NO_SUSPEND' })
+    await expectServed(held)
     expect(one.blkModel('disk0').faults.last()).toEqual([])
     await one.close()
   })
 
   it('a device that does not complete what it began in time is broken, and a reset brings it back', async () => {
-    const store = new HeldStore(pattern(64 << 10))
-    const one = await machine([{ type: 'blk', name: 'disk0', device: { store } }], { deadlineMs: 20 })
-    const disk = one.blk('disk0')
-    const read = outcome(disk.readBytes(0, 512))
-    await settled()
-    one.pump()
-    await expect(one.run(disk.suspend())).rejects.toMatchObject({
+    await expectBroken((disk) => disk.suspend(), {
       code: 'DRIVER_DEVICE_BROKEN',
       message: expect.stringContaining('the device did not suspend within 20 ms'),
     })
-    await settled()
-    expect([read(), disk.broken?.code]).toEqual(['DRIVER_DEVICE_BROKEN', 'DRIVER_DEVICE_BROKEN'])
-    store.release()
-    await one.reset('disk0')
-    const again = one.blk('disk0').readBytes(0, 512)
-    await settled()
-    one.pump()
-    store.release()
-    one.pump()
-    expect(await again).toEqual(pattern(512))
-    await one.close()
   })
 
   it('a suspended device can be reset and closed, and is as good as new', async () => {
-    const store = new HeldStore(pattern(64 << 10))
-    const one = await machine([{ type: 'blk', name: 'disk0', device: { store } }])
+    const held = await heldDisk()
+    const { machine: one } = held
     await one.run(one.blk('disk0').suspend())
     const waiting = outcome(one.blk('disk0').readBytes(0, 512))
     await one.reset('disk0')
     expect([waiting(), one.blkModel('disk0').suspended]).toEqual(['DRIVER_CLOSED', false])
-    const read = one.blk('disk0').readBytes(0, 512)
-    await settled()
-    one.pump()
-    store.release()
-    one.pump()
-    expect(await read).toEqual(pattern(512))
+    await expectServed(held)
     await one.run(one.blk('disk0').suspend())
     await one.close()
     expect(one.blkModel('disk0').status).toBe(0)

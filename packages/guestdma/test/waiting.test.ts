@@ -1,5 +1,6 @@
 // Device and driver that nobody polls by the clock: each is polled because its `onWork` was called, and for no other
 // reason. A wake-up that is lost is a test that ends with something unfinished.
+import { setImmediate as turn } from 'node:timers/promises'
 import { BlkDevice, type BlockRequest, everything, LoopbackLink, MmioRegisters, NetDevice } from '@guestdma/devices'
 import { directScheme, type PlatformOffer, platformOffer } from '@guestdma/dma'
 import { BLK_FEATURES, BlkDriver, DeviceSession, NET_FEATURES, NetDriver, type VirtioDriver } from '@guestdma/drivers'
@@ -41,9 +42,9 @@ class Loop {
 
   /** Lets whoever waits for something go on, and works what became due by that, until nothing happens any more. */
   async settle(): Promise<void> {
-    for (let turn = 0; turn < 50; turn++) {
+    for (let i = 0; i < 50; i++) {
       this.run()
-      await new Promise((resolve) => setImmediate(resolve))
+      await turn()
     }
   }
 }
@@ -206,9 +207,9 @@ describe.each(['mmio', 'pci'] as const)(
       })
       built.machine = machine
       // `onWork` is called from a later turn on.
-      while (pumps === 0) await new Promise((resolve) => setImmediate(resolve))
+      while (pumps === 0) await turn()
       const turns = async (): Promise<void> => {
-        for (let turn = 0; turn < 30; turn++) await new Promise((resolve) => setImmediate(resolve))
+        for (let i = 0; i < 30; i++) await turn()
       }
       for (let round = 0; round < 4; round++) {
         const before = received
@@ -400,6 +401,6 @@ test('what a lazy IOMMU has not removed yet goes in a machine that sleeps, and a
   await machine.blk('disk').readBytes(0, 4096)
   const before = told
   await machine.close()
-  for (let turn = 0; turn < 30; turn++) await new Promise((resolve) => setImmediate(resolve))
+  for (let i = 0; i < 30; i++) await turn()
   expect(told).toBe(before)
 })

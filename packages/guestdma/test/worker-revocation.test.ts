@@ -1,3 +1,4 @@
+import { setImmediate as turn } from 'node:timers/promises'
 import { DMA_OK, DmaMappings, TO_DEVICE } from '@guestdma/dma'
 import { guestAddress } from '@guestdma/memory'
 import { afterEach, describe, expect, it } from 'vitest'
@@ -12,8 +13,6 @@ const open: Threads[] = []
 afterEach(async () => {
   for (const threads of open.splice(0)) await threads.close().catch(() => {})
 })
-
-const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve))
 
 /** A machine with a device in a worker that attacks, and the words that the two share. */
 async function attacked(scheme: WorkerScheme) {

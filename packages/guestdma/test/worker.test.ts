@@ -1,3 +1,4 @@
+import { setImmediate as turn } from 'node:timers/promises'
 import { MemoryBlockStore } from '@guestdma/devices'
 import { TO_DEVICE } from '@guestdma/dma'
 import { guestAddress } from '@guestdma/memory'
@@ -170,7 +171,7 @@ describe('a device in a worker', () => {
       })
     while (!written) {
       far.machine.pump()
-      await new Promise((resolve) => setImmediate(resolve))
+      await turn()
     }
     await done
   })

@@ -10,6 +10,7 @@ import {
   textColumns,
   UsageError,
   wrap,
+  writeJson,
   writeWhole,
 } from '@guestdma/bench/program'
 import { ownDrivers } from './guests/own-drivers.ts'
@@ -69,7 +70,7 @@ async function main(args: readonly string[]): Promise<number> {
     { option: '--json', path: values.json },
     { option: '--markdown', path: values.markdown },
     { option: '--guests', path: values.guests },
-  ].flatMap(({ option, path }) => (path === undefined ? [] : [{ option, path }]))
+  ]
   checkOutputs(outputs, file === undefined ? [] : [{ option: 'CASES', path: file }])
   // Run from the sources what is loaded is a source as well, and compiled it is compiled.
   const suffix = import.meta.url.endsWith('.ts') ? 'ts' : 'js'
@@ -92,7 +93,7 @@ async function main(args: readonly string[]): Promise<number> {
   const own = values.guests === undefined ? [] : await ownDrivers()
   const stop = listenForStop()
   const save = (report: PeersReport): void => {
-    if (values.json !== undefined) writeWhole(values.json, `${JSON.stringify(report, null, 2)}\n`)
+    writeJson(values.json, report)
     if (values.markdown !== undefined) writeWhole(values.markdown, matrixPage(report))
     if (values.guests !== undefined) writeWhole(values.guests, guestsPage(report, own))
   }

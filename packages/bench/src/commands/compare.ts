@@ -1,4 +1,4 @@
-import { checkOutputs, writeWhole } from '../program/outputs.ts'
+import { checkOutputs, writeJson } from '../program/outputs.ts'
 import { textColumns, wrap } from '../program/table.ts'
 import { compareReports } from '../reports/compare.ts'
 import { readReport } from '../reports/read.ts'
@@ -29,7 +29,7 @@ export const compare: Command = {
     )
     const { force, json } = values
     checkOutputs(
-      json === undefined ? [] : [{ option: '--json', path: json }],
+      [{ option: '--json', path: json }],
       files.map((path) => ({ option: 'compare', path })),
     )
     const [before, after] = files.map(readReport)
@@ -37,7 +37,7 @@ export const compare: Command = {
     for (const difference of comparison.differences)
       process.stderr.write(wrap(`WARNING: the environments differ, ${difference}`, textColumns(process.stderr)))
     process.stdout.write(formatComparison(comparison))
-    if (json !== undefined) writeWhole(json, `${JSON.stringify(comparison, null, 2)}\n`)
+    writeJson(json, comparison)
     return 0
   },
 }

@@ -1,4 +1,4 @@
-import { checkOutputs, writeWhole } from '../program/outputs.ts'
+import { checkOutputs, writeJson } from '../program/outputs.ts'
 import { checkGate, readGate } from '../reports/gate.ts'
 import { readReport } from '../reports/read.ts'
 import { formatGate } from '../reports/text.ts'
@@ -42,12 +42,12 @@ export const gate: Command = {
     )
     const { json } = values
     checkOutputs(
-      json === undefined ? [] : [{ option: '--json', path: json }],
+      [{ option: '--json', path: json }],
       files.map((path) => ({ option: 'gate', path })),
     )
     const result = checkGate(readReport(files[0]), readGate(files[1]))
     process.stdout.write(formatGate(result))
-    if (json !== undefined) writeWhole(json, `${JSON.stringify(result, null, 2)}\n`)
+    writeJson(json, result)
     return result.passed ? 0 : 1
   },
 }

@@ -1,4 +1,4 @@
-import { checkOutputs, writeWhole } from '../program/outputs.ts'
+import { checkOutputs, writeJson } from '../program/outputs.ts'
 import { mergeReports } from '../reports/merge.ts'
 import { readReport } from '../reports/read.ts'
 import { formatResults } from '../reports/text.ts'
@@ -26,7 +26,7 @@ export const merge: Command = {
     )
     const { force, json } = values
     checkOutputs(
-      json === undefined ? [] : [{ option: '--json', path: json }],
+      [{ option: '--json', path: json }],
       files.map((path) => ({ option: 'merge', path })),
     )
     const report = mergeReports(
@@ -34,7 +34,7 @@ export const merge: Command = {
       force,
     )
     process.stdout.write(formatResults(report))
-    if (json !== undefined) writeWhole(json, `${JSON.stringify(report, null, 2)}\n`)
+    writeJson(json, report)
     return report.complete ? 0 : 1
   },
 }

@@ -2,7 +2,7 @@ import { costReport } from '../costs/report.ts'
 import { formatCosts } from '../costs/text.ts'
 import { PROFILE_NAMES, parseSetting } from '../model/parameters.ts'
 import { readParameterFile } from '../model/reading.ts'
-import { checkOutputs, writeWhole } from '../program/outputs.ts'
+import { checkOutputs, writeJson } from '../program/outputs.ts'
 import { readReport } from '../reports/read.ts'
 import { type Command, readArguments } from './command.ts'
 
@@ -36,17 +36,17 @@ export const model: Command = {
     )
     const { profile = 'pcie-wc', params, set = [], json } = values
     const [path] = positionals
-    checkOutputs(json === undefined ? [] : [{ option: '--json', path: json }], [
-      { option: program, path },
-      ...(params === undefined ? [] : [{ option: '--params', path: params }]),
-    ])
+    checkOutputs(
+      [{ option: '--json', path: json }],
+      [{ option: program, path }, ...(params === undefined ? [] : [{ option: '--params', path: params }])],
+    )
     const overrides = {
       ...(params === undefined ? {} : readParameterFile(params)),
       ...Object.fromEntries(set.map(parseSetting)),
     }
     const costs = costReport(readReport(path), profile, overrides)
     process.stdout.write(formatCosts(costs))
-    if (json !== undefined) writeWhole(json, `${JSON.stringify(costs, null, 2)}\n`)
+    writeJson(json, costs)
     return 0
   },
 }

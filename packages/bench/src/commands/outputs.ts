@@ -21,16 +21,9 @@ export interface Outputs {
 
 /** Checks, before any work is done, that all of it can be written. Throws UsageError as `checkOutputs` does. */
 export function checkReportOutputs({ json, csv, html, svg }: Outputs, inputs: readonly NamedFile[]): void {
-  const files = Object.entries({ json, csv, html }).flatMap(([name, path]) =>
-    path === undefined ? [] : [{ option: `--${name}`, path }],
-  )
+  const files = Object.entries({ json, csv, html }).map(([name, path]) => ({ option: `--${name}`, path }))
   checkOutputs(files, inputs)
   if (svg !== undefined) checkDirectory('--svg', svg, (path) => void mkdirSync(path, { recursive: true }))
-}
-
-/** Writes a report as data. */
-export function writeJson({ json }: Outputs, report: BenchReport): void {
-  if (json !== undefined) writeWhole(json, `${JSON.stringify(report, null, 2)}\n`)
 }
 
 /** Writes a report as a table, as a page and as pictures. What draws them is loaded only where it is asked for. */

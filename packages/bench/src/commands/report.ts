@@ -1,7 +1,8 @@
+import { writeJson } from '../program/outputs.ts'
 import { readReport } from '../reports/read.ts'
 import { formatResults, ratioColumns } from '../reports/text.ts'
 import { type Command, readArguments } from './command.ts'
-import { checkReportOutputs, OUTPUT_OPTIONS, writeJson, writeViews } from './outputs.ts'
+import { checkReportOutputs, OUTPUT_OPTIONS, writeViews } from './outputs.ts'
 
 const DETAILS = `  --html FILE     one page with all figures and pictures, and sliders
                   for the prices of the model
@@ -27,7 +28,7 @@ export const report: Command = {
     checkReportOutputs(values, [{ option: program, path }])
     const found = readReport(path)
     process.stdout.write(formatResults(found, ratioColumns('direct')))
-    writeJson(values, found)
+    writeJson(values.json, found)
     await writeViews(values, found)
     return 0
   },

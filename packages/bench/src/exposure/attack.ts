@@ -1,15 +1,16 @@
+import { withBackend } from '@guestdma/conformance'
 import { MemoryBlockStore, type VirtioDevice } from '@guestdma/devices'
 import type { DmaScheme } from '@guestdma/dma'
 import { GuestMemory } from '@guestdma/memory'
 import { VIRTIO_F_RING_PACKED } from '@guestdma/spec'
 import { type BlkConfig, createMachine, type Machine, type NetConfig } from 'guestdma'
+import { Random } from '../contract/random.ts'
 import type { ExposureResult } from '../contract/result.ts'
 import { Attacker } from './attacker.ts'
 import { Campaign } from './campaign.ts'
 import { Ledger, RecordingBackend } from './ledger.ts'
 import { type AttackOptions, type AttackSetting, checkedSetting, QUEUE_SIZE } from './options.ts'
 import { Places } from './places.ts'
-import { Random } from './random.ts'
 import { Secrets } from './secrets.ts'
 import {
   BUFFER_SETS,
@@ -176,18 +177,8 @@ class Stage {
 
   // The same scheme; ports and backends that it makes are seen.
   private watched(scheme: DmaScheme): DmaScheme {
-    const { provider } = scheme
     return {
-      id: scheme.id,
-      provider: {
-        id: provider.id,
-        reach: provider.reach,
-        assess: (offer) => provider.assess(offer),
-        create: async (offer, agreed) => {
-          const backend = await provider.create(offer, agreed)
-          return new RecordingBackend(backend, this.ledger(offer.device))
-        },
-      },
+      ...withBackend(scheme, (backend, { device }) => new RecordingBackend(backend, this.ledger(device))),
       install: (platform) => {
         const make = scheme.install(platform)
         return () => {

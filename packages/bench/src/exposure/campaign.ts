@@ -1,8 +1,8 @@
 import type { Machine } from 'guestdma'
+import type { Random } from '../contract/random.ts'
 import type { Attacker, Look } from './attacker.ts'
 import { type Amounts, EXPOSURE_CLASSES, noAmounts } from './classes.ts'
 import { VirtualClock } from './clock.ts'
-import type { Random } from './random.ts'
 import type { Leave, Traffic } from './traffic.ts'
 
 /** What a campaign found. */

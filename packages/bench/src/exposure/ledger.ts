@@ -1,13 +1,11 @@
+import { ForwardingBackend } from '@guestdma/conformance'
 import {
   DMA_OK,
   type DmaBackend,
-  type DmaCounters,
   type DmaDirection,
-  type DmaLimits,
   type DmaMappings,
   type DmaRegion,
   type DmaStatus,
-  type DmaTraits,
   FROM_DEVICE,
   TO_DEVICE,
 } from '@guestdma/dma'
@@ -192,72 +190,41 @@ function permits(direction: DmaDirection, access: 1 | 2): boolean {
 }
 
 /** A backend that does what another one does, and tells a ledger of it. */
-export class RecordingBackend implements DmaBackend {
-  readonly name: string
-  private readonly inner: DmaBackend
+export class RecordingBackend extends ForwardingBackend {
   private readonly ledger: Ledger
 
   constructor(inner: DmaBackend, ledger: Ledger) {
-    this.name = inner.name
-    this.inner = inner
+    super(inner)
     this.ledger = ledger
     ledger.granule = inner.limits.granule
   }
 
-  get traits(): DmaTraits {
-    return this.inner.traits
-  }
-
-  get limits(): DmaLimits {
-    return this.inner.limits
-  }
-
-  get counters(): Readonly<DmaCounters> {
-    return this.inner.counters
-  }
-
-  alloc(length: number, align: number, direction: DmaDirection, use: 'ring' | 'payload'): DmaRegion {
-    const region = this.inner.alloc(length, align, direction, use)
+  override alloc(length: number, align: number, direction: DmaDirection, use: 'ring' | 'payload'): DmaRegion {
+    const region = super.alloc(length, align, direction, use)
     this.ledger.alloc(region, use)
     return region
   }
 
-  free(region: DmaRegion): void {
-    this.inner.free(region)
+  override free(region: DmaRegion): void {
+    super.free(region)
     this.ledger.free(region)
   }
 
-  map(m: DmaMappings, row: number): DmaStatus {
-    const status = this.inner.map(m, row)
+  override map(m: DmaMappings, row: number): DmaStatus {
+    const status = super.map(m, row)
     if (status === DMA_OK) this.ledger.mapped(m, row)
     return status
   }
 
-  unmap(m: DmaMappings, row: number, written: number): DmaStatus {
-    const status = this.inner.unmap(m, row, written)
+  override unmap(m: DmaMappings, row: number, written: number): DmaStatus {
+    const status = super.unmap(m, row, written)
     this.ledger.unmapped(m, row)
     return status
   }
 
-  syncForDevice(m: DmaMappings, row: number, offset: number, length: number): DmaStatus {
-    return this.inner.syncForDevice(m, row, offset, length)
-  }
-
-  syncForCpu(m: DmaMappings, row: number, offset: number, length: number): DmaStatus {
-    return this.inner.syncForCpu(m, row, offset, length)
-  }
-
-  commitMaps(): DmaStatus {
-    const status = this.inner.commitMaps()
+  override commitMaps(): DmaStatus {
+    const status = super.commitMaps()
     if (status === DMA_OK) this.ledger.committed()
     return status
-  }
-
-  commitUnmaps(): DmaStatus {
-    return this.inner.commitUnmaps()
-  }
-
-  dispose(): void {
-    this.inner.dispose()
   }
 }

@@ -1,8 +1,8 @@
 import { BusWindows, IommuPort, PagePort } from '@guestdma/devices'
 import { ADDRESS_LIMIT, type BusPort } from '@guestdma/memory'
+import type { Random } from '../contract/random.ts'
 import type { Ledger } from './ledger.ts'
 import type { Places } from './places.ts'
-import type { Random } from './random.ts'
 import { type Spans, union } from './spans.ts'
 
 /** Device addresses [device, device + length) lead to places [place, place + length). */

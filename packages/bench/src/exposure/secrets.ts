@@ -1,4 +1,4 @@
-import type { Random } from './random.ts'
+import type { Random } from '../contract/random.ts'
 
 /**
  * What the bytes of the guest look like, so that whoever reads one knows whose it is. No byte is 0, which is what

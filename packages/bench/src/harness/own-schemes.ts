@@ -11,6 +11,21 @@ export function isFile(name: string): boolean {
   return /[/\\]|\.[cm]?[jt]s$/.test(name)
 }
 
+/** Loads a module by its path. Throws UsageError `BENCH_FILE`. */
+export async function loadModule(
+  file: string,
+): Promise<{ readonly address: string; readonly exports: Readonly<Record<string, unknown>> }> {
+  const address = pathToFileURL(resolve(file)).href
+  if (!existsSync(file)) throw new UsageError('BENCH_FILE', file, 'there is no such file', { file })
+  try {
+    return { address, exports: (await import(address)) as Record<string, unknown> }
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException
+    const advice = code === 'ERR_UNKNOWN_FILE_EXTENSION' ? '; Node loads TypeScript from 22.18 on' : ''
+    throw new UsageError('BENCH_FILE', file, `the module cannot be loaded: ${message}${advice}`, { file })
+  }
+}
+
 /**
  * Loads the schemes of a module: what it exports as `schemes`, by name, or as `scheme`, or else each exported function
  * whose name ends with `Scheme`. Each makes a `DmaScheme` without arguments.
@@ -18,18 +33,9 @@ export function isFile(name: string): boolean {
  * @param file a path
  * @throws UsageError `BENCH_FILE`, `BENCH_SCHEME`
  */
-export async function loadSchemes(file: string): Promise<{ address: string; schemes: Schemes }> {
-  const address = pathToFileURL(resolve(file)).href
-  if (!existsSync(file)) throw new UsageError('BENCH_FILE', file, 'there is no such file', { file })
-  let found: Record<string, unknown>
-  try {
-    found = (await import(address)) as Record<string, unknown>
-  } catch (error) {
-    const { code, message } = error as NodeJS.ErrnoException
-    const advice = code === 'ERR_UNKNOWN_FILE_EXTENSION' ? '; Node loads TypeScript from 22.18 on' : ''
-    throw new UsageError('BENCH_FILE', file, `the module cannot be loaded: ${message}${advice}`, { file })
-  }
-  return { address, schemes: schemesIn(found, file) }
+export async function loadSchemes(file: string): Promise<{ readonly address: string; readonly schemes: Schemes }> {
+  const { address, exports } = await loadModule(file)
+  return { address, schemes: schemesIn(exports, file) }
 }
 
 /** The schemes among the exports of a module, by the ids that they have. Throws UsageError `BENCH_SCHEME`. */

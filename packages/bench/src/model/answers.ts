@@ -172,6 +172,11 @@ function most(room: number, count: number): number | null {
   return room < 0 || count === 0 ? null : room / count
 }
 
+/** How many times as dear memory on the device is, for CPU and device together. */
+export function timesOf({ cpuOnDevice, deviceOnDevice, cpuInHost, deviceInHost }: DeviceMemoryCase): number {
+  return (cpuOnDevice + deviceOnDevice) / (cpuInHost + deviceInHost)
+}
+
 /** Names what is moved in a case, and by which ring where that is not the split one. */
 export function kindOf(one: { readonly ring: string; readonly operation: string } | undefined): string | undefined {
   if (one === undefined) return undefined

@@ -1,3 +1,4 @@
+import { Random } from '../contract/random.ts'
 import { ModelError } from './errors.ts'
 import { EventQueue } from './event-queue.ts'
 
@@ -98,7 +99,7 @@ class Simulation {
   private readonly waiting: Thread[] = []
   private readonly latencies: number[] = []
   private readonly o: Required<OvercommitOptions>
-  private readonly random: () => number
+  private readonly random: Random
   private offered = 0
   private deviceFree = 0
   private starved = 0
@@ -106,7 +107,7 @@ class Simulation {
 
   constructor(options: Required<OvercommitOptions>) {
     this.o = options
-    this.random = randomFrom(this.o.seed)
+    this.random = new Random(this.o.seed)
     this.cpus = Array.from({ length: this.o.virtualCpus }, () => thread(false))
     this.cores = Array.from({ length: this.o.cores }, () => ({ thread: null, from: 0, sliceEnd: 0, turn: 0 }))
     this.device = thread(true)
@@ -139,7 +140,7 @@ class Simulation {
 
   private arriveNext(cpu: Thread, now: number): void {
     const { arrivals, interval } = this.o
-    const gap = arrivals === 'even' ? interval : -Math.log(1 - this.random()) * interval
+    const gap = arrivals === 'even' ? interval : -Math.log(1 - this.random.fraction()) * interval
     this.events.add(now + gap, { kind: 'arrival', thread: cpu })
   }
 
@@ -254,17 +255,6 @@ class Simulation {
 
 function thread(isDevice: boolean): Thread {
   return { isDevice, arrived: [], first: 0, left: 0, core: null, queued: false, stopped: 0 }
-}
-
-/** Numbers from 0 to below 1, the same for the same seed: a Weyl sequence, mixed by multiplication. */
-function randomFrom(seed: number): () => number {
-  let state = seed | 0
-  return () => {
-    state = (state + 0x9e3779b9) | 0
-    let mixed = Math.imul(state ^ (state >>> 16), 0x21f0aaad)
-    mixed = Math.imul(mixed ^ (mixed >>> 15), 0x735a2d97)
-    return ((mixed ^ (mixed >>> 15)) >>> 0) / 2 ** 32
-  }
 }
 
 function check(options: Required<OvercommitOptions>): void {

@@ -1,5 +1,12 @@
 import * as Plot from '@observablehq/plot'
-import { type Answers, answer, type DeviceMemoryCase, type LazyCase, type MeasuredRow } from '../model/answers.ts'
+import {
+  type Answers,
+  answer,
+  type DeviceMemoryCase,
+  type LazyCase,
+  type MeasuredRow,
+  timesOf,
+} from '../model/answers.ts'
 import type { Parameters } from '../model/parameters.ts'
 import { STEPS } from './looks.ts'
 import { figure, logAxis, logTicks, time } from './numbers.ts'
@@ -17,11 +24,6 @@ type Texts = Pick<Picture, 'title' | 'description' | 'schemes'>
 
 const panelOf = ({ operation, ring }: { readonly operation: string; readonly ring: string }): string =>
   ring === 'split' ? operation : `${operation} (${ring})`
-
-/** How many times as dear memory on the device is, for CPU and device together. */
-function timesOf({ cpuOnDevice, deviceOnDevice, cpuInHost, deviceInHost }: DeviceMemoryCase): number {
-  return (cpuOnDevice + deviceOnDevice) / (cpuInHost + deviceInHost)
-}
 
 interface Tried extends DeviceMemoryCase {
   readonly price: number

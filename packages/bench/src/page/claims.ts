@@ -1,7 +1,7 @@
 import type { BenchReport, BenchResult } from '../contract/result.ts'
 import type { OvercommitRow } from '../costs/report.ts'
 import { exposed } from '../exposure/classes.ts'
-import { type Answers, type DeviceMemoryCase, kindOf, type LazyCase } from '../model/answers.ts'
+import { type Answers, type DeviceMemoryCase, kindOf, type LazyCase, timesOf } from '../model/answers.ts'
 import { modelRow } from '../model/causes.ts'
 import type { Parameters } from '../model/parameters.ts'
 import { countedIn } from './all-pictures.ts'
@@ -117,10 +117,6 @@ function exposures({ exposure = [] }: BenchReport, schemes: readonly string[]): 
     const bytes = rows.map((row) => Math.max(...Object.values(exposed(row))))
     return [`${scheme} exposes up to ${scaled(Math.max(...bytes), 'B')}`]
   })
-}
-
-function timesOf({ cpuOnDevice, deviceOnDevice, cpuInHost, deviceInHost }: DeviceMemoryCase): number {
-  return (cpuOnDevice + deviceOnDevice) / (cpuInHost + deviceInHost)
 }
 
 /** The smallest frame and the largest one of each kind. */

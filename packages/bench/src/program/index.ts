@@ -5,7 +5,15 @@
  */
 export { readCommandLine } from './command-line.ts'
 export { EXIT_USAGE, runProgram, UsageError } from './errors.ts'
-export { checkDirectory, checkOutputs, type NamedFile, sameFile, writeWhole } from './outputs.ts'
+export {
+  checkDirectory,
+  checkOutputs,
+  type NamedFile,
+  type OptionalFile,
+  sameFile,
+  writeJson,
+  writeWhole,
+} from './outputs.ts'
 export { Progress } from './progress.ts'
 export { endWithParent, listenForStop, type Stop, turn } from './stop.ts'
 export { type Cell, type Column, formatTable, printable, type TextStream, textColumns, wrap } from './table.ts'

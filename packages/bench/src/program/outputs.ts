@@ -9,15 +9,19 @@ export interface NamedFile {
   readonly path: string
 }
 
+/** A file that an option names, or none where that option was not given. */
+export type OptionalFile = Omit<NamedFile, 'path'> & { readonly path: string | undefined }
+
 /**
  * Checks, before any work is done, that files can be written.
  *
- * @param outputs the files to write; each is created or replaced
+ * @param named the files to write; each is created or replaced
  * @param inputs files that must not be written
  * @throws UsageError `OUTPUT_NO_DIRECTORY`, `OUTPUT_IS_DIRECTORY`, `OUTPUT_NOT_WRITABLE`, `OUTPUT_IS_INPUT`,
  * `OUTPUT_TWICE`
  */
-export function checkOutputs(outputs: readonly NamedFile[], inputs: readonly NamedFile[] = []): void {
+export function checkOutputs(named: readonly OptionalFile[], inputs: readonly NamedFile[] = []): void {
+  const outputs = named.filter((file): file is NamedFile => file.path !== undefined)
   for (const [i, { option, path }] of outputs.entries()) {
     const refuse = (code: string, message: string): UsageError =>
       new UsageError(code, option, `${path}: ${message}`, { path })
@@ -84,6 +88,11 @@ export function writeWhole(path: string, text: string): void {
     rmSync(temporary, { force: true })
     throw error
   }
+}
+
+/** Writes a value as JSON by {@link writeWhole}, where there is a path. */
+export function writeJson(path: string | undefined, value: object): void {
+  if (path !== undefined) writeWhole(path, `${JSON.stringify(value, null, 2)}\n`)
 }
 
 /** Whether two paths name one file. A path that names nothing yet is compared as text. */

@@ -2,12 +2,12 @@ import {
   accessCounter,
   type BenchReport,
   type BenchResult,
-  type ExposureClass,
   type ExposureResult,
   type ScaleResult,
   type ThreadResult,
   WIDTHS,
 } from '@guestdma/bench'
+import { noAmounts } from '../../src/exposure/classes.ts'
 import { allCounters, reportOf, row } from '../support/cost-rows.ts'
 
 // Every figure in this file is INVENTED: the shapes are those of real reports, and nothing was measured.
@@ -92,17 +92,6 @@ function countersOf(backend: string, operation: string, bytes: number, batch: nu
   return result
 }
 
-const NOTHING: Readonly<Record<ExposureClass, number>> = {
-  foreign: 0,
-  slack: 0,
-  stale: 0,
-  mutable: 0,
-  direction: 0,
-  'other-devices': 0,
-  'own-residue': 0,
-  metadata: 0,
-}
-
 function exposure(): ExposureResult[] {
   return ['transmit', 'receive'].flatMap((operation) =>
     SCHEMES.flatMap((backend) =>
@@ -117,8 +106,13 @@ function exposure(): ExposureResult[] {
           ring: 'split',
           bytes: 64,
           setting: { ramBytes: 4e9, perSecond: 1e6, ringFill: 0.5, seconds: 1 },
-          readable: { ...NOTHING, foreign, slack: foreign > 0 ? 0 : bytes, 'own-residue': 777_777 },
-          writable: { ...NOTHING, foreign, stale: foreign > 0 ? 0 : bytes / 2, mutable: mode === 'pool' ? 2048 : 0 },
+          readable: { ...noAmounts(), foreign, slack: foreign > 0 ? 0 : bytes, 'own-residue': 777_777 },
+          writable: {
+            ...noAmounts(),
+            foreign,
+            stale: foreign > 0 ? 0 : bytes / 2,
+            mutable: mode === 'pool' ? 2048 : 0,
+          },
           beforeAttach: { readable: foreign, writable: foreign },
           probes: { tried: 10_000, read: foreign > 0 ? 10_000 : 12, written: foreign > 0 ? 10_000 : 7, refused: 100 },
         }

@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type ReportError, readGate, readReport } from '@guestdma/bench'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { noAmounts } from '../../src/exposure/classes.ts'
 import { reportOf, row } from '../support/cost-rows.ts'
 
 let file: string
@@ -31,16 +32,6 @@ const set = (whole: object, path: string, value: unknown): unknown => {
   return copy
 }
 
-const EXPOSED = {
-  foreign: 0,
-  slack: 0,
-  stale: 0,
-  mutable: 0,
-  direction: 0,
-  'other-devices': 0,
-  'own-residue': 0,
-  metadata: 0,
-}
 const QUANTILES = { median: 2, p05: 1, p95: 3 }
 const REPORT = {
   ...reportOf([row({ processMedians: [100, 110] }), row({ bytes: 128 })]),
@@ -50,8 +41,8 @@ const REPORT = {
     {
       ...{ driver: 'net', operation: 'transmit', backend: 'direct', mode: 'map', ring: 'split', bytes: 64 },
       setting: { ramBytes: 1 << 20, perSecond: 1e6, ringFill: 0.5, seconds: 1 },
-      readable: EXPOSED,
-      writable: EXPOSED,
+      readable: noAmounts(),
+      writable: noAmounts(),
       beforeAttach: { readable: 0, writable: 0 },
       probes: { tried: 1, read: 0, written: 0, refused: 1 },
     },

@@ -1,4 +1,5 @@
-import type { DmaBackend, DmaScheme } from '@guestdma/dma'
+import { ForwardingBackend, withBackend } from '@guestdma/conformance'
+import type { DmaScheme, DmaTraits } from '@guestdma/dma'
 import type { BusPort, Region } from '@guestdma/memory'
 import { sharedPagesScheme } from 'guestdma'
 
@@ -37,26 +38,17 @@ class FrontPort implements BusPort {
   }
 }
 
+class ClaimsStrict extends ForwardingBackend {
+  override get traits(): DmaTraits {
+    return { ...super.traits, revocation: 'strict' }
+  }
+}
+
 /** Claims to revoke strictly. In fact a page that was shared once stays within reach for good. */
 export function lyingScheme(): DmaScheme {
   const inner = sharedPagesScheme({ id: 'lying' })
-  const claims = { revocation: 'strict' } as const
   return {
-    ...inner,
-    provider: {
-      ...inner.provider,
-      create: async (offer, agreed) => {
-        const backend = await inner.provider.create(offer, agreed)
-        const traits = { ...backend.traits, ...claims }
-        return new Proxy<DmaBackend>(backend, {
-          get: (target, key) => {
-            if (key === 'traits') return traits
-            const value: unknown = Reflect.get(target, key)
-            return typeof value === 'function' ? value.bind(target) : value
-          },
-        })
-      },
-    },
+    ...withBackend(inner, (backend) => new ClaimsStrict(backend)),
     install: (platform) => {
       const make = inner.install(platform)
       return () => {

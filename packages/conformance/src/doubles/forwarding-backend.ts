@@ -5,8 +5,10 @@ import type {
   DmaLimits,
   DmaMappings,
   DmaRegion,
+  DmaScheme,
   DmaStatus,
   DmaTraits,
+  PlatformOffer,
 } from '@guestdma/dma'
 
 /** Passes every call on to another backend: what doubles that change one thing extend. */
@@ -67,5 +69,25 @@ export class ForwardingBackend implements DmaBackend {
 
   dispose(): void {
     this.inner.dispose()
+  }
+}
+
+/**
+ * The same scheme with other backends: `replace` is given each one that the scheme makes, and the offer for which it was
+ * made, and returns the one that the driver uses.
+ */
+export function withBackend(
+  scheme: DmaScheme,
+  replace: (backend: DmaBackend, offer: PlatformOffer) => DmaBackend,
+): DmaScheme {
+  const { provider } = scheme
+  return {
+    ...scheme,
+    install: (platform) => scheme.install(platform),
+    provider: {
+      ...provider,
+      assess: (offer) => provider.assess(offer),
+      create: async (offer, agreed) => replace(await provider.create(offer, agreed), offer),
+    },
   }
 }

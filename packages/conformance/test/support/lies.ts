@@ -1,19 +1,5 @@
 import type { DmaBackend, DmaLimits, DmaScheme, DmaTraits } from '@guestdma/dma'
-import { FaultyBackend, ForwardingBackend } from '../../src/index.ts'
-
-/** The scheme with its backend replaced: what a backend that lies or errs looks like to the suite. */
-export function withBackend(scheme: DmaScheme, replace: (backend: DmaBackend) => DmaBackend): DmaScheme {
-  const { provider } = scheme
-  return {
-    ...scheme,
-    install: (platform) => scheme.install(platform),
-    provider: {
-      ...provider,
-      assess: (offer) => provider.assess(offer),
-      create: async (offer, agreed) => replace(await provider.create(offer, agreed)),
-    },
-  }
-}
+import { FaultyBackend, ForwardingBackend, withBackend } from '../../src/index.ts'
 
 /** For a scheme whose backends are wrapped by {@link FaultyBackend}. */
 export function failNext(backend: DmaBackend, call: 'commitMaps' | 'commitUnmaps' | 'free'): void {

@@ -361,7 +361,7 @@ export const loseTransport = (device: HandDevice): void => {
 }
 
 /** Lets microtasks run. */
-export const settled = (): Promise<void> => new Promise((resolve) => setImmediate(resolve))
+export { setImmediate as settled } from 'node:timers/promises'
 
 /** How a promise ended so far: `pending`, `ok`, or the code of its error. */
 export function outcome(promise: Promise<unknown>): () => string {

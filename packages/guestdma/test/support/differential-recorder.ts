@@ -1,10 +1,9 @@
+import { ForwardingBackend, withBackend } from '@guestdma/conformance'
 import { IommuDevice, type MmioRegisters, PagePort } from '@guestdma/devices'
 import {
   DMA_OK,
   type DmaBackend,
-  type DmaCounters,
   type DmaDirection,
-  type DmaLimits,
   type DmaMappings,
   type DmaRegion,
   type DmaScheme,
@@ -17,78 +16,49 @@ import { DeviceReach } from './differential-reach.ts'
 import type { Variant } from './differential-schemes.ts'
 
 /**
- * A backend that passes everything on and writes down what is lent and allocated at each moment. It also counts what
- * it was given and got back itself: the wrapped backend's own counters are what is tested.
+ * A backend that writes down what is lent and allocated at each moment. It also counts what it was given and got back
+ * itself: the wrapped backend's own counters are what is tested.
  */
-class RecordingBackend implements DmaBackend {
-  readonly inner: DmaBackend
+class RecordingBackend extends ForwardingBackend {
   private readonly reach: DeviceReach
 
   constructor(inner: DmaBackend, reach: DeviceReach) {
-    this.inner = inner
+    super(inner)
     this.reach = reach
     reach.begin(inner)
   }
 
-  get name(): string {
-    return this.inner.name
-  }
-
-  get traits(): DmaTraits {
-    return this.inner.traits
-  }
-
-  get limits(): DmaLimits {
-    return this.inner.limits
-  }
-
-  get counters(): Readonly<DmaCounters> {
-    return this.inner.counters
-  }
-
-  alloc(length: number, align: number, direction: DmaDirection, use: 'ring' | 'payload'): DmaRegion {
-    const region = this.inner.alloc(length, align, direction, use)
+  override alloc(length: number, align: number, direction: DmaDirection, use: 'ring' | 'payload'): DmaRegion {
+    const region = super.alloc(length, align, direction, use)
     this.reach.allocated(region, use)
     return region
   }
 
-  free(region: DmaRegion): void {
-    this.inner.free(region)
+  override free(region: DmaRegion): void {
+    super.free(region)
     this.reach.freed(region)
   }
 
-  map(m: DmaMappings, row: number): DmaStatus {
-    const status = this.inner.map(m, row)
+  override map(m: DmaMappings, row: number): DmaStatus {
+    const status = super.map(m, row)
     if (status === DMA_OK) this.reach.mapped(m, row)
     return status
   }
 
-  unmap(m: DmaMappings, row: number, written: number): DmaStatus {
-    const status = this.inner.unmap(m, row, written)
+  override unmap(m: DmaMappings, row: number, written: number): DmaStatus {
+    const status = super.unmap(m, row, written)
     this.reach.unmapped(m, row)
     return status
   }
 
-  syncForDevice(m: DmaMappings, row: number, offset: number, length: number): DmaStatus {
-    return this.inner.syncForDevice(m, row, offset, length)
-  }
-
-  syncForCpu(m: DmaMappings, row: number, offset: number, length: number): DmaStatus {
-    return this.inner.syncForCpu(m, row, offset, length)
-  }
-
-  commitMaps(): DmaStatus {
-    return this.inner.commitMaps()
-  }
-
-  commitUnmaps(): DmaStatus {
-    const status = this.inner.commitUnmaps()
+  override commitUnmaps(): DmaStatus {
+    const status = super.commitUnmaps()
     if (status === DMA_OK) this.reach.committed()
     return status
   }
 
-  dispose(): void {
-    this.inner.dispose()
+  override dispose(): void {
+    super.dispose()
     this.reach.end()
   }
 }
@@ -126,22 +96,11 @@ export class Recorder {
 
   /** The same scheme, with all of its backends recorded. */
   wrap(scheme: DmaScheme): DmaScheme {
-    const { id, provider } = scheme
-    return {
-      id,
-      provider: {
-        id,
-        reach: provider.reach,
-        assess: (offer) => provider.assess(offer),
-        create: async (offer, agreed) => this.record(await provider.create(offer, agreed), offer.device),
-      },
-      install: (platform) => scheme.install(this.watch(platform)),
-    }
-  }
-
-  private record(backend: DmaBackend, device: string): DmaBackend {
-    this.traits.push(backend.traits)
-    return new RecordingBackend(backend, this.device(device))
+    const recorded = withBackend(scheme, (backend, { device }) => {
+      this.traits.push(backend.traits)
+      return new RecordingBackend(backend, this.device(device))
+    })
+    return { ...recorded, install: (platform) => scheme.install(this.watch(platform)) }
   }
 
   // Notes which IOMMU and which pages a scheme asks for; everything else is the platform's.

@@ -1,3 +1,4 @@
+import { setImmediate as turn } from 'node:timers/promises'
 import { BlkDevice, type DeviceOptions, NetDevice, type NetLink, type VirtioDevice } from '@guestdma/devices'
 import type { VirtioDriver } from '@guestdma/drivers'
 import { type BusPort, GuestMemory } from '@guestdma/memory'
@@ -72,8 +73,6 @@ const growing = new WebAssembly.Memory({ initial: RAM_BYTES >>> 16, maximum: 65_
 export async function run(setup: Run): Promise<Finished> {
   return new Differential(setup).run()
 }
-
-const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve))
 
 class Differential {
   private readonly setup: Run

@@ -1,7 +1,8 @@
 import { eachFrame, type NetLink } from '@guestdma/devices'
-import { FrameBatch } from '@guestdma/drivers'
+import { type BlkDriver, FrameBatch } from '@guestdma/drivers'
 import { VIRTIO_F_IN_ORDER, VIRTIO_F_RING_PACKED, VIRTIO_F_SWIOTLB } from '@guestdma/spec'
 import {
+  type BlkConfig,
   directScheme,
   type Machine,
   type MachineConfig,
@@ -12,7 +13,7 @@ import {
   virtioIommuScheme,
 } from 'guestdma'
 import { expect } from 'vitest'
-import { HeldStore, MAC, machine, pattern, TRANSPORTS, type TransportName } from './machines.ts'
+import { HeldStore, MAC, machine, outcome, pattern, settled, TRANSPORTS, type TransportName } from './machines.ts'
 
 type Scheme = NonNullable<MachineConfig['schemes']>[number]
 
@@ -110,16 +111,56 @@ export function sendEight(one: Machine, seed: number): number {
 
 export const tokensOf = (seed: number): number[] => Array.from({ length: 8 }, (_, i) => 100 * seed + i)
 
-/** A disk whose store answers when it is told to, and no fault in the end. */
+interface HeldDisk {
+  readonly machine: Machine
+  readonly store: HeldStore
+}
+
+/** A machine with one disk, `disk0`, whose store answers when it is told to. */
+export async function heldDisk(
+  { dma = 'auto', ...device }: Partial<BlkConfig['device'] & Pick<BlkConfig, 'dma'>> = {},
+  config: Partial<MachineConfig> = {},
+): Promise<HeldDisk> {
+  const store = new HeldStore(pattern(64 << 10))
+  const disk = { type: 'blk', name: 'disk0', dma, device: { store, ...device } } as const
+  return { machine: await machine([disk], config), store }
+}
+
+/** The disk serves a read of its first sector. */
+export async function expectServed({ machine: one, store }: HeldDisk): Promise<void> {
+  const read = one.blk('disk0').readBytes(0, 512)
+  await settled()
+  one.pump()
+  store.release()
+  one.pump()
+  expect(await read).toEqual(pattern(512))
+}
+
+/** A disk that does not complete a read is broken once `ask` has waited for it in vain; its own reset brings it back. */
+export async function expectBroken(ask: (disk: BlkDriver) => Promise<void>, error: object): Promise<void> {
+  const held = await heldDisk({}, { deadlineMs: 20 })
+  const { machine: one, store } = held
+  const disk = one.blk('disk0')
+  const read = outcome(disk.readBytes(0, 512))
+  await settled()
+  one.pump()
+  await expect(one.run(ask(disk))).rejects.toMatchObject(error)
+  await settled()
+  expect([read(), disk.broken?.code]).toEqual(['DRIVER_DEVICE_BROKEN', 'DRIVER_DEVICE_BROKEN'])
+  store.release()
+  await one.reset('disk0')
+  await expectServed(held)
+  await one.close()
+}
+
+/** A {@link heldDisk} over a scheme, and no fault in the end. */
 export async function withDisk(
   { transport, make, offer }: Wanted,
-  body: (disk: { machine: Machine; store: HeldStore }) => Promise<void>,
+  body: (disk: HeldDisk) => Promise<void>,
 ): Promise<void> {
   const scheme = make()
-  const store = new HeldStore(pattern(64 << 10))
-  const device = { store, offer, accessPlatform: 'offered' as const }
-  const one = await machine([{ type: 'blk', name: 'disk0', dma: scheme.id, device }], { transport, schemes: [scheme] })
-  await body({ machine: one, store })
-  expect(one.blkModel('disk0').faults.last()).toEqual([])
-  await one.close()
+  const disk = await heldDisk({ dma: scheme.id, offer, accessPlatform: 'offered' }, { transport, schemes: [scheme] })
+  await body(disk)
+  expect(disk.machine.blkModel('disk0').faults.last()).toEqual([])
+  await disk.machine.close()
 }

@@ -87,7 +87,7 @@ export const machineOver =
   (devices, config) =>
     machine(devices, { transport, ...config })
 
-export const settled = (): Promise<void> => new Promise((resolve) => setImmediate(resolve))
+export { setImmediate as settled } from 'node:timers/promises'
 
 /** How a promise ended so far: `pending`, `ok`, or the code of its error. */
 export function outcome(promise: Promise<unknown>): () => string {

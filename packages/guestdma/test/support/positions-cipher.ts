@@ -1,15 +1,12 @@
 import { BounceBackend, type BouncePool, bouncePoolFact, sharedPoolScheme } from '@guestdma/bounce'
+import { ForwardingBackend } from '@guestdma/conformance'
 import {
   DMA_EXHAUSTED,
   DMA_OK,
   DMA_TOO_LONG,
   DMA_UNMAPPABLE,
-  type DmaBackend,
-  type DmaCounters,
-  type DmaDirection,
   type DmaLimits,
   DmaMappings,
-  type DmaRegion,
   type DmaScheme,
   type DmaStatus,
   type DmaTraits,
@@ -41,41 +38,30 @@ export function enciphered(bytes: Uint8Array): Uint8Array {
  * A third party's backend: payload is enciphered in memory that the device never sees, and only then copied to where it
  * does. Rings and cells stay as they are.
  */
-class CipherBackend implements DmaBackend {
-  readonly name = 'cipher'
-  readonly traits: DmaTraits
+class CipherBackend extends ForwardingBackend {
   private readonly memory: GuestMemory
   private readonly staging: GuestMemory
-  private readonly inner: BounceBackend
   // A row for each span of the staging memory.
   private readonly rows = new DmaMappings(STAGING)
   private readonly spare = Array.from({ length: STAGING }, (_, i) => i)
 
   constructor(memory: GuestMemory, pool: BouncePool) {
     const length = STAGING * STAGING_BYTES
+    const staging = new GuestMemory([{ base: PRIVATE, length, memory: new ArrayBuffer(length) }])
+    super(new BounceBackend({ name: 'cipher', memory: staging, pool }))
     this.memory = memory
-    this.staging = new GuestMemory([{ base: PRIVATE, length, memory: new ArrayBuffer(length) }])
-    this.inner = new BounceBackend({ name: 'cipher', memory: this.staging, pool })
-    this.traits = { ...this.inner.traits, payload: 'transformed' }
+    this.staging = staging
   }
 
-  get limits(): DmaLimits {
-    return { ...this.inner.limits, maxMappingLength: STAGING_BYTES, maxLiveMappings: STAGING, syncGranule: 1 }
+  override get traits(): DmaTraits {
+    return { ...super.traits, payload: 'transformed' }
   }
 
-  get counters(): Readonly<DmaCounters> {
-    return this.inner.counters
+  override get limits(): DmaLimits {
+    return { ...super.limits, maxMappingLength: STAGING_BYTES, maxLiveMappings: STAGING, syncGranule: 1 }
   }
 
-  alloc(length: number, align: number, direction: DmaDirection, use: 'ring' | 'payload'): DmaRegion {
-    return this.inner.alloc(length, align, direction, use)
-  }
-
-  free(region: DmaRegion): void {
-    this.inner.free(region)
-  }
-
-  map(m: DmaMappings, row: number): DmaStatus {
+  override map(m: DmaMappings, row: number): DmaStatus {
     const length = m.length[row]
     if (!this.memory.contains(m.guest, row, length)) return DMA_UNMAPPABLE
     if (length > STAGING_BYTES) return DMA_TOO_LONG
@@ -97,7 +83,7 @@ class CipherBackend implements DmaBackend {
     return DMA_OK
   }
 
-  unmap(m: DmaMappings, row: number, written: number): DmaStatus {
+  override unmap(m: DmaMappings, row: number, written: number): DmaStatus {
     const own = m.token[row]
     const status = this.inner.unmap(this.rows, own, written)
     if ((m.direction[row] & FROM_DEVICE) !== 0) this.reveal(m, row, own, 0, Math.min(written, m.length[row]))
@@ -105,29 +91,17 @@ class CipherBackend implements DmaBackend {
     return status
   }
 
-  syncForDevice(m: DmaMappings, row: number, offset: number, length: number): DmaStatus {
+  override syncForDevice(m: DmaMappings, row: number, offset: number, length: number): DmaStatus {
     const own = m.token[row]
     this.conceal(m, row, own, offset, length)
     return this.inner.syncForDevice(this.rows, own, offset, length)
   }
 
-  syncForCpu(m: DmaMappings, row: number, offset: number, length: number): DmaStatus {
+  override syncForCpu(m: DmaMappings, row: number, offset: number, length: number): DmaStatus {
     const own = m.token[row]
     const status = this.inner.syncForCpu(this.rows, own, offset, length)
     this.reveal(m, row, own, offset, length)
     return status
-  }
-
-  commitMaps(): DmaStatus {
-    return this.inner.commitMaps()
-  }
-
-  commitUnmaps(): DmaStatus {
-    return this.inner.commitUnmaps()
-  }
-
-  dispose(): void {
-    this.inner.dispose()
   }
 
   private conceal(m: DmaMappings, row: number, own: number, offset: number, length: number): void {

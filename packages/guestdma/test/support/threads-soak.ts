@@ -1,4 +1,5 @@
 // What threads.soak.ts does to one device in a worker: work, at random, with a worker that dies now and then.
+import { setImmediate as turn } from 'node:timers/promises'
 import { FrameBatch } from 'guestdma'
 import { expect } from 'vitest'
 import { type Threads, threads, type WorkerScheme } from './workers.ts'
@@ -15,7 +16,6 @@ const LEAST = 100
 /** Deaths of the worker in one case, spread over it. */
 const KILLS = 2
 const BATCH = 32
-const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve))
 
 /** Ends the worker at times that are spread over a case, and brings the device back once its driver has noticed. */
 class Deaths {

@@ -1,3 +1,4 @@
+import { setImmediate as turn } from 'node:timers/promises'
 import { BlkDevice, LoopbackLink, NetDevice, type VirtioDevice } from '@guestdma/devices'
 import type { DmaScheme } from '@guestdma/dma'
 import { type DeviceAddress, type GuestAddress, Region } from '@guestdma/memory'
@@ -187,7 +188,7 @@ async function netWork(machine: Machine, look: () => void): Promise<void> {
   for (let sent = 0; sent < FRAMES; ) {
     if (net.sendCopy(frame)) sent++
     machine.pump()
-    if (sent % 64 === 0) await new Promise<void>((resolve) => setImmediate(resolve))
+    if (sent % 64 === 0) await turn()
     if (sent % 1024 === 0) look()
   }
   const back = (): boolean => {

@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setImmediate as turn } from 'node:timers/promises'
 import type { ReceivedFrames } from '@guestdma/drivers'
 import type { Peer } from '@guestdma/node'
 import type { Machine } from 'guestdma'
@@ -138,7 +139,7 @@ export async function netWork(
       ([0, 1] as const).some((side) => stations[1 - side].frames.length < sent[side].length)
     while (missing()) {
       machine.pump()
-      await new Promise<void>((resolve) => setImmediate(resolve))
+      await turn()
       if (performance.now() > until) {
         const got = stations.map(({ frames }) => frames.length)
         throw new Error(`of ${sent.map(({ length }) => length)} frames the other side got ${got.reverse()}`)
@@ -171,15 +172,14 @@ export async function echoWork(
   const sendUntil = performance.now() + deadlineMs
   while (station.frames.length === 0) {
     machine.net(name).sendCopy(first)
-    for (let turn = 0; turn < 100 && station.frames.length === 0; turn++) {
+    for (let i = 0; i < 100 && station.frames.length === 0; i++) {
       machine.pump()
-      await new Promise<void>((resolve) => setImmediate(resolve))
+      await turn()
     }
     if (performance.now() > sendUntil) throw new Error('no frame came back at all')
   }
   // What is still on its way is not taken for what comes next.
-  for (const end = performance.now() + 50; performance.now() < end; machine.pump())
-    await new Promise<void>((resolve) => setImmediate(resolve))
+  for (const end = performance.now() + 50; performance.now() < end; machine.pump()) await turn()
   for (let round = 0; round < rounds; round++) {
     saw(`echo: round ${round} of ${rounds}`)
     station.frames.length = 0
@@ -193,7 +193,7 @@ export async function echoWork(
     for (const frame of sent) if (!machine.net(name).sendCopy(frame)) throw new Error(`${name} took no frame`)
     for (const until = performance.now() + deadlineMs; station.frames.length < sent.length; ) {
       machine.pump()
-      await new Promise<void>((resolve) => setImmediate(resolve))
+      await turn()
       if (performance.now() > until) throw new Error(`of ${sent.length} frames ${station.frames.length} came back`)
     }
     for (const [i, frame] of sent.entries()) {

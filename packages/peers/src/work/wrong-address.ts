@@ -1,4 +1,4 @@
-import { ForwardingBackend } from '@guestdma/conformance'
+import { ForwardingBackend, withBackend } from '@guestdma/conformance'
 import { DMA_OK, type DmaBackend, type DmaMappings, type DmaScheme, type DmaStatus } from '@guestdma/dma'
 
 /**
@@ -43,18 +43,9 @@ export class WrongAddress extends ForwardingBackend {
 
 /** A scheme with such backends, each of which is told. */
 export function wrongAddressScheme(scheme: DmaScheme, bytes: number, made: (backend: WrongAddress) => void): DmaScheme {
-  const { provider } = scheme
-  return {
-    ...scheme,
-    install: (platform) => scheme.install(platform),
-    provider: {
-      ...provider,
-      assess: (offer) => provider.assess(offer),
-      async create(offer, agreed) {
-        const backend = new WrongAddress(await provider.create(offer, agreed), bytes)
-        made(backend)
-        return backend
-      },
-    },
-  }
+  return withBackend(scheme, (inner) => {
+    const backend = new WrongAddress(inner, bytes)
+    made(backend)
+    return backend
+  })
 }

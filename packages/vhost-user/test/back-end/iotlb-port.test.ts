@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setImmediate as turn } from 'node:timers/promises'
 import { BlkDevice, MemoryBlockStore } from '@guestdma/devices'
 import { BlkDriver } from '@guestdma/drivers'
 import { ACCESS_READ, ACCESS_WRITE, Region } from '@guestdma/memory'
@@ -214,7 +215,7 @@ describe.skipIf(missingSystem !== '')(titled('VhostUserServer with a front end t
       await run(
         disk,
         (async () => {
-          while (stood.length === 0) await new Promise((resolve) => setImmediate(resolve))
+          while (stood.length === 0) await turn()
         })(),
       )
       expect(stood).toEqual([1])

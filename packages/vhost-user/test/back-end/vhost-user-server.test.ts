@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { closeSync, mkdtempSync, openSync, readdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setImmediate as turn } from 'node:timers/promises'
 import { sharedPoolScheme } from '@guestdma/bounce'
 import {
   BlkDevice,
@@ -77,8 +78,6 @@ async function drive(): Promise<BlkDriver> {
 function raw(): UnixSocket {
   return UnixSocket.connect(join(dir, 's'), { deadlineMs: DEADLINE_MS })
 }
-
-const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve))
 
 async function until(done: () => boolean): Promise<void> {
   for (const end = performance.now() + DEADLINE_MS; !done(); await turn())

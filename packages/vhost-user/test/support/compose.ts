@@ -1,3 +1,4 @@
+import { setImmediate as turn } from 'node:timers/promises'
 import { type DmaProvider, type PoolFact, platformOffer } from '@guestdma/dma'
 import { BLK_FEATURES, DeviceSession, NET_FEATURES, type VirtioDriver } from '@guestdma/drivers'
 import { type DeviceAddress, GuestMemory, guestAddress, Region, SpanAllocator } from '@guestdma/memory'
@@ -94,6 +95,6 @@ async function until(driver: VirtioDriver, done: () => boolean, pump = (): numbe
       const { descriptors } = transport
       if (descriptors.length > 0 && waitReadable(descriptors, 2).length > 0) driver.interrupt()
     }
-    await new Promise((resolve) => setImmediate(resolve))
+    await turn()
   }
 }

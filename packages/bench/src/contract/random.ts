@@ -9,9 +9,14 @@ export class Random {
     this.state = Math.imul(seed + 1, 0x9e37_79b1) | 0 || 1
   }
 
+  /** From 0 to below 1. */
+  fraction(): number {
+    return this.next() / TWO_32
+  }
+
   /** An integer from 0 to `bound` - 1; `bound` is at most 2^53. */
   below(bound: number): number {
-    if (bound <= TWO_32) return Math.floor((this.next() / TWO_32) * bound)
+    if (bound <= TWO_32) return Math.floor(this.fraction() * bound)
     return Math.floor(((this.next() >>> 11) * TWO_32 + this.next()) * (bound / 2 ** 53))
   }
 
