@@ -192,6 +192,20 @@ describe.skipIf(missingSystem !== '')(titled('iotlb-domain (vhost-user, "IOMMU s
       expect(transport.connection.lost).not.toBeNull()
     })
 
+    it('dispose takes all away after a removal that was refused, in one request', () => {
+      const domain = new IotlbDomain(transport)
+      map(domain, FIRST, RAM, PAGE, DOMAIN_READ)
+      expect(domain.commit()).toBe(DMA_OK)
+      backEnd.refused.add(IOTLB_MSG.request)
+      unmap(domain, FIRST, PAGE)
+      expect([domain.commit(), domain.broken]).toEqual([DMA_FAILED, true])
+      expect(() => domain.dispose()).toThrow(expect.objectContaining({ code: 'VHOST_IOTLB' }))
+      backEnd.refused.clear()
+      backEnd.iotlb.length = 0
+      domain.dispose()
+      expect(backEnd.iotlb).toEqual([{ iova: FIRST, length: 2 ** 30, user: 0, permission: 0, type: IOTLB_INVALIDATE }])
+    })
+
     it('dispose takes all away, or says that it is not known to be gone until the process is', () => {
       new IotlbDomain(transport).dispose()
       expect(backEnd.iotlb).toEqual([{ iova: FIRST, length: 2 ** 30, user: 0, permission: 0, type: IOTLB_INVALIDATE }])
