@@ -1,5 +1,5 @@
 import { type DmaBackend, DmaMappings } from '@guestdma/dma'
-import { beforeEach, describe, expect, test } from 'vitest'
+import { beforeEach, describe, expect, test, vi } from 'vitest'
 import { BouncingBackend, BouncingSlots, CheckedBackend, checked, FaultyBackend, TestMachine } from '../src/index.ts'
 import { codeThrownBy } from '../src/runner/test-functions.ts'
 
@@ -41,6 +41,25 @@ describe('CheckedBackend lets a correct caller pass', () => {
   test('a map that failed may be tried again', () => {
     faulty.failMap = 1
     expect([backend.map(m, 0), backend.map(m, 0)]).toEqual([-1, 0])
+  })
+
+  test('a region is left to dispose after a commit of unmaps that failed', () => {
+    backend.alloc(64, 8, 1, 'ring')
+    backend.map(m, 0)
+    backend.commitMaps()
+    backend.unmap(m, 0, 0)
+    faulty.failCommitUnmaps = 1
+    expect(backend.commitUnmaps()).toBe(-5)
+    expect(codeThrownBy(() => backend.dispose())).toBe('nothing was thrown')
+  })
+
+  test('dispose is called again after one that threw, since the device may still have reached something', () => {
+    const dispose = vi.spyOn(faulty, 'dispose').mockImplementationOnce(() => {
+      throw new Error('no answer')
+    })
+    expect(codeThrownBy(() => backend.dispose())).toBe('Error: no answer')
+    expect(codeThrownBy(() => backend.dispose())).toBe('nothing was thrown')
+    expect(dispose).toHaveBeenCalledTimes(2)
   })
 
   test('it shows what it wraps', () => {

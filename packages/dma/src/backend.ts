@@ -231,9 +231,9 @@ export interface DmaBackend {
   commitUnmaps(): DmaStatus
 
   /**
-   * Revokes everything without deferral and gives back all memory [dispose-all]. The device has been reset before.
-   * Throws where the device could not be kept from some of it, and gives nothing back then; once the platform cut the
-   * device off, the caller calls again, and all goes back.
+   * Revokes everything without deferral and gives back all memory [dispose-all], also what earlier calls could not
+   * revoke. The device has been reset before. Throws where the device could not be kept from some of it, and gives
+   * nothing back then; once the platform cut the device off, the caller calls again, and all goes back.
    */
   dispose(): void
 }

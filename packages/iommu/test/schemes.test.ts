@@ -212,6 +212,18 @@ describe('create', () => {
     expect(ram.available).toBe(BYTES)
   })
 
+  test('a refused DETACH of a pool gives no slot back before dispose is called again', async () => {
+    const { platform, builder, scheme } = installed(pooledIommuScheme({ size: 1 << 18 }))
+    const { device } = platform.rig
+    const backend = await scheme.provider.create(offer(platform, builder), device.accepted)
+    backend.alloc(4096, 8, 3, 'ring')
+    device.misbehave = ({ type }) => (type === T.DETACH ? { status: S.DEVERR } : undefined)
+    expect(await failure(() => backend.dispose())).toBe('IOMMU_STUCK')
+    expect(backend.counters.allocatedBytes).toBe(4096)
+    backend.dispose()
+    expect(backend.counters.allocatedBytes).toBe(0)
+  })
+
   test('lazy: the backend has a turn with the driver, until it is disposed', async () => {
     const { platform, builder, scheme } = installed(virtioIommuScheme({ mode: 'lazy', lazy: { entries: 100, ms: 0 } }))
     const backend = await scheme.provider.create(offer(platform, builder), platform.rig.device.accepted)

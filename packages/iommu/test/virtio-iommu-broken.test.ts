@@ -42,6 +42,19 @@ describe('requests that are refused', () => {
     expect(device.attached.has(8)).toBe(false)
   })
 
+  test('after an UNMAP that was refused, nothing but a DETACH is asked for that endpoint', async () => {
+    const { device, domain } = await attached()
+    device.misbehave = answers(T.UNMAP, { status: S.DEVERR })
+    unmap(domain, PAGE, PAGE)
+    domain.commit()
+    const asked = device.requests.length
+    unmap(domain, 2 * PAGE, PAGE)
+    map(domain, 4 * PAGE, BASE, PAGE)
+    expect(domain.commit()).toBe(DMA_FAILED)
+    domain.dispose()
+    expect(device.requests.slice(asked).map(({ type }) => type)).toEqual([T.DETACH])
+  })
+
   test('one bad status in a batch is enough, wherever it stands, and the worst one counts', async () => {
     for (const bad of [0, 7, 19]) {
       const { device, domain } = await attached()
@@ -131,6 +144,21 @@ describe('requests that are refused', () => {
     expect(await failure(() => domain.dispose())).toBe('IOMMU_STUCK')
     device.misbehave = () => undefined
     expect(iommu.attach(9, 'blk0').id).not.toBe(domain.id)
+  })
+
+  test('a refused DETACH is asked for once more when dispose is called again, and then it is no error', async () => {
+    for (const again of [undefined, { status: S.DEVERR }]) {
+      const { device, domain } = await attached()
+      map(domain, PAGE, BASE, PAGE)
+      domain.commit()
+      device.misbehave = answers(T.DETACH, { status: S.DEVERR })
+      expect(await failure(() => domain.dispose())).toBe('IOMMU_STUCK')
+      device.misbehave = () => again
+      const asked = device.requests.length
+      domain.dispose()
+      expect(device.requests.slice(asked).map(({ type }) => type)).toEqual([T.DETACH])
+      expect(device.translate(8, PAGE)).toBe(again === undefined ? -1 : BASE)
+    }
   })
 
   test('a refused DETACH: the backend gives its memory back when the endpoint is attached again (§5.13.6.3.2)', async () => {

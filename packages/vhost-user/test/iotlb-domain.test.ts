@@ -1,6 +1,7 @@
 import { readSync, writeSync } from 'node:fs'
-import { DMA_FAILED, DMA_OK } from '@guestdma/dma'
-import { DOMAIN_READ, DOMAIN_WRITE } from '@guestdma/iommu'
+import { DMA_FAILED, DMA_OK, DmaMappings, TO_DEVICE } from '@guestdma/dma'
+import { DOMAIN_READ, DOMAIN_WRITE, IommuBackend } from '@guestdma/iommu'
+import { GuestMemory, guestAddress, SpanAllocator } from '@guestdma/memory'
 import { SharedMemory, waitReadable } from '@guestdma/node'
 import { DEVICE_ID_BLOCK, STATUS_FEATURES_OK } from '@guestdma/spec'
 import fc from 'fast-check'
@@ -192,6 +193,20 @@ describe.skipIf(missingSystem !== '')(titled('iotlb-domain (vhost-user, "IOMMU s
       expect(transport.connection.lost).not.toBeNull()
     })
 
+    it('dispose takes all away after a removal that was refused, in one request', () => {
+      const domain = new IotlbDomain(transport)
+      map(domain, FIRST, RAM, PAGE, DOMAIN_READ)
+      expect(domain.commit()).toBe(DMA_OK)
+      backEnd.refused.add(IOTLB_MSG.request)
+      unmap(domain, FIRST, PAGE)
+      expect([domain.commit(), domain.broken]).toEqual([DMA_FAILED, true])
+      expect(() => domain.dispose()).toThrow(expect.objectContaining({ code: 'VHOST_IOTLB' }))
+      backEnd.refused.clear()
+      backEnd.iotlb.length = 0
+      domain.dispose()
+      expect(backEnd.iotlb).toEqual([{ iova: FIRST, length: 2 ** 30, user: 0, permission: 0, type: IOTLB_INVALIDATE }])
+    })
+
     it('dispose takes all away, or says that it is not known to be gone until the process is', () => {
       new IotlbDomain(transport).dispose()
       expect(backEnd.iotlb).toEqual([{ iova: FIRST, length: 2 ** 30, user: 0, permission: 0, type: IOTLB_INVALIDATE }])
@@ -201,6 +216,28 @@ describe.skipIf(missingSystem !== '')(titled('iotlb-domain (vhost-user, "IOMMU s
       transport.backEndEnded()
       expect(domain.detached).toBe(true)
       domain.dispose()
+    })
+
+    it('a connection that is lost while a removal waits: memory goes back once the process has ended, and not before', () => {
+      const guest = new GuestMemory([{ base: RAM, length: 1 << 20, memory: memory.buffer }])
+      const ram = new SpanAllocator(guestAddress(RAM), 1 << 20)
+      const backend = new IommuBackend({ name: 'dev0', memory: guest, ram, domain: new IotlbDomain(transport) })
+      backend.alloc(PAGE, 8, TO_DEVICE, 'ring')
+      const m = new DmaMappings(1)
+      m.guest[0] = ram.allocate(PAGE, PAGE)
+      m.length[0] = PAGE
+      m.direction[0] = TO_DEVICE
+      expect([backend.map(m, 0), backend.commitMaps()]).toEqual([DMA_OK, DMA_OK])
+      const { allocated } = ram
+      pump = () => backEnd.close()
+      backend.unmap(m, 0, 0)
+      expect(backend.commitUnmaps()).toBe(DMA_FAILED)
+      expect(() => backend.dispose()).toThrow(expect.objectContaining({ code: 'VHOST_IOTLB' }))
+      expect(ram.allocated).toBe(allocated)
+      transport.backEndEnded()
+      expect(backend.commitUnmaps()).toBe(DMA_OK)
+      backend.dispose()
+      expect(ram.allocated).toBe(PAGE)
     })
 
     it.each([0, 100, 2 ** 40 + PAGE, Number.NaN])('iovaBytes of %d are refused', (iovaBytes) => {

@@ -33,6 +33,8 @@ export class CheckedBackend extends ForwardingBackend {
   private readonly tables = new Map<DmaMappings, Map<number, RowRecord>>()
   private readonly regions = new Set<DmaRegion>()
   private disposed = false
+  // A commit of unmaps failed: who is told so leaves its regions alone until dispose.
+  private unconfirmed = false
 
   /** Mappings that the device holds now. */
   get liveMappings(): number {
@@ -116,6 +118,7 @@ export class CheckedBackend extends ForwardingBackend {
   override commitUnmaps(): DmaStatus {
     this.alive('commitUnmaps')
     const status = super.commitUnmaps()
+    if (status !== DMA_OK) this.unconfirmed = true
     for (const rows of this.tables.values()) {
       for (const [row, record] of rows) {
         if (record.state !== 'unmapped') continue
@@ -128,13 +131,14 @@ export class CheckedBackend extends ForwardingBackend {
 
   /**
    * Disposes the wrapped backend; throws `CHECK_LEAK` where the callers left something mapped, uncommitted or
-   * allocated.
+   * allocated. Regions may be left where a commit of unmaps has failed.
    */
   override dispose(): void {
     this.alive('dispose')
-    this.disposed = true
-    const { liveMappings, uncommitted, liveRegions } = this
+    const { liveMappings, uncommitted } = this
+    const liveRegions = this.unconfirmed ? 0 : this.liveRegions
     super.dispose()
+    this.disposed = true
     if (liveMappings + uncommitted + liveRegions > 0) {
       const message = `left behind: ${liveMappings} mappings, ${uncommitted} uncommitted unmaps, ${liveRegions} regions`
       this.fail('CHECK_LEAK', message, { liveMappings, uncommitted, liveRegions })

@@ -1,5 +1,5 @@
 import type { DmaBackend } from '@guestdma/dma'
-import { attempt, type GuestMemory, type SpanAllocator } from '@guestdma/memory'
+import { attempt, GuestDmaError, type GuestMemory, type SpanAllocator } from '@guestdma/memory'
 import {
   type FeatureSet,
   STATUS_DEVICE_NEEDS_RESET,
@@ -224,8 +224,12 @@ export class DeviceSession {
    * Resets the device, then takes back all memory. Where a step fails, the others are tried all the same and the first
    * error is thrown at the end. Idempotent.
    *
+   * A single removal may be refused, or may have been before. That is no error where the backend then takes everything
+   * away at once, or the platform cuts the device off.
+   *
    * @throws DeviceStuckError where the device does not answer, or its transport is lost (`cause`); what a queue or the
-   *   backend throws that could not revoke something. {@link quarantined} says whether memory had to be given up
+   *   backend throws where the device may still reach something; VirtqueueError `VIRTQUEUE_BACKEND`. {@link quarantined}
+   *   says whether memory had to be given up
    */
   close(): Promise<void> {
     this.closing ??= this.shutDown()
@@ -267,7 +271,6 @@ export class DeviceSession {
   // or its platform cut it off.
   private async shutDown(): Promise<void> {
     const errors: unknown[] = []
-    const { backend } = this
     let safe = true
     try {
       await resetDevice(this.transport, this.wait)
@@ -275,11 +278,7 @@ export class DeviceSession {
       errors.push(error)
       safe = this.cutOff(errors)
     }
-    if (safe) {
-      for (const queue of this.queues) attempt(errors, () => queue.dispose())
-      safe = attempt(errors, () => backend.dispose())
-      if (!safe) safe = this.cutOff(errors) && attempt(errors, () => backend.dispose())
-    }
+    if (safe) safe = this.takeBack(errors)
     this.quarantined = !safe
     this.released = safe
     if (safe) for (const release of this.releases.reverse()) attempt(errors, release)
@@ -290,6 +289,20 @@ export class DeviceSession {
       : first
   }
 
+  // A removal that is not confirmed is one until the backend is disposed of, which takes everything away at once. So it is
+  // an error only where that fails too, and the platform cannot cut the device off either.
+  private takeBack(errors: unknown[]): boolean {
+    const { backend, queues } = this
+    const single: unknown[] = []
+    const whole: unknown[] = []
+    for (const queue of queues) attempt(single, () => queue.dispose())
+    const disposed = (): boolean => attempt(whole, () => backend.dispose())
+    const safe = disposed() || (this.cutOff(whole) && disposed())
+    if (safe) errors.push(...single.filter((error) => !isUnconfirmed(error)))
+    else errors.push(...single, ...whole)
+    return safe
+  }
+
   private cutOff(errors: unknown[]): boolean {
     let revoked = false
     attempt(errors, () => {
@@ -297,4 +310,9 @@ export class DeviceSession {
     })
     return revoked
   }
+}
+
+// The removal of a queue's mappings, or of its own memory.
+function isUnconfirmed(error: unknown): boolean {
+  return error instanceof GuestDmaError && (error.code === 'VIRTQUEUE_COMMIT' || error.code === 'DMA_STILL_REACHABLE')
 }

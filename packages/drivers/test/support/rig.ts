@@ -5,6 +5,7 @@ import {
   type DmaBackend,
   DmaError,
   type DmaMappings,
+  type DmaRegion,
   type DmaStatus,
   platformOffer,
 } from '@guestdma/dma'
@@ -53,6 +54,8 @@ class NarrowBackend extends DirectBackend {
   unmapStatus: DmaStatus = DMA_OK
   /** What each commit of unmaps answers. */
   commitUnmapsStatus: DmaStatus = DMA_OK
+  /** Whether a region that is freed is known to be out of reach. */
+  frees: DmaStatus = DMA_OK
   /** How often `dispose` cannot revoke what the device was given. */
   refusals = 0
   live = 0
@@ -80,11 +83,17 @@ class NarrowBackend extends DirectBackend {
     return this.commitUnmapsStatus
   }
 
+  override free(region: DmaRegion): void {
+    if (this.frees !== DMA_OK) throw new DmaError('DMA_STILL_REACHABLE', this.name, 'told not to confirm')
+    super.free(region)
+  }
+
   override dispose(): void {
     if (this.refusals > 0) {
       this.refusals--
       throw new DmaError('DMA_FREE', this.name, 'told not to revoke')
     }
+    this.frees = DMA_OK
     super.dispose()
   }
 }

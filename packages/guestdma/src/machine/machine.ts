@@ -191,7 +191,10 @@ export class Machine {
     return total
   }
 
-  /** Resets a device and negotiates anew. What was in flight fails with `DRIVER_CLOSED`. */
+  /**
+   * Resets a device and negotiates anew. What was in flight fails with `DRIVER_CLOSED`. It throws what
+   * `DeviceSession.close` and `negotiate` throw; the device is closed then, and may be reset again.
+   */
   async reset(name: string): Promise<void> {
     const device = this.device(name)
     if (this.closing !== null)

@@ -75,8 +75,9 @@ export interface IommuDomain {
    */
   commit(): DmaStatus
   /**
-   * Takes everything away from the device, without deferral, and gives the address space up. Throws where that is not
-   * known to have happened; what was mapped stays out of use then.
+   * Takes everything away from the device, without deferral, and gives the address space up, also where the domain is
+   * {@link broken}. Throws where that is not known to have happened; what was mapped stays out of use then. Called again
+   * where the platform has cut the device off meanwhile.
    */
   dispose(): void
   /** After `dispose` threw: calls `release` once the device cannot reach anything of the domain any more. */

@@ -77,11 +77,8 @@ export function pooledIommuScheme(options: PooledIommuOptions = {}): DmaScheme {
       })
       return Object.assign(backend, {
         dispose(): void {
-          try {
-            domain.dispose()
-          } finally {
-            BounceBackend.prototype.dispose.call(backend)
-          }
+          domain.dispose()
+          BounceBackend.prototype.dispose.call(backend)
         },
       })
     },

@@ -45,6 +45,7 @@ export class VirtioIommuDomain implements IommuDomain {
   declare private readonly iommu: DomainOwner
   private readonly releases: (() => void)[] = []
   private count: () => number = () => 0
+  private gone = false
 
   constructor(
     iommu: DomainOwner,
@@ -96,16 +97,17 @@ export class VirtioIommuDomain implements IommuDomain {
   }
 
   /**
-   * Detaches the endpoint: all of its mappings go at once. Throws `IOMMU_STUCK` where the device does not confirm it;
-   * they go when the IOMMU is reset or the endpoint is attached again.
+   * Detaches the endpoint: all of its mappings go at once, also where single removals were refused. Throws `IOMMU_STUCK`
+   * where the device does not confirm it; they go when the IOMMU is reset or the endpoint is attached again. Called again,
+   * since the platform cut the endpoint off meanwhile, it asks once more and does not throw.
    */
   dispose(): void {
-    if (this.disposed) return
+    const again = this.disposed
     this.disposed = true
-    if (!this.iommu.release(this))
-      throw new IommuError('IOMMU_STUCK', this.name, 'the IOMMU did not confirm that the endpoint was detached', {
-        endpoint: this.endpoint,
-      })
+    if (this.gone || this.iommu.release(this) || again) return
+    throw new IommuError('IOMMU_STUCK', this.name, 'the IOMMU did not confirm that the endpoint was detached', {
+      endpoint: this.endpoint,
+    })
   }
 
   whenGone(release: () => void): void {
@@ -114,6 +116,7 @@ export class VirtioIommuDomain implements IommuDomain {
 
   /** The driver's: the endpoint cannot reach anything of this domain any more. */
   wentAway(): void {
+    this.gone = true
     for (const release of this.releases.splice(0)) release()
   }
 }

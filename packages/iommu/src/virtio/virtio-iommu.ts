@@ -432,7 +432,8 @@ export class VirtioIommu {
       this.counters.full++
       this.settle()
     }
-    if (this.cause !== null || this.closed) {
+    // One that is broken is not asked for single mappings again, only for a DETACH.
+    if (this.cause !== null || this.closed || domain.broken) {
       domain.failed = DMA_FAILED
       domain.broken = true
       return
@@ -517,7 +518,7 @@ export class VirtioIommu {
   /** For a domain: detaches its endpoint. Returns whether the device said that it did. */
   release(domain: VirtioIommuDomain): boolean {
     if (this.cause === null && !this.wasReset) {
-      this.refuseClosed()
+      if (this.closed) return false
       this.settle()
       const view = this.controlView()
       view.setUint32(IOMMU_DETACH_DOMAIN, domain.id, true)

@@ -160,10 +160,15 @@ export class IotlbDomain implements IommuDomain {
     return this.broken ? DMA_FAILED : failed
   }
 
-  /** @throws VhostUserError `VHOST_IOTLB` */
+  /**
+   * Takes everything away in one request, also where single removals were refused.
+   *
+   * @throws VhostUserError `VHOST_IOTLB`
+   */
   dispose(): void {
     this.transport.onIotlb = () => false
     if (this.detached) return
+    this.broken = false
     this.remove(FIRST_IOVA, this.inputEnd + 1 - FIRST_IOVA)
     if (this.commit() === DMA_OK) return
     const text = 'the back end did not confirm that all was taken away from it'
