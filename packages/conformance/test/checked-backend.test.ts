@@ -57,7 +57,7 @@ describe('CheckedBackend lets a correct caller pass', () => {
     const dispose = vi.spyOn(faulty, 'dispose').mockImplementationOnce(() => {
       throw new Error('no answer')
     })
-    expect(codeThrownBy(() => backend.dispose())).toBe('Error: no answer')
+    expect(codeThrownBy(() => backend.dispose())).toBe('not a GuestDmaError: Error: no answer')
     expect(codeThrownBy(() => backend.dispose())).toBe('nothing was thrown')
     expect(dispose).toHaveBeenCalledTimes(2)
   })
