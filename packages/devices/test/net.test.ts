@@ -47,6 +47,16 @@ function post(...lengths: number[]): number[] {
   })
 }
 
+// By framing: how many descriptors a chain has.
+const DESCRIPTORS = [1, 1, 1, 2, 2, 3]
+
+// Those of a random list whose chains fit into a ring of eight.
+function fitting<T extends { framing: number }>(all: readonly T[]): T[] {
+  let left = 8
+  const fits = all.findIndex(({ framing }) => (left -= DESCRIPTORS[framing]) < 0)
+  return all.slice(0, fits < 0 ? all.length : fits)
+}
+
 describe.each(TRANSPORTS)('over %s', (name) => {
   beforeEach(() => {
     transport = name
@@ -64,6 +74,55 @@ describe.each(TRANSPORTS)('over %s', (name) => {
         transmitted: 10,
         transmittedBytes: 1 + 13 + 14 + 60 + 64 + 255 + 256 + 257 + 1500 + 1514,
       })
+    })
+
+    test('frames of one batch, in whatever way each is framed (§2.7.4)', () => {
+      const property = fc.property(
+        fc.array(
+          fc.record({
+            length: fc.constantFrom(1, 60, 64, 300, 1514),
+            framing: fc.nat({ max: 5 }),
+            at: fc.nat({ max: 7 }),
+          }),
+          {
+            minLength: 1,
+            maxLength: 8,
+          },
+        ),
+        (all) => {
+          const frames = fitting(all)
+          boot()
+          const sent = frames.map(({ length }, i) => pattern(length, i))
+          frames.forEach(({ framing, at }, i) => {
+            const bytes = [...new Uint8Array(at), ...new Uint8Array(NET_HEADER_SIZE), ...sent[i]]
+            const address = m.ram.put(Uint8Array.from(bytes)) + at
+            const behind = address + NET_HEADER_SIZE
+            const all = { address, length: NET_HEADER_SIZE + sent[i].length }
+            const rest = { address: behind, length: sent[i].length }
+            const pieces = [
+              [all],
+              [all],
+              [all],
+              [{ address, length: NET_HEADER_SIZE }, rest],
+              [
+                { address, length: 5 },
+                { address: address + 5, length: all.length - 5 },
+              ],
+              [
+                { address, length: NET_HEADER_SIZE },
+                { address: behind, length: 1 },
+                { address: behind + 1, length: rest.length - 1 },
+              ],
+            ][framing]
+            m.tx.offer(m.tx.chain(...pieces.filter(({ length }) => length > 0)))
+          })
+          m.driver.kick(1)
+          m.device.poll(64)
+          expect(link.frames).toEqual(sent)
+          expect(m.tx.reap()).toHaveLength(sent.length)
+        },
+      )
+      fc.assert(property, { numRuns: 60 })
     })
 
     test('empty and over-long frames are dropped, counted and used', () => {
@@ -270,6 +329,47 @@ describe.each(TRANSPORTS)('over %s', (name) => {
   })
 
   describe('receive (§5.1.9.3, §5.1.9.4)', () => {
+    test.each([[], [VIRTIO_NET_F_MRG_RXBUF]])(
+      'frames of one batch, whatever buffers there are for each (features %j)',
+      (...features) => {
+        const buffer = fc.record({ framing: fc.nat({ max: 5 }), at: fc.nat({ max: 7 }) })
+        const frameLengths = fc.array(fc.constantFrom(1, 60, 64, 300, 1514), { minLength: 1, maxLength: 8 })
+        const property = fc.property(fc.array(buffer, { minLength: 8, maxLength: 8 }), frameLengths, (any, lengths) => {
+          boot({}, ...features)
+          const buffers = fitting(any)
+          const all = lengths.slice(0, buffers.length)
+          const places = buffers.map(({ framing, at }) => {
+            const address = m.ram.put(new Uint8Array(1540).fill(0x55)) + at
+            const cuts = [[], [], [], [12], [5], [12, 13]][framing]
+            const ends = [...cuts, 1526]
+            const pieces = ends.map((end, i) => {
+              const begin = i === 0 ? 0 : ends[i - 1]
+              return { address: address + begin, length: end - begin, w: true }
+            })
+            m.rx.offer(m.rx.chain(...pieces))
+            return address
+          })
+          m.driver.kick(0)
+          m.device.poll(64)
+          const frames = all.map((length, i) => pattern(length, i))
+          expect(m.device.receiveEach(Frames.of(...frames), 0, frames.length)).toBe(frames.length)
+          m.device.poll(64)
+          expect(m.rx.reap().map(({ length }) => length)).toEqual(all.map((length) => NET_HEADER_SIZE + length))
+          frames.forEach((frame, i) => {
+            expect(m.ram.get(places[i], NET_HEADER_SIZE)).toEqual(Uint8Array.from([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]))
+            expect(m.ram.get(places[i] + NET_HEADER_SIZE, frame.length)).toEqual(frame)
+            // Nothing is written behind it.
+            expect(m.ram.get(places[i] + NET_HEADER_SIZE + frame.length, 1)).toEqual(Uint8Array.of(0x55))
+          })
+          expect(m.device.counters).toMatchObject({
+            received: all.length,
+            receivedBytes: all.reduce((sum, n) => sum + n, 0),
+          })
+        })
+        fc.assert(property, { numRuns: 60 })
+      },
+    )
+
     test.each([[], [VIRTIO_NET_F_MRG_RXBUF]])(
       'one buffer: header with num_buffers 1, frame, used length',
       {

@@ -62,6 +62,48 @@ beforeEach(() => {
 })
 
 describe.each(FORMATS)('the device half of a %s ring', (format) => {
+  test('in order, rows that are marked used together leave out what was written whole, and nothing else', () => {
+    const guest = makeGuest(format)
+    walker = start(format, guest, SIZE, { inOrder: true, batchUsed: true })
+    const writable = (length: number): Element[] => [{ address: BASE, length, w: true }]
+    const ids = guest.offer([writable(8), writable(8), writable(8), writable(8)])
+    expect(takeAll()).toEqual(ids)
+    // The second was not filled, so that its own length has to be told; the third is whole.
+    walker.pushRows(0, 4, Int32Array.of(8, 3, 8, 5))
+    walker.flush()
+    const told = [0, 2].map((position) => {
+      if (format === 'split') return (guest as SplitGuest).ring.usedAt(position)
+      const at = (guest as PackedGuest).ring.at(position)
+      return { id: ram.u16(at + 12), length: ram.u32(at + 8) }
+    })
+    expect(told).toEqual([
+      { id: ids[1], length: 3 },
+      { id: ids[3], length: 5 },
+    ])
+  })
+
+  test('keeps no more of chains that wait for more than what one chain may have', () => {
+    const size = 1024
+    const guest = makeGuest(format, size)
+    walker = start(format, guest, size, { indirect: true })
+    // Chains that share one table, of which one element has bytes.
+    const elements = Array.from({ length: size }, (_, i) => ({ address: BASE, length: i === 0 ? 12 : 0, w: true }))
+    if (format === 'split') {
+      const { ring } = guest as SplitGuest
+      const table = ring.table(elements)
+      for (let id = 0; id < size; id++) ring.describe(id, table, 16 * size, INDIRECT, 0)
+      ring.offer(...Array.from({ length: size }, (_, id) => id))
+    } else {
+      const { ring } = guest as PackedGuest
+      ring.offerTable(0, ...elements)
+      for (let id = 1; id < size; id++) ring.describe(id, ram.u32(ring.at(0)), 16 * size, id, INDIRECT)
+    }
+    walker.update()
+    let rows = walker.takeBatch(1)
+    while (walker.takeMore() !== NO_CHAIN) rows++
+    expect([walker.broken, rows < 200]).toEqual(['segments', true])
+  })
+
   test('agrees with lists of chains, and keeps what holds between two calls (model)', () => {
     const step = fc.tuple(fc.nat({ max: 6 }), fc.nat({ max: 7 }))
     const setup = fc.record({

@@ -44,7 +44,7 @@ export function copy(to: Region, toOffset: number, from: Region, fromOffset: num
 
 /**
  * As {@link copy}, for pieces `first` to `end` - 1: piece i is `lengths[i]` bytes, from byte `fromOffsets[i]` to byte
- * `toOffsets[i]`. Those that are short and aligned alike are moved by one loop.
+ * `toOffsets[i]`. Offsets are below 0x7fff_0000. Those that are short and aligned alike are moved by one loop.
  */
 export function copyEach(
   to: Region,

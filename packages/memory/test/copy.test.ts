@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { clear, copy, Meter, Region } from '../src/index.ts'
+import { clear, copy, copyEach, Meter, Region } from '../src/index.ts'
 
 const GUARD = 16
 
@@ -20,6 +20,34 @@ function differ(a: Uint8Array, b: Uint8Array): number {
   for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return i
   return -1
 }
+
+describe('copyEach() does what a copy of each piece does, and touches nothing else', () => {
+  test.each([
+    ['counted', true],
+    ['not counted', false],
+  ])('pieces of all alignments and lengths together, %s', (_, counted) => {
+    // Each piece has room of its own. Long ones, odd ones and usual ones follow each other in all ways.
+    const lengths = Int32Array.from([64, 64, 300, 5, 64, 1514, 64, 7, 8, 0, 64, 257, 256, 60])
+    const shifts = [0, 8, 0, 0, 0, 4, 0, 1, 3, 0, 2, 5, 5, 4]
+    const fromOffsets = lengths.map((_, i) => GUARD + 2048 * i + (i % 8))
+    const toOffsets = fromOffsets.map((offset, i) => offset + shifts[i])
+    for (const [first, end] of [
+      [0, lengths.length],
+      [2, 11],
+      [5, 5],
+      [13, 14],
+    ]) {
+      const from = filled(2048 * lengths.length, 1)
+      const [together, oneByOne] = [2, 2].map((seed) => filled(2048 * lengths.length, seed))
+      const meters = [new Meter(), new Meter()]
+      if (counted) [together.meter, oneByOne.meter] = meters
+      copyEach(together, toOffsets, from, fromOffsets, lengths, first, end)
+      for (let i = first; i < end; i++) copy(oneByOne, toOffsets[i], from, fromOffsets[i], lengths[i])
+      expect(differ(together.u8, oneByOne.u8)).toBe(-1)
+      expect(meters[0].snapshot()).toEqual(meters[1].snapshot())
+    }
+  })
+})
 
 describe('copy() does what a copy byte by byte does, and touches nothing else', () => {
   test.each([
