@@ -53,7 +53,10 @@ const DESCRIPTORS = [1, 1, 1, 2, 2, 3]
 // Those of a random list whose chains fit into a ring of eight.
 function fitting<T extends { framing: number }>(all: readonly T[]): T[] {
   let left = 8
-  const fits = all.findIndex(({ framing }) => (left -= DESCRIPTORS[framing]) < 0)
+  const fits = all.findIndex(({ framing }) => {
+    left -= DESCRIPTORS[framing]
+    return left < 0
+  })
   return all.slice(0, fits < 0 ? all.length : fits)
 }
 
