@@ -1,6 +1,6 @@
 // Rules of the device's half of a ring that both formats have, by `RingWalker` alone: what was taken, given back and
 // used, where the used side is written, and how much of a ring without end is looked at.
-import { Meter } from '@guestdma/memory'
+import { Meter, Region } from '@guestdma/memory'
 import fc from 'fast-check'
 import { beforeEach, describe, expect, test } from 'vitest'
 import { type BusWindows, everything, type QueueFaultReason } from '../src/index.ts'
@@ -296,6 +296,81 @@ describe.each(FORMATS)('the device half of a %s ring', (format) => {
     expect(takeAll()).toEqual([id])
     guest.offer([[readable, { ...readable, w: true }]])
     expect([takeAll(), walker.broken]).toEqual([[], 'buffer-unreachable'])
+  })
+
+  test('resolves each buffer in its own region, whatever lay in its place in the table before', () => {
+    const guest = makeGuest(format)
+    const [region] = ram.memory.regions
+    const other = new Region(new ArrayBuffer(4096), 'another')
+    const there = BASE + 0x100_0000
+    port.setWindows([
+      { base: BASE, length: ram.memory.ranges[0].length, region, offset: OFFSET },
+      { base: there, length: 4096, region: other },
+    ])
+    walker = start(format, guest)
+    const kinds = [
+      { address: BASE + 64, regions: region, offset: OFFSET + 64 },
+      { address: there + 128, regions: other, offset: 128 },
+    ]
+    // Every order of three behind every other one.
+    for (let round = 0; round < 128; round++) {
+      const order = round % 2 === 0 ? round >> 4 : round >> 1
+      const list = [0, 1, 2].map((bit) => kinds[(order >> bit) & 1])
+      const ids = guest.offer(list.map(({ address }) => [{ address, length: 8 }]))
+      expect(takeAll()).toEqual(ids)
+      const { chains } = walker
+      const found = list.map((_, row) => [chains.regions[chains.first(row)].name, chains.offset(chains.first(row))])
+      expect(found).toEqual(list.map(({ regions, offset }) => [regions.name, offset]))
+      for (const id of ids) walker.push(id, 0, true)
+      walker.flush()
+      guest.reap()
+    }
+  })
+
+  test('chains of many loads keep their descriptors and their numbers, however many are taken together', () => {
+    const size = 256
+    const guest = makeGuest(format, size)
+    walker = start(format, guest, size, { inOrder: true })
+    let offered = 0
+    let taken = 0
+    const due: { id: number; position: number }[] = []
+    const look = (first: number, rows: number): void => {
+      const { chains } = walker
+      for (let row = first; row < first + rows; row++, taken++) {
+        // Each has lengths of its own, and every fifth is of three descriptors.
+        const lengths = Array.from({ length: chains.end(row) - chains.first(row) }, (_, i) =>
+          chains.length(chains.first(row) + i),
+        )
+        expect(lengths).toEqual(taken % 5 === 0 ? [1 + (taken % 97), 2, 3] : [1 + (taken % 97)])
+        expect(chains.position(row)).toBe(taken & 0xffff)
+        due.push({ id: chains.head(row), position: chains.position(row) })
+      }
+      checkRing(walker)
+    }
+    const offer = (count: number): void => {
+      const chains = Array.from({ length: count }, () => {
+        const lengths = offered % 5 === 0 ? [1 + (offered % 97), 2, 3] : [1 + (offered % 97)]
+        offered++
+        return lengths.map((length) => ({ address: BASE, length }))
+      })
+      guest.offer(chains)
+      walker.update()
+    }
+    for (let round = 0; round < 60; round++) {
+      offer(150)
+      // The 64 of one load, and behind them one of the next: the rest of it stays.
+      for (const wanted of [63 - (round % 3), 1, 0, 40]) {
+        const rows = walker.takeBatch(wanted)
+        look(0, rows)
+        for (let more = 0; more < 2 + (round % 3) && wanted === 63 - (round % 3); more++) look(walker.takeMore(), 1)
+      }
+      while (taken < offered) look(0, walker.takeBatch(64))
+      // Completed from the last to the first, they are used from the first to the last.
+      const ids = due.map(({ id }) => id)
+      for (const { id, position } of due.splice(0).toReversed()) walker.complete(id, position, 0, true)
+      walker.flush()
+      expect(guest.reap()).toEqual(ids)
+    }
   })
 
   test('in order, completions of any order are used in that of their chains, also of those that were given back', () => {

@@ -206,7 +206,7 @@ export const DEVICE_MUTANTS: readonly Mutants[] = [
     ],
   },
   {
-    file: 'packages/devices/src/ring/ring-walker.ts',
+    file: 'packages/devices/src/ring/chain-resolver.ts',
     suites: WALKER,
     errors: [
       ['follows a table out of a table', 'if (inTable) return', 'if (inTable && k < 0) return'],
@@ -234,6 +234,17 @@ export const DEVICE_MUTANTS: readonly Mutants[] = [
       ['asks for reading where it writes', 'access = WRITE_ACCESS\n', 'access = READ_ACCESS\n'],
       ['copies no table that is in pieces', 'area.pull()', ''],
       ['takes a table that is not aligned as it stands', 'this.align(area, length)', ''],
+      [
+        'takes the region of the last answer for that of the window',
+        'const region = this.seenRegion',
+        'const { region } = this.port',
+      ],
+    ],
+  },
+  {
+    file: 'packages/devices/src/ring/ring-walker.ts',
+    suites: WALKER,
+    errors: [
       ['completes out of order', 'if (heldWritten[place] < 0) return', ''],
       ['does not mask the place of a completion', 'heldHead[position & heldMask] = head', 'heldHead[position] = head'],
       ['takes what was given back no more', 'this.chains.next -= rows', ''],

@@ -15,8 +15,8 @@ export function checkRing(walker: RingWalker): void {
   const must = (holds: boolean, what: string): void => {
     if (!holds) throw new Error(`between two calls: ${what}`)
   }
-  const size = field<number>(walker, 'size')
   const ring = field<object>(walker, 'ring')
+  const size = field<number>(ring, 'size')
   const { chains } = walker
   const { columns, next, row0, segments, to } = chains
   const [loaded, number] = [field<number>(chains, 'loaded'), field<number>(chains, 'number')]
