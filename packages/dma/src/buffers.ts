@@ -7,6 +7,10 @@ export const BUFFER_ACQUIRED = 1
 /** With the device; whoever lent it releases it when it comes back. */
 export const BUFFER_LENT = 2
 
+// The engine folds constants that are not exported into its code; others it loads at each use.
+const FREE = BUFFER_FREE
+const ACQUIRED = BUFFER_ACQUIRED
+
 /**
  * Buffers of equal size in one region, named by index, with a stack of free ones: the buffer used last is still in the
  * caches and is used next.
@@ -45,20 +49,50 @@ export abstract class Buffers {
   acquire(): number {
     if (this.freeCount === 0) return -1
     const buffer = this.free[--this.freeCount]
-    this.held[buffer] = BUFFER_ACQUIRED
+    this.held[buffer] = ACQUIRED
     return buffer
+  }
+
+  /** As `count` calls of {@link acquire}: fills rows 0 and up, and returns how many there were. */
+  acquireEach(into: Uint32Array, count: number): number {
+    const { free, freeCount, held } = this
+    const n = count < freeCount ? count : freeCount
+    for (let i = 0; i < n; i++) {
+      const buffer = free[(freeCount - 1 - i) | 0]
+      held[buffer] = ACQUIRED
+      into[i] = buffer
+    }
+    this.freeCount = freeCount - n
+    return n
   }
 
   /** Gives a buffer back. Throws `DMA_BUFFER_RELEASE` for one that is not held. */
   release(buffer: number): void {
-    if (!(this.held[buffer] > BUFFER_FREE)) {
-      throw new DmaError('DMA_BUFFER_RELEASE', this.name, `buffer ${buffer} is not held (there are ${this.count})`, {
-        buffer,
-        count: this.count,
-      })
-    }
-    this.held[buffer] = BUFFER_FREE
+    if (!(this.held[buffer] > FREE)) this.refuse(buffer)
+    this.held[buffer] = FREE
     this.free[this.freeCount++] = buffer
+  }
+
+  /** As {@link release} of rows `from` to `to` - 1. */
+  releaseEach(buffers: Uint32Array, from: number, to: number): void {
+    const { free, held } = this
+    let { freeCount } = this
+    let i = from
+    for (; i < to; i++) {
+      const buffer = buffers[i]
+      if (!(held[buffer] > FREE)) break
+      held[buffer] = FREE
+      free[freeCount] = buffer
+      freeCount = (freeCount + 1) | 0
+    }
+    this.freeCount = freeCount
+    if (i < to) this.refuse(buffers[i])
+  }
+
+  private refuse(buffer: number): never {
+    const { count, name } = this
+    const message = `buffer ${buffer} is not held (there are ${count})`
+    throw new DmaError('DMA_BUFFER_RELEASE', name, message, { buffer, count })
   }
 
   /** Gives the memory back. The device must no longer know of any buffer. */

@@ -174,6 +174,8 @@ export class NetDriver extends VirtioDriver {
   // Pairs by id: the frame's buffer and its token.
   declare private readonly sent: Int32Array
   declare private readonly tokens: Uint32Array
+  // Buffers of the driver's among the frames that a poll completes.
+  declare private readonly sentBuffers: Uint32Array
   declare private readonly staged: Float64Array
 
   declare private readonly receive: Virtqueue
@@ -181,6 +183,11 @@ export class NetDriver extends VirtioDriver {
   declare private readonly receiveBase: Float64Array
   declare private readonly postedBuffer: Uint32Array
   declare private readonly posting: Uint32Array
+  // By buffer: where its frame begins, in bytes of the region, and its header, in halves of a word.
+  declare private readonly frameOffset: Float64Array
+  declare private readonly headerHalf: Uint32Array
+  // Buffers that came back with the batch at hand.
+  declare private readonly returned: Uint32Array
   declare private readonly postedAddress: Float64Array
   declare private readonly postedLength: Uint32Array
   declare private readonly received: ReceivedFrames
@@ -250,8 +257,12 @@ export class NetDriver extends VirtioDriver {
 
     this.sent = new Int32Array(2 * this.transmit.size).fill(NONE)
     this.tokens = new Uint32Array(this.transmit.size)
+    this.sentBuffers = new Uint32Array(this.transmit.size)
     this.postedBuffer = new Uint32Array(this.receive.size)
     this.posting = new Uint32Array(this.receive.size)
+    this.returned = new Uint32Array(this.receive.size)
+    this.frameOffset = this.receiveBuffers.offset.map(toFrame)
+    this.headerHalf = Uint32Array.from(this.frameOffset, (offset) => (offset - HEADER) / 2)
     this.received = new ReceivedFrames(this.receiveBuffers.region, this.receive.size)
     // Only a frame in the caller's own memory has its header elsewhere. With no offload agreed it is all zero (virtio
     // 1.4 §5.1.9.2), as its cell is from the start.
@@ -557,17 +568,22 @@ export class NetDriver extends VirtioDriver {
 
   // Gives the buffers of completed frames back, and collects their tokens.
   private settle(n: number): number {
-    const { sent, tokens, transmitBuffers } = this
+    const { sent, sentBuffers, tokens } = this
     const ids = this.transmit.completed.id
     let told = 0
+    let own = 0
     for (let i = 0; i < n; i++) {
-      const at = 2 * ids[i]
+      const at = ids[i] << 1
       const buffer = sent[at]
       if (buffer === NONE) continue
-      if (buffer !== CALLERS) transmitBuffers.release(buffer)
       sent[at] = NONE
-      tokens[told++] = sent[at + 1]
+      tokens[told] = sent[(at + 1) | 0]
+      told = (told + 1) | 0
+      if (buffer === CALLERS) continue
+      sentBuffers[own] = buffer
+      own = (own + 1) | 0
     }
+    this.transmitBuffers.releaseEach(sentBuffers, 0, own)
     this.accounted -= told
     return told
   }
@@ -589,10 +605,7 @@ export class NetDriver extends VirtioDriver {
       this.receiveArmed = false
       this.collect(n)
       if (this.received.count > 0 && this.observer.frames !== undefined) observe(this.deliver, this.received)
-      for (let i = 0; i < n; i++) {
-        const id = queue.completed.id[i]
-        this.receiveBuffers.release(this.postedBuffer[id])
-      }
+      this.receiveBuffers.releaseEach(this.returned, 0, n)
       queue.recycle()
     }
     if (this.session.closed) return n
@@ -604,28 +617,28 @@ export class NetDriver extends VirtioDriver {
   private collect(n: number): void {
     const { id: ids, written: lengths, status } = this.receive.completed
     const { offset, length } = this.received
+    const { counters, frameOffset, headerHalf, postedBuffer, returned } = this
     const u16 = this.receiveBuffers.region.u16
     let frames = 0
     let bytes = 0
     for (let i = 0; i < n; i++) {
-      const id = ids[i]
       const written = lengths[i]
-      const buffer = this.postedBuffer[id]
-      const begin = this.receiveBuffers.offset[buffer] + HEADROOM
+      const buffer = postedBuffer[ids[i]]
+      returned[i] = buffer
       // NEEDS_CSUM and any gso_type would be an offload that nobody agreed on; other flags are ignored (virtio 1.4
       // §5.1.9.4.2).
-      if (status[i] !== OK || written <= HEADER || (u16[(begin - HEADER) / 2] & OFFLOADS) !== 0) {
-        this.counters.malformed++
+      if (status[i] !== OK || written <= HEADER || (u16[headerHalf[buffer]] & OFFLOADS) !== 0) {
+        counters.malformed++
         continue
       }
-      offset[frames] = begin
+      offset[frames] = frameOffset[buffer]
       length[frames] = written - HEADER
       bytes += written - HEADER
       frames++
     }
     this.received.count = frames
-    this.counters.framesReceived += frames
-    this.counters.bytesReceived += bytes
+    counters.framesReceived += frames
+    counters.bytesReceived += bytes
   }
 
   // A buffer that cannot be posted now stays on the stack and is tried again at the next poll.
@@ -639,18 +652,17 @@ export class NetDriver extends VirtioDriver {
     const queue = this.receive
     const buffers = this.receiveBuffers
     const { postedAddress, receiveBase: base } = this
-    for (let i = 0; i < wanted; i++) {
-      const buffer = buffers.acquire()
-      this.posting[i] = buffer
-      postedAddress[i] = base[buffer]
-    }
+    const { postedBuffer, posting } = this
+    buffers.acquireEach(posting, wanted)
+    for (let i = 0; i < wanted; i++) postedAddress[i] = base[posting[i]]
     const n = queue.addEach(wanted, postedAddress, this.postedLength, HEADER, this.place, true)
-    for (let i = 0; i < n; i++) this.postedBuffer[queue.added[i]] = this.posting[i]
-    for (let i = n; i < wanted; i++) buffers.release(this.posting[i])
+    const { added } = queue
+    for (let i = 0; i < n; i++) postedBuffer[added[i]] = posting[i]
+    buffers.releaseEach(posting, n, wanted)
     this.counters.unposted = buffers.available
     const published = queue.publish()
     if (published === OK) return OK
-    for (let i = 0; i < queue.undone; i++) buffers.release(this.postedBuffer[queue.undoneId[i]])
+    for (let i = 0; i < queue.undone; i++) buffers.release(postedBuffer[queue.undoneId[i]])
     this.counters.unposted = buffers.available
     return published
   }
