@@ -19,11 +19,14 @@ const BUDGET = 64
 const STEPS = 64
 const RECEIVE_CHAINS = 1024
 
+/** Is asked for every buffer, since it shows no window that could be remembered. */
 class CountingPort extends BusWindows {
   resolves = 0
   override resolve(length: number, access: 1 | 2): number {
     this.resolves++
-    return super.resolve(length, access)
+    const granted = super.resolve(length, access)
+    this.window.fill(0)
+    return granted
   }
 }
 

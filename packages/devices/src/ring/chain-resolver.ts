@@ -156,22 +156,52 @@ export class ChainResolver {
 
   // Any other chain. False: `broken` is set, or the port does not know yet.
   private other(row: number): boolean {
-    const { chains, port } = this
-    const segment = chains.columns[row * STRIDE + FETCHED]
+    const { columns, words } = this.chains
+    const at = row * STRIDE
+    const segment = columns[at + FETCHED]
     const k = segment * DESCRIPTOR
-    const high = chains.words[k + 1]
-    const length = chains.words[k + LENGTH]
-    const flags = chains.words[k + FLAGS]
+    const high = words[k + 1]
+    const length = words[k + LENGTH]
+    const flags = words[k + FLAGS]
     if ((flags & NEXT_OR_INDIRECT) !== 0 || length <= 0 || length >= BYTES || high < 0 || high >= HIGH_LIMIT)
       return this.chain(row, UNASKED)
-    port.request[0] = high * TWO_32 + (chains.words[k] >>> 0)
-    const granted = port.resolve(length, (1 + ((flags & F_WRITE) >> 1)) as 1 | 2)
+    const granted = this.locate(segment, (1 + ((flags & F_WRITE) >> 1)) as 1 | 2)
+    if (granted !== length) return this.chain(row, granted)
+    columns[at + WRITE] = (flags & F_WRITE) === 0 ? ALL_READABLE : ALL_WRITABLE
+    return true
+  }
+
+  // Finds out where the buffer of a descriptor is, which becomes a segment where it stands if it is granted in one piece.
+  // Returns how many bytes are. Where those are not all of them, the port stands at the buffer's beginning.
+  private locate(segment: number, access: 1 | 2): number {
+    const { chains, port, seen } = this
+    const { regions, words } = chains
+    const k = segment * DESCRIPTOR
+    const low = words[k]
+    const high = words[k + 1]
+    const length = words[k + LENGTH]
+    const into = (low - seen[SEEN_LOW]) | 0
+    const top = seen[SEEN_TOP]
+    if (
+      into >= 0 &&
+      into <= top &&
+      length > 0 &&
+      length <= ((top - into + 1) | 0) &&
+      high === ((seen[SEEN_HIGH] + (low >>> 0 < seen[SEEN_LOW] >>> 0 ? 1 : 0)) | 0) &&
+      (seen[SEEN_ACCESS] & access) !== 0
+    ) {
+      const offset = (seen[SEEN_OFFSET] + into) | 0
+      words[k + OFFSET] = offset
+      words[k + OFFSET + 1] = seen[SEEN_OFFSET + 1] + (offset >>> 0 < seen[SEEN_OFFSET] >>> 0 ? 1 : 0)
+      if (regions[segment] !== this.seenRegion) regions[segment] = this.seenRegion
+      return length
+    }
+    port.request[0] = (high >>> 0) * TWO_32 + (low >>> 0)
+    const granted = port.resolve(length >>> 0, access)
     // A window of a page or less is not worth it: the next buffer lies in another one.
     if (port.window[1] > PAGE) this.look()
-    if (granted !== length) return this.chain(row, granted)
-    chains.place(segment, port)
-    chains.columns[row * STRIDE + WRITE] = (flags & F_WRITE) === 0 ? ALL_READABLE : ALL_WRITABLE
-    return true
+    if (granted === length >>> 0) chains.place(segment, port)
+    return granted
   }
 
   // Remembers the port's last window. As halves, since integers are compared faster than doubles: of a
@@ -269,12 +299,13 @@ export class ChainResolver {
         port.outOfReach?.(high, low, length, access)
         return this.reject('buffer-unreachable', head, elements - 1, 0)
       }
-      port.request[0] = high * TWO_32 + low
-      const ask = known === UNASKED || elements > 1
-      const granted = length === 0 ? 0 : ask ? port.resolve(length, access) : known
-      if (segment === k && granted === length && length > 0) {
-        chains.place(segment, port)
-        segment++
+      const granted = length === 0 ? 0 : known !== UNASKED && elements === 1 ? known : this.locate(k, access)
+      if (granted === length && length > 0) {
+        if (segment === k) segment++
+        else {
+          chains.move(k, k + 1)
+          segment = chains.segments
+        }
         continue
       }
       if (segment === k) first = chains.move(first, segment)
@@ -311,7 +342,7 @@ export class ChainResolver {
 
   // The spec aligns no indirect table; a format loads aligned words.
   private align(area: RingArea, length: number): void {
-    if (area.offset % 4 === 0) {
+    if ((area.offset & 3) === 0) {
       if (area.region.u32.length === 0) area.region.refresh()
       return
     }

@@ -25,6 +25,8 @@ export const ROW_FIRST = 3
 export const ROW_END = 4
 /** Words of a row: its place is a shift. */
 export const ROW = 8
+export const ONE_READABLE = -1
+export const ONE_WRITABLE = -2
 
 /**
  * Words of a segment in {@link ChainTable.words}. A ring format fills the first four in, as it loaded them: address, low
@@ -36,8 +38,20 @@ export const SEGMENT_FLAGS = 3
 export const SEGMENT_OFFSET = 4
 /** Words of a segment. */
 export const SEGMENT = 8
-export const ONE_READABLE = -1
-export const ONE_WRITABLE = -2
+
+// The engine folds constants that are not exported into its code; others it loads at each use.
+const ID = ROW_ID
+const FETCHED = ROW_FETCHED
+const WRITE = ROW_WRITE
+const FIRST = ROW_FIRST
+const END = ROW_END
+const STRIDE = ROW
+const ALL_READABLE = ONE_READABLE
+const ALL_WRITABLE = ONE_WRITABLE
+const LENGTH = SEGMENT_LENGTH
+const OFFSET = SEGMENT_OFFSET
+const WORDS = SEGMENT
+const BATCH = FETCH
 
 /**
  * The chains of one queue that a device is working on, in private memory: rows, one for each chain, over segments.
@@ -72,10 +86,10 @@ export class ChainTable {
   constructor(queueSize: number, nowhere: Region) {
     // A queue has no more chains than entries. Before them may stand those of one load that are done; behind them one
     // that is taken again.
-    const rows = queueSize + 2 * FETCH + 1
-    this.columns = new Int32Array(rows * ROW)
+    const rows = queueSize + 2 * BATCH + 1
+    this.columns = new Int32Array(rows * STRIDE)
     this.bytes = new Float64Array(rows * 2)
-    this.words = new Int32Array(FIRST_CAPACITY * SEGMENT)
+    this.words = new Int32Array(FIRST_CAPACITY * WORDS)
     this.regions = new Array<Region>(FIRST_CAPACITY).fill(nowhere)
   }
 
@@ -91,7 +105,7 @@ export class ChainTable {
       this.next = this.to = this.segments = this.loaded = 0
     } else {
       this.segments = this.loaded
-      if (this.next >= FETCH) this.shift()
+      if (this.next >= BATCH) this.shift()
     }
     this.row0 = this.next
   }
@@ -99,19 +113,19 @@ export class ChainTable {
   // Moves the chains that were not taken to the front.
   private shift(): void {
     const { columns, loaded, next, to } = this
-    const first = columns[next * ROW + ROW_FETCHED]
-    this.words.copyWithin(0, first * SEGMENT, loaded * SEGMENT)
-    columns.copyWithin(0, next * ROW, to * ROW)
+    const first = columns[next * STRIDE + FETCHED]
+    this.words.copyWithin(0, first * WORDS, loaded * WORDS)
+    columns.copyWithin(0, next * STRIDE, to * STRIDE)
     this.number = this.numberOf(next)
     this.next = 0
     this.to = to - next
     this.segments = this.loaded = loaded - first
-    for (let row = 0; row < this.to; row++) columns[row * ROW + ROW_FETCHED] -= first
+    for (let row = 0; row < this.to; row++) columns[row * STRIDE + FETCHED] -= first
   }
 
   /** For the walker: how many more chains may be loaded. */
   get room(): number {
-    return Math.min(FETCH, this.columns.length / ROW - 1 - this.to)
+    return Math.min(BATCH, this.columns.length / STRIDE - 1 - this.to)
   }
 
   /** For a format: `chains` more rows were filled in, and descriptors up to `end`. */
@@ -129,7 +143,7 @@ export class ChainTable {
       this.regions = this.regions.concat(this.regions)
     }
     const { words } = this
-    this.words = new Int32Array(capacity * SEGMENT)
+    this.words = new Int32Array(capacity * WORDS)
     this.words.set(words)
   }
 
@@ -138,17 +152,17 @@ export class ChainTable {
     const segment = this.segments++
     this.reserve(this.segments)
     const { words } = this
-    const at = segment * SEGMENT
+    const at = segment * WORDS
     const address = port.request[0]
     words[at] = address | 0
     words[at + 1] = (address * HIGH_HALF) | 0
-    words[at + SEGMENT_LENGTH] = length | 0
+    words[at + LENGTH] = length | 0
     this.place(segment, port)
   }
 
   /** For the walker: a segment is where the port found it. */
   place(segment: number, { offset, region }: BusPort): void {
-    const at = segment * SEGMENT + SEGMENT_OFFSET
+    const at = segment * WORDS + OFFSET
     this.words[at] = offset | 0
     this.words[at + 1] = (offset * HIGH_HALF) | 0
     // Comparing costs less than the store's write barrier.
@@ -160,7 +174,7 @@ export class ChainTable {
     const moved = this.segments
     this.segments += end - first
     this.reserve(this.segments)
-    this.words.copyWithin(moved * SEGMENT, first * SEGMENT, end * SEGMENT)
+    this.words.copyWithin(moved * WORDS, first * WORDS, end * WORDS)
     for (let i = 0; first + i < end; i++) this.regions[moved + i] = this.regions[first + i]
     return moved
   }
@@ -168,10 +182,10 @@ export class ChainTable {
   /** For the walker: the segments of row `index` of the columns, and their bytes. */
   describe(index: number, first: number, write: number, end: number, readable: number, writable: number): void {
     const { bytes, columns } = this
-    const at = index * ROW
-    columns[at + ROW_WRITE] = write
-    columns[at + ROW_FIRST] = first
-    columns[at + ROW_END] = end
+    const at = index * STRIDE
+    columns[at + WRITE] = write
+    columns[at + FIRST] = first
+    columns[at + END] = end
     bytes[2 * index] = readable
     bytes[2 * index + 1] = writable
   }
@@ -183,7 +197,7 @@ export class ChainTable {
 
   /** The chain's id: in a split ring its head. */
   head(row: number): number {
-    return this.columns[(this.row0 + row) * ROW + ROW_ID]
+    return this.columns[(this.row0 + row) * STRIDE + ID]
   }
 
   /** As how many-th the chain was made available, modulo 2^16. */
@@ -193,46 +207,46 @@ export class ChainTable {
 
   /** Segments [first, write) of a row are device-readable, [write, end) device-writable. */
   first(row: number): number {
-    const at = (this.row0 + row) * ROW
-    return this.columns[at + (this.columns[at + ROW_WRITE] < 0 ? ROW_FETCHED : ROW_FIRST)]
+    const at = (this.row0 + row) * STRIDE
+    return this.columns[at + (this.columns[at + WRITE] < 0 ? FETCHED : FIRST)]
   }
 
   write(row: number): number {
-    const at = (this.row0 + row) * ROW
-    const write = this.columns[at + ROW_WRITE]
+    const at = (this.row0 + row) * STRIDE
+    const write = this.columns[at + WRITE]
     if (write >= 0) return write
-    return this.columns[at + ROW_FETCHED] + (write === ONE_READABLE ? 1 : 0)
+    return this.columns[at + FETCHED] + (write === ALL_READABLE ? 1 : 0)
   }
 
   end(row: number): number {
-    const at = (this.row0 + row) * ROW
-    return this.columns[at + ROW_WRITE] < 0 ? this.columns[at + ROW_FETCHED] + 1 : this.columns[at + ROW_END]
+    const at = (this.row0 + row) * STRIDE
+    return this.columns[at + WRITE] < 0 ? this.columns[at + FETCHED] + 1 : this.columns[at + END]
   }
 
   /** Bytes in the device-readable part of a row. */
   readable(row: number): number {
     const index = this.row0 + row
-    const write = this.columns[index * ROW + ROW_WRITE]
+    const write = this.columns[index * STRIDE + WRITE]
     if (write >= 0) return this.bytes[2 * index]
-    return write === ONE_READABLE ? this.length(this.columns[index * ROW + ROW_FETCHED]) : 0
+    return write === ALL_READABLE ? this.length(this.columns[index * STRIDE + FETCHED]) : 0
   }
 
   /** Bytes in the device-writable part of a row. */
   writable(row: number): number {
     const index = this.row0 + row
-    const write = this.columns[index * ROW + ROW_WRITE]
+    const write = this.columns[index * STRIDE + WRITE]
     if (write >= 0) return this.bytes[2 * index + 1]
-    return write === ONE_WRITABLE ? this.length(this.columns[index * ROW + ROW_FETCHED]) : 0
+    return write === ALL_WRITABLE ? this.length(this.columns[index * STRIDE + FETCHED]) : 0
   }
 
   /** Bytes of a segment. */
   length(segment: number): number {
-    return this.words[segment * SEGMENT + SEGMENT_LENGTH] >>> 0
+    return this.words[segment * WORDS + LENGTH] >>> 0
   }
 
   /** Where a segment begins in its region. */
   offset(segment: number): number {
-    const at = segment * SEGMENT + SEGMENT_OFFSET
+    const at = segment * WORDS + OFFSET
     const low = this.words[at]
     const high = this.words[at + 1]
     // An integer to the engine too, where it can be one.
@@ -242,21 +256,22 @@ export class ChainTable {
   /** The device address of a segment. */
   address(segment: number): number {
     const { words } = this
-    const at = segment * SEGMENT
+    const at = segment * WORDS
     return (words[at + 1] >>> 0) * 2 ** 32 + (words[at] >>> 0)
   }
 
   /** Copies `length` device-readable bytes of a row, from byte `skip` on, to `to`. They must exist. */
   gather(row: number, skip: number, to: Region, toOffset: number, length: number): void {
-    let segment = this.first(row)
-    while (skip >= this.length(segment) && length > 0) skip -= this.length(segment++)
-    while (length > 0) {
-      const piece = Math.min(this.length(segment) - skip, length)
-      copy(to, toOffset, this.regions[segment], this.offset(segment) + skip, piece)
-      toOffset += piece
-      length -= piece
-      skip = 0
-      segment++
+    const { regions, words } = this
+    for (let segment = this.first(row); length > 0; segment++) {
+      const left = (words[segment * WORDS + LENGTH] >>> 0) - skip
+      if (left > 0) {
+        const piece = left < length ? left : length
+        copy(to, toOffset, regions[segment], this.offset(segment) + skip, piece)
+        toOffset += piece
+        length -= piece
+      }
+      skip = left < 0 ? -left : 0
     }
   }
 
@@ -265,35 +280,37 @@ export class ChainTable {
    * somebody wants to be told: then {@link report} follows.
    */
   scatter(row: number, skip: number, from: Region, fromOffset: number, length: number): boolean {
+    const { regions, words } = this
     let listened = false
-    let segment = this.write(row)
-    while (skip >= this.length(segment) && length > 0) skip -= this.length(segment++)
-    while (length > 0) {
-      const piece = Math.min(this.length(segment) - skip, length)
-      const region = this.regions[segment]
-      copy(region, this.offset(segment) + skip, from, fromOffset, piece)
-      if (region.onDeviceWrite !== null) listened = true
-      fromOffset += piece
-      length -= piece
-      skip = 0
-      segment++
+    for (let segment = this.write(row); length > 0; segment++) {
+      const left = (words[segment * WORDS + LENGTH] >>> 0) - skip
+      if (left > 0) {
+        const piece = left < length ? left : length
+        const region = regions[segment]
+        copy(region, this.offset(segment) + skip, from, fromOffset, piece)
+        if (region.onDeviceWrite !== null) listened = true
+        fromOffset += piece
+        length -= piece
+      }
+      skip = left < 0 ? -left : 0
     }
     return listened
   }
 
   /** Writes zeros as {@link scatter} copies bytes. */
   scatterZeros(row: number, skip: number, length: number): boolean {
+    const { regions, words } = this
     let listened = false
-    let segment = this.write(row)
-    while (skip >= this.length(segment) && length > 0) skip -= this.length(segment++)
-    while (length > 0) {
-      const piece = Math.min(this.length(segment) - skip, length)
-      const region = this.regions[segment]
-      clear(region, this.offset(segment) + skip, piece)
-      if (region.onDeviceWrite !== null) listened = true
-      length -= piece
-      skip = 0
-      segment++
+    for (let segment = this.write(row); length > 0; segment++) {
+      const left = (words[segment * WORDS + LENGTH] >>> 0) - skip
+      if (left > 0) {
+        const piece = left < length ? left : length
+        const region = regions[segment]
+        clear(region, this.offset(segment) + skip, piece)
+        if (region.onDeviceWrite !== null) listened = true
+        length -= piece
+      }
+      skip = left < 0 ? -left : 0
     }
     return listened
   }
@@ -303,19 +320,16 @@ export class ChainTable {
    * device does for a row: it runs foreign code, which may grow a memory, reset the device, or call it.
    */
   report(row: number, skip: number, length: number): void {
-    const { regions } = this
-    let segment = this.write(row)
-    while (length > 0) {
-      const bytes = this.length(segment)
-      if (skip >= bytes) skip -= bytes
-      else {
-        const piece = Math.min(bytes - skip, length)
+    const { regions, words } = this
+    for (let segment = this.write(row); length > 0; segment++) {
+      const left = (words[segment * WORDS + LENGTH] >>> 0) - skip
+      if (left > 0) {
+        const piece = left < length ? left : length
         const region = regions[segment]
         if (region.onDeviceWrite !== null) region.onDeviceWrite(this.offset(segment) + skip, piece)
         length -= piece
-        skip = 0
       }
-      segment++
+      skip = left < 0 ? -left : 0
     }
   }
 }
