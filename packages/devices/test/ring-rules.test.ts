@@ -357,7 +357,7 @@ describe.each(FORMATS)('the device half of a %s ring', (format) => {
       walker.update()
     }
     for (let round = 0; round < 60; round++) {
-      offer(120)
+      offer(110)
       // The 64 of one load, and behind them one of the next: the rest of it stays.
       for (const wanted of [63 - (round % 3), 1, 0, 40]) {
         const rows = walker.takeBatch(wanted)
