@@ -39,6 +39,7 @@ import {
 } from './account.ts'
 import { type DescriptorList, type DriverRing, LISTED_FLAGS, type RingFormat } from './driver-ring.ts'
 import { QueueTooSmallError, type VIRTQUEUE_CODES, VirtqueueError } from './errors.ts'
+import { GuardedBackend } from './guarded-backend.ts'
 import { packedFormat } from './packed.ts'
 import { splitFormat } from './split.ts'
 import {
@@ -115,6 +116,7 @@ export class DriverQueue implements Virtqueue {
   declare readonly undoneId: Uint16Array
 
   declare private readonly backend: DmaBackend
+  declare private readonly guarded: GuardedBackend
   declare private readonly doorbell: (index: number, position: number) => void
   declare private readonly maxMappingLength: number
   declare private readonly account: ChainAccount
@@ -152,8 +154,6 @@ export class DriverQueue implements Virtqueue {
   // By id: the descriptors of prepared chains.
   private readonly prepared = new Map<number, DescriptorList>()
   private disposed = false
-  // The first call of the backend's that threw, or answered what is no status.
-  private misuse: VirtqueueError | null = null
 
   /**
    * `format`: default by RING_PACKED.
@@ -191,6 +191,13 @@ export class DriverQueue implements Virtqueue {
     this.added = new Uint16Array(size)
     this.undoneId = new Uint16Array(size)
     this.mappings = new DmaMappings(rows, standing)
+    this.guarded = new GuardedBackend(backend, this.mappings, {
+      name,
+      index,
+      broken: (error) => {
+        this.broken ??= error
+      },
+    })
     this.rows = new Int32Array(ROW * rows)
     this.account = new ChainAccount(size, features.has(VIRTIO_F_IN_ORDER), (code, message, details) =>
       this.break(code, message, details),
@@ -293,7 +300,7 @@ export class DriverQueue implements Virtqueue {
       this.addStatus = QUEUE_BROKEN
       return 0
     }
-    const { account, added, freeAt, freeMask, freeRows, listed, maxMappingLength: limit, mappings: m } = this
+    const { account, added, freeAt, freeMask, freeRows, guarded, listed, maxMappingLength: limit, mappings: m } = this
     const { chains, inOrder, order, orderMask } = account
     const mapped = kind === GUEST
     const room = this.free < count ? this.free : count
@@ -315,8 +322,8 @@ export class DriverQueue implements Virtqueue {
     }
     const plain = n
     if (mapped) {
-      n = this.mapEach(plain)
-      if (n < plain) status = this.addStatus
+      n = guarded.mapEach(added, plain)
+      if (n < plain) status = guarded.status
     }
     // The bookkeeping of an id is complete before the device can know of it: a completion can never race it.
     const info = OUTSTANDING | (writable ? WRITABLE : 0) | (mapped ? MAPPED : 0) | (1 << COUNT)
@@ -338,24 +345,6 @@ export class DriverQueue implements Virtqueue {
     this.addStatus = status
     if (n === plain && n < room) {
       return this.addOdd(n, count, addresses, lengths, lead, kind, writable)
-    }
-    return n
-  }
-
-  // Maps the first `count` rows of `added`. Returns how many could be: `addStatus` says why not all.
-  private mapEach(count: number): number {
-    const { added, backend, mappings } = this
-    let n = 0
-    try {
-      for (; n < count; n++) {
-        const status = backend.map(mappings, added[n])
-        if (status !== OK) {
-          this.addStatus = this.judge('map', status)
-          break
-        }
-      }
-    } catch (error) {
-      this.addStatus = this.blame('map', error)
     }
     return n
   }
@@ -432,7 +421,7 @@ export class DriverQueue implements Virtqueue {
           m.guest[row] = addresses[i] + done
           m.length[row] = piece
           m.direction[row] = into ? FROM : TO
-          const status = this.map(row)
+          const status = this.guarded.map(row)
           if (status !== OK) {
             this.undoChain(first, k)
             return status
@@ -494,7 +483,7 @@ export class DriverQueue implements Virtqueue {
     const { account, pending, ring } = this
     if (pending === 0) return OK
     this.counters.added += pending
-    const status = this.commitMaps()
+    const status = this.guarded.commitMaps()
     if (status !== OK) {
       this.undo()
       return status
@@ -522,11 +511,11 @@ export class DriverQueue implements Virtqueue {
     const collected = this.ring.collect(this.completed, budget)
     if (collected === 0) return 0
     const n = this.believe(collected)
-    if (n === 0 || this.misuse !== null) return 0
+    if (n === 0 || this.guarded.misuse !== null) return 0
     account.outstanding -= n
     account.oldest = (account.oldest + n) & 0xffff
     this.counters.completed += n
-    const status = this.commitUnmaps()
+    const status = this.guarded.commitUnmaps()
     if (status !== OK) {
       this.break('VIRTQUEUE_COMMIT', `${this.backend.name} could not revoke ${n} completed chains`, {
         status,
@@ -598,14 +587,14 @@ export class DriverQueue implements Virtqueue {
   private withdraw(): void {
     const { account } = this
     this.broken = null
-    this.misuse = null
+    this.guarded.misuse = null
     for (let id = 0; id < this.size; id++) {
       if ((account.chains[4 * id + INFO] & STATE) !== OUTSTANDING) continue
       this.unmapChain(id, 0)
       account.chains[4 * id + INFO] = STATE_FREE
     }
     account.outstanding = 0
-    if (this.commitUnmaps() !== OK) {
+    if (this.guarded.commitUnmaps() !== OK) {
       const message = `${this.backend.name} could not revoke what was outstanding; it has to be disposed of before that is used again`
       this.break('VIRTQUEUE_COMMIT', message, {})
     }
@@ -615,7 +604,7 @@ export class DriverQueue implements Virtqueue {
 
   // The one place where used chains are believed or not, and unmapped. Returns how many are complete.
   private believe(count: number): number {
-    const { account, backend, freeMask, freeRows, mappings, size } = this
+    const { account, freeMask, freeRows, guarded, size } = this
     const { id: ids, written: lengths, status: statuses } = this.completed
     const { chains } = account
     const unpublished = this.pending > 0
@@ -647,16 +636,7 @@ export class DriverQueue implements Virtqueue {
       if ((info & MANY) !== 0) {
         statuses[n] = this.unmapChain(id, written)
         free = this.takeBackRest(id, free)
-      } else if ((info & MAPPED) === 0) statuses[n] = OK
-      else {
-        let answer: number
-        try {
-          answer = backend.unmap(mappings, id, written)
-        } catch (error) {
-          answer = this.blame('unmap', error)
-        }
-        statuses[n] = answer === OK ? OK : this.judge('unmap', answer)
-      }
+      } else statuses[n] = (info & MAPPED) === 0 ? OK : guarded.unmap(id, written)
     }
     this.recyclable = free - this.freeAt - this.free
     this.counters.clamped += clamped
@@ -684,7 +664,7 @@ export class DriverQueue implements Virtqueue {
   private unmapChain(id: number, written: number): number {
     const { chains } = this.account
     const info = chains[4 * id + INFO]
-    if ((info & MANY) === 0) return (info & MAPPED) === 0 ? OK : this.unmap(id, written)
+    if ((info & MANY) === 0) return (info & MAPPED) === 0 ? OK : this.guarded.unmap(id, written)
     const table = chains[4 * id + TABLE]
     return this.unmapRows(table < 0 ? id : this.size + table * this.tableCapacity, chains[4 * id + ROWS], written)
   }
@@ -703,7 +683,7 @@ export class DriverQueue implements Virtqueue {
         left -= here
       }
       if ((flags & MAPPED) !== 0) {
-        const result = this.unmap(row, here)
+        const result = this.guarded.unmap(row, here)
         if (result !== OK) status = result
       }
       row = rows[ROW * row + ROW_NEXT]
@@ -731,7 +711,7 @@ export class DriverQueue implements Virtqueue {
 
   // Not Ok: the device may still reach what was unmapped, and only a reset helps.
   private commitUndone(): void {
-    const status = this.commitUnmaps()
+    const status = this.guarded.commitUnmaps()
     if (status !== OK)
       this.break('VIRTQUEUE_COMMIT', `${this.backend.name} could not revoke what was never published`, { status })
   }
@@ -801,62 +781,6 @@ export class DriverQueue implements Virtqueue {
         state,
       })
     }
-  }
-
-  // The backend is somebody else's code. One that throws, or answers what is no status, breaks its queue and nobody else's.
-  private map(row: number): number {
-    try {
-      const status = this.backend.map(this.mappings, row)
-      return status === OK ? OK : this.judge('map', status)
-    } catch (error) {
-      return this.blame('map', error)
-    }
-  }
-
-  private unmap(row: number, written: number): number {
-    try {
-      const status = this.backend.unmap(this.mappings, row, written)
-      return status === OK ? OK : this.judge('unmap', status)
-    } catch (error) {
-      return this.blame('unmap', error)
-    }
-  }
-
-  private commitMaps(): number {
-    try {
-      const status = this.backend.commitMaps()
-      return status === OK ? OK : this.judge('commitMaps', status)
-    } catch (error) {
-      return this.blame('commitMaps', error)
-    }
-  }
-
-  private commitUnmaps(): number {
-    try {
-      const status = this.backend.commitUnmaps()
-      return status === OK ? OK : this.judge('commitUnmaps', status)
-    } catch (error) {
-      return this.blame('commitUnmaps', error)
-    }
-  }
-
-  private judge(method: string, status: number): number {
-    return status < 0 ? status : this.blame(method, `${status}, which is no status,`)
-  }
-
-  private blame(method: string, error: unknown): number {
-    const what = error instanceof Error ? `threw: ${error.message}` : `answered ${String(error)}`
-    const { backend, index, name } = this
-    const details = { queue: index, backend: backend.name, method }
-    this.misuse ??= new VirtqueueError(
-      'VIRTQUEUE_BACKEND',
-      name,
-      `${backend.name}.${method}() ${what}`,
-      details,
-      error instanceof Error ? { cause: error } : {},
-    )
-    this.broken ??= this.misuse
-    return QUEUE_BROKEN
   }
 
   private break(code: keyof typeof VIRTQUEUE_CODES, message: string, details: Readonly<Record<string, unknown>>): void {

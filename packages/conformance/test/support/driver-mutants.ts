@@ -179,7 +179,7 @@ export const DRIVER_MUTANTS: readonly Mutants[] = [
         'reap(budget: number): number {\n    if (this.broken !== null) return 0',
         'reap(budget: number): number {',
       ],
-      ['publishes what is not committed', 'const status = this.commitMaps()', 'const status: number = OK'],
+      ['publishes what is not committed', 'const status = this.guarded.commitMaps()', 'const status: number = OK'],
     ],
   },
 ]
