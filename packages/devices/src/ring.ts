@@ -9,7 +9,16 @@
  * @packageDocumentation
  */
 export { DeviceQueue } from './device/device-queue.ts'
-export { ChainTable, MAX_SEGMENTS } from './ring/chain-table.ts'
+export {
+  ChainTable,
+  MAX_SEGMENTS,
+  ROW,
+  ROW_FETCHED,
+  ROW_ID,
+  SEGMENT,
+  SEGMENT_FLAGS,
+  SEGMENT_LENGTH,
+} from './ring/chain-table.ts'
 export type {
   DeviceRing,
   DeviceRingFormats,

@@ -4,8 +4,8 @@ import { type BusPort, clear, copy, type Region } from '@guestdma/memory'
 const HIGH_HALF = 2 ** -32
 
 const FIRST_CAPACITY = 256
-/** Chains that are loaded from a ring together, at most. */
-export const FETCH = 64
+// Chains that are loaded from a ring together, at most.
+const BATCH = 64
 /**
  * Pieces of one chain. A chain of queue-size descriptors fits many times over; a platform that maps by the page may cut a
  * long buffer into more.
@@ -21,8 +21,8 @@ export const MAX_SEGMENTS = 65536
 export const ROW_ID = 0
 export const ROW_FETCHED = 1
 export const ROW_WRITE = 2
-export const ROW_FIRST = 3
-export const ROW_END = 4
+const FIRST = 3
+const END = 4
 /** Words of a row: its place is a shift. */
 export const ROW = 8
 export const ONE_READABLE = -1
@@ -43,15 +43,12 @@ export const SEGMENT = 8
 const ID = ROW_ID
 const FETCHED = ROW_FETCHED
 const WRITE = ROW_WRITE
-const FIRST = ROW_FIRST
-const END = ROW_END
 const STRIDE = ROW
 const ALL_READABLE = ONE_READABLE
 const ALL_WRITABLE = ONE_WRITABLE
 const LENGTH = SEGMENT_LENGTH
 const OFFSET = SEGMENT_OFFSET
 const WORDS = SEGMENT
-const BATCH = FETCH
 
 /**
  * The chains of one queue that a device is working on, in private memory: rows, one for each chain, over segments.
