@@ -68,9 +68,18 @@ export const DEVICE_MUTANTS: readonly Mutants[] = [
         'this.next = this.next - (to - next)',
       ],
       ['does not mask the place of a used element', '(this.slot & (this.size - 1))', 'this.slot'],
-      ['does not mask it in a batch', '((used + i) & mask)', '(used + i)'],
+      ['does not mask it in a batch', '((slot & mask) << 1)', '(slot << 1)'],
       ['does not wrap the used index', 'this.used = (used + 1) & 0xffff', 'this.used = used + 1'],
-      ['does not wrap it in a batch', 'this.used = (used + count) & 0xffff', 'this.used = used + count'],
+      [
+        'does not wrap it in a batch',
+        'used = (used + 1) & 0xffff\n      replaceable',
+        'used = used + 1\n      replaceable',
+      ],
+      [
+        'leaves out what was not written completely, in a batch',
+        'replaceable = batchUsed && bytes === chains.writable(first + i)',
+        'replaceable = batchUsed',
+      ],
       [
         'does not wrap what is ready',
         'const ready = (this.available - this.next) & 0xffff',

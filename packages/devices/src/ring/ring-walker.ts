@@ -51,7 +51,7 @@ export class RingWalker implements RingOwner {
   private paused = false
   // In order: number of the next chain to complete, modulo 2^16.
   private completed = 0
-  // In order: completions by number, held until all earlier ones came. -1: still outstanding.
+  // In order: completions by number, held until all earlier ones came. -1: it is not there.
   private heldWritten = new Float64Array(0)
   private heldHead = new Int32Array(0)
   private heldMask = 0
@@ -286,9 +286,6 @@ export class RingWalker implements RingOwner {
     const ready = chains.to - from
     const taken = resolver.resolve(from, ready < limit ? ready : limit)
     this.extra = resolver.extra
-    if (this.inOrder) {
-      for (let i = 0; i < taken; i++) this.heldWritten[chains.numberOf(from + i) & this.heldMask] = -1
-    }
     chains.next = from + taken
     return taken
   }

@@ -273,26 +273,26 @@ export class SplitDeviceRing implements DeviceRing {
   }
 
   pushRows(chains: ChainTable, first: number, count: number, written: Int32Array): void {
-    if (this.batchUsed) {
-      for (let i = 0; i < count; i++) {
-        const row = first + i
-        this.push(chains.head(row), written[i], written[i] === chains.writable(row))
-      }
-      return
-    }
     const { columns, row0 } = chains
-    const { usedRing, used } = this
+    const { batchUsed, usedRing } = this
     if (usedRing.u32.length === 0) usedRing.refresh()
     const words = usedRing.u32
     const ids = (row0 + first) * STRIDE + ID
     const base = this.usedWord
     const mask = this.size - 1
+    let { replaceable, slot, used } = this
     for (let i = 0; i < count; i++) {
-      const word = (base + (((used + i) & mask) << 1)) | 0
+      if (!replaceable) slot = used
+      const word = (base + ((slot & mask) << 1)) | 0
+      const bytes = written[i]
       words[word] = columns[ids + i * STRIDE]
-      words[(word + 1) | 0] = written[i]
+      words[(word + 1) | 0] = bytes
+      used = (used + 1) & 0xffff
+      replaceable = batchUsed && bytes === chains.writable(first + i)
     }
-    this.used = (used + count) & 0xffff
+    this.replaceable = replaceable
+    this.slot = slot
+    this.used = used
     if (usedRing.meter !== null) usedRing.meter.store(4, 2 * count)
   }
 
