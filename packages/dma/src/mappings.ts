@@ -4,7 +4,9 @@
  * and reused.
  *
  * The queue fills `guest`, `length` and `direction`; the backend's `map` fills `device`, `deviceLength` and, for its
- * own use, `token`. Nobody changes a column of a live row.
+ * own use, `token`. Nobody changes a column of a live row: a ring reads `device` and `deviceLength` when the chain is
+ * published. Of rows that are not mapped (memory that the device always sees, an indirect table) the queue fills these
+ * two in itself.
  */
 export class DmaMappings {
   /** Guest address of the lent bytes. */

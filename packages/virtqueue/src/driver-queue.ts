@@ -257,15 +257,14 @@ export class DriverQueue implements Virtqueue {
       if (this.segments.kind[i] === GUEST) this.refusePrepare('a guest address is mapped anew each time')
     }
     if (this.account.inOrder) this.refusePrepare('IN_ORDER was agreed, and descriptors are used in ring order')
-    const { account, descriptors, pending, pendingRows } = this
+    if (this.pending > 0) this.refusePrepare('chains were added that are not published')
+    const { account } = this
     this.refresh()
     const id = this.addChain(readable, readable + writable)
     if (id < 0) this.refusePrepare(`there is no room for it (status ${id})`)
-    // Its rows never go back, and nothing was added yet.
-    this.prepared.set(id, this.listed.slice(descriptors, this.descriptors))
-    this.descriptors = descriptors
-    this.pending = pending
-    this.pendingRows = pendingRows
+    // Its rows never go back.
+    this.prepared.set(id, this.listed.slice(0, this.descriptors))
+    this.descriptors = this.pending = this.pendingRows = 0
     account.chains[4 * id + INFO] = (account.chains[4 * id + INFO] & ~STATE) | PREPARED
     return id
   }

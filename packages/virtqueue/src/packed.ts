@@ -76,7 +76,7 @@ class PackedDriverRing implements DriverRing {
   private usedAt = 0
   private usedMarks = MARKS
   // Of what was collected: the word of the ring that holds its length.
-  declare private readonly lengthAt: Int32Array
+  declare private readonly lengthAt: Float64Array
   // The first descriptor since the last publication: its id and flags are stored last, at this word.
   private heldAt = NONE
   private held = 0
@@ -88,7 +88,7 @@ class PackedDriverRing implements DriverRing {
     this.mappings = mappings
     this.eventIndex = eventIndex
     this.size = size
-    this.lengthAt = new Int32Array(size)
+    this.lengthAt = new Float64Array(size)
     const ring = alloc(descriptorRingBytes(size), DESCRIPTOR_RING_ALIGN, BIDIRECTIONAL)
     const driver = alloc(EVENT_SUPPRESSION_SIZE, EVENT_SUPPRESSION_ALIGN, TO_DEVICE)
     const device = alloc(EVENT_SUPPRESSION_SIZE, EVENT_SUPPRESSION_ALIGN, FROM_DEVICE)
@@ -115,15 +115,15 @@ class PackedDriverRing implements DriverRing {
       const row = list[k] & 0xffff
       const flags = list[k] >>> FLAGS
       const address = addresses[row]
-      const to = (ringWord + (at << 2)) | 0
+      const to = ringWord + (at << 2)
       const last = id | (flags << 16) | marks
       u32[to] = address | 0
-      u32[(to + 1) | 0] = (address * HIGH_HALF) | 0
-      u32[(to + 2) | 0] = lengths[row]
+      u32[to + 1] = (address * HIGH_HALF) | 0
+      u32[to + 2] = lengths[row]
       if (heldAt < 0) {
-        heldAt = (to + 3) | 0
+        heldAt = to + 3
         this.held = last
-      } else u32[(to + 3) | 0] = last
+      } else u32[to + 3] = last
       if ((flags & NEXT) === 0) id = list[(k + 1) | 0] & 0xffff
       at = (at + 1) | 0
       if (at === size) {
@@ -186,8 +186,8 @@ class PackedDriverRing implements DriverRing {
     let n = 0
     // First what says that they are used: ids, and where their lengths stand or what they are.
     while (n < most) {
-      const word = (ringWord + (usedAt << 2)) | 0
-      const last = u32[(word + 3) | 0]
+      const word = ringWord + (usedAt << 2)
+      const last = u32[word + 3]
       if ((last & MARKS) !== usedMarks) break
       loads++
       const id = last & 0xffff
@@ -202,7 +202,7 @@ class PackedDriverRing implements DriverRing {
           descriptors += account.descriptors(older)
         }
       }
-      lengthAt[n] = (word + 2) | 0
+      lengthAt[n] = word + 2
       if (id < size) {
         const info = chains[id << 2]
         descriptors += info >> COUNT

@@ -89,7 +89,7 @@ class SplitDriverRing implements DriverRing {
     const { device: addresses, deviceLength: lengths } = this.mappings
     const table = this.table.u32
     const ring = this.available.u16
-    const first = (this.availableHalf + 2) | 0
+    const first = this.availableHalf + 2
     let position = this.position
     let row = list[0] & 0xffff
     let head = row
@@ -98,12 +98,12 @@ class SplitDriverRing implements DriverRing {
       const following = list[(k + 1) | 0] & 0xffff
       const flags = list[k] >>> FLAGS
       const address = addresses[row]
-      const to = (tableWord + (row << 2)) | 0
+      const to = tableWord + (row << 2)
       table[to] = address | 0
-      table[(to + 1) | 0] = (address * HIGH_HALF) | 0
-      table[(to + 2) | 0] = lengths[row]
-      table[(to + 3) | 0] = flags | ((following << 16) & -(flags & NEXT))
-      ring[(first + (position & mask)) | 0] = head
+      table[to + 1] = (address * HIGH_HALF) | 0
+      table[to + 2] = lengths[row]
+      table[to + 3] = flags | ((following << 16) & -(flags & NEXT))
+      ring[first + (position & mask)] = head
       row = following
       if ((flags & NEXT) === 0) {
         position = (position + 1) & 0xffff
@@ -163,11 +163,11 @@ class SplitDriverRing implements DriverRing {
     else {
       const { id: ids, written: lengths } = into
       const u32 = used.u32
-      const first = (this.usedWord + 1) | 0
+      const first = this.usedWord + 1
       for (let i = 0; i < n; i++) {
-        const word = (first + (((collected + i) & mask) << 1)) | 0
+        const word = first + (((collected + i) & mask) << 1)
         ids[i] = u32[word]
-        lengths[i] = u32[(word + 1) | 0]
+        lengths[i] = u32[word + 1]
       }
     }
     this.collected = (collected + n) & 0xffff

@@ -96,7 +96,7 @@ export const DEVICE_MUTANTS: readonly Mutants[] = [
       ['does not mask the place that it reports', 'const first = from & (size - 1)', 'const first = from'],
       ['believes a jump of the index', 'outstanding > size || fresh > size', 'fresh > size'],
       ['believes an index that goes back', 'outstanding > size || fresh > size', 'outstanding > size'],
-      ['believes any head and next', 'index >= size || k - begin === size', 'k - begin === size'],
+      ['believes any head and next', '!(index < size) || k - begin === size', 'k - begin === size'],
       ['walks a chain without end', 'k - begin === size)', 'k - begin === 64 * size)'],
       ['believes any next in a table', 'if (index >= entries) return', 'if (index < 0) return'],
       ['walks a table without end', 'if (n === size)', 'if (n === 64 * size)'],
@@ -148,7 +148,11 @@ export const DEVICE_MUTANTS: readonly Mutants[] = [
     suites: PACKED,
     errors: [
       ['marks the first used descriptor at once', 'this.held = last', 'this.held = u32[word + 3] = last'],
-      ['reads a list before its first descriptor', 'if ((flags & ENDS) === F_NEXT) region.readBarrier()', ''],
+      [
+        'reads a list before its first descriptor',
+        'if (k === begin && (flags & ENDS) === F_NEXT) region.readBarrier()',
+        '',
+      ],
       ['reads descriptors before their marks', 'if (n > 0) region.readBarrier()', ''],
       ['never turns the counter in a batch', '\n        usedMarks ^= MARKS', ''],
       ['does not wrap the place in a batch', '\n        usedAt -= size', ''],
@@ -179,8 +183,9 @@ export const DEVICE_MUTANTS: readonly Mutants[] = [
         '(last & MARKS) !== marks) break',
         '(last & AVAILABLE_MARK) !== (marks & AVAILABLE_MARK)) break',
       ],
-      ['looks at the marks of every descriptor', 'if (k === begin) {', 'if (k >= begin) {'],
-      ['walks a list without end', 'if (k - begin === size) {', 'if (k - begin === 64 * size) {'],
+      ['looks at the marks of every descriptor', 'k === begin && (last & MARKS)', '(last & MARKS)'],
+      ['takes more descriptors than there are', 'const left = size - this.taken - this.passed', 'const left = size'],
+      ['walks a list without end', 'if (k - before === left) {', 'if (k - before === 64 * size) {'],
       ['believes the id of a chain that it has', 'id >= size || counts[id] !== 0', 'id >= size'],
       [
         'takes the id of the first descriptor',
@@ -218,7 +223,7 @@ export const DEVICE_MUTANTS: readonly Mutants[] = [
     file: 'packages/devices/src/ring/chain-resolver.ts',
     suites: WALKER,
     errors: [
-      ['follows a table out of a table', 'if (inTable) return', 'if (inTable && k < 0) return'],
+      ['follows a table out of a table', 'if (table >= 0) return', 'if (table >= 0 && k < 0) return'],
       ['follows a table that was not agreed on', 'if (!this.indirect) return', 'if (this.size < 0) return'],
       ['follows a table that is linked to more', 'if ((flags & F_NEXT) !== 0) return', 'if (flags < 0) return'],
       ['takes an empty table', 'length === 0 || (length & 15)', '(length & 15)'],

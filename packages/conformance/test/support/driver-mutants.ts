@@ -51,7 +51,7 @@ export const DRIVER_MUTANTS: readonly Mutants[] = [
         'return this.storeEvent(this.collected, 0) < 0',
       ],
       ['does not wrap the available index', '(position + 1) & 0xffff', 'position + 1'],
-      ['does not mask the place of an entry', '(first + (position & mask))', '(first + position)'],
+      ['does not mask the place of an entry', 'ring[first + (position & mask)]', 'ring[first + position]'],
       ['does not mask the place of a used element', '((collected + i) & mask)', '(collected + i)'],
       ['does not mask it in order', '((position & mask) << 1)', '(position << 1)'],
       ['does not wrap what it collected', '(collected + n) & 0xffff\n    if', 'collected + n\n    if'],

@@ -147,7 +147,12 @@ export class ChainResolver {
         words[(k + OFFSET + 1) | 0] = (offsetHigh + (offset >>> 0 < offsetLow >>> 0 ? 1 : 0)) | 0
         columns[at + WRITE] = access === 2 ? ALL_WRITABLE : ALL_READABLE
       }
-      if (taken === count || !this.other(from + taken)) break
+      if (taken === count) break
+      const { segments } = chains
+      if (!this.other(from + taken)) {
+        chains.unclaim(segments)
+        break
+      }
       taken++
       if (this.extra !== extra) break
     }
@@ -235,14 +240,15 @@ export class ChainResolver {
     const head = chains.columns[row * STRIDE + ID]
     let k = chains.columns[row * STRIDE + FETCHED]
     let first = k
-    // Where the next segment goes: where its descriptor is, for as long as each of them is one.
+    // Where the next segment goes: where its descriptor is, for as long as each of them is one. Then behind all others,
+    // and so behind all descriptors: it equals `k` no more.
     let segment = k
     let total = 0
     let readable = 0
     let readableSegments = -1
     let copied = 0
     let elements = 0
-    let inTable = false
+    let table = -1
     let flags = F_NEXT
     for (; (flags & F_NEXT) !== 0; k++) {
       const at = k * DESCRIPTOR
@@ -252,7 +258,7 @@ export class ChainResolver {
       const length = words[at + LENGTH] >>> 0
       flags = words[at + FLAGS]
       if ((flags & F_INDIRECT) !== 0) {
-        if (inTable) return this.reject('indirect-nested', head, elements, 0)
+        if (table >= 0) return this.reject('indirect-nested', head, elements, 0)
         if (!this.indirect) return this.reject('indirect-feature', head, elements, 0)
         if ((flags & F_NEXT) !== 0) return this.reject('indirect-next', head, elements, 0)
         if (length === 0 || (length & 15) !== 0 || length > MAX_INDIRECT_BYTES) {
@@ -269,10 +275,9 @@ export class ChainResolver {
           copied = length / DESCRIPTOR_SIZE
         }
         this.align(area, length)
-        const table = chains.segments
         const entries = this.ring.fetchTable(area, length / DESCRIPTOR_SIZE, head, chains)
         if (entries < 0) return false
-        chains.segments += entries
+        table = chains.claim(entries)
         if (segment === first) first = segment = table
         else {
           first = chains.move(first, segment)
@@ -280,7 +285,6 @@ export class ChainResolver {
         }
         k = table - 1
         flags = F_NEXT
-        inTable = true
         continue
       }
       // An indirect table counts by its elements.
@@ -309,12 +313,19 @@ export class ChainResolver {
         continue
       }
       if (segment === k) first = chains.move(first, segment)
-      if (length > 0 && !this.pieces(first, length, granted, access, head)) {
+      if (length > 0 && !this.pieces(length, granted, access, head)) {
         if (port.pending === true) this.askFor(k, flags)
         return false
       }
       segment = chains.segments
     }
+    // Of a table whose entries are no segments nothing is kept.
+    if (table >= 0 && first > table) {
+      chains.drop(table, first)
+      segment -= first - table
+      first = table
+    }
+    if (chains.extra > MAX_SEGMENTS) return this.reject('segments', head, chains.extra, MAX_SEGMENTS)
     const write = readableSegments < 0 ? segment : first + readableSegments
     if (readableSegments < 0) readable = total
     this.extra += ((elements + copied + segment - first) / STEPS + total / BYTES) | 0
@@ -326,7 +337,7 @@ export class ChainResolver {
   // not wait for the other. `flags`: those of descriptor k, which it does not know.
   private askFor(k: number, flags: number): void {
     const { chains, port } = this
-    while ((flags & F_NEXT) !== 0) {
+    while ((flags & NEXT_OR_INDIRECT) === F_NEXT) {
       k++
       const { words } = chains
       const at = k * DESCRIPTOR
@@ -364,17 +375,16 @@ export class ChainResolver {
 
   /**
    * Puts a buffer down behind all other segments, in as many pieces as the port grants; the first `granted` bytes of it
-   * are known, at the port's `request[0]`. `first`: where the chain's segments begin. False: as {@link resolve}.
+   * are known, at the port's `request[0]`. False: as {@link resolve}.
    */
-  pieces(first: number, length: number, granted: number, access: 1 | 2, head: number): boolean {
+  pieces(length: number, granted: number, access: 1 | 2, head: number): boolean {
     const { chains, port } = this
     for (;;) {
       if (granted <= 0) {
         this.owner.refused('buffer-unreachable', head, length)
         return false
       }
-      const count = chains.segments - first
-      if (count >= MAX_SEGMENTS) return this.reject('segments', head, count, MAX_SEGMENTS)
+      if (chains.extra >= MAX_SEGMENTS) return this.reject('segments', head, chains.extra, MAX_SEGMENTS)
       chains.put(port, granted)
       length -= granted
       if (length <= 0) return true

@@ -7,8 +7,8 @@ const FIRST_CAPACITY = 256
 // Chains that are loaded from a ring together, at most.
 const BATCH = 64
 /**
- * Pieces of one chain. A chain of queue-size descriptors fits many times over; a platform that maps by the page may cut a
- * long buffer into more.
+ * Segments that are kept of all chains that a device works on together, beside descriptors that are segments where they
+ * stand. A chain of queue-size descriptors fits; a platform that maps by the page may cut a long buffer into more.
  */
 export const MAX_SEGMENTS = 65536
 
@@ -66,9 +66,11 @@ export class ChainTable {
   row0 = 0
   next = 0
   to = 0
-  /** Segments and descriptors in use. Behind what was loaded from the ring stand those that the walker put down. */
+  /** Descriptors and segments, also of rows that were given back. Behind what was loaded stands what the walker put down. */
   segments = 0
   private loaded = 0
+  /** Of these, segments that were put down, and entries of indirect tables, since rows were last forgotten. */
+  extra = 0
   // Number of row 0 of the columns among all chains since the start, modulo 2^16.
   private number = 0
 
@@ -77,26 +79,30 @@ export class ChainTable {
   declare regions: Region[]
 
   declare readonly columns: Int32Array
+  declare private readonly nowhere: Region
   // Pairs: readable and writable bytes of rows with several segments.
   declare private readonly bytes: Float64Array
 
   constructor(queueSize: number, nowhere: Region) {
-    // A queue has no more chains than entries. Before them may stand those of one load that are done; behind them one
-    // that is taken again.
+    // A queue has no more chains than entries. Before them may stand those of one load that are done, and nearly as many
+    // again before they are moved; behind them one that is taken again.
     const rows = queueSize + 2 * BATCH + 1
     this.columns = new Int32Array(rows * STRIDE)
     this.bytes = new Float64Array(rows * 2)
+    this.nowhere = nowhere
     this.words = new Int32Array(FIRST_CAPACITY * WORDS)
     this.regions = new Array<Region>(FIRST_CAPACITY).fill(nowhere)
   }
 
   /** For the walker: of a queue that was just enabled, or reset. */
   clear(): void {
-    this.row0 = this.next = this.to = this.segments = this.loaded = this.number = 0
+    this.row0 = this.next = this.to = this.segments = this.loaded = this.extra = this.number = 0
+    if (this.regions.length > FIRST_CAPACITY) this.allocate(FIRST_CAPACITY)
   }
 
   /** For the walker: forgets the rows that were taken. */
   forget(): void {
+    this.extra = 0
     if (this.next === this.to) {
       this.number = this.numberOf(this.next)
       this.next = this.to = this.segments = this.loaded = 0
@@ -135,19 +141,43 @@ export class ChainTable {
   reserve(end: number): void {
     let capacity = this.regions.length
     if (end <= capacity) return
-    while (capacity < end) {
-      capacity *= 2
-      this.regions = this.regions.concat(this.regions)
-    }
-    const { words } = this
-    this.words = new Int32Array(capacity * WORDS)
+    while (capacity < end) capacity *= 2
+    const { regions, words } = this
+    this.allocate(capacity)
     this.words.set(words)
+    for (let segment = 0; segment < regions.length; segment++) this.regions[segment] = regions[segment]
+  }
+
+  private allocate(capacity: number): void {
+    this.words = new Int32Array(capacity * WORDS)
+    this.regions = new Array<Region>(capacity).fill(this.nowhere)
+  }
+
+  /** For the walker: takes `count` segments behind all others. Returns the first of them. */
+  claim(count: number): number {
+    const first = this.segments
+    this.segments += count
+    this.extra += count
+    this.reserve(this.segments)
+    return first
+  }
+
+  /** For the walker: moves all segments from `first` on to where `to` is, over those between. */
+  drop(to: number, first: number): void {
+    this.words.copyWithin(to * WORDS, first * WORDS, this.segments * WORDS)
+    for (let i = 0; first + i < this.segments; i++) this.regions[to + i] = this.regions[first + i]
+    this.unclaim(this.segments - (first - to))
+  }
+
+  /** For the walker: gives back what was claimed since {@link segments} was so many: of a chain that was not taken. */
+  unclaim(segments: number): void {
+    this.extra -= this.segments - segments
+    this.segments = segments
   }
 
   /** For the walker: puts a segment down behind all others: where the port stands, `length` bytes. */
   put(port: BusPort, length: number): void {
-    const segment = this.segments++
-    this.reserve(this.segments)
+    const segment = this.claim(1)
     const { words } = this
     const at = segment * WORDS
     const address = port.request[0]
@@ -168,9 +198,7 @@ export class ChainTable {
 
   /** For the walker: copies segments [first, end) behind all others. Returns where the first of them is now. */
   move(first: number, end: number): number {
-    const moved = this.segments
-    this.segments += end - first
-    this.reserve(this.segments)
+    const moved = this.claim(end - first)
     this.words.copyWithin(moved * WORDS, first * WORDS, end * WORDS)
     for (let i = 0; first + i < end; i++) this.regions[moved + i] = this.regions[first + i]
     return moved

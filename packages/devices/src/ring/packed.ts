@@ -70,12 +70,15 @@ export class PackedDeviceRing implements DeviceRing {
   private usedMarks = MARKS
   // By id: descriptors of a chain that was fetched and is not marked used. 0: there is none.
   private counts: Uint16Array = new Uint16Array(0)
+  // Descriptors of all of them.
+  private taken = 0
 
   // The first used descriptor since the last flush: where it stands, and its id and marks, which are stored last.
   private heldAt = NONE
   private held = 0
-  // Descriptors that were passed since then.
+  // Descriptors that were passed since then, and where used ones were written.
   private passed = 0
+  private written: Uint16Array = new Uint16Array(0)
   // Where the last used descriptor stands and its marks; a later one of the same batch may take its place.
   private slotAt = 0
   private slotMarks = MARKS
@@ -107,6 +110,8 @@ export class PackedDeviceRing implements DeviceRing {
     this.heldAt = NONE
     this.replaceable = this.restored = false
     this.counts = new Uint16Array(size)
+    this.written = new Uint16Array(size)
+    this.taken = 0
     return true
   }
 
@@ -160,22 +165,23 @@ export class PackedDeviceRing implements DeviceRing {
     let { region } = this
     const scattered = this.ringArea.scattered
     const base = word - 4 * at
+    // Descriptors that the device does not have. No driver may make more available.
+    const left = size - this.taken - this.passed
     // First what says that they are available, and how long they are.
     while (n < limit) {
       if (scattered) {
         word = this.place(at)
         region = this.region
-      } else word = (base + (at << 2)) | 0
-      const last = region.u32[(word + 3) | 0]
+      } else word = base + (at << 2)
+      const last = region.u32[word + 3]
       const flags = last >>> 16
-      if (k === begin) {
-        if ((last & MARKS) !== marks) break
-        // The first of a chain says that all of the chain is there.
-        if ((flags & ENDS) === F_NEXT) region.readBarrier()
-      } else if (k - begin === size) {
-        if (n === 0) owner.fail('chain-length', last & 0xffff, size + 1, size)
+      if (k === begin && (last & MARKS) !== marks) break
+      if (k - before === left) {
+        if (n === 0) owner.fail('chain-length', last & 0xffff, left + 1, left)
         break
       }
+      // The first of a chain says that all of the chain is there.
+      if (k === begin && (flags & ENDS) === F_NEXT) region.readBarrier()
       if (k === room) {
         into.reserve(k + 1)
         words = into.words
@@ -211,16 +217,17 @@ export class PackedDeviceRing implements DeviceRing {
       if (scattered) {
         word = this.place(at)
         region = this.region
-      } else word = (base + (at << 2)) | 0
+      } else word = base + (at << 2)
       const { u32 } = region
       const to = k * DESCRIPTOR
       words[to] = u32[word]
-      words[(to + 1) | 0] = u32[(word + 1) | 0]
-      words[(to + 2) | 0] = u32[(word + 2) | 0]
+      words[(to + 1) | 0] = u32[word + 1]
+      words[(to + 2) | 0] = u32[word + 2]
       at = (at + 1) | 0
       if (at === size) at = 0
     }
     into.add(n, begin)
+    this.taken += begin - before
     if (region.meter !== null) region.meter.load(4, 4 * (begin - before))
     return n
   }
@@ -230,6 +237,7 @@ export class PackedDeviceRing implements DeviceRing {
     for (let row = next; row < to; row++) {
       const id = columns[row * STRIDE + ID]
       this.at -= counts[id]
+      this.taken -= counts[id]
       counts[id] = 0
     }
     if (this.at >= 0) return
@@ -276,9 +284,10 @@ export class PackedDeviceRing implements DeviceRing {
       this.held = last
     } else u32[word + 3] = last
     if (region.meter !== null) region.meter.store(4, 2)
-    if (region.onDeviceWrite !== null) region.onDeviceWrite(4 * word + 8, 8)
+    this.written[this.unpublished] = this.slotAt
     const count = counts[id]
     counts[id] = 0
+    this.taken -= count
     this.passed += count
     this.unpublished++
     this.usedAt += count
@@ -291,10 +300,10 @@ export class PackedDeviceRing implements DeviceRing {
 
   pushRows(chains: ChainTable, first: number, count: number, written: Int32Array): void {
     const { columns, row0 } = chains
-    const { counts, ringArea, size } = this
+    const { counts, ringArea, size, written: places } = this
     const base = this.place(this.usedAt) - 4 * this.usedAt
     const { region } = this
-    const plain = !this.batchUsed && !ringArea.scattered && region.onDeviceWrite === null
+    const plain = !this.batchUsed && !ringArea.scattered
     let i = 0
     // The first one is held back.
     for (; i < count && (!plain || this.heldAt === NONE); i++) {
@@ -305,13 +314,14 @@ export class PackedDeviceRing implements DeviceRing {
     const { u32 } = region
     let { passed } = this
     if (region.meter !== null) region.meter.store(4, 2 * (count - i))
-    this.unpublished += count - i
+    const before = passed
     for (; i < count; i++) {
       const id = columns[(row0 + first + i) * STRIDE + ID]
-      const word = (base + (usedAt << 2)) | 0
+      const word = base + (usedAt << 2)
       const bytes = written[i]
-      u32[(word + 2) | 0] = bytes
-      u32[(word + 3) | 0] = id | usedMarks | (bytes > 0 ? WRITE_MARK : 0)
+      places[this.unpublished++] = usedAt
+      u32[word + 2] = bytes
+      u32[word + 3] = id | usedMarks | (bytes > 0 ? WRITE_MARK : 0)
       const descriptors = counts[id]
       counts[id] = 0
       passed = (passed + descriptors) | 0
@@ -321,6 +331,7 @@ export class PackedDeviceRing implements DeviceRing {
         usedMarks ^= MARKS
       }
     }
+    this.taken -= passed - before
     this.passed = passed
     this.usedAt = usedAt
     this.usedMarks = usedMarks
@@ -335,17 +346,17 @@ export class PackedDeviceRing implements DeviceRing {
     if (driver.u32.length === 0) driver.refresh()
     // All other used descriptors, then the one that shows them, then the question whether the driver wants to know.
     const answer = region.storeWordThenLoad(word + 3, this.held, driver, offset / 4)
+    const used = this.unpublished
     this.heldAt = NONE
     this.passed = this.unpublished = 0
     this.replaceable = false
     if (region.meter !== null) region.meter.store(4, 1)
     if (driver.meter !== null) driver.meter.load(4, 1)
-    if (region.onDeviceWrite !== null) region.onDeviceWrite(4 * word + 12, 4)
     const flags = answer >>> 16
-    if (this.restored) {
-      this.restored = false
-      return true
-    }
+    const { restored } = this
+    this.restored = false
+    if (region.onDeviceWrite !== null) this.reportUsed(used)
+    if (restored) return true
     if (flags === RING_EVENT_FLAGS_DISABLE) return false
     const asked = answer & (PACKED_WRAP_COUNTER - 1)
     // What makes no sense is answered by a notification, which does no harm.
@@ -354,6 +365,15 @@ export class PackedDeviceRing implements DeviceRing {
     const event = (answer & PACKED_WRAP_COUNTER) === 0 ? asked + size : asked
     const now = usedMarks === MARKS ? usedAt : usedAt + size
     return (now - 1 - event + 2 * size) % (2 * size) < passed
+  }
+
+  // Last, as it runs foreign code, which may stop the queue. Of a list that a batch replaced, each place is told.
+  private reportUsed(count: number): void {
+    for (const at of this.written.slice(0, count)) {
+      if (!this.attached) return
+      const word = this.place(at)
+      this.region.onDeviceWrite?.(4 * word + 8, 8)
+    }
   }
 
   rearm(): boolean {

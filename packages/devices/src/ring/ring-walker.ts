@@ -258,8 +258,7 @@ export class RingWalker implements RingOwner {
     let writable = 0
     for (let i = 0; i < count; i++) {
       port.request[0] = addresses[i]
-      if (!this.resolver.pieces(first, lengths[i], port.resolve(lengths[i], ACCESS_WRITE), ACCESS_WRITE, head))
-        return false
+      if (!this.resolver.pieces(lengths[i], port.resolve(lengths[i], ACCESS_WRITE), ACCESS_WRITE, head)) return false
       writable += lengths[i]
     }
     chains.row0 = row
@@ -292,7 +291,7 @@ export class RingWalker implements RingOwner {
 
   private load(): boolean {
     const { chains, ring } = this
-    // Many chains for one frame, of many descriptors each.
+    // Many chains for one frame, of many descriptors each: what stands in its place counts when more is loaded.
     if (chains.next > chains.row0 && chains.segments >= MAX_SEGMENTS) {
       this.fail('segments', -1, chains.segments, MAX_SEGMENTS)
       return false

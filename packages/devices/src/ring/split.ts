@@ -173,7 +173,7 @@ export class SplitDeviceRing implements DeviceRing {
     const { columns } = into
     const mask = size - 1
     const ring = availableRing.u16
-    const first = (this.availableHalf + 2) | 0
+    const first = this.availableHalf + 2
     const from = table.u32
     const base = this.tableWord
     const start = this.next
@@ -189,12 +189,12 @@ export class SplitDeviceRing implements DeviceRing {
     for (;;) {
       // One flat loop for chains of any length. It calls nothing, so that the engine keeps what it knows of the arrays.
       while (n < count && index < size && k - begin !== size && k !== room) {
-        const at = (base + (index << 2)) | 0
+        const at = base + (index << 2)
         const to = k * DESCRIPTOR
-        const flags = from[(at + 3) | 0]
+        const flags = from[at + 3]
         words[to] = from[at]
-        words[(to + 1) | 0] = from[(at + 1) | 0]
-        words[(to + 2) | 0] = from[(at + 2) | 0]
+        words[(to + 1) | 0] = from[at + 1]
+        words[(to + 2) | 0] = from[at + 2]
         words[(to + FLAGS) | 0] = flags & 0xffff
         k = (k + 1) | 0
         index = flags >>> 16
@@ -206,15 +206,15 @@ export class SplitDeviceRing implements DeviceRing {
         n = (n + 1) | 0
         // What is not available yet is not looked at.
         if (n === count) break
-        head = ring[(first + ((start + n) & mask)) | 0]
+        head = ring[first + ((start + n) & mask)]
         index = head
       }
       if (n === count) break
-      if (index >= size || k - begin === size) {
+      if (!(index < size) || k - begin === size) {
         // What comes before it is taken first.
         if (n > 0) break
         if (k === begin) owner.fail('head', head, head, size)
-        else if (index >= size) owner.fail('next', head, index, size)
+        else if (!(index < size)) owner.fail('next', head, index, size)
         else owner.fail('chain-length', head, size + 1, size)
         break
       }
@@ -283,10 +283,10 @@ export class SplitDeviceRing implements DeviceRing {
     let { replaceable, slot, used } = this
     for (let i = 0; i < count; i++) {
       if (!replaceable) slot = used
-      const word = (base + ((slot & mask) << 1)) | 0
+      const word = base + ((slot & mask) << 1)
       const bytes = written[i]
       words[word] = columns[ids + i * STRIDE]
-      words[(word + 1) | 0] = bytes
+      words[word + 1] = bytes
       used = (used + 1) & 0xffff
       replaceable = batchUsed && bytes === chains.writable(first + i)
     }

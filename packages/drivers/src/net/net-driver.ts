@@ -185,7 +185,7 @@ export class NetDriver extends VirtioDriver {
   declare private readonly posting: Uint32Array
   // By buffer: where its frame begins, in bytes of the region, and its header, in halves of a word.
   declare private readonly frameOffset: Float64Array
-  declare private readonly headerHalf: Uint32Array
+  declare private readonly headerHalf: Uint32Array | Float64Array
   // Buffers that came back with the batch at hand.
   declare private readonly returned: Uint32Array
   declare private readonly postedAddress: Float64Array
@@ -262,7 +262,8 @@ export class NetDriver extends VirtioDriver {
     this.posting = new Uint32Array(this.receive.size)
     this.returned = new Uint32Array(this.receive.size)
     this.frameOffset = this.receiveBuffers.offset.map(toFrame)
-    this.headerHalf = Uint32Array.from(this.frameOffset, (offset) => (offset - HEADER) / 2)
+    const halves = this.frameOffset.map((offset) => (offset - HEADER) / 2)
+    this.headerHalf = halves.some((half) => half > 0xffff_ffff) ? halves : Uint32Array.from(halves)
     this.received = new ReceivedFrames(this.receiveBuffers.region, this.receive.size)
     // Only a frame in the caller's own memory has its header elsewhere. With no offload agreed it is all zero (virtio
     // 1.4 §5.1.9.2), as its cell is from the start.
