@@ -48,6 +48,20 @@ test.each(FORMATS)(
   },
 )
 
+test.each(FORMATS)('%s: no chain is prepared while others wait to be published', (_, format) => {
+  const rig = open(format, { size: 4 })
+  rig.device(0)
+  const waiting = rig.addPlain()
+  expect(() => rig.queue.prepare(1, 0)).toThrow(expect.objectContaining({ code: 'VIRTQUEUE_PREPARE' }))
+  rig.queue.publish()
+  rig.device(0)
+  const prepared = rig.queue.prepare(1, 0)
+  rig.queue.addPrepared(prepared)
+  rig.queue.publish()
+  expect(idsOf(rig)).toEqual([waiting, prepared])
+  rig.close()
+})
+
 describe('a packed ring', () => {
   test.each([
     ['an event beyond the ring', 4, RING_EVENT_FLAGS_DESCRIPTOR, [VIRTIO_F_EVENT_IDX]],

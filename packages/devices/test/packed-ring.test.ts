@@ -1,5 +1,5 @@
 // The device's half of a packed ring (virtio 1.4 §2.8), with a driver that writes every descriptor by hand.
-import { STATUS_DEVICE_NEEDS_RESET, VIRTIO_F_RING_PACKED } from '@guestdma/spec'
+import { STATUS_DEVICE_NEEDS_RESET, VIRTIO_F_RING_PACKED, VIRTIO_NET_F_MRG_RXBUF } from '@guestdma/spec'
 import { beforeEach, describe, expect, test } from 'vitest'
 import {
   BlkDevice,
@@ -435,4 +435,84 @@ describe('a block device', () => {
     }
     expect(disk.faults.count).toBe(0)
   })
+})
+
+describe('what listens to writes of a packed ring', () => {
+  beforeEach(() => boot('mmio', 8, [VIRTIO_NET_F_MRG_RXBUF]))
+
+  /** Runs `act` at the first write of the device. */
+  function atFirstWrite(act: () => void): void {
+    ram.hook = () => {
+      ram.hook = null
+      act()
+    }
+  }
+
+  test('may reset the device: no descriptor is written behind that', () => {
+    for (let id = 0; id < 4; id++) tx.offer(id, packet(ram, pattern(60)))
+    let ran = false
+    atFirstWrite(() => {
+      ran = true
+      device.reset()
+      ram.bytes.fill(0, ram.at(tx.desc), ram.at(tx.desc) + 16 * 8)
+    })
+    driver.kick(1)
+    device.poll(64)
+    expect([ran, ram.get(tx.desc, 128).some((byte) => byte !== 0)]).toEqual([true, false])
+  })
+
+  test('may reset the device in the middle of a frame: no buffer is written behind that', () => {
+    const buffers = [0, 1, 2].map((id) => {
+      const address = ram.alloc(100)
+      rx.offer(id, { address, length: 100, w: true })
+      return address
+    })
+    let ran = false
+    atFirstWrite(() => {
+      ran = true
+      device.reset()
+      for (const address of buffers) ram.bytes.fill(0, ram.at(address), ram.at(address) + 100)
+    })
+    driver.kick(0)
+    device.receive(pattern(250))
+    expect([ran, buffers.some((address) => ram.get(address, 100).some((byte) => byte !== 0))]).toEqual([true, false])
+  })
+
+  test('cannot have a frame delivered, and is told of each used descriptor once, when it is shown', () => {
+    for (let id = 0; id < 3; id++) rx.offer(id, { address: ram.alloc(1600), length: 1600, w: true })
+    const inRing = (): [number, number][] =>
+      ram.writes
+        .filter(([address]) => address >= rx.desc && address < rx.desc + 128)
+        .map(([address, length]) => [(address - rx.desc) / 16, length])
+    const answers = new Set<boolean>()
+    ram.hook = () => answers.add(device.receive(pattern(61)))
+    driver.kick(0)
+    for (let i = 0; i < 2; i++) expect(device.receive(pattern(60))).toBe(true)
+    expect([[...answers], inRing()]).toEqual([[false], []])
+    ram.hook = null
+    device.poll(64)
+    expect(inRing()).toEqual([
+      [0.5, 8],
+      [1.5, 8],
+    ])
+    expect(rx.reap().map(([id]) => id)).toEqual([0, 1])
+  })
+})
+
+test('a driver that makes more descriptors available than there are breaks its queue, and the device looks at none of them', () => {
+  boot('mmio', 8, [VIRTIO_NET_F_MRG_RXBUF])
+  const chain = (id: number, lap: number): void => {
+    for (let i = 0; i < 8; i++) {
+      rx.describe(i + 8 * lap, ram.alloc(4), 4, id, 2 | (i < 7 ? 1 : 0))
+    }
+  }
+  chain(0, 0)
+  driver.kick(0)
+  expect(device.receive(pattern(200))).toBe(false)
+  expect(device.queues[0].walker.broken).toBeNull()
+  // The same places in the next lap, while the device still has them.
+  chain(1, 1)
+  expect(device.receive(pattern(200))).toBe(false)
+  expect(device.queues[0].walker.broken).toBe('chain-length')
+  checkRing(device.queues[0].walker)
 })

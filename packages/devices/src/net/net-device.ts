@@ -73,6 +73,9 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
   private takenGeneration = 0
   private takenEpoch = 0
   private receiveWork = 0
+  // Frames that were sent and not marked used, of which queue generation.
+  private unmarked = 0
+  private unmarkedOf = 0
   // The link had no room for all of the last batch.
   private refused = false
   private up = true
@@ -249,10 +252,17 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
       const rows = walker.takeBatch(left < FRAMES ? left : FRAMES)
       // The ring is broken, and whoever asked for this looks.
       if (rows === 0) return done
-      const sent = this.send(queue, rows)
+      // Those that were sent when the ring became unknown are not sent again.
+      if (this.unmarkedOf !== generation) this.unmarked = 0
+      const { unmarked } = this
+      const sent = unmarked > 0 ? Math.min(unmarked, rows) : this.send(queue, rows)
       // Of the last chain of the batch.
       const { extra } = walker
-      if (!this.giveBack(queue, generation, sent)) return done
+      if (!this.giveBack(queue, generation, sent)) {
+        if (queue.generation === generation && this.live) this.markLater(queue, rows, Math.max(sent, unmarked))
+        return done
+      }
+      if (unmarked > 0) this.unmarked = unmarked - sent
       done += sent === rows ? sent + extra : sent
       if (sent < rows) walker.untake(rows - sent)
       if (done >= budget || this.refused) break
@@ -269,6 +279,14 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
     if (!this.checkPort() || !this.live) return false
     queue.walker.pushRows(0, rows, NOTHING)
     return true
+  }
+
+  // The port does not know where the ring is: of the chains that were taken, the first `sent` are marked used once it does.
+  private markLater(queue: DeviceQueue, rows: number, sent: number): void {
+    queue.walker.untake(rows)
+    queue.marked = true
+    this.unmarked = sent
+    this.unmarkedOf = queue.generation
   }
 
   // Hands the frames of rows 0 to `rows` - 1 to the link, as one batch, or drops and counts the first. Returns how many
