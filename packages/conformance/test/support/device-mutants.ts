@@ -247,7 +247,6 @@ export const DEVICE_MUTANTS: readonly Mutants[] = [
         'if (segment === k) first = chains.move(first, segment)',
         'first = chains.segments',
       ],
-      ['leaves behind what stands before a table', 'first = chains.move(first, segment)\n          ', ''],
       ['asks for reading where it writes', 'access = WRITE_ACCESS\n', 'access = READ_ACCESS\n'],
       ['copies no table that is in pieces', 'area.pull()', ''],
       ['takes a table that is not aligned as it stands', 'this.align(area, length)', ''],
@@ -274,9 +273,8 @@ export const DEVICE_MUTANTS: readonly Mutants[] = [
     errors: [
       ['forgets how many chains there were', 'this.number = this.numberOf(this.next)', ''],
       ['forgets how many chains there were when it moves', 'this.number = this.numberOf(next)', ''],
-      ['leaves places as they were when it moves', 'columns[row * STRIDE + FETCHED] -= first', ''],
+      ['leaves places as they were when it moves', 'FETCHED] -= first', 'FETCHED] -= 0'],
       ['moves no segments', 'this.words.copyWithin(moved * WORDS, first * WORDS, end * WORDS)', ''],
-      ['moves segments and not whose they are', 'this.regions[moved + i] = this.regions[first + i]', ''],
       ['moves no descriptors', 'this.words.copyWithin(0, first * WORDS, loaded * WORDS)', ''],
       ['keeps nothing when it grows', 'this.words.set(words)', ''],
       ['does not wrap the number of a chain', '(this.number + index) & 0xffff', 'this.number + index'],
