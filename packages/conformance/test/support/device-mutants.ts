@@ -70,15 +70,11 @@ export const DEVICE_MUTANTS: readonly Mutants[] = [
       ['does not mask the place of a used element', '(this.slot & (this.size - 1))', 'this.slot'],
       ['does not mask it in a batch', '((slot & mask) << 1)', '(slot << 1)'],
       ['does not wrap the used index', 'this.used = (used + 1) & 0xffff', 'this.used = used + 1'],
-      [
-        'does not wrap it in a batch',
-        'used = (used + 1) & 0xffff\n      replaceable',
-        'used = used + 1\n      replaceable',
-      ],
+      ['does not wrap it in a batch', 'used = (used + 1) & 0xffff\n      if', 'used = used + 1\n      if'],
       [
         'leaves out what was not written completely, in a batch',
-        'replaceable = batchUsed && bytes === chains.writable(first + i)',
-        'replaceable = batchUsed',
+        'replaceable = bytes === writable',
+        'replaceable = true',
       ],
       [
         'does not wrap what is ready',

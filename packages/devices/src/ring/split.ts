@@ -15,7 +15,16 @@ import {
   USED_RING_ALIGN,
   usedRingBytes,
 } from '@guestdma/spec'
-import { type ChainTable, ROW, ROW_FETCHED, ROW_ID, SEGMENT, SEGMENT_FLAGS } from './chain-table.ts'
+import {
+  type ChainTable,
+  ONE_READABLE,
+  ROW,
+  ROW_FETCHED,
+  ROW_ID,
+  ROW_WRITE,
+  SEGMENT,
+  SEGMENT_FLAGS,
+} from './chain-table.ts'
 import type { DeviceRing, RingPosition, RingSetup } from './device-ring.ts'
 import {
   AREA_DESC_LOW,
@@ -37,6 +46,8 @@ const DESCRIPTOR = SEGMENT
 const FLAGS = SEGMENT_FLAGS
 const ID = ROW_ID
 const FETCHED = ROW_FETCHED
+const WRITE = ROW_WRITE
+const ALL_READABLE = ONE_READABLE
 
 /**
  * The device's half of a split ring: virtio 1.4 §2.7.
@@ -277,7 +288,7 @@ export class SplitDeviceRing implements DeviceRing {
     const { batchUsed, usedRing } = this
     if (usedRing.u32.length === 0) usedRing.refresh()
     const words = usedRing.u32
-    const ids = (row0 + first) * STRIDE + ID
+    const ids = (row0 + first) * STRIDE
     const base = this.usedWord
     const mask = this.size - 1
     let { replaceable, slot, used } = this
@@ -285,10 +296,13 @@ export class SplitDeviceRing implements DeviceRing {
       if (!replaceable) slot = used
       const word = base + ((slot & mask) << 1)
       const bytes = written[i]
-      words[word] = columns[ids + i * STRIDE]
+      words[word] = columns[ids + i * STRIDE + ID]
       words[word + 1] = bytes
       used = (used + 1) & 0xffff
-      replaceable = batchUsed && bytes === chains.writable(first + i)
+      if (!batchUsed) continue
+      // Most have no device-writable part.
+      const writable = columns[ids + i * STRIDE + WRITE] === ALL_READABLE ? 0 : chains.writable(first + i)
+      replaceable = bytes === writable
     }
     this.replaceable = replaceable
     this.slot = slot
