@@ -344,7 +344,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
     this.checkTaken(queue, this.port.epoch)
     // What a longer frame found too short is left to it.
     if (this.held > 0) return 0
-    if (this.at === this.rows && this.receiveWork < RECEIVE_WORK) this.takeMore(walker, 0)
+    if (this.at === this.rows && this.receiveWork < RECEIVE_WORK) this.takeMore(walker, 0, to - from)
     const { at } = this
     const count = delivery.deliver(walker.chains, at, this.rows, frames, from, to, this.longest)
     if (count === 0) return 0
@@ -389,7 +389,7 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
           this.wake()
           break
         }
-        if (!this.takeMore(walker, held)) {
+        if (!this.takeMore(walker, held, 1)) {
           this.noBuffer(queue)
           break
         }
@@ -416,15 +416,17 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
     return held === most ? -1 : 0
   }
 
-  // Takes chains behind those of rows `at` to `rows` - 1, which are `held`; where there are none, a batch of them.
-  private takeMore(walker: RingWalker, held: number): boolean {
+  // Takes chains behind those of rows `at` to `rows` - 1, which are `held`; where there are none, as many as are wanted, or a
+  // batch where the last ones were all used before the port granted them anew.
+  private takeMore(walker: RingWalker, held: number, wanted: number): boolean {
     if (held > 0) {
       if (walker.takeMore() === NO_CHAIN && (walker.update() === 0 || walker.takeMore() === NO_CHAIN)) return false
       this.rows++
     } else {
+      const limit = this.rows > 0 || wanted > FRAMES ? FRAMES : wanted
       this.at = 0
-      this.rows = walker.takeBatch(FRAMES)
-      if (this.rows === 0 && walker.update() > 0) this.rows = walker.takeBatch(FRAMES)
+      this.rows = walker.takeBatch(limit)
+      if (this.rows === 0 && walker.update() > 0) this.rows = walker.takeBatch(limit)
       if (this.rows === 0) return false
     }
     this.receiveWork += walker.extra
