@@ -305,7 +305,7 @@ export class DriverQueue implements Virtqueue {
     const room = this.free < count ? this.free : count
     let status: number = room < count ? QUEUE_FULL : OK
     let n = 0
-    // What it is of: loops that call nothing, so that the engine keeps what it knows of the arrays, around one that does.
+    // Two loops that call nothing, so that the engine keeps what it knows of the arrays; the backend is called between them.
     const { direction: directions, length: mappedLengths } = m
     const where = mapped ? m.guest : m.device
     const sizes = mapped ? mappedLengths : m.deviceLength
