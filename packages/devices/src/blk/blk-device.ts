@@ -21,7 +21,6 @@ import {
 } from '@guestdma/spec'
 import type { DeviceQueue } from '../device/device-queue.ts'
 import { VirtioDevice } from '../device/virtio-device.ts'
-import { NO_CHAIN } from '../ring/ring-walker.ts'
 import { CHAIN_BYTES, CHAIN_STEPS } from '../ring/work.ts'
 import type { BlockStatus, BlockStore } from './block-store.ts'
 import {
@@ -39,6 +38,8 @@ import { BlkSlot, BlkTicket, longestData, type SlotPhase, stagingSize } from './
 const SCRATCH_ID = BLK_REQUEST_HEADER_SIZE
 const SCRATCH_STATUS = SCRATCH_ID + BLK_ID_BYTES
 const SCRATCH_BYTES = 40
+// In place of a row: the chain stands in none any more.
+const NO_ROW = -1
 // Completions of one poll at least, in chains, whatever its budget: they free what new requests need.
 const COMPLETED_PER_POLL = 64
 
@@ -202,6 +203,7 @@ export class BlkDevice extends VirtioDevice {
   }
 
   private serve(queue: DeviceQueue, budget: number): number {
+    const { port } = this
     const { walker, generation } = queue
     let done = 0
     if (this.orphansOf[queue.index] > 0 || this.lateWrites > 0) return 0
@@ -210,76 +212,86 @@ export class BlkDevice extends VirtioDevice {
     this.wanted[queue.index] = 0
     walker.update()
     while (done < budget && this.live && this.taken < this.slots.length) {
-      if (walker.take() === NO_CHAIN) {
+      const rows = walker.takeBatch(Math.min(budget - done, this.slots.length - this.taken))
+      if (rows === 0) {
         if (this.publishAndRearm(queue)) continue
         queue.marked = false
         break
       }
+      // Of the last chain of the batch.
       const { extra } = walker
-      if (!this.request(queue)) {
-        walker.untake(1)
-        // The walk counts, and is not made again before there is room.
-        done += extra
-        break
-      }
-      // The store may have run code that reset the queue.
-      if (queue.generation !== generation) break
-      done += 1 + extra
+      const { epoch } = port
+      let row = 0
+      do {
+        if (!this.request(queue, row)) {
+          walker.untake(rows - row)
+          // The walk counts, and is not made again before there is room.
+          return done + row + extra
+        }
+        // The store may have run code that reset the queue.
+        if (queue.generation !== generation) return done + row
+        row++
+      } while (row < rows && this.live && port.epoch === epoch)
+      done += row
+      if (row === rows) done += extra
+      else walker.untake(rows - row)
+      // It may have moved memory: what it ended is answered first, and the rest is taken as the port grants it now.
+      if (port.epoch !== epoch) done += this.completeFinished(0)
+      if (!this.checkPort()) break
     }
     return done
   }
 
-  // Executes the chain in row 0. False: there is no room for it now.
-  private request(queue: DeviceQueue): boolean {
+  // Executes the chain in a row. False: there is no room for it now.
+  private request(queue: DeviceQueue, row: number): boolean {
     const { walker } = queue
     const { chains } = walker
-    const head = chains.head(0)
-    const writable = chains.writable(0)
-    const readable = chains.readable(0)
+    const writable = chains.writable(row)
+    const readable = chains.readable(row)
     if (writable === 0) {
-      this.badRequest(queue, 'no-status', head, 0)
+      this.badRequest(queue, 'no-status', chains.head(row), 0)
       this.counters.failed++
-      walker.complete(head, chains.position(0), 0, true)
+      walker.complete(chains.head(row), chains.position(row), 0, true)
       return true
     }
     if (readable < BLK_REQUEST_HEADER_SIZE) {
-      this.badRequest(queue, 'short-header', head, readable)
-      return this.answerNow(queue, BLK_S_IOERR)
+      this.badRequest(queue, 'short-header', chains.head(row), readable)
+      return this.answerNow(queue, row, BLK_S_IOERR)
     }
-    chains.gather(0, 0, this.scratch, 0, BLK_REQUEST_HEADER_SIZE)
+    chains.gather(row, 0, this.scratch, 0, BLK_REQUEST_HEADER_SIZE)
     const header = this.scratch.u32
     const type = header[BLK_REQUEST_TYPE / 4]
     const sector = header[BLK_REQUEST_SECTOR / 4] + 2 ** 32 * header[BLK_REQUEST_SECTOR / 4 + 1]
     switch (type) {
       case BLK_T_IN:
-        return this.transfer(queue, 'read', sector, writable - 1)
+        return this.transfer(queue, row, 'read', sector, writable - 1)
       case BLK_T_OUT:
-        if (this.offered.has(VIRTIO_BLK_F_RO)) return this.answerNow(queue, BLK_S_IOERR)
-        return this.transfer(queue, 'write', sector, readable - BLK_REQUEST_HEADER_SIZE)
+        if (this.offered.has(VIRTIO_BLK_F_RO)) return this.answerNow(queue, row, BLK_S_IOERR)
+        return this.transfer(queue, row, 'write', sector, readable - BLK_REQUEST_HEADER_SIZE)
       case BLK_T_FLUSH:
-        if (!this.negotiated.has(VIRTIO_BLK_F_FLUSH)) return this.answerNow(queue, BLK_S_UNSUPP)
-        return this.start(queue, 'flush', 0, 0)
+        if (!this.negotiated.has(VIRTIO_BLK_F_FLUSH)) return this.answerNow(queue, row, BLK_S_UNSUPP)
+        return this.start(queue, row, 'flush', 0, 0)
       case BLK_T_GET_ID:
         // §5.2.6.1: the length must be 20.
-        if (writable !== BLK_ID_BYTES + 1) return this.answerNow(queue, BLK_S_IOERR)
-        chains.scatter(0, 0, this.scratch, SCRATCH_ID, BLK_ID_BYTES)
-        this.putStatus(queue, BLK_S_OK, BLK_ID_BYTES, head, chains.position(0), null)
+        if (writable !== BLK_ID_BYTES + 1) return this.answerNow(queue, row, BLK_S_IOERR)
+        chains.scatter(row, 0, this.scratch, SCRATCH_ID, BLK_ID_BYTES)
+        this.putStatus(queue, row, BLK_S_OK, BLK_ID_BYTES, chains.position(row))
         return true
       default:
-        return this.answerNow(queue, BLK_S_UNSUPP)
+        return this.answerNow(queue, row, BLK_S_UNSUPP)
     }
   }
 
-  private transfer(queue: DeviceQueue, phase: 'read' | 'write', sector: number, bytes: number): boolean {
+  private transfer(queue: DeviceQueue, row: number, phase: 'read' | 'write', sector: number, bytes: number): boolean {
     const inside = sector * SECTOR_SIZE + bytes <= this.capacity
-    if (bytes % SECTOR_SIZE !== 0 || !inside) return this.answerNow(queue, BLK_S_IOERR)
+    if (bytes % SECTOR_SIZE !== 0 || !inside) return this.answerNow(queue, row, BLK_S_IOERR)
     // Nothing to do is no error: 0 is a multiple of 512.
-    if (bytes === 0) return this.answerNow(queue, BLK_S_OK)
+    if (bytes === 0) return this.answerNow(queue, row, BLK_S_OK)
     if (bytes > this.longest) {
-      this.badRequest(queue, 'too-large', queue.walker.chains.head(0), bytes)
-      return this.answerNow(queue, BLK_S_IOERR)
+      this.badRequest(queue, 'too-large', queue.walker.chains.head(row), bytes)
+      return this.answerNow(queue, row, BLK_S_IOERR)
     }
-    return this.start(queue, phase, sector, bytes)
+    return this.start(queue, row, phase, sector, bytes)
   }
 
   private get capacity(): number {
@@ -291,52 +303,53 @@ export class BlkDevice extends VirtioDevice {
     }
   }
 
-  private start(queue: DeviceQueue, phase: SlotPhase, sector: number, bytes: number): boolean {
+  private start(queue: DeviceQueue, row: number, phase: SlotPhase, sector: number, bytes: number): boolean {
     const { chains } = queue.walker
     const slot = this.freeSlot(bytes)
     if (slot === null) {
       this.wanted[queue.index] = stagingSize(bytes)
       return false
     }
-    const first = phase === 'read' ? chains.write(0) : chains.first(0)
+    const first = phase === 'read' ? chains.write(row) : chains.first(row)
     // Data begins at the head of the first device-writable segment, or usually in the segment behind the header.
-    const behind = phase === 'read' ? 0 : chains.length(first) === BLK_REQUEST_HEADER_SIZE ? 1 : 0
-    slot.stage(bytes, chains.offset(first + behind) + (phase === 'write' && behind === 0 ? BLK_REQUEST_HEADER_SIZE : 0))
+    const after = phase === 'read' ? 0 : chains.length(first) === BLK_REQUEST_HEADER_SIZE ? 1 : 0
+    slot.stage(bytes, chains.offset(first + after) + (phase === 'write' && after === 0 ? BLK_REQUEST_HEADER_SIZE : 0))
     slot.reserved = bytes > 0 ? slot.held : 0
     this.stagingUsed += slot.reserved
     slot.sector = sector
     slot.phase = phase
     slot.queue = queue.index
-    slot.head = chains.head(0)
-    slot.position = chains.position(0)
+    slot.head = chains.head(row)
+    slot.position = chains.position(row)
     slot.through = phase === 'write' && this.isWriteThrough()
     slot.state = 'pending'
     this.taken++
-    if (phase === 'write') chains.gather(0, BLK_REQUEST_HEADER_SIZE, slot.staging as Region, slot.stagingOffset, bytes)
-    this.run(slot, queue, true)
+    if (phase === 'write') chains.gather(row, BLK_REQUEST_HEADER_SIZE, slot.staging as Region, slot.stagingOffset, bytes)
+    this.run(slot, queue, row)
     return true
   }
 
-  // Asks the store, and again for the flush that a write-through write needs. `row`: the chain still stands in row 0 of
-  // the walker.
-  private run(slot: BlkSlot, queue: DeviceQueue, row: boolean): void {
+  // Asks the store, and again for the flush that a write-through write needs. `row`: where the chain stands in the
+  // walker, or NO_ROW.
+  private run(slot: BlkSlot, queue: DeviceQueue, row: number): void {
     const { port } = this
-    const epoch = port.epoch
-    if (row) this.remember(slot, queue)
-    for (;;) {
+    const { epoch } = port
+    let reached = true
+    do {
       this.ask(slot)
       // The store may have run code that moved memory: the ring comes first. A port learns of growth by `refresh` only.
       port.refresh()
-      const reached = port.epoch === epoch || this.checkPort()
-      // Still pending, or void since the device was reset or stopped meanwhile.
-      if (slot.state !== 'done') return
-      if (!reached) {
-        this.finishedSlots.push(slot)
-        return
-      }
-      if (!this.needsFlush(slot)) break
-    }
-    this.answer(slot, queue, row && port.epoch === epoch)
+      if (port.epoch !== epoch) reached = this.checkPort()
+    } while (slot.state === 'done' && this.needsFlush(slot))
+    // Otherwise void, since the queue was reset or the device stopped meanwhile.
+    const { state } = slot
+    if (state !== 'pending' && state !== 'done') return
+    const stands = row !== NO_ROW && port.epoch === epoch
+    if (row !== NO_ROW && (state === 'pending' || !stands)) this.remember(slot, queue, row)
+    if (state === 'pending') return
+    // Rows stand behind one that does not stand any more.
+    if (stands || (row === NO_ROW && reached)) this.answer(slot, queue, row)
+    else this.finishedSlots.push(slot)
   }
 
   private ask(slot: BlkSlot): void {
@@ -385,73 +398,77 @@ export class BlkDevice extends VirtioDevice {
     let done = 0
     const limit = Math.max(budget, COMPLETED_PER_POLL)
     // Only what is there now: a store may finish more while it is asked for a flush.
-    for (let left = this.finishedSlots.length; left > 0 && done < limit && this.live; left--) {
+    for (let left = this.finishedSlots.length; left > 0 && done < limit && this.live && this.checkPort(); left--) {
       const slot = this.finishedSlots.shift()
       if (slot === undefined) break
       const queue = this.queues[slot.queue]
-      if (this.needsFlush(slot)) this.run(slot, queue, false)
-      else this.answer(slot, queue, false)
+      if (this.needsFlush(slot)) this.run(slot, queue, NO_ROW)
+      else this.answer(slot, queue, NO_ROW)
       done += 1 + ((slot.spans / CHAIN_STEPS + slot.reserved / CHAIN_BYTES) | 0)
     }
     return done
   }
 
-  private answer(slot: BlkSlot, queue: DeviceQueue, row: boolean): void {
+  // `row`: as in `run`.
+  private answer(slot: BlkSlot, queue: DeviceQueue, row: number): void {
     const { walker } = queue
     const { chains } = walker
-    const { status, head, position, phase, staging, stagingOffset } = slot
-    if (!row && !walker.reresolve(slot.addresses, slot.lengths, slot.spans, head)) {
-      // Where that stops the device it frees the slot. Otherwise the answer comes later, and its place is not known yet.
-      if (this.checkQueue(queue)) this.finishedSlots.push(slot)
-      return
+    const { status, phase, staging, stagingOffset } = slot
+    if (row === NO_ROW) {
+      if (!walker.reresolve(slot.addresses, slot.lengths, slot.spans, slot.head)) {
+        // Where that stops the device it frees the slot. Otherwise the answer comes later, and its place is not known yet.
+        if (this.checkQueue(queue)) this.finishedSlots.push(slot)
+        return
+      }
+      row = 0
     }
-    const dataBytes = chains.writable(0) - 1
+    const dataBytes = chains.writable(row) - 1
     if (status !== BLK_S_OK) this.counters.failed++
     else if (phase === 'read') this.counters.reads++
     else if (phase === 'flush') this.counters.flushes++
     else this.counters.writes++
-    if (status === BLK_S_OK && phase === 'read') chains.scatter(0, 0, staging as Region, stagingOffset, dataBytes)
-    else this.zero(queue, dataBytes)
-    this.putStatus(queue, status, dataBytes, head, position, slot)
+    if (status === BLK_S_OK && phase === 'read') chains.scatter(row, 0, staging as Region, stagingOffset, dataBytes)
+    else this.zero(queue, row, dataBytes)
+    this.free(slot)
+    this.putStatus(queue, row, status, dataBytes, slot.position)
   }
 
-  private answerNow(queue: DeviceQueue, status: BlockStatus): true {
+  private answerNow(queue: DeviceQueue, row: number, status: BlockStatus): true {
     const { chains } = queue.walker
     if (status === BLK_S_UNSUPP) this.counters.unsupported++
     else if (status !== BLK_S_OK) this.counters.failed++
-    const dataBytes = chains.writable(0) - 1
-    this.zero(queue, dataBytes)
-    this.putStatus(queue, status, dataBytes, chains.head(0), chains.position(0), null)
+    const dataBytes = chains.writable(row) - 1
+    this.zero(queue, row, dataBytes)
+    this.putStatus(queue, row, status, dataBytes, chains.position(row))
     return true
   }
 
   // Data that a failed request did not deliver. Beyond the longest request there is no point in writing gigabytes: the
   // used length is then 0.
-  private zero(queue: DeviceQueue, dataBytes: number): void {
-    if (dataBytes > 0 && dataBytes <= this.longest) queue.walker.chains.scatterZeros(0, 0, dataBytes)
+  private zero(queue: DeviceQueue, row: number, dataBytes: number): void {
+    if (dataBytes > 0 && dataBytes <= this.longest) queue.walker.chains.scatterZeros(row, 0, dataBytes)
   }
 
-  // Ends the request in row 0, whose data was written. `slot`: its slot, if it has one.
+  // Ends the request in a row, whose data was written.
   private putStatus(
     queue: DeviceQueue,
+    row: number,
     status: BlockStatus,
     dataBytes: number,
-    head: number,
     position: number,
-    slot: BlkSlot | null,
   ): void {
     const { walker } = queue
+    const { chains } = walker
     this.scratch.u8[SCRATCH_STATUS] = status
-    const listened = walker.chains.scatter(0, dataBytes, this.scratch, SCRATCH_STATUS, 1)
+    const listened = chains.scatter(row, dataBytes, this.scratch, SCRATCH_STATUS, 1)
     const written = dataBytes > this.longest ? 0 : dataBytes + 1
-    walker.complete(head, position, written, written > 0)
-    if (slot !== null) this.free(slot)
-    if (listened) this.reportWritten(queue, 0, written > 0 ? 0 : dataBytes, written > 0 ? written : 1)
+    walker.complete(chains.head(row), position, written, written > 0)
+    if (listened) this.reportWritten(queue, row, written > 0 ? 0 : dataBytes, written > 0 ? written : 1)
   }
 
-  private remember(slot: BlkSlot, queue: DeviceQueue): void {
+  private remember(slot: BlkSlot, queue: DeviceQueue, row: number): void {
     const { chains } = queue.walker
-    slot.remember(chains, chains.write(0), chains.end(0))
+    slot.remember(chains, chains.write(row), chains.end(row))
   }
 
   private isWriteThrough(): boolean {
