@@ -284,7 +284,7 @@ export class BlkDevice extends VirtioDevice {
 
   private transfer(queue: DeviceQueue, row: number, phase: 'read' | 'write', sector: number, bytes: number): boolean {
     const inside = sector * SECTOR_SIZE + bytes <= this.capacity
-    if (bytes % SECTOR_SIZE !== 0 || !inside) return this.answerNow(queue, row, BLK_S_IOERR)
+    if ((bytes & (SECTOR_SIZE - 1)) !== 0 || !inside) return this.answerNow(queue, row, BLK_S_IOERR)
     // Nothing to do is no error: 0 is a multiple of 512.
     if (bytes === 0) return this.answerNow(queue, row, BLK_S_OK)
     if (bytes > this.longest) {
