@@ -38,6 +38,12 @@ class AskingPort extends BusWindows {
     this.epoch++
   }
 
+  /** Asks anew for the pages of [from, to). */
+  forgetBetween(from: number, to: number): void {
+    for (let page = Math.floor(from / PAGE); page * PAGE < to; page++) this.known.delete(page)
+    this.epoch++
+  }
+
   learnAll(): void {
     for (let page = BASE / PAGE; page < (BASE + RAM_BYTES) / PAGE; page++) this.known.add(page)
   }
@@ -68,6 +74,8 @@ function answerAll(device: VirtioDevice): number {
 
 describe('a block device', () => {
   let m: AnyBlkMachine
+  // Behind the memory of the ring.
+  let ringEnd: number
 
   function boot(store?: MemoryBlockStore): void {
     m = blkMachineOver('mmio', { port, ...(store === undefined ? {} : { store }) }, 8, ram)
@@ -158,6 +166,56 @@ describe('a block device', () => {
     answerAll(m.device)
     expect(m.ring.reap()).toMatchObject([{ length: 1025 }])
     expect([ram.get(data, 1)[0], m.device.inFlight, m.device.faults.count]).toEqual([7, 0, 0])
+  })
+
+  test('executes no more of a batch once it does not know the ring any more', () => {
+    class Forgetting extends MemoryBlockStore {
+      override read(request: BlockRequest): void {
+        super.read(request)
+        if (this.counters.reads === 1) port.forgetBetween(BASE, ringEnd)
+      }
+    }
+    const store = new Forgetting(new Uint8Array(4096).fill(7))
+    boot(store)
+    ringEnd = ram.alloc(0, PAGE)
+    const requests = [read(), read()]
+    const before = ram.memory.regions[0].u8.slice()
+    m.device.poll(64)
+    expect([store.counters.reads, m.ring.usedIndex]).toEqual([1, 0])
+    expect(ram.memory.regions[0].u8).toEqual(before)
+    answerAll(m.device)
+    expect([store.counters.reads, m.ring.reap().length, m.device.inFlight]).toEqual([2, 2, 0])
+    expect(requests.map(({ data }) => ram.get(data, 1)[0])).toEqual([7, 7])
+    expect(m.device.faults.count).toBe(0)
+  })
+
+  test('marks nothing used in a ring that it does not know any more: two answers, and a flush between them', () => {
+    const waiting: BlockRequest[] = []
+    class Later extends MemoryBlockStore {
+      override write(request: BlockRequest): void {
+        waiting.push(request)
+      }
+      override flush(request: BlockRequest): void {
+        if (this.counters.flushes === 0) port.forgetBetween(BASE, ringEnd)
+        super.flush(request)
+      }
+    }
+    boot(new Later(new Uint8Array(4096)))
+    ringEnd = ram.alloc(0, PAGE)
+    for (let i = 0; i < 2; i++) {
+      const cell = status(ram)
+      m.ring.offer(m.ring.chain(header(ram, 1), { address: apart(512), length: 512 }, cell))
+    }
+    m.driver.kick(0)
+    m.device.poll(64)
+    const [ring] = ram.memory.regions
+    for (const request of waiting) request.done(0)
+    const before = ring.u8.slice()
+    m.device.poll(64)
+    expect(ring.u8).toEqual(before)
+    answerAll(m.device)
+    expect(m.ring.reap().map(({ length }) => length)).toEqual([1, 1])
+    expect([m.device.inFlight, m.device.faults.count]).toEqual([0, 0])
   })
 
   test('a refusal is a fault as ever', () => {

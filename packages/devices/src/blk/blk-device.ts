@@ -334,12 +334,11 @@ export class BlkDevice extends VirtioDevice {
   private run(slot: BlkSlot, queue: DeviceQueue, row: number): void {
     const { port } = this
     const { epoch } = port
-    let reached = true
+    let reached: boolean
     do {
       this.ask(slot)
-      // The store may have run code that moved memory: the ring comes first. A port learns of growth by `refresh` only.
-      port.refresh()
-      if (port.epoch !== epoch) reached = this.checkPort()
+      // The store may have run code that moved memory: the ring comes first.
+      reached = this.checkPort()
     } while (slot.state === 'done' && this.needsFlush(slot))
     // Otherwise void, since the queue was reset or the device stopped meanwhile.
     const { state } = slot
