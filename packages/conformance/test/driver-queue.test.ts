@@ -62,6 +62,28 @@ test.each(FORMATS)('%s: no chain is prepared while others wait to be published',
   rig.close()
 })
 
+test.each(FORMATS)('%s: chains of three go round a ring, and each has descriptors of its own', (_, format) => {
+  const rig = open(format, { size: 8 })
+  for (let lap = 0; lap < 20; lap++) {
+    const ids = [0, 1].map((k) => {
+      for (let i = 0; i < 3; i++) rig.device(i, 1 + 3 * k + i)
+      return rig.queue.add(3, 0)
+    })
+    rig.queue.publish()
+    const chains = rig.takeAll()
+    expect(chains.map(({ id, elements }) => [id, elements.map(({ length }) => length)])).toEqual([
+      [ids[0], [1, 2, 3]],
+      [ids[1], [4, 5, 6]],
+    ])
+    // Not in the order in which rows were taken.
+    rig.peer.use(ids.reverse().map((id) => ({ id, written: 0 })))
+    expect(rig.queue.reap(8)).toBe(2)
+    rig.queue.recycle()
+    expect(rig.queue.free).toBe(8)
+  }
+  rig.close()
+})
+
 describe('a packed ring', () => {
   test.each([
     ['an event beyond the ring', 4, RING_EVENT_FLAGS_DESCRIPTOR, [VIRTIO_F_EVENT_IDX]],

@@ -86,7 +86,12 @@ describe('requests that are taken together', () => {
   })
 
   test.each([
-    ['the device', (): void => void (m.driver.status = 0)],
+    [
+      'the device',
+      (): void => {
+        m.driver.status = 0
+      },
+    ],
     ['the queue', (): void => m.driver.resetQueue(0)],
   ])('are dropped where the store has %s reset', (_, reset) => {
     const store = new Meddling(disk())

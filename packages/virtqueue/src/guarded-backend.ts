@@ -17,7 +17,7 @@ export class GuardedBackend {
 
   declare private readonly backend: DmaBackend
   declare private readonly mappings: DmaMappings
-  declare private readonly name: string
+  declare private readonly queue: string
   declare private readonly index: number
   declare private readonly broken: (error: VirtqueueError) => void
 
@@ -29,9 +29,14 @@ export class GuardedBackend {
   ) {
     this.backend = backend
     this.mappings = mappings
-    this.name = name
+    this.queue = name
     this.index = index
     this.broken = broken
+  }
+
+  /** The backend's name. */
+  get name(): string {
+    return this.backend.name
   }
 
   map(row: number): number {
@@ -95,11 +100,11 @@ export class GuardedBackend {
 
   private blame(method: string, error: unknown): number {
     const what = error instanceof Error ? `threw: ${error.message}` : `answered ${String(error)}`
-    const { backend, index, name } = this
+    const { backend, index, queue } = this
     const details = { queue: index, backend: backend.name, method }
     this.misuse ??= new VirtqueueError(
       'VIRTQUEUE_BACKEND',
-      name,
+      queue,
       `${backend.name}.${method}() ${what}`,
       details,
       error instanceof Error ? { cause: error } : {},

@@ -64,13 +64,18 @@ export function describeFailures({ test, check, rig: open, make, options: suite 
         check('mapped', rig.backend.liveMappings, 1)
         check('free and outstanding', [rig.queue.free, rig.queue.outstanding], [15, 1])
       }
-      const after = rig.addOne(1)
+      describeSix(rig)
+      const after = rig.queue.add(2, 2)
       check('publish', rig.queue.publish(), DMA_OK)
       check('undone', rig.queue.undone, 0)
+      // Tables are free again as well.
       check(
         'available',
-        rig.takeAll().map(({ id }) => id),
-        [before, after],
+        rig.takeAll().map(({ id, indirect }) => [id, indirect]),
+        [
+          [before, false],
+          [after, shape === 'indirect'],
+        ],
       )
       rig.peer.use([before, after].map((id) => ({ id, written: 0 })))
       check('reap', rig.queue.reap(8), 2)

@@ -146,9 +146,9 @@ export const DRIVER_MUTANTS: readonly Mutants[] = [
     file: 'packages/virtqueue/src/driver-queue.ts',
     suites: SPLIT,
     errors: [
-      ['looks for the account of any id', 'id < size ? chains[at] : STATE_FREE', 'chains[at]'],
+      ['looks for the account of any id', 'id < size ? chains[at] : FREE', 'chains[at]'],
       ['believes an id that is not outstanding', '(info & STATE) !== OUTSTANDING || (unpublished', '(unpublished'],
-      ['believes an id that is not published', ' || (unpublished && this.isUnpublished(id))', ''],
+      ['believes an id that is not published', ' || (unpublished && batch.has(id))', ''],
       ['believes any length', 'lengths[n] = written = posted', ''],
       ['counts no clamped length', 'clamped++', ''],
       [
@@ -164,6 +164,18 @@ export const DRIVER_MUTANTS: readonly Mutants[] = [
       ],
       ['does not mask the place of a free row', 'freeRows[free & freeMask] = id', 'freeRows[free] = id'],
       [
+        'reaps after the queue broke',
+        'reap(budget: number): number {\n    if (this.broken !== null) return 0',
+        'reap(budget: number): number {',
+      ],
+      ['publishes what is not committed', 'const status = this.guarded.commitMaps()', 'const status: number = OK'],
+    ],
+  },
+  {
+    file: 'packages/virtqueue/src/batch.ts',
+    suites: SPLIT,
+    errors: [
+      [
         'does not mask where a row is taken',
         'const row = freeRows[(freeAt + n) & freeMask]',
         'const row = freeRows[freeAt + n]',
@@ -171,15 +183,22 @@ export const DRIVER_MUTANTS: readonly Mutants[] = [
       ['does not mask the place of a chain', 'order[(number + i) & orderMask] = row', 'order[number + i] = row'],
       [
         'does not wrap where rows stood',
-        'this.freeAt = (this.freeAt - pendingRows) & this.freeMask',
-        'this.freeAt = 0',
+        'rows.freeAt = (rows.freeAt - this.rowsTaken) & rows.freeMask',
+        'rows.freeAt = 0',
       ],
-      [
-        'reaps after the queue broke',
-        'reap(budget: number): number {\n    if (this.broken !== null) return 0',
-        'reap(budget: number): number {',
-      ],
-      ['publishes what is not committed', 'const status = this.guarded.commitMaps()', 'const status: number = OK'],
+      ['forgets that a table is taken', 'this.rows.freeTableCount--', ''],
+      ['keeps the table of a chain that is undone', 'rows.takeBackTable(id)', 'continue'],
+      ['leaves pieces mapped', 'rows.unmapRows(first, k, 0)', ''],
+    ],
+  },
+  {
+    file: 'packages/virtqueue/src/rows.ts',
+    suites: SPLIT,
+    errors: [
+      ['does not mask the place of a further row', 'freeRows[free++ & freeMask] = row', 'freeRows[free++] = row'],
+      ['gives all that was written to the first row', 'left -= here', ''],
+      ['keeps a table', 'this.freeTables[this.freeTableCount++] = table', ''],
+      ['unmaps by the length of a readable row', '(flags & WRITABLE) !== 0', 'true'],
     ],
   },
 ]

@@ -1,6 +1,6 @@
 import type { DriverQueue } from '@guestdma/virtqueue'
 
-// Words of a chain and of a row as `ChainAccount` and `DriverQueue` describe them.
+// Words of a chain and of a row as `ChainAccount` and `QueueRows` describe them.
 const STATE = 3
 const OUTSTANDING = 1
 const PREPARED = 4
@@ -33,19 +33,19 @@ export function checkQueue(queue: DriverQueue): void {
     if (!holds) throw new Error(`between two calls: ${what}`)
   }
   const { size, free } = queue
-  const number = (name: string): number => field<number>(queue, name)
+  const batch = field<object>(queue, 'batch')
+  const rows = field<object>(queue, 'rows')
   const { chains, inOrder, order, orderMask, outstanding, oldest } = field<Account>(queue, 'account')
-  const [pending, pendingRows, recyclable, freeAt, freeMask] = [
-    'pending',
-    'pendingRows',
-    'recyclable',
-    'freeAt',
-    'freeMask',
-  ].map(number)
+  const [pending, pendingRows, descriptors] = ['count', 'rowsTaken', 'descriptors'].map((name) =>
+    field<number>(batch, name),
+  )
+  const [recyclable, freeAt, freeMask, freeTableCount] = ['recyclable', 'freeAt', 'freeMask', 'freeTableCount'].map(
+    (name) => field<number>(rows, name),
+  )
   const info = (id: number): number => chains[4 * id]
 
   // Chains that were added and not published are those that the list of descriptors begins.
-  const listed = [...field<Int32Array>(queue, 'listed').subarray(0, number('descriptors'))]
+  const listed = [...field<Int32Array>(batch, 'listed').subarray(0, descriptors)]
   const added = listed.filter((_, k) => k === 0 || (listed[k - 1] & LISTED_NEXT) === 0).map((entry) => entry & 0xffff)
   const live = Array.from({ length: size }, (_, id) => id).filter((id) => (info(id) & STATE) === OUTSTANDING)
   must(oldest >= 0 && oldest < WRAP_16, `the oldest chain is ${oldest}`)
@@ -73,13 +73,13 @@ export function checkQueue(queue: DriverQueue): void {
     must(!places.has(row), `row ${row} in ${place} and in ${places.get(row)}`)
     places.set(row, place)
   }
-  const freeRows = field<Uint16Array>(queue, 'freeRows')
+  const freeRows = field<Uint16Array>(rows, 'freeRows')
   for (let i = 0; i < free + recyclable; i++) put(freeRows[(freeAt + i) & freeMask], i < free ? 'free' : 'recyclable')
-  const rows = field<Int32Array>(queue, 'rows')
+  const links = field<Int32Array>(rows, 'links')
   const rowsOf = (id: number): number[] => {
     const list = [id]
     const several = (info(id) & MANY) !== 0 && chains[4 * id + TABLE] < 0
-    for (let i = 1; several && i < chains[4 * id + ROWS]; i++) list.push(rows[2 * list[list.length - 1]])
+    for (let i = 1; several && i < chains[4 * id + ROWS]; i++) list.push(links[2 * list[list.length - 1]])
     return list
   }
   const prepared = Array.from({ length: size }, (_, id) => id).filter((id) => (info(id) & PREPARED) !== 0)
@@ -88,12 +88,12 @@ export function checkQueue(queue: DriverQueue): void {
   const taken = (ids: readonly number[]): number => ids.reduce((sum, id) => sum + (info(id) >> COUNT_SHIFT), 0)
   for (const id of live) must(info(id) >> COUNT_SHIFT === rowsOf(id).length, `chain ${id} takes its rows`)
   must(pendingRows === taken(added.filter((id) => !prepared.includes(id))), `${pendingRows} rows are added`)
-  must(number('descriptors') === taken(added), `${number('descriptors')} descriptors are added`)
+  must(descriptors === taken(added), `${descriptors} descriptors are added`)
 
   // So is every indirect table.
-  const tables = field<Uint32Array>(queue, 'freeTables')
+  const tables = field<Uint32Array>(rows, 'freeTables')
   const inUse = live.filter((id) => (info(id) & MANY) !== 0 && chains[4 * id + TABLE] >= 0)
-  const all = [...tables.subarray(0, number('freeTableCount')), ...inUse.map((id) => chains[4 * id + TABLE])]
+  const all = [...tables.subarray(0, freeTableCount), ...inUse.map((id) => chains[4 * id + TABLE])]
   must(new Set(all).size === tables.length && all.length === tables.length, `tables ${all} of ${tables.length}`)
 
   checkRing(field<object>(queue, 'ring'), size, outstanding, taken(published), must)

@@ -324,7 +324,8 @@ export class BlkDevice extends VirtioDevice {
     slot.through = phase === 'write' && this.isWriteThrough()
     slot.state = 'pending'
     this.taken++
-    if (phase === 'write') chains.gather(row, BLK_REQUEST_HEADER_SIZE, slot.staging as Region, slot.stagingOffset, bytes)
+    if (phase === 'write')
+      chains.gather(row, BLK_REQUEST_HEADER_SIZE, slot.staging as Region, slot.stagingOffset, bytes)
     this.run(slot, queue, row)
     return true
   }
@@ -449,13 +450,7 @@ export class BlkDevice extends VirtioDevice {
   }
 
   // Ends the request in a row, whose data was written.
-  private putStatus(
-    queue: DeviceQueue,
-    row: number,
-    status: BlockStatus,
-    dataBytes: number,
-    position: number,
-  ): void {
+  private putStatus(queue: DeviceQueue, row: number, status: BlockStatus, dataBytes: number, position: number): void {
     const { walker } = queue
     const { chains } = walker
     this.scratch.u8[SCRATCH_STATUS] = status
