@@ -19,6 +19,7 @@ export {
   CompletedRequests,
   RequestBatch,
 } from './blk/blk-queue.ts'
+export { type BufferMode, NO_BUFFER } from './driver/buffer-mode.ts'
 export {
   DeviceBrokenError,
   DRIVER_CODES,
@@ -29,12 +30,11 @@ export {
 export { RamBuffers } from './driver/ram-buffers.ts'
 export { DeviceSession, QUEUE_FEATURES, type QueueRequest, type SessionOptions } from './driver/session.ts'
 export { VirtioDriver, type WaitingOptions } from './driver/virtio-driver.ts'
-export { FrameBatch, NO_BUFFER, ReceivedFrames } from './net/frames.ts'
+export type { NetDriverCounters } from './net/counters.ts'
+export { FrameBatch, ReceivedFrames } from './net/frames.ts'
 export {
-  type BufferMode,
   NET_FEATURES,
   NetDriver,
-  type NetDriverCounters,
   type NetDriverOptions,
   type NetObserver,
 } from './net/net-driver.ts'

@@ -22,11 +22,10 @@ import {
   VIRTIO_BLK_F_SIZE_MAX,
 } from '@guestdma/spec'
 import { QUEUE_FULL } from '@guestdma/virtqueue'
+import { type BufferMode, NO_BUFFER } from '../driver/buffer-mode.ts'
 import { type DeviceBrokenError, DriverError, type WarningObserver, warn } from '../driver/errors.ts'
 import { type DeviceSession, QUEUE_FEATURES } from '../driver/session.ts'
 import { VirtioDriver, type WaitingOptions } from '../driver/virtio-driver.ts'
-import { NO_BUFFER } from '../net/frames.ts'
-import type { BufferMode } from '../net/net-driver.ts'
 import {
   BLK_S_CORRUPT,
   BLK_S_SHORT,

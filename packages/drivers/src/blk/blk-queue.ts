@@ -2,9 +2,8 @@ import { BIDIRECTIONAL, BufferPool, DMA_EXHAUSTED, DMA_OK, FROM_DEVICE, TO_DEVIC
 import { observe } from '@guestdma/memory'
 import { BLK_REQUEST_HEADER_SIZE, BLK_REQUEST_QUEUE, BLK_S_OK, BLK_T_FLUSH, BLK_T_OUT } from '@guestdma/spec'
 import { type CellArea, SEGMENT_DEVICE, SEGMENT_GUEST, type Virtqueue } from '@guestdma/virtqueue'
+import { type BufferMode, NO_BUFFER } from '../driver/buffer-mode.ts'
 import type { DeviceSession } from '../driver/session.ts'
-import { NO_BUFFER } from '../net/frames.ts'
-import type { BufferMode } from '../net/net-driver.ts'
 
 /** Header, data, status: virtio 1.4 §5.2.6. */
 const LONGEST_CHAIN = 3

@@ -1,7 +1,5 @@
 import type { Region } from '@guestdma/memory'
-
-/** In {@link FrameBatch.buffer}: the frame lies at `address`, in the caller's own memory. */
-export const NO_BUFFER = -1
+import { NO_BUFFER } from '../driver/buffer-mode.ts'
 
 /** A batch of frames on its way out: rows 0 to count - 1. Make one and reuse it. */
 export class FrameBatch {
