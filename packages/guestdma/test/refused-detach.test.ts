@@ -283,11 +283,10 @@ describe.each(SCHEMES)('%s: a foreign IOMMU refuses one DETACH', (_name, make) =
 describe('a negotiation that fails after it mapped a pool, where the IOMMU refuses to detach the device', () => {
   const failing: Make = (iommu) => pooledIommuScheme({ iommu, size: 1 << 20, reserve: -1 })
 
-  async function failedNegotiation(wedged: boolean): Promise<{ error: unknown; site: Site; ram: SpanAllocator }> {
+  async function failedNegotiation(wedged: boolean): Promise<{ error: unknown; allocated: number }> {
     let ram: SpanAllocator | undefined
-    let site: Site | undefined
     const detach = vi.spyOn(VirtioIommu.prototype, 'release').mockReturnValue(VIRTIO_IOMMU_S_DEVERR)
-    const far = await behindForeign((iommu) => {
+    const error = await behindForeign((iommu) => {
       const scheme = failing({
         ...iommu,
         transport: () => {
@@ -305,20 +304,21 @@ describe('a negotiation that fails after it mapped a pool, where the IOMMU refus
           return scheme.install(platform)
         },
       }
-    }).catch((error: unknown) => error)
-    return { error: far, site: site as never, ram: ram as unknown as SpanAllocator }
+    }).catch((thrown: unknown) => thrown)
+    return { error, allocated: (ram as unknown as SpanAllocator).allocated }
   }
 
-  it('the error says that the device may still reach it, and the reset of the IOMMU takes it back', async () => {
-    const { error, ram } = await failedNegotiation(false)
+  it('the error says that the device may still reach it, and the pool stays out of use', async () => {
+    const { error, allocated } = await failedNegotiation(false)
     expect(error).toMatchObject({ ...STILL_REACHABLE, message: expect.stringMatching(/before that: .*reserve/) })
-    expect(ram.allocated).toBe(1 << 20)
+    expect(allocated).toBe(1 << 20)
   })
 
-  it('where the IOMMU does not confirm its reset either, the pool is not given back', async () => {
-    const { error, ram } = await failedNegotiation(true)
+  it('it does so where the IOMMU does not confirm its reset either', async () => {
+    const { error, allocated } = await failedNegotiation(true)
     expect(error).toMatchObject(STILL_REACHABLE)
-    expect(ram.allocated).toBeGreaterThanOrEqual(1 << 20)
+    // The IOMMU has rings of its own.
+    expect(allocated).toBeGreaterThan(1 << 20)
   })
 })
 

@@ -236,8 +236,9 @@ export class DeviceSession {
    *
    * Where the device may still reach something, nothing goes back: neither the backend's memory, nor the driver's
    * buffers. All of it goes back as soon as the backend learns that the device cannot. Behind an IOMMU that is when the
-   * endpoint is attached again or the IOMMU is reset, as at the end of the machine. A buffer of the caller's that was in
-   * flight is the caller's to leave alone until {@link quarantined} is false.
+   * endpoint is attached again or the IOMMU is reset, as at the end of the machine. Of a device that neither confirmed
+   * its reset nor was cut off it stays out of use. A buffer of the caller's that was in flight is the caller's to leave
+   * alone until {@link quarantined} is false.
    *
    * @throws DeviceStuckError where the device does not answer, or its transport is lost (`cause`); where the device may
    *   still reach something, what the backend throws (`DMA_STILL_REACHABLE`), or a queue before it (`VIRTQUEUE_COMMIT`);

@@ -70,7 +70,8 @@ export const IOMMU_CODES = {
     advice: 'Mend input_range, domain_range or probe_size.',
   },
   IOMMU_STUCK: {
-    meaning: 'The IOMMU failed or did not answer in time; nothing behind it reaches memory.',
+    meaning:
+      'The IOMMU failed or did not answer in time. Its driver resets it, and after that nothing behind it reaches memory.',
     advice: 'Look at the message and the cause, then reset the IOMMU and the devices behind it.',
   },
 } as const

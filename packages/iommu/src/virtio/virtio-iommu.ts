@@ -611,7 +611,7 @@ export class VirtioIommu {
   // Nothing is known of any domain from here on, so the device is reset: that detaches all endpoints (§5.13.5).
   private giveUp(why: string, cause?: unknown): void {
     if (this.cause !== null) return
-    const message = `the IOMMU failed: ${why}; nothing behind it reaches memory until it is reset itself`
+    const message = `the IOMMU failed: ${why}; it is reset, and each device behind it has to be reset too`
     this.cause = new IommuError('IOMMU_STUCK', this.name, message, { waitedMs: this.deadline.ms }, { cause })
     for (const domain of this.domains) if (domain !== undefined) domain.broken = true
     try {
