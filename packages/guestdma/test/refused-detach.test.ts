@@ -1,5 +1,6 @@
 import type { IommuDevice } from '@guestdma/devices'
 import type { DmaScheme } from '@guestdma/dma'
+import { BLK_FEATURES, BlkDriver } from '@guestdma/drivers'
 import { type ForeignIommu, pooledIommuScheme, VirtioIommu, virtioIommuScheme } from '@guestdma/iommu'
 import {
   ACCESS_READ,
@@ -9,9 +10,9 @@ import {
   guestAddress,
   type SpanAllocator,
 } from '@guestdma/memory'
-import { VIRTIO_IOMMU_S_DEVERR } from '@guestdma/spec'
+import { DEVICE_ID_BLOCK, VIRTIO_IOMMU_S_DEVERR } from '@guestdma/spec'
 import type { VirtioTransport } from '@guestdma/transport'
-import { createMachine, type Machine, MachineEvents, type RemoteConfig } from 'guestdma'
+import { createMachine, type DriverKind, type Machine, MachineEvents, type RemoteConfig } from 'guestdma'
 import { afterEach, describe, expect, it, vi } from 'vitest'
 import { FarSide } from './support/far.ts'
 import { pattern, ranges } from './support/machines.ts'
@@ -238,6 +239,31 @@ describe.each(CASES)(
       })
       expectHeld(site)
       await machine.close().catch(() => {})
+    })
+
+    it('a driver that cannot be made: its error is told, and nothing within reach is given back', async () => {
+      let failing = (): void => {}
+      const type: DriverKind<BlkDriver> = {
+        name: 'fails',
+        deviceId: DEVICE_ID_BLOCK,
+        features: BLK_FEATURES,
+        make(session, options) {
+          const driver = new BlkDriver(session, options)
+          failing()
+          return driver
+        },
+      }
+      const site = await behindForeign(make, { ...entry, type })
+      const { machine, told } = site
+      failing = () => {
+        refuseAll(site)
+        throw new Error('no driver')
+      }
+      await expect(machine.reset('disk')).rejects.toThrow('no driver')
+      expectHeld(site)
+      expect(told).toEqual([{ device: 'disk', bytes: machine.device('disk').quarantined }])
+      await machine.close()
+      expect(machine.ram.allocated).toBe(0)
     })
 
     it('a negotiation that fails afterwards leaves the memory where it is', async () => {
