@@ -232,8 +232,18 @@ export interface DmaBackend {
 
   /**
    * Revokes everything without deferral and gives back all memory [dispose-all], also what earlier calls could not
-   * revoke. The device has been reset before. Throws where the device could not be kept from some of it, and gives
-   * nothing back then; once the platform cut the device off, the caller calls again, and all goes back.
+   * revoke. The device has been reset before.
+   *
+   * Throws where the device could not be kept from some of it, and gives nothing back then. Once the platform cut the
+   * device off, the caller calls again. It throws again where somebody still keeps mappings for the device, which the
+   * device would find when the platform lets it in again.
+   *
+   * @throws DmaError `DMA_STILL_REACHABLE`
    */
   dispose(): void
+  /**
+   * After `dispose` threw: calls `release` once the device can reach nothing any more, and the backend has given its own
+   * memory back. Without it nobody ever knows that, and what was lent stays out of use.
+   */
+  whenGone?(release: () => void): void
 }

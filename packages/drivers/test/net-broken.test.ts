@@ -9,7 +9,7 @@ import {
   VIRTIO_NET_F_STATUS,
 } from '@guestdma/spec'
 import { QUEUE_BROKEN } from '@guestdma/virtqueue'
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import type { HandDevice } from './support/device.ts'
 import {
   catchMicrotasks,
@@ -414,12 +414,24 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       expect(rig.ram.live).toBe(0)
     })
 
-    it('a backend that cannot revoke: the platform cuts the device off, all memory goes back, and that is no error', async () => {
+    it('a backend that cannot revoke: the platform cuts the device off, all memory goes back, and that is a warning', async () => {
       let detached = 0
-      const rig = await makeNet({ mode, queueSize: 8, detach: () => ++detached > 0 })
+      const warning = vi.fn()
+      const rig = await makeNet({ mode, queueSize: 8, detach: () => ++detached > 0, warning })
       rig.backend.refusals = 1
       await rig.net.close()
       expect(detached).toBe(1)
+      expect(warning.mock.calls).toEqual([
+        [
+          {
+            code: 'DRIVER_CUT_OFF',
+            part: 'dev0',
+            message: expect.stringMatching(/told not to revoke.*its platform cut it off/),
+            details: { status: 3 },
+            cause: expect.objectContaining({ code: 'DMA_STILL_REACHABLE' }),
+          },
+        ],
+      ])
       expect(rig.session).toMatchObject(noQuarantine)
       expect(rig.ram.live).toBe(0)
     })
@@ -427,10 +439,25 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
     it('a backend that cannot revoke, and nobody who cuts off: what it did not give back stays out of use', async () => {
       const rig = await makeNet({ mode, queueSize: 8 })
       rig.backend.refusals = 1
-      await expect(rig.net.close()).rejects.toMatchObject({ code: 'DMA_FREE' })
+      await expect(rig.net.close()).rejects.toMatchObject({ code: 'DMA_STILL_REACHABLE' })
       expect(rig.session.quarantined).toBe(true)
       // The queues' own memory was revoked before; frames are in buffers that the device may still know.
       expect(rig.ram.allocated).toBeGreaterThanOrEqual(16 * 1526)
+    })
+
+    it('a backend that cannot revoke, before and after the platform cut the device off: nothing goes back until it is gone', async () => {
+      const warning = vi.fn()
+      const rig = await makeNet({ mode, queueSize: 8, detach: () => true, warning })
+      rig.backend.refusals = 2
+      await expect(rig.net.close()).rejects.toMatchObject({ code: 'DMA_STILL_REACHABLE' })
+      expect([rig.session.quarantined, warning.mock.calls]).toEqual([true, []])
+      expect(rig.ram.allocated).toBeGreaterThanOrEqual(16 * 1526)
+      let released = false
+      rig.session.onRelease(() => {
+        released = true
+      })
+      rig.backend.gone?.()
+      expect([rig.session.quarantined, released, rig.ram.live]).toEqual([false, true, 0])
     })
 
     it('a transport whose other end is gone: the device is cut off, and all memory goes back', async () => {

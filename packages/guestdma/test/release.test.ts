@@ -99,10 +99,14 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       machine([net('net0', 'virtio-iommu'), blk('disk0', 'virtio-iommu')], { schemes: [virtioIommuScheme(options)] })
 
     /** The IOMMU refuses such requests from now on, as one does whose device does not let go. */
-    const refuse = (made: Machine, request: 'unmap' | 'detach') => {
+    const refuse = (made: Machine, request: 'unmap' | 'detach', times = Infinity) => {
       const { common } = made as unknown as { common: { own: IommuDevice[] } }
       const { requests } = common.own[0] as unknown as { requests: { unmap(): number; detach(): number } }
-      return vi.spyOn(requests, request).mockImplementation(() => VIRTIO_IOMMU_S_DEVERR)
+      const spy = vi.spyOn(requests, request)
+      const refusal = (): number => VIRTIO_IOMMU_S_DEVERR
+      if (times === Infinity) return spy.mockImplementation(refusal)
+      for (let i = 0; i < times; i++) spy.mockImplementationOnce(refusal)
+      return spy
     }
     /** Guest RAM that is in use when an endpoint is about to be detached. */
     const heldAtDetach = (made: Machine): number[] => {
@@ -164,18 +168,33 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       },
     )
 
-    it('a DETACH that is refused: the device is cut off from what is under the IOMMU, and started again', async () => {
+    it('a DETACH that is refused once: the device is cut off from what is under the IOMMU, and started again', async () => {
       const made = await behind()
       made.pump()
-      const refused = refuse(made, 'detach')
+      const refused = refuse(made, 'detach', 1)
+      const warned: string[] = []
+      made.events.on('warning', ({ device, warning }) => warned.push(`${device} ${warning.code}`))
       await made.reset('disk0')
-      expect(refused).toHaveBeenCalled()
+      expect([refused.mock.calls.length, warned]).toEqual([2, ['disk0 DRIVER_CUT_OFF']])
       expect(await made.run(made.blk('disk0').readBytes(0, 512))).toEqual(pattern(512))
       await made.device('disk0').close()
       expect(made.device('disk0').quarantined).toBe(null)
+      await made.close()
+      expect(made.ram.live).toBe(0)
+    })
+
+    it('a DETACH that is refused for good: the device is cut off, and its memory goes back once it is attached anew', async () => {
+      const made = await behind()
+      made.pump()
+      const refused = refuse(made, 'detach')
+      const { allocated } = made.ram
+      await expect(made.device('disk0').close()).rejects.toMatchObject({ code: 'DMA_STILL_REACHABLE', part: 'disk0' })
       const { port } = made.device('disk0')
       port.request[0] = 0x8000_0000
-      expect(port.resolve(1, 1)).toBe(0)
+      expect([port.resolve(1, 1), made.device('disk0').quarantined]).toEqual([0, expect.any(Number)])
+      await made.device('disk0').start()
+      expect([made.device('disk0').quarantined, made.ram.allocated]).toEqual([null, allocated])
+      expect(await made.run(made.blk('disk0').readBytes(0, 512))).toEqual(pattern(512))
       refused.mockRestore()
       await made.close()
       expect(made.ram.live).toBe(0)

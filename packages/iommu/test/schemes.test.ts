@@ -203,7 +203,7 @@ describe('create', () => {
       const backend = await scheme.provider.create(offer(platform, builder), device.accepted)
       left.push(ram.available)
       device.misbehave = ({ type }) => (type === T.DETACH ? { status: S.DEVERR } : undefined)
-      expect(await failure(() => backend.dispose())).toBe('IOMMU_STUCK')
+      expect(await failure(() => backend.dispose())).toBe('DMA_STILL_REACHABLE')
     }
     // What an attempt took is given back once the endpoint is attached again, which is before the next one takes its own.
     expect(new Set(left).size).toBe(1)
@@ -212,14 +212,17 @@ describe('create', () => {
     expect(ram.available).toBe(BYTES)
   })
 
-  test('a refused DETACH of a pool gives no slot back before dispose is called again', async () => {
+  test('a refused DETACH of a pool gives no slot back, however often dispose is called', async () => {
     const { platform, builder, scheme } = installed(pooledIommuScheme({ size: 1 << 18 }))
     const { device } = platform.rig
     const backend = await scheme.provider.create(offer(platform, builder), device.accepted)
     backend.alloc(4096, 8, 3, 'ring')
     device.misbehave = ({ type }) => (type === T.DETACH ? { status: S.DEVERR } : undefined)
-    expect(await failure(() => backend.dispose())).toBe('IOMMU_STUCK')
-    expect(backend.counters.allocatedBytes).toBe(4096)
+    for (let times = 0; times < 2; times++) {
+      expect(await failure(() => backend.dispose())).toBe('DMA_STILL_REACHABLE')
+      expect(backend.counters.allocatedBytes).toBe(4096)
+    }
+    device.misbehave = () => undefined
     backend.dispose()
     expect(backend.counters.allocatedBytes).toBe(0)
   })
@@ -245,6 +248,18 @@ describe('create', () => {
     // The slots take more RAM than there is.
     expect(await failure(() => scheme.provider.create(offer(platform, builder), device.accepted))).toBe('DMA_ALLOC')
     expect(device.attached.size).toBe(0)
+  })
+
+  test('a backend that cannot be made, and a DETACH that is refused: the error says that the pool is within reach', async () => {
+    const { platform, builder, scheme } = installed(pooledIommuScheme({ size: 1 << 16, reserve: -1 }))
+    const { device } = platform.rig
+    device.misbehave = ({ type }) => (type === T.DETACH ? { status: S.DEVERR } : undefined)
+    await expect(scheme.provider.create(offer(platform, builder), device.accepted)).rejects.toMatchObject({
+      code: 'DMA_STILL_REACHABLE',
+      message: expect.stringMatching(/DEVERR; before that: .*reserve/),
+      details: { endpoint: 8, status: S.DEVERR },
+    })
+    expect(device.mapped.get(0)).toHaveLength(1)
   })
 
   test.each([true, false])(

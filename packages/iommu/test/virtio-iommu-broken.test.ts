@@ -138,24 +138,31 @@ describe('requests that are refused', () => {
     }
   })
 
-  test('DETACH: IOMMU_STUCK, and nobody else gets the domain of an endpoint that may still be attached', async () => {
+  test('DETACH: IOMMU_DETACH with the endpoint and the status, and nobody else gets the domain of an endpoint that may still be attached', async () => {
     const { device, domain, iommu } = await attached()
-    device.misbehave = answers(T.DETACH, { status: S.DEVERR })
-    expect(await failure(() => domain.dispose())).toBe('IOMMU_STUCK')
+    for (const [answer, status] of [
+      [{ status: S.DEVERR }, S.DEVERR],
+      [{ unwritten: true }, null],
+    ] as const) {
+      device.misbehave = answers(T.DETACH, answer)
+      expect(() => domain.dispose()).toThrow(
+        expect.objectContaining({ code: 'IOMMU_DETACH', part: 'net0', details: { endpoint: 8, domain: 0, status } }),
+      )
+    }
     device.misbehave = () => undefined
     expect(iommu.attach(9, 'blk0').id).not.toBe(domain.id)
   })
 
-  test('a refused DETACH is asked for once more when dispose is called again, and then it is no error', async () => {
+  test('a refused DETACH is asked for once more when dispose is called again, and is an error while mappings are left', async () => {
     for (const again of [undefined, { status: S.DEVERR }]) {
       const { device, domain } = await attached()
       map(domain, PAGE, BASE, PAGE)
       domain.commit()
       device.misbehave = answers(T.DETACH, { status: S.DEVERR })
-      expect(await failure(() => domain.dispose())).toBe('IOMMU_STUCK')
+      expect(await failure(() => domain.dispose())).toBe('IOMMU_DETACH')
       device.misbehave = () => again
       const asked = device.requests.length
-      domain.dispose()
+      expect(await failure(() => domain.dispose())).toBe(again === undefined ? 'nothing was thrown' : 'IOMMU_DETACH')
       expect(device.requests.slice(asked).map(({ type }) => type)).toEqual([T.DETACH])
       expect(device.translate(8, PAGE)).toBe(again === undefined ? -1 : BASE)
     }
@@ -173,8 +180,11 @@ describe('requests that are refused', () => {
       const backend = new IommuBackend({ name: 'net0', memory, ram, domain })
       backend.alloc(PAGE, 8, 3, 'ring')
       device.misbehave = answers(T.DETACH, { status: S.DEVERR })
-      expect(await failure(() => backend.dispose())).toBe('IOMMU_STUCK')
-      expect(ram.available).toBeLessThan(available)
+      const held = ram.available
+      for (let times = 0; times < 2; times++) {
+        expect(await failure(() => backend.dispose())).toBe('DMA_STILL_REACHABLE')
+        expect([ram.available, held < available]).toEqual([held, true])
+      }
     }
     await iommu.close()
     expect(ram.available).toBe(BYTES)
@@ -208,7 +218,7 @@ describe('a device that does not answer', () => {
     expect([iommu.endpoints.size, device.status, device.attached.size]).toEqual([0, 0, 0])
   })
 
-  test('where it is not reset either, dispose throws IOMMU_STUCK until it is', async () => {
+  test('where it is not reset either, dispose throws IOMMU_DETACH until it is', async () => {
     for (const waiting of ['commit', 'dispose'] as const) {
       const { device, domain, iommu, clock } = await attached()
       let gone = 0
@@ -217,7 +227,8 @@ describe('a device that does not answer', () => {
       const { now } = clock
       map(domain, PAGE, BASE, PAGE)
       if (waiting === 'commit') expect(domain.commit()).toBe(DMA_FAILED)
-      expect(await failure(() => domain.dispose())).toBe('IOMMU_STUCK')
+      const refused = expect.objectContaining({ code: 'IOMMU_DETACH', cause: iommu.broken ?? expect.anything() })
+      expect(() => domain.dispose()).toThrow(refused)
       // Once for the answer, once for the reset.
       expect(clock.now - now).toBeLessThanOrEqual(2 * DEADLINE)
       expect([iommu.endpoints.size, gone]).toEqual([1, 0])

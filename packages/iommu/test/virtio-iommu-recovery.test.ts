@@ -120,7 +120,7 @@ describe('what is noticed without a request', () => {
     for (let i = 0; i < 100; i++) unit.poll()
     map(domain, PAGE, BASE, PAGE)
     expect([domain.commit(), errors.length]).toEqual([DMA_FAILED, 1])
-    expect(await failure(() => domain.dispose())).toBe('IOMMU_STUCK')
+    expect(await failure(() => domain.dispose())).toBe('IOMMU_DETACH')
   })
 
   test('a doorbell that throws: a failure, and no exception', async () => {

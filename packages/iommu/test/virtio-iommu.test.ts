@@ -329,7 +329,7 @@ describe('batches', () => {
     expect(exclusive()).toEqual([false, false, false])
     // What nobody can remove any more is not waited for.
     device.misbehave = ({ type }) => (type === T.DETACH ? { status: S.IOERR } : undefined)
-    expect(await failure(() => other.dispose())).toBe('IOMMU_STUCK')
+    expect(await failure(() => other.dispose())).toBe('IOMMU_DETACH')
     expect(exclusive()).toEqual([true, false, false])
     device.misbehave = ({ type }) => (type === T.UNMAP ? { status: S.RANGE } : undefined)
     unmap(domain, IOVA, 0x1000)

@@ -70,6 +70,10 @@ export class ForwardingBackend implements DmaBackend {
   dispose(): void {
     this.inner.dispose()
   }
+
+  whenGone(release: () => void): void {
+    this.inner.whenGone?.(release)
+  }
 }
 
 /**

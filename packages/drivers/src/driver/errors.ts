@@ -14,7 +14,8 @@ export class DeviceBrokenError extends DriverError {
 }
 
 /**
- * What a device says that makes no sense and that its driver can do without, or what will not work beside what does.
+ * What a device says that makes no sense and that its driver can do without, or what will not work beside what does, or
+ * what had to be made good when the device was closed.
  */
 export interface DriverWarning extends ErrorRecord {
   readonly code: keyof typeof DRIVER_CODES
@@ -22,7 +23,10 @@ export interface DriverWarning extends ErrorRecord {
 
 /** The part of an observer that is told of warnings. */
 export interface WarningObserver {
-  /** Called while the driver is made: the driver goes on without what the device said. */
+  /**
+   * Called while the driver is made: the driver goes on without what the device said. Called when the device is closed:
+   * it was cut off from memory in another way than by its backend, and nothing is missing.
+   */
   warning?(warning: DriverWarning): void
 }
 
@@ -101,6 +105,11 @@ export const DRIVER_CODES = {
   DRIVER_CLOSED: {
     meaning: 'The driver was closed, or its device was reset while the request was in flight.',
     advice: 'Make another driver, or send the request again after the reset.',
+  },
+  DRIVER_CUT_OFF: {
+    meaning:
+      'Warning: the backend could not take all away from a device that was closed before the platform had cut the device off.',
+    advice: 'Look at the cause: an IOMMU refuses what it must not. Nothing is missing, and all memory went back.',
   },
   DRIVER_DEVICE_BROKEN: {
     meaning: 'The device broke a rule, needs a reset, or cannot be reached; all that was in flight failed.',

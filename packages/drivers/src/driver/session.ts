@@ -27,7 +27,7 @@ import {
   waitUntil,
 } from '@guestdma/transport'
 import { DriverQueue, type Virtqueue, type VirtqueueOptions } from '@guestdma/virtqueue'
-import { DeviceBrokenError, DriverError } from './errors.ts'
+import { DeviceBrokenError, DriverError, type WarningObserver, warn } from './errors.ts'
 
 /** The device-independent features that every driver here understands. */
 export const QUEUE_FEATURES: readonly number[] = [
@@ -41,7 +41,8 @@ export const QUEUE_FEATURES: readonly number[] = [
   VIRTIO_F_SUSPEND,
 ]
 
-export interface SessionOptions {
+/** Its `warning` is called by {@link DeviceSession.close}, with `DRIVER_CUT_OFF`. */
+export interface SessionOptions extends WarningObserver {
   readonly transport: VirtioTransport
   /** What `negotiate` agreed on. */
   readonly features: FeatureSet
@@ -90,10 +91,14 @@ export class DeviceSession {
 
   /** Between {@link suspend} and {@link resume}. */
   suspended = false
-  /** After {@link close}: memory stays out of use, since the device may still reach it. */
+  /**
+   * After {@link close}: memory stays out of use, since the device may still reach it. False again once the backend has
+   * learned that it cannot (`DmaBackend.whenGone`), and then the memory has gone back.
+   */
   quarantined = false
 
   private readonly detach: (() => boolean) | undefined
+  private readonly observer: WarningObserver
   private readonly releases: (() => void)[] = []
   private closing: Promise<void> | null = null
   private released = false
@@ -109,6 +114,7 @@ export class DeviceSession {
     this.ram = options.ram
     this.wait = options.wait
     this.detach = options.detach?.bind(options)
+    this.observer = options
   }
 
   /** True from the first call of {@link close} on. */
@@ -187,8 +193,8 @@ export class DeviceSession {
   }
 
   /**
-   * Runs `release` when the device can no longer reach the driver's buffers: at once where that is so already, and
-   * never where they had to be quarantined. Last in, first out. What the backend allocated is gone by then.
+   * Runs `release` when the device can no longer reach the driver's buffers: at once where that is so already, and not
+   * while they are {@link quarantined}. Last in, first out. What the backend allocated is gone by then.
    */
   onRelease(release: () => void): void {
     if (this.released) release()
@@ -225,11 +231,18 @@ export class DeviceSession {
    * error is thrown at the end. Idempotent.
    *
    * A single removal may be refused, or may have been before. That is no error where the backend then takes everything
-   * away at once, or the platform cuts the device off.
+   * away at once. Where it could do so only after the platform cut the device off, a warning says that:
+   * `DRIVER_CUT_OFF`.
    *
-   * @throws DeviceStuckError where the device does not answer, or its transport is lost (`cause`); what a queue or the
-   *   backend throws where the device may still reach something; VirtqueueError `VIRTQUEUE_BACKEND`. {@link quarantined}
-   *   says whether memory had to be given up
+   * Where the device may still reach something, nothing goes back: neither the backend's memory, nor the driver's
+   * buffers. All of it goes back as soon as the backend learns that the device cannot. Behind an IOMMU that is when the
+   * endpoint is attached again or the IOMMU is reset, as at the end of the machine. Of a device that neither confirmed
+   * its reset nor was cut off it stays out of use. A buffer of the caller's that was in flight is the caller's to leave
+   * alone until {@link quarantined} is false.
+   *
+   * @throws DeviceStuckError where the device does not answer, or its transport is lost (`cause`); where the device may
+   *   still reach something, what the backend throws (`DMA_STILL_REACHABLE`), or a queue before it (`VIRTQUEUE_COMMIT`);
+   *   VirtqueueError `VIRTQUEUE_BACKEND`. {@link quarantined} says whether memory had to be given up
    */
   close(): Promise<void> {
     this.closing ??= this.shutDown()
@@ -280,8 +293,7 @@ export class DeviceSession {
     }
     if (safe) safe = this.takeBack(errors)
     this.quarantined = !safe
-    this.released = safe
-    if (safe) for (const release of this.releases.reverse()) attempt(errors, release)
+    if (safe) this.releaseAll(errors)
     if (errors.length === 0) return
     const [first] = errors
     throw first instanceof DeviceStuckError
@@ -290,7 +302,8 @@ export class DeviceSession {
   }
 
   // A removal that is not confirmed is one until the backend is disposed of, which takes everything away at once. So it is
-  // an error only where that fails too, and the platform cannot cut the device off either.
+  // an error only where that fails too, also after the platform cut the device off. That alone gives nothing back: the
+  // platform lets the device in again for its next driver, and an IOMMU that refused would still have the mappings.
   private takeBack(errors: unknown[]): boolean {
     const { backend, queues } = this
     const single: unknown[] = []
@@ -298,9 +311,32 @@ export class DeviceSession {
     for (const queue of queues) attempt(single, () => queue.dispose())
     const disposed = (): boolean => attempt(whole, () => backend.dispose())
     const safe = disposed() || (this.cutOff(whole) && disposed())
-    if (safe) errors.push(...single.filter((error) => !isUnconfirmed(error)))
-    else errors.push(...single, ...whole)
+    if (safe) {
+      errors.push(...single.filter((error) => !isUnconfirmed(error)))
+      if (whole.length > 0) this.warnOf(whole[0])
+    } else {
+      errors.push(...single, ...whole)
+      backend.whenGone?.(() => {
+        this.quarantined = false
+        // What its owner's function throws must not unwind whoever brings the next driver up.
+        this.releaseAll([])
+      })
+    }
     return safe
+  }
+
+  private releaseAll(errors: unknown[]): void {
+    this.released = true
+    for (const release of this.releases.splice(0).reverse()) attempt(errors, release)
+  }
+
+  private warnOf(refused: unknown): void {
+    const { name, observer } = this
+    const details = refused instanceof GuestDmaError ? refused.details : {}
+    const why = refused instanceof Error && refused.cause instanceof Error ? refused.cause : refused
+    const message = `its backend could not take all away from it (${why instanceof Error ? why.message : String(why)}); its platform cut it off, and then the backend could`
+    const { cause } = new DriverError('DRIVER_CUT_OFF', name, message, details, { cause: refused }).toRecord()
+    warn(observer, { code: 'DRIVER_CUT_OFF', part: name, message, details, ...(cause === undefined ? {} : { cause }) })
   }
 
   private cutOff(errors: unknown[]): boolean {

@@ -58,6 +58,8 @@ class NarrowBackend extends DirectBackend {
   frees: DmaStatus = DMA_OK
   /** How often `dispose` cannot revoke what the device was given. */
   refusals = 0
+  /** After a `dispose` that was refused: the device reaches nothing any more. */
+  gone: (() => void) | null = null
   live = 0
 
   override map(m: DmaMappings, row: number): DmaStatus {
@@ -91,10 +93,17 @@ class NarrowBackend extends DirectBackend {
   override dispose(): void {
     if (this.refusals > 0) {
       this.refusals--
-      throw new DmaError('DMA_FREE', this.name, 'told not to revoke')
+      throw new DmaError('DMA_STILL_REACHABLE', this.name, 'told not to revoke', { status: 3 })
     }
     this.frees = DMA_OK
     super.dispose()
+  }
+
+  whenGone(release: () => void): void {
+    this.gone = () => {
+      super.dispose()
+      release()
+    }
   }
 }
 
@@ -112,6 +121,7 @@ interface RigOptions extends Partial<DeviceOptions> {
   /** Guest RAM that can be handed out. Default: all. */
   readonly ramBytes?: number
   readonly detach?: () => boolean
+  readonly warning?: (warning: DriverWarning) => void
 }
 
 /** Guest memory, a device made by hand, and a session up to FEATURES_OK. */
@@ -150,7 +160,7 @@ async function makeRig(deviceId: number, options: RigOptions = {}): Promise<Rig>
       }),
     wait,
   })
-  const { detach } = options
+  const { detach, warning } = options
   const session = new DeviceSession({
     transport,
     features,
@@ -159,6 +169,7 @@ async function makeRig(deviceId: number, options: RigOptions = {}): Promise<Rig>
     ram,
     wait,
     ...(detach === undefined ? {} : { detach }),
+    ...(warning === undefined ? {} : { warning }),
   })
   return { memory, ram, device, backend, session }
 }

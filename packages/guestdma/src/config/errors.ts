@@ -25,7 +25,7 @@ export const MACHINE_CODES = {
     advice: 'Take one of the names that the message lists.',
   },
   MACHINE_QUARANTINED: {
-    meaning: 'A device did not confirm its reset, so that its memory stays out of use.',
+    meaning: 'A device may still reach its memory, which therefore stays out of use.',
     advice: 'Discard the guest memory with the machine.',
   },
   MACHINE_REMOTE: {

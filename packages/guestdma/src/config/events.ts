@@ -20,11 +20,13 @@ export interface SchemeChosen {
  * - `iommuFault`: an IOMMU told its driver that it refused an access of a device
  * - `needsReset`: nothing goes on before `reset()`. It may name an IOMMU, which comes back with the reset of any device
  *   behind it, while each of those needs its own; with `IOMMU_EVENTS` only its fault reports have ended
- * - `warning`: a device says something that makes no sense and its driver goes on without it, or nothing will be received
+ * - `warning`: a device says something that makes no sense and its driver goes on without it, or nothing will be received;
+ *   or a device that was closed had to be cut off by its platform before all could be taken away from it (`DRIVER_CUT_OFF`)
  * - `link`: the link went up or down
  * - `drain`: there is room again after a `send` that took less than it was given
  * - `leak`: mappings that a closed device did not give back
- * - `quarantine`: so many bytes of guest RAM stay out of use, since nothing can keep the device from them
+ * - `quarantine`: so many bytes of guest RAM stay out of use, since nothing can keep the device from them; see
+ *   `MachineDevice.quarantined` for those that go back later
  */
 export interface MachineEventMap {
   scheme: [SchemeChosen]

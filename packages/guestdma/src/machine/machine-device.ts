@@ -2,6 +2,7 @@ import type { MmioRegisters, PciFunction, VirtioDevice } from '@guestdma/devices
 import {
   type CandidateReport,
   type DmaChoice,
+  DmaError,
   type DmaProvider,
   type DmaScheme,
   listedIds,
@@ -38,6 +39,9 @@ export interface MachineDeviceContext {
   readonly wait: Wait
 }
 
+/** Memory of a device's, and whether it has to stay out of use now. */
+type Keeper = Pick<DeviceSession, 'quarantined' | 'ram'>
+
 /**
  * One device of a machine: from `start` to `close` its driver over the backend that was chosen. Its model and registers
  * are here too, unless the device lives elsewhere.
@@ -62,11 +66,8 @@ export class MachineDevice {
   private messages: MessageMemory | null = null
   private unlisten: (() => void) | null = null
   private turn: Promise<void> = Promise.resolve()
-  /**
-   * Bytes of guest RAM that stay out of use, since nothing can keep the device from them; `null` where there was no need
-   * for that.
-   */
-  quarantined: number | null = null
+  // Whoever may still keep memory of the device's out of use: sessions that were closed, or a negotiation that failed.
+  private keepers: Keeper[] = []
 
   constructor(config: DeviceConfig, context: MachineDeviceContext) {
     const { name } = config
@@ -140,6 +141,19 @@ export class MachineDevice {
     this.current?.interrupt()
   }
 
+  /**
+   * Bytes of guest RAM that stay out of use, since nothing can keep the device from them; `null` where there are none.
+   * Behind an IOMMU they go back once it has confirmed that the device cannot reach them: when the device is attached
+   * again, or with the reset of the IOMMU when the machine is closed. What a negotiation that failed left within reach
+   * stays out of use.
+   */
+  get quarantined(): number | null {
+    const keepers = this.keepers.filter(({ quarantined }) => quarantined)
+    if (keepers.length === 0) return null
+    // Of a pool nobody knows which part the device was given.
+    return keepers.reduce((sum, { ram }) => sum + ram.allocated, this.platform.reservedBytes)
+  }
+
   /** Is there a driver now? */
   get running(): boolean {
     return this.current !== null
@@ -208,6 +222,8 @@ export class MachineDevice {
       },
       wait,
     }).catch((error: unknown) => {
+      const quarantined = error instanceof DmaError && error.code === 'DMA_STILL_REACHABLE'
+      this.noticeQuarantine({ quarantined, ram })
       throw this.advised(error)
     })
     const { features, backend } = agreed
@@ -221,6 +237,7 @@ export class MachineDevice {
       ram,
       wait,
       detach: () => platform.detach(),
+      warning: (warning) => this.observer.warning?.(warning),
     })
     const child = container.createChildContainer()
     child.registerInstance(DMA_BACKEND, backend)
@@ -322,12 +339,11 @@ export class MachineDevice {
     if (this.quarantined === null) this.platform.release()
   }
 
-  private noticeQuarantine({ quarantined, ram }: DeviceSession): void {
-    if (!quarantined) return
-    // Of a pool nobody knows which part the device was given.
-    const bytes = ram.allocated + (this.quarantined === null ? this.platform.reservedBytes : 0)
-    this.quarantined = (this.quarantined ?? 0) + bytes
-    this.context.events.tell('quarantine', { device: this.name, bytes })
+  private noticeQuarantine(keeper: Keeper): void {
+    if (!keeper.quarantined) return
+    const before = this.quarantined ?? 0
+    this.keepers = [...this.keepers.filter(({ quarantined }) => quarantined), keeper]
+    this.context.events.tell('quarantine', { device: this.name, bytes: (this.quarantined ?? 0) - before })
   }
 
   private here(what: string): PlacedModel {

@@ -214,6 +214,10 @@ export class Machine {
    * Resets all devices and gives all memory back. Everything is tried, then the first error is thrown. Idempotent: each
    * call ends as the first one does.
    *
+   * The devices come first, and then their IOMMUs. An IOMMU that confirms its reset has let go of everything, so that
+   * memory goes back which it had refused to take from a device. Where it does not, that memory stays out of use, and is
+   * not to be given to anybody else.
+   *
    * @throws MachineError `MACHINE_QUARANTINED` where nothing else failed now but memory had to be given up, now or in an
    *   earlier reset; `details` says how many bytes of each device's, and of what several share
    */

@@ -1,4 +1,5 @@
-import type { DmaStatus } from '@guestdma/dma'
+import { DmaError, type DmaStatus } from '@guestdma/dma'
+import { GuestDmaError } from '@guestdma/memory'
 
 /** Elements of {@link IommuDomain.request}. */
 export const REQUEST_IOVA = 0
@@ -77,9 +78,26 @@ export interface IommuDomain {
   /**
    * Takes everything away from the device, without deferral, and gives the address space up, also where the domain is
    * {@link broken}. Throws where that is not known to have happened; what was mapped stays out of use then. Called again
-   * where the platform has cut the device off meanwhile.
+   * where the platform has cut the device off meanwhile. It throws again, unless the mappings are known to be gone, or the
+   * device never to come back.
    */
   dispose(): void
   /** After `dispose` threw: calls `release` once the device cannot reach anything of the domain any more. */
   whenGone?(release: () => void): void
+}
+
+/**
+ * Gives a domain up, because of an error (`why`) or without one.
+ *
+ * @throws DmaError `DMA_STILL_REACHABLE` where its `dispose` throws: the `cause`, with the same details
+ */
+export function disposeDomain(domain: IommuDomain, why?: unknown): void {
+  try {
+    domain.dispose()
+  } catch (cause) {
+    const texts = [cause, ...(why === undefined ? [] : [why])].map((e) => (e instanceof Error ? e.message : String(e)))
+    const message = `the device may still reach what is mapped for it, which stays out of use: ${texts.join('; before that: ')}`
+    const details = cause instanceof GuestDmaError ? cause.details : {}
+    throw new DmaError('DMA_STILL_REACHABLE', domain.name, message, details, { cause })
+  }
 }

@@ -18,7 +18,15 @@ import {
   newDmaCounters,
 } from '@guestdma/dma'
 import { type DeviceAddress, type GuestAddress, type GuestMemory, hex, type SpanAllocator } from '@guestdma/memory'
-import { DOMAIN_READ, DOMAIN_WRITE, type IommuDomain, REQUEST_GUEST, REQUEST_IOVA, REQUEST_LENGTH } from './domain.ts'
+import {
+  DOMAIN_READ,
+  DOMAIN_WRITE,
+  disposeDomain,
+  type IommuDomain,
+  REQUEST_GUEST,
+  REQUEST_IOVA,
+  REQUEST_LENGTH,
+} from './domain.ts'
 import { IovaAllocator } from './iova-allocator.ts'
 import { PAGE_IOVA, PageCounts } from './page-counts.ts'
 import { SubGranuleSlots, TOKEN_SLOTS } from './sub-granule.ts'
@@ -526,13 +534,17 @@ export class IommuBackend implements DmaBackend {
     this.timer = null
     try {
       // The whole address space goes at once, and with it every mapping.
-      this.domain.dispose()
+      disposeDomain(this.domain)
     } catch (error) {
-      // Memory goes back once the domain is known to be gone, or when this is called again after the platform cut it off.
-      this.domain.whenGone?.(() => this.release())
+      // Memory goes back once the domain is known to be gone.
+      this.whenGone(() => this.release())
       throw error
     }
     this.release()
+  }
+
+  whenGone(release: () => void): void {
+    this.domain.whenGone?.(release)
   }
 
   // The device can reach nothing of it any more.

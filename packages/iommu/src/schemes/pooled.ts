@@ -12,7 +12,14 @@ import {
 } from '@guestdma/dma'
 import type { BusPort, DeviceAddress, GuestAddress } from '@guestdma/memory'
 import { FeatureSet, VIRTIO_F_ACCESS_PLATFORM } from '@guestdma/spec'
-import { DOMAIN_READ, DOMAIN_WRITE, REQUEST_GUEST, REQUEST_IOVA, REQUEST_LENGTH } from '../backend/domain.ts'
+import {
+  DOMAIN_READ,
+  DOMAIN_WRITE,
+  disposeDomain,
+  REQUEST_GUEST,
+  REQUEST_IOVA,
+  REQUEST_LENGTH,
+} from '../backend/domain.ts'
 import { IovaAllocator } from '../backend/iova-allocator.ts'
 import type { VirtioIommuDomain } from '../virtio/virtio-domain.ts'
 import { attach, behindForeign, behindOwn, type ForeignIommu, type IommuUnit, orDetach } from './unit.ts'
@@ -77,9 +84,10 @@ export function pooledIommuScheme(options: PooledIommuOptions = {}): DmaScheme {
       })
       return Object.assign(backend, {
         dispose(): void {
-          domain.dispose()
+          disposeDomain(domain)
           BounceBackend.prototype.dispose.call(backend)
         },
+        whenGone: (release: () => void): void => domain.whenGone(release),
       })
     },
   }

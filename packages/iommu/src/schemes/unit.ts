@@ -11,6 +11,7 @@ import {
 } from '@guestdma/dma'
 import type { BusPort, GuestMemory, SpanAllocator } from '@guestdma/memory'
 import { MmioTransport, resetDevice, type VirtioTransport } from '@guestdma/transport'
+import { disposeDomain } from '../backend/domain.ts'
 import { IommuError } from '../virtio/errors.ts'
 import type { VirtioIommuDomain } from '../virtio/virtio-domain.ts'
 import { VirtioIommu, type VirtioIommuOptions } from '../virtio/virtio-iommu.ts'
@@ -162,16 +163,16 @@ export async function attach(offer: PlatformOffer): Promise<{ unit: IommuUnit; d
   return { unit, domain: iommu.attach(endpoint, offer.device) }
 }
 
-/** For providers: what `make` makes; where it throws, the endpoint is detached again. */
+/**
+ * For providers: what `make` makes; where it throws, the endpoint is detached again, and the error is thrown on.
+ *
+ * @throws DmaError `DMA_STILL_REACHABLE` where the endpoint could not be detached; its message says what `make` threw
+ */
 export function orDetach<T>(domain: VirtioIommuDomain, make: () => T): T {
   try {
     return make()
   } catch (error) {
-    try {
-      domain.dispose()
-    } catch {
-      // The first error is the one to tell.
-    }
+    disposeDomain(domain, error)
     throw error
   }
 }

@@ -3,11 +3,14 @@ import { GuestDmaError } from '@guestdma/memory'
 /** An IOMMU that cannot be brought up, failed, or refused an endpoint. */
 export class IommuError extends GuestDmaError<keyof typeof IOMMU_CODES> {}
 
+/** No status of the specification: what a status byte is before the device writes it. */
+export const NO_STATUS = 0xff
+
 const STATUS = ['OK', 'IOERR', 'UNSUPP', 'DEVERR', 'INVAL', 'RANGE', 'NOENT', 'FAULT', 'NOMEM']
 
 /** A status of virtio 1.4 §5.13.6 by its name, for messages. */
 export function describeRequestStatus(status: number): string {
-  return STATUS[status] ?? `status ${status}`
+  return STATUS[status] ?? (status === NO_STATUS ? 'no status' : `status ${status}`)
 }
 
 export const IOMMU_CODES = {
@@ -22,6 +25,12 @@ export const IOMMU_CODES = {
   IOMMU_CLOSED: {
     meaning: 'The driver of the IOMMU was closed.',
     advice: 'Start it again.',
+  },
+  IOMMU_DETACH: {
+    meaning:
+      'The IOMMU did not confirm that an endpoint left its domain, so that the endpoint may still reach what is mapped there.',
+    advice:
+      'Leave that memory out of use until the endpoint is attached again or the IOMMU was reset; details.status is the answer.',
   },
   IOMMU_DOMAINS: {
     meaning: 'All domains of the IOMMU are in use.',
@@ -61,7 +70,8 @@ export const IOMMU_CODES = {
     advice: 'Mend input_range, domain_range or probe_size.',
   },
   IOMMU_STUCK: {
-    meaning: 'The IOMMU failed or did not answer in time; nothing behind it reaches memory.',
+    meaning:
+      'The IOMMU failed or did not answer in time. Its driver resets it, and after that nothing behind it reaches memory.',
     advice: 'Look at the message and the cause, then reset the IOMMU and the devices behind it.',
   },
 } as const

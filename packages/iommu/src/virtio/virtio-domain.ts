@@ -1,6 +1,7 @@
 import { DMA_FAILED, DMA_OK, type DmaStatus } from '@guestdma/dma'
+import { VIRTIO_IOMMU_S_OK } from '@guestdma/spec'
 import type { IommuDomain } from '../backend/domain.ts'
-import { IommuError } from './errors.ts'
+import { describeRequestStatus, IommuError, NO_STATUS } from './errors.ts'
 import type { ReservedRange } from './probe.ts'
 
 /** What a domain asks of the driver of its IOMMU. */
@@ -12,8 +13,10 @@ export interface DomainOwner {
   queue(domain: VirtioIommuDomain, access: number): void
   /** Sends what is queued and waits until it was answered. */
   settle(): void
-  /** Detaches the domain's endpoint. False where the device did not confirm it. */
-  release(domain: VirtioIommuDomain): boolean
+  /** Detaches the domain's endpoint. Returns OK (0), the status of a DETACH that was refused, or `NO_STATUS`. */
+  release(domain: VirtioIommuDomain): number
+  /** Why the device answers nothing any more; null while it does. */
+  readonly broken: IommuError | null
   /** Whether nothing is lent through any other domain. */
   lendsAlone(domain: VirtioIommuDomain): boolean
 }
@@ -97,17 +100,22 @@ export class VirtioIommuDomain implements IommuDomain {
   }
 
   /**
-   * Detaches the endpoint: all of its mappings go at once, also where single removals were refused. Throws `IOMMU_STUCK`
-   * where the device does not confirm it; they go when the IOMMU is reset or the endpoint is attached again. Called again,
-   * since the platform cut the endpoint off meanwhile, it asks once more and does not throw.
+   * Detaches the endpoint: all of its mappings go at once, also where single removals were refused. Called again, it asks
+   * once more.
+   *
+   * @throws IommuError `IOMMU_DETACH` where the device does not confirm it, each time. The mappings go when the endpoint is
+   *   attached again or the IOMMU is reset. That the platform cut the device off removes none of them: it lets the device
+   *   in again, and they would be there
    */
   dispose(): void {
-    const again = this.disposed
     this.disposed = true
-    if (this.gone || this.iommu.release(this) || again) return
-    throw new IommuError('IOMMU_STUCK', this.name, 'the IOMMU did not confirm that the endpoint was detached', {
-      endpoint: this.endpoint,
-    })
+    if (this.gone) return
+    const { iommu, endpoint, id: domain } = this
+    const status = iommu.release(this)
+    if (status === VIRTIO_IOMMU_S_OK) return
+    const message = `the IOMMU did not confirm that endpoint ${endpoint} was detached: ${describeRequestStatus(status)}`
+    const details = { endpoint, domain, status: status === NO_STATUS ? null : status }
+    throw new IommuError('IOMMU_DETACH', this.name, message, details, { cause: iommu.broken ?? undefined })
   }
 
   whenGone(release: () => void): void {

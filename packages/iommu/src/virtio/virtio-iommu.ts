@@ -67,7 +67,7 @@ import {
 import { Deadline, negotiate, type VirtioTransport, type Wait } from '@guestdma/transport'
 import { type CellArea, QueueTooSmallError, SEGMENT_DEVICE, type Virtqueue } from '@guestdma/virtqueue'
 import { REQUEST_GUEST, REQUEST_IOVA, REQUEST_LENGTH } from '../backend/domain.ts'
-import { describeRequestStatus, IommuError } from './errors.ts'
+import { describeRequestStatus, IommuError, NO_STATUS } from './errors.ts'
 import { address, parseProperties, type ReservedRange } from './probe.ts'
 import { VirtioIommuDomain } from './virtio-domain.ts'
 
@@ -94,8 +94,7 @@ const CELL_WORDS = 10
 const TAIL_WORDS = 2
 /** The device status is read once in so many polls, and rounds of a wait: it is a register access. */
 const STATUS_TURNS = 64
-/** No status of the specification: what a status byte is before the device writes it. */
-const UNWRITTEN = 0xff
+const UNWRITTEN = NO_STATUS
 /** Granules above this would make single mappings too large for the backend's arithmetic. */
 const LARGEST_GRANULE = 65_536
 /** More than any property list needs; the device names the size. */
@@ -515,26 +514,26 @@ export class VirtioIommu {
     return this.domains.every((other) => other === undefined || other === domain || other.lent === 0)
   }
 
-  /** For a domain: detaches its endpoint. Returns whether the device said that it did. */
-  release(domain: VirtioIommuDomain): boolean {
+  /** For a domain: detaches its endpoint. Returns what the device said of that: OK (0), another status, or none (255). */
+  release(domain: VirtioIommuDomain): number {
     if (this.cause === null && !this.wasReset) {
-      if (this.closed) return false
+      if (this.closed) return UNWRITTEN
       this.settle()
       const view = this.controlView()
       view.setUint32(IOMMU_DETACH_DOMAIN, domain.id, true)
       view.setUint32(IOMMU_DETACH_ENDPOINT, domain.endpoint, true)
       const status = this.send(VIRTIO_IOMMU_T_DETACH, IOMMU_DETACH_BYTES, 0)
-      if (status !== STATUS_OK && this.cause === null) return false
+      if (status !== STATUS_OK && this.cause === null) return status
     }
     // A reset has detached everything; one that was asked for may be finished by now.
     try {
-      if (this.cause !== null && !this.wasReset && !this.confirmReset()) return false
+      if (this.cause !== null && !this.wasReset && !this.confirmReset()) return UNWRITTEN
     } catch {
-      return false
+      return UNWRITTEN
     }
     // Not before: an endpoint that is still attached must not meet its domain again under another one's name.
     this.forget(domain)
-    return true
+    return STATUS_OK
   }
 
   private forget(domain: VirtioIommuDomain): void {
@@ -612,7 +611,7 @@ export class VirtioIommu {
   // Nothing is known of any domain from here on, so the device is reset: that detaches all endpoints (§5.13.5).
   private giveUp(why: string, cause?: unknown): void {
     if (this.cause !== null) return
-    const message = `the IOMMU failed: ${why}; nothing behind it reaches memory until it is reset itself`
+    const message = `the IOMMU failed: ${why}; it is reset, and each device behind it has to be reset too`
     this.cause = new IommuError('IOMMU_STUCK', this.name, message, { waitedMs: this.deadline.ms }, { cause })
     for (const domain of this.domains) if (domain !== undefined) domain.broken = true
     try {

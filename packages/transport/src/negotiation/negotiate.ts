@@ -3,6 +3,7 @@ import {
   DMA_FEATURES,
   type DmaBackend,
   type DmaChoice,
+  DmaError,
   type DmaProvider,
   DowngradeRefusedError,
   NoUsableBackendError,
@@ -52,7 +53,8 @@ export interface Negotiated {
  * the ladder: reset, and on to the next candidate. What follows (queues, DRIVER_OK) is the driver's.
  *
  * @throws NoUsableBackendError, DowngradeRefusedError, DmaConflictError, UnknownSchemeError; TransportError
- *   `TRANSPORT_LEGACY`, `TRANSPORT_WAIT`, `TRANSPORT_LOST`; DeviceStuckError
+ *   `TRANSPORT_LEGACY`, `TRANSPORT_WAIT`, `TRANSPORT_LOST`; DeviceStuckError; DmaError `DMA_STILL_REACHABLE` where a
+ *   backend could not be created and what was mapped for it could not be taken away: no other candidate is tried then
  */
 export async function negotiate(options: NegotiationOptions): Promise<Negotiated> {
   const { transport, understood, dependencies = [], providers, dma, wait } = options
@@ -86,6 +88,8 @@ export async function negotiate(options: NegotiationOptions): Promise<Negotiated
         const backend = await provider.create(options.offer(now), features)
         return { features, backend, scheme: provider.id, why, ladder: report(selection.reports, outcomes) }
       } catch (error) {
+        // What a rung left within the device's reach must not pass for one that was only not taken.
+        if (error instanceof DmaError && error.code === 'DMA_STILL_REACHABLE') throw error
         outcomes.set(provider.id, `could not be set up: ${(error as Error).message}`)
         if (!('cause' in failure)) failure = { cause: error }
       }
