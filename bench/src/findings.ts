@@ -47,6 +47,7 @@ export function findingFigures(report: BenchReport): Readonly<Record<string, str
     'counters-transmit': counterTable(results, 'transmit'),
     'counters-receive': counterTable(results, 'receive'),
     'modes-receive': modeTable(one, times),
+    sides: sidesTable(find),
     rings: ringTable(one, times),
     disk: diskTable(find),
     'model-times': timesTable(report),
@@ -209,6 +210,26 @@ function ringTable(one: One, times: Times): string {
       ...['transmit', 'receive'].map((operation) =>
         times(one(operation, backend, 'map', 'packed'), one(operation, backend)),
       ),
+    ]),
+  )
+}
+
+function sidesTable(find: (wanted: Wanted) => BenchResult): string {
+  const works = [
+    ['send', { driver: 'net', operation: 'transmit', bytes: 64 }],
+    ['receive', { driver: 'net', operation: 'receive', bytes: 64 }],
+    ['disk write', { driver: 'blk', operation: 'write', bytes: 512 }],
+  ] as const
+  return markdownTable(
+    ['ns', ...works.flatMap(([title]) => [`${title}: driver`, 'device'])],
+    CURVES.map((backend) => [
+      `\`${backend}\``,
+      ...works.flatMap(([, work]) => {
+        const { driverShare, nsPerOperation } = find({ ...work, backend, mode: 'map', batch: 32 })
+        if (driverShare === undefined)
+          throw new Error('there is no share of the driver; measure anew: pnpm figures --measure')
+        return [driverShare, 1 - driverShare].map((share) => whole(share * nsPerOperation.median))
+      }),
     ]),
   )
 }

@@ -26,6 +26,12 @@ export interface BenchResult extends Subject {
    * comparison takes these: samples of one process depend on each other. Absent in older files.
    */
   readonly processMedians?: readonly number[]
+  /**
+   * The share of the time that is the driver's (0 to 1); the rest is the device's. What an IOMMU does in answer to a
+   * request of the driver's is the driver's time, since it waits for that. Absent where a scenario does not know, and in
+   * older files.
+   */
+  readonly driverShare?: number
   /** JavaScript heap allocated for each operation, in bytes. */
   readonly bytesAllocatedPerOperation: number
   /** Counters of backend and queues, for each operation. */

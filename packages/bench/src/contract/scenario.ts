@@ -6,6 +6,11 @@ export interface Prepared {
   round(): number
   /** Totals so far, by name; differences are divided by operations. */
   counters(): Readonly<Record<string, number>>
+  /**
+   * Calls `run`, which runs rounds, and returns the share of its time that was the driver's turn (0 to 1). For scenarios
+   * that know whose turn it is.
+   */
+  driverShare?(run: () => void): number
   close(): Promise<void>
 }
 

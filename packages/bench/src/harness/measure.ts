@@ -24,6 +24,7 @@ const SAMPLE_MS = 0.5
 // Enough for what the compiler allocates now and then to be small beside it; slow operations get less.
 const HEAP_OPERATIONS = 200_000
 const HEAP_RUNS = 3
+const SHARES = 101
 
 /** Measures one variant. tinybench takes the samples; each is the mean of many rounds. */
 export async function measure(
@@ -48,6 +49,7 @@ export async function measure(
     ...subject,
     nsPerOperation: { median: quantile(samples, 0.5), p05: quantile(samples, 0.05), p95: quantile(samples, 0.95) },
     samples: samples.length,
+    ...shareOf(prepared, rounds),
     bytesAllocatedPerOperation: heapPerOperation(prepared, heapMs),
   }
 }
@@ -75,6 +77,17 @@ export function heapPerOperation(prepared: Prepared, milliseconds: number): numb
     return (twice.bytes - once.bytes) / (twice.operations - once.operations)
   })
   return Math.max(0, differences.sort((a, b) => a - b)[HEAP_RUNS >> 1])
+}
+
+// The median of many, each as short as a sample, so that the scheduler spoils few of them.
+function shareOf(prepared: Prepared, rounds: number): Pick<BenchResult, 'driverShare'> {
+  const share = prepared.driverShare
+  if (share === undefined) return {}
+  const run = (): void => {
+    for (let i = 0; i < rounds; i++) prepared.round()
+  }
+  const shares = Array.from({ length: SHARES }, () => share(run)).sort((a, b) => a - b)
+  return { driverShare: quantile(shares, 0.5) }
 }
 
 // Runs until the compiler has settled, and finds how many rounds a sample takes.

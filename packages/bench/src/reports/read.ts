@@ -32,6 +32,7 @@ import {
   isOrdinal,
   isPositive,
   isRecordOf,
+  isShare,
   isText,
 } from './shape.ts'
 
@@ -55,6 +56,7 @@ const RESULT: Fields<BenchResult> = {
   nsPerOperation: isTimes,
   samples: isOrdinal,
   processMedians: isOptional(isListOf(isPositive, 1)),
+  driverShare: isOptional(isShare),
   // A Node that does not tell what is allocated has no number.
   bytesAllocatedPerOperation: isNullOr(isAmount),
   counters: isRecordOf(isNumber),

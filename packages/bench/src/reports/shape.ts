@@ -22,6 +22,10 @@ export const isText: Check = checkThat('a text', (value) => typeof value === 'st
 export const isFlag: Check = checkThat('true or false', (value) => typeof value === 'boolean')
 export const isAmount: Check = checkThat('a number from 0 on', (value) => Number.isFinite(value) && Number(value) >= 0)
 export const isPositive: Check = checkThat('a number above 0', (value) => Number.isFinite(value) && Number(value) > 0)
+export const isShare: Check = checkThat(
+  'a number from 0 to 1',
+  (value) => Number.isFinite(value) && Number(value) >= 0 && Number(value) <= 1,
+)
 export const isNumber: Check = checkThat('a number', (value) => Number.isFinite(value))
 export const isCount: Check = checkThat(
   'a whole number from 0 on',

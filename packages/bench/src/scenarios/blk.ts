@@ -66,6 +66,7 @@ export function requests(operation: 'read' | 'write', schemes: Schemes): Scenari
           return done
         },
         counters: () => countersOf(machine, 'disk0', sides),
+        driverShare: (run) => sides.driverShare(run),
         close: () => machine.close(),
       }
     },

@@ -56,11 +56,20 @@ function iotlbCounters(port: unknown): Record<string, number> {
   return { iotlbLookups: tlbHits + tlbMisses, iotlbMisses: tlbMisses }
 }
 
+const DRIVER = 0
+const DEVICE = 1
+
 /**
- * Counts accesses to shared memory by the side that makes them: a scenario says whose turn it is. Those to the memory of a
- * device are counted always, as that memory does it anyway; those of a device to guest RAM only where nothing is timed.
+ * Tells the two sides apart: a scenario says whose turn it is. Accesses to shared memory are counted by the side that makes
+ * them: those to the memory of a device always, as that memory does it anyway; those of a device to guest RAM only where
+ * nothing is timed.
  */
 export class Sides {
+  // Milliseconds of each side's turns; no clock is read but within `driverShare`.
+  private readonly spent = new Float64Array(2)
+  private clocked = false
+  private turn = DRIVER
+  private since = 0
   private readonly region: Region | null
   private readonly ram: Region | null
   private readonly meters = { driver: new Meter(), device: new Meter(), dma: new Meter() }
@@ -74,13 +83,35 @@ export class Sides {
   }
 
   driver(): void {
+    if (this.clocked) this.clock(DRIVER)
     if (this.region !== null) this.region.meter = this.meters.driver
     if (this.ram !== null) this.ram.meter = null
   }
 
   device(): void {
+    if (this.clocked) this.clock(DEVICE)
     if (this.region !== null) this.region.meter = this.meters.device
     if (this.ram !== null) this.ram.meter = this.meters.dma
+  }
+
+  /** See `Prepared.driverShare`. */
+  driverShare(run: () => void): number {
+    const { spent } = this
+    spent.fill(0)
+    this.since = performance.now()
+    this.turn = DRIVER
+    this.clocked = true
+    run()
+    this.clock(DRIVER)
+    this.clocked = false
+    return spent[DRIVER] / (spent[DRIVER] + spent[DEVICE])
+  }
+
+  private clock(next: number): void {
+    const now = performance.now()
+    this.spent[this.turn] += now - this.since
+    this.since = now
+    this.turn = next
   }
 
   /** Accesses by side, kind and width in bytes, such as `driverLoads8`, and what went over the bus to guest RAM. */

@@ -70,6 +70,7 @@ export function transmit(schemes: Schemes): Scenario {
           return check(taken, size)
         },
         counters: () => ({ ...countersOf(machine, 'net0', sides), framesSeen: frames }),
+        driverShare: (run) => sides.driverShare(run),
         close: () => machine.close(),
       }
     },
@@ -115,6 +116,7 @@ export function receive(schemes: Schemes): Scenario {
           return check(taken, size)
         },
         counters: () => ({ ...countersOf(machine, 'net0', sides), framesSeen: reader.seen, typesSeen: reader.types }),
+        driverShare: (run) => sides.driverShare(run),
         close: () => machine.close(),
       }
     },
@@ -163,6 +165,7 @@ export function pingPong(schemes: Schemes): Scenario {
           return check(reader.seen - before, 1)
         },
         counters: () => ({ ...countersOf(machine, 'net0', sides), framesSeen: reader.seen, typesSeen: reader.types }),
+        driverShare: (run) => sides.driverShare(run),
         close: () => machine.close(),
       }
     },

@@ -84,6 +84,7 @@ describe('a report', () => {
     ['results.1.backend', GONE, 'results[1].backend: nothing', 'a text'],
     ['results.1.nsPerOperation.median', 0, 'results[1].nsPerOperation.median: 0', 'a number above 0'],
     ['results.1.nsPerOperation.p95', null, 'results[1].nsPerOperation.p95: null', 'a number above 0'],
+    ['results.0.driverShare', 1.1, 'results[0].driverShare: 1.1', 'a number from 0 to 1'],
     ['results.0.processMedians', [], 'results[0].processMedians: []', 'a list of at least 1'],
     ['results.0.processMedians.1', '110', 'results[0].processMedians[1]: "110"', 'a number above 0'],
     ['results.0.bytesAllocatedPerOperation', -1, 'bytesAllocatedPerOperation: -1', 'a number from 0 on'],

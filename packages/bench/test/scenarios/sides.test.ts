@@ -1,5 +1,5 @@
-import { describe, expect, test } from 'vitest'
-import { type Scenario, variantsOf } from '../../src/contract/scenario.ts'
+import { describe, expect, test, vi } from 'vitest'
+import { type Prepared, type Scenario, variantsOf } from '../../src/contract/scenario.ts'
 import { count } from '../../src/harness/count.ts'
 import { modelRow } from '../../src/model/causes.ts'
 import { parametersOf } from '../../src/model/parameters.ts'
@@ -14,6 +14,15 @@ const HEADER = 12
 
 /** What one operation counts in the long run, in the largest batches. */
 async function countersOf(scenario: Scenario, backend: string, bytes: number): Promise<Record<string, number>> {
+  return withPrepared(scenario, backend, bytes, count)
+}
+
+async function withPrepared<T>(
+  scenario: Scenario,
+  backend: string,
+  bytes: number,
+  use: (prepared: Prepared) => T,
+): Promise<T> {
   const batch = scenario.batches.includes(32) ? 32 : Math.max(...scenario.batches)
   const subject = variantsOf(scenario, backend).find((one) => {
     return (
@@ -29,7 +38,7 @@ async function countersOf(scenario: Scenario, backend: string, bytes: number): P
     counting: true,
   })
   try {
-    return count(prepared)
+    return use(prepared)
   } finally {
     await prepared.close()
   }
@@ -77,6 +86,26 @@ describe('accesses to the memory of a device', () => {
       deviceLocalReads: null,
     })
   })
+})
+
+test.each([
+  ['transmit', transmit, 64],
+  ['receive', receive, 64],
+  ['write', write, 512],
+])('the time of a round is shared out by whose turn it is: %s', async (_, scenario, bytes) => {
+  const share = await withPrepared(scenario, 'direct', bytes, (prepared) => {
+    let now = 0
+    const clock = vi.spyOn(performance, 'now').mockImplementation(() => now++)
+    try {
+      // The driver begins and ends each round, with one turn of the device's between.
+      return prepared.driverShare?.(() => {
+        for (let i = 0; i < 3; i++) prepared.round()
+      })
+    } finally {
+      clock.mockRestore()
+    }
+  })
+  expect(share).toBe(4 / 7)
 })
 
 test('every scheme that is measured counts what the model needs of it', async () => {
