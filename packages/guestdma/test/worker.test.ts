@@ -120,7 +120,7 @@ describe('a device in a worker', () => {
     const [direct, translated] = [scheme === 'direct', isTranslated(scheme)]
     // The mailbox, one buffer of memory, and the changes of translations where there are any.
     expect(inventory.map(({ path, bytes }) => [path, bytes])).toEqual([
-      ['messages.0.mailbox', 256],
+      ['messages.0.mailbox', 512],
       ['messages.0.windows.0.memory', direct || translated ? 8 << 20 : 2 << 20],
       ...(translated ? [['messages.0.translations', 42_752]] : []),
     ])
