@@ -1,10 +1,10 @@
 import { Worker } from 'node:worker_threads'
 import { type BusWindow, everything } from '@guestdma/devices'
-import { DeviceWorker, type DeviceWorkerOptions } from '@guestdma/devices/worker'
+import { DeviceWorker, type DeviceWorkerOptions, type WorkerPciOptions } from '@guestdma/devices/worker'
 import type { DmaScheme, PoolFact } from '@guestdma/dma'
 import { type DeviceAddress, GuestMemory, Region } from '@guestdma/memory'
 import { VIRTIO_F_RING_PACKED } from '@guestdma/spec'
-import { MmioTransport } from '@guestdma/transport'
+import { assignBars, MmioTransport, PciTransport, type VirtioTransport } from '@guestdma/transport'
 import {
   createMachine,
   type DeviceConfig,
@@ -29,6 +29,9 @@ export const WORKER_SCHEMES = [
   'shared-pages',
 ] as const
 export type WorkerScheme = (typeof WORKER_SCHEMES)[number]
+/** Registers over mmio, or a PCI function with INTx or with MSI-X. */
+export const BUSES = ['mmio', 'intx', 'msix'] as const
+export type Bus = (typeof BUSES)[number]
 export const FORMATS = ['split', 'packed'] as const
 
 /** Is guest RAM in the worker, where its port translates? */
@@ -36,14 +39,18 @@ export const isTranslated = (scheme: WorkerScheme): boolean =>
   scheme.startsWith('virtio-iommu') || scheme === 'shared-pages'
 
 const RAM_BYTES = 8 << 20
-const POOL_BYTES = 2 << 20
-const POOL_DEVICE = 0x4000_0000
+export const POOL_BYTES = 2 << 20
+export const POOL_DEVICE = 0x4000_0000
+export const DOORBELL = { base: 0xfee0_0000, length: 0x10_0000 } as const
 
 export interface Wanted {
   /** `attack` is a network device. */
   readonly type: 'net' | 'blk' | 'attack'
   readonly scheme: WorkerScheme
   readonly packed?: boolean
+  /** Default: mmio. */
+  readonly bus?: Bus
+  readonly pci?: WorkerPciOptions
   readonly config?: WorkerConfig
   /** For the machine's entry of the device. */
   readonly entry?: Partial<RemoteConfig>
@@ -85,10 +92,37 @@ function given(scheme: WorkerScheme, memory: GuestMemory): { schemes: DmaScheme[
   return { schemes: [made], windows: [{ base: POOL_DEVICE, ...window }] }
 }
 
+/** How a driver reaches the device of a worker. */
+function reach(worker: DeviceWorker, bus: Bus): VirtioTransport {
+  const transport = bus === 'mmio' ? MmioTransport.probe(worker.registers, 'far') : reachFunction(worker, bus)
+  if (transport === null) throw new Error('no device')
+  return transport
+}
+
+function reachFunction({ pci }: DeviceWorker, bus: Bus): PciTransport | null {
+  let next = 0xe000_0000
+  assignBars(pci, ({ size, prefetchable }) => {
+    // Memory on the device is where the scheme says.
+    if (prefetchable) return POOL_DEVICE
+    next = Math.ceil(next / size) * size + size
+    return next - size
+  })
+  const swiotlbMemory = { base: POOL_DEVICE, length: POOL_BYTES }
+  const transport = PciTransport.probe(pci, 'far', { swiotlbRfc: true, swiotlbMemory })
+  if (bus === 'msix' && transport !== null) {
+    const used = transport.useMessages({ address: () => DOORBELL.base, data: (vector) => vector })
+    if (!used) throw new Error('no messages')
+    pci.onMessage = (_address, data) => transport.messageArrived(data)
+  }
+  return transport
+}
+
 export async function threads({
   type,
   scheme,
   packed = false,
+  bus = 'mmio',
+  pci,
   config = {},
   entry,
   deadlineMs,
@@ -104,6 +138,7 @@ export async function threads({
     windows,
     translated,
     config: { ...config, offer: [...(config.offer ?? []), ...(packed ? [VIRTIO_F_RING_PACKED] : [])] },
+    ...(bus === 'mmio' ? {} : { pci: { doorbell: DOORBELL, swiotlb: scheme === 'on-device', ...pci } }),
     spawn: () => {
       thread = new Worker(new URL('./worker-device.ts', import.meta.url))
       return thread
@@ -111,8 +146,7 @@ export async function threads({
     ...(deadlineMs === undefined ? {} : { deadlineMs }),
   }
   const worker = await DeviceWorker.start(options)
-  const transport = MmioTransport.probe(worker.registers, 'far')
-  if (transport === null) throw new Error('no device')
+  const transport = reach(worker, bus)
   const { listen, detach, enforcedBy, translations } = worker
   const kind = type === 'blk' ? 'blk' : 'net'
   const device: RemoteConfig = {
