@@ -193,7 +193,7 @@ describe('what a worker is given', () => {
       'a type that the script does not make',
       { type: 'gpu' },
       'WORKER_FAILED',
-      /'gpu'; it makes: blk, net, busy, probe, broken/,
+      /'gpu'; it makes: blk, net, odd, busy, probe, broken/,
     ],
     ['a name that every object has', { type: 'toString' }, 'WORKER_FAILED', /no device of type 'toString'/],
     ['a device that cannot be made', { type: 'broken' }, 'WORKER_FAILED', /no such file/],

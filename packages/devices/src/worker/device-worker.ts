@@ -306,6 +306,7 @@ export class DeviceWorker {
 
   private message(address: unknown, data: unknown): void {
     if (this.bus.lost !== null) return
+    this.bus.interrupted()
     this.function?.message(address, data)
     this.tell()
   }

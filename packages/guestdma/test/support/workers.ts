@@ -31,7 +31,7 @@ export const WORKER_SCHEMES = [
 export type WorkerScheme = (typeof WORKER_SCHEMES)[number]
 /** Registers over mmio, or a PCI function with INTx or with MSI-X. */
 export const BUSES = ['mmio', 'intx', 'msix'] as const
-export type Bus = (typeof BUSES)[number]
+type Bus = (typeof BUSES)[number]
 export const FORMATS = ['split', 'packed'] as const
 
 /** Is guest RAM in the worker, where its port translates? */
@@ -41,7 +41,7 @@ export const isTranslated = (scheme: WorkerScheme): boolean =>
 const RAM_BYTES = 8 << 20
 export const POOL_BYTES = 2 << 20
 export const POOL_DEVICE = 0x4000_0000
-export const DOORBELL = { base: 0xfee0_0000, length: 0x10_0000 } as const
+const DOORBELL = { base: 0xfee0_0000, length: 0x10_0000 } as const
 
 export interface Wanted {
   /** `attack` is a network device. */
