@@ -297,6 +297,9 @@ describe('a restart of a worker', () => {
     pci.config.write(0x3c, 1, 9)
     const driver = useMessages(pci, DOORBELL.base)
     driver.command = MASTER | INTX_DISABLE
+    // These are lost, and are not brought back: the BAR is off, and pending bits are read-only.
+    pci.bar(1)?.write(24, 4, 88)
+    pci.bar(1)?.write(0x1000, 4, 1)
     for (const round of [0, 1]) {
       if (round === 1) await latest.terminate()
       await worker.restart()
@@ -356,7 +359,7 @@ describe('a restart of a worker', () => {
 
 describe('what cannot be is refused with what is wrong', () => {
   const bar = { kind: 'memory', size: 0x4000, wide: false, prefetchable: false }
-  const described = { bars: [bar, null, null, null, null, null], doorbells: 0x3000, msix: 0 }
+  const described = { bars: [bar, null, null, null, null, null], doorbells: 0x3000, msix: 0, table: 0 }
   const translated = { translated: true } as const
   const nowhere = { doorbell: { base: -1, length: 4 } } as const
   const refused = (pci: WorkerPciOptions, options: Partial<DeviceWorkerOptions> = {}): Promise<unknown> =>
@@ -393,6 +396,8 @@ describe('what cannot be is refused with what is wrong', () => {
     ['the last one 64 bits wide', { ...described, bars: [null, null, null, null, null, { ...bar, wide: true }] }],
     ['doorbells nowhere', { ...described, doorbells: 'x' }],
     ['MSI-X outside', { ...described, msix: 256 }],
+    ['no table', { ...described, table: -1 }],
+    ['holes', { ...described, bars: [undefined, null, null, null, null, null] }],
   ])('a worker that describes %s', async (_what, config) => {
     const spawn = (): Worker => new Worker(SCRIBBLER)
     expect(await refused({}, { config, spawn, deadlineMs: 50 })).toMatchObject({ code: 'WORKER_FAILED' })

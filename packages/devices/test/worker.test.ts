@@ -17,6 +17,8 @@ import {
   MMIO_MAGIC,
   MMIO_MAGIC_VALUE,
   MMIO_QUEUE_NOTIFY,
+  MMIO_QUEUE_SEL,
+  MMIO_QUEUE_SIZE_MAX,
   MMIO_STATUS,
   STATUS_ACKNOWLEDGE,
   STATUS_DEVICE_NEEDS_RESET,
@@ -303,6 +305,17 @@ describe('the end of a worker', () => {
       expect(registers.read(MMIO_STATUS, 4)).toBe(0)
       expect(registers.read(MMIO_DEVICE_ID, 4)).toBe(DEVICE_ID_BLOCK)
     }
+  })
+
+  it('a reset of the machine resets registers and device, and leaves the worker', async () => {
+    const worker = await live()
+    worker.registers.write(MMIO_QUEUE_SEL, 4, 9)
+    const before = latest
+    worker.reset()
+    expect(worker.registers.read(MMIO_STATUS, 4)).toBe(0)
+    expect([worker.registers.read(MMIO_QUEUE_SIZE_MAX, 4), latest === before]).toEqual([256, true])
+    expect(worker.detach()).toBe(true)
+    expect(thrown(() => worker.reset())).toBe('WORKER_ENDED')
   })
 
   it('restarts that are asked for at the same time follow each other, and leave one worker', async () => {

@@ -63,6 +63,8 @@ export interface DescribedFunction {
   readonly doorbells: number
   /** Where the MSI-X capability is, or 0. */
   readonly msix: number
+  /** Bytes of the MSI-X table, which begins its BAR. */
+  readonly table: number
 }
 
 export interface DescribedBar {

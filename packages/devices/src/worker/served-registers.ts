@@ -1,5 +1,14 @@
 import type { RegisterBus } from '@guestdma/memory'
-import { MMIO_INTERRUPT_ACK, PCI_BAR_PREFETCHABLE, PCI_BAR_TYPE_64, PCI_BAR0, PCI_BARS } from '@guestdma/spec'
+import {
+  MMIO_INTERRUPT_ACK,
+  MSIX_CONTROL,
+  MSIX_CONTROL_SIZE_MASK,
+  MSIX_ENTRY_BYTES,
+  PCI_BAR_PREFETCHABLE,
+  PCI_BAR_TYPE_64,
+  PCI_BAR0,
+  PCI_BARS,
+} from '@guestdma/spec'
 import type { VirtioDevice } from '../device/virtio-device.ts'
 import { MmioRegisters } from '../mmio/mmio-registers.ts'
 import { NOTIFY_MULTIPLIER, SWIOTLB_BAR } from '../pci/options.ts'
@@ -78,11 +87,18 @@ export function servePci(
   })
   if (swiotlb) follow()
   const indices = Array.from({ length: PCI_BARS }, (_, i) => i)
+  const { msixAt } = pci
+  const vectors = msixAt === 0 ? 0 : 1 + (pci.config.read(msixAt + MSIX_CONTROL, 2) & MSIX_CONTROL_SIZE_MASK)
   const at = doorbellOffset(device.config.bytes.length)
   return {
     spaces: [...indices.map((i) => pci.bar(i)), pci.config],
     doorbells: pciLayout(at, options.notifyMultiplier ?? NOTIFY_MULTIPLIER).doorbells,
-    described: { bars: indices.map((i) => describe(pci, i)), doorbells: at, msix: pci.msixAt },
+    described: {
+      bars: indices.map((i) => describe(pci, i)),
+      doorbells: at,
+      msix: msixAt,
+      table: vectors * MSIX_ENTRY_BYTES,
+    },
     reset: () => pci.reset(),
   }
 }

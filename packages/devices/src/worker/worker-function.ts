@@ -88,11 +88,10 @@ export class WorkerFunction {
     )
     this.registers.layout = pciLayout(described.doorbells, this.options.notifyMultiplier ?? NOTIFY_MULTIPLIER)
     const kept = [...this.kept.values()]
-    this.kept.clear()
     // The table is within reach whatever the command was last, and that comes at the end.
     this.registers.write(CONFIG_SPACE, PCI_COMMAND, 2, PCI_COMMAND_MEMORY)
-    for (const write of kept) if (write.space === MSIX_BAR) this.write(write)
-    for (const write of kept) if (write.space === CONFIG_SPACE) this.write(write)
+    for (const write of kept) if (write.space === MSIX_BAR) this.pass(write)
+    for (const write of kept) if (write.space === CONFIG_SPACE) this.pass(write)
     this.registers.write(CONFIG_SPACE, PCI_COMMAND, 2, space.command)
   }
 
@@ -111,21 +110,27 @@ export class WorkerFunction {
   }
 
   private write(write: Kept): void {
-    const { space, offset, size, value } = write
-    this.registers.write(space, offset, size, value)
-    if (!this.isKept(space, offset, size)) return
+    const { space, offset, size } = write
+    // Before it: the command decides whether a write to the table is one.
+    const isKept = this.isKept(write)
+    this.pass(write)
+    if (!isKept) return
     const key = (space * 2 ** 32 + offset) * 8 + size
     this.kept.delete(key)
     this.kept.set(key, write)
-    if (space === CONFIG_SPACE && offset < PCI_HEADER_SIZE) this.space?.write(offset, size, value)
+  }
+
+  private pass({ space, offset, size, value }: Kept): void {
+    this.registers.write(space, offset, size, value)
+    if (space === CONFIG_SPACE && offset >= 0 && offset < PCI_HEADER_SIZE) this.space?.write(offset, size, value)
   }
 
   // The header, MSI-X's control and MSI-X's table. What else can be written has effects, or is the device's.
-  private isKept(space: number, offset: number, size: number): boolean {
+  private isKept({ space, offset, size }: Kept): boolean {
+    const { msix = 0, table = 0 } = this.described ?? {}
     if (!(offset >= 0) || offset % size !== 0) return false
-    const { msix = 0, bars = [] } = this.described ?? {}
-    if (space === MSIX_BAR) return size === 4 && offset < (bars[MSIX_BAR]?.size ?? 0)
-    return offset < PCI_HEADER_SIZE || (msix > 0 && offset - (offset % 4) === msix)
+    if (space === CONFIG_SPACE) return offset < PCI_HEADER_SIZE || (msix > 0 && offset - (offset % 4) === msix)
+    return size === 4 && offset < table && ((this.space?.command ?? 0) & PCI_COMMAND_MEMORY) !== 0
   }
 
   private moved(): void {
@@ -136,14 +141,15 @@ export class WorkerFunction {
 }
 
 function isFunction(said: unknown): said is DescribedFunction {
-  const { bars, doorbells, msix } = (said ?? {}) as Partial<DescribedFunction>
+  const { bars, doorbells, msix, table } = (said ?? {}) as Partial<DescribedFunction>
   return (
     Array.isArray(bars) &&
     bars.length === PCI_BARS &&
-    bars.every((bar, i) => bar === null || (isBar(bar) && !(bar.wide && bars[i + 1] !== null))) &&
+    bars.every((bar, i) => bar === null || (isBar(bar ?? {}) && !(bar.wide && bars[i + 1] !== null))) &&
     isCount(doorbells) &&
     isCount(msix) &&
-    msix < PCI_CONFIG_SIZE
+    msix < PCI_CONFIG_SIZE &&
+    isCount(table)
   )
 }
 
