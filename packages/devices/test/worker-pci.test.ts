@@ -148,6 +148,23 @@ describe('a PCI function in a worker', () => {
     expect(codeOf(() => pci.bar(0)?.write(0x3000, 2, 0))).toBe('WORKER_ENDED')
   })
 
+  it('rings doorbells without waiting, of a worker that hangs too, and waits for anything else', async () => {
+    const worker = await start({}, { type: 'probe', deadlineMs: 200 })
+    const { pci } = worker
+    pci.config.write(4, 2, MEMORY | MASTER)
+    // In which this device hangs.
+    pci.bar(0)?.write(0x3004, 2, 1)
+    await settled()
+    expect([0, 1].map((queue) => codeOf(() => pci.bar(0)?.write(0x3000 + 4 * queue, 2, queue)))).toEqual([
+      'nothing',
+      'nothing',
+    ])
+    expect(codeOf(() => pci.config.read(0, 4))).toBe('WORKER_DEADLINE')
+    expect(codeOf(() => pci.bar(0)?.write(0x3000, 2, 0))).toBe('WORKER_DEADLINE')
+    await worker.restart()
+    expect(pci.config.read(4, 2)).toBe(MEMORY | MASTER)
+  })
+
   it('is reached through its access capability, doorbells included (§4.1.4.9)', async () => {
     const { pci } = await start({})
     const driver = new PciDriver(pci)
@@ -293,6 +310,8 @@ describe('a restart of a worker', () => {
   it('leaves BARs, command and MSI-X as they were, whatever was written last, and resets the device', async () => {
     const worker = await start({ doorbell: DOORBELL })
     const { pci } = worker
+    pci.config.write(0x10, 4, 0xd000_0000)
+    pci.config.write(0x12, 2, 0xc000)
     pci.config.write(0x10, 4, 0xe000_0000)
     pci.config.write(0x3c, 1, 9)
     const driver = useMessages(pci, DOORBELL.base)

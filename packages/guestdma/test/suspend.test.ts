@@ -2,7 +2,8 @@ import { STATUS_DRIVER_OK, STATUS_SUSPEND, VIRTIO_F_SUSPEND } from '@guestdma/sp
 import { describe, expect, it } from 'vitest'
 import { CASES, expectBroken, expectServed, heldDisk, sendEight, tokensOf, withDisk, withNet } from './support/held.ts'
 import { outcome, pattern, settled } from './support/machines.ts'
-import { BUSES, threads } from './support/workers.ts'
+import { BUSES } from './support/worker-bus.ts'
+import { threads } from './support/workers.ts'
 
 const BYTES = pattern(64 << 10)
 const SUSPENDED = 11 | STATUS_SUSPEND

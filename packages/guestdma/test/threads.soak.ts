@@ -1,6 +1,7 @@
 import { inject, test } from 'vitest'
 import { blkSoak, netSoak, type SoakGoal } from './support/threads-soak.ts'
-import { BUSES, FORMATS, WORKER_SCHEMES } from './support/workers.ts'
+import { BUSES } from './support/worker-bus.ts'
+import { FORMATS, WORKER_SCHEMES } from './support/workers.ts'
 
 const { seed, milliseconds } = inject('soak')
 

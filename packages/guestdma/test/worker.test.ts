@@ -12,18 +12,9 @@ import type { PciTransport } from '@guestdma/transport'
 import type { RemoteConfig } from 'guestdma'
 import { afterEach, describe, expect, it } from 'vitest'
 import { BASE, pattern } from './support/machines.ts'
+import { BUSES, POOL_BYTES, POOL_DEVICE } from './support/worker-bus.ts'
 import type { Inventory, InventoryRequest } from './support/worker-device.ts'
-import {
-  BUSES,
-  FORMATS,
-  isTranslated,
-  POOL_BYTES,
-  POOL_DEVICE,
-  type Threads,
-  threads,
-  type Wanted,
-  WORKER_SCHEMES,
-} from './support/workers.ts'
+import { FORMATS, isTranslated, type Threads, threads, type Wanted, WORKER_SCHEMES } from './support/workers.ts'
 
 const open: Threads[] = []
 afterEach(async () => {

@@ -4,7 +4,6 @@ import { DeviceWorker, type DeviceWorkerOptions, type WorkerPciOptions } from '@
 import type { DmaScheme, PoolFact } from '@guestdma/dma'
 import { type DeviceAddress, GuestMemory, Region } from '@guestdma/memory'
 import { VIRTIO_F_RING_PACKED } from '@guestdma/spec'
-import { assignBars, MmioTransport, PciTransport, type VirtioTransport } from '@guestdma/transport'
 import {
   createMachine,
   type DeviceConfig,
@@ -17,6 +16,7 @@ import {
   virtioIommuScheme,
 } from 'guestdma'
 import { BASE } from './machines.ts'
+import { type Bus, DOORBELL, POOL_BYTES, POOL_DEVICE, reach } from './worker-bus.ts'
 import type { WorkerConfig } from './worker-device.ts'
 
 export const WORKER_SCHEMES = [
@@ -29,9 +29,6 @@ export const WORKER_SCHEMES = [
   'shared-pages',
 ] as const
 export type WorkerScheme = (typeof WORKER_SCHEMES)[number]
-/** Registers over mmio, or a PCI function with INTx or with MSI-X. */
-export const BUSES = ['mmio', 'intx', 'msix'] as const
-type Bus = (typeof BUSES)[number]
 export const FORMATS = ['split', 'packed'] as const
 
 /** Is guest RAM in the worker, where its port translates? */
@@ -39,9 +36,6 @@ export const isTranslated = (scheme: WorkerScheme): boolean =>
   scheme.startsWith('virtio-iommu') || scheme === 'shared-pages'
 
 const RAM_BYTES = 8 << 20
-export const POOL_BYTES = 2 << 20
-export const POOL_DEVICE = 0x4000_0000
-const DOORBELL = { base: 0xfee0_0000, length: 0x10_0000 } as const
 
 export interface Wanted {
   /** `attack` is a network device. */
@@ -90,31 +84,6 @@ function given(scheme: WorkerScheme, memory: GuestMemory): { schemes: DmaScheme[
   const made =
     scheme === 'on-device' ? onDeviceScheme({ memory: pool, bit: 'absent' }) : sharedPoolScheme({ memory: pool })
   return { schemes: [made], windows: [{ base: POOL_DEVICE, ...window }] }
-}
-
-/** How a driver reaches the device of a worker. */
-function reach(worker: DeviceWorker, bus: Bus): VirtioTransport {
-  const transport = bus === 'mmio' ? MmioTransport.probe(worker.registers, 'far') : reachFunction(worker, bus)
-  if (transport === null) throw new Error('no device')
-  return transport
-}
-
-function reachFunction({ pci }: DeviceWorker, bus: Bus): PciTransport | null {
-  let next = 0xe000_0000
-  assignBars(pci, ({ size, prefetchable }) => {
-    // Memory on the device is where the scheme says.
-    if (prefetchable) return POOL_DEVICE
-    next = Math.ceil(next / size) * size + size
-    return next - size
-  })
-  const swiotlbMemory = { base: POOL_DEVICE, length: POOL_BYTES }
-  const transport = PciTransport.probe(pci, 'far', { swiotlbRfc: true, swiotlbMemory })
-  if (bus === 'msix' && transport !== null) {
-    const used = transport.useMessages({ address: () => DOORBELL.base, data: (vector) => vector })
-    if (!used) throw new Error('no messages')
-    pci.onMessage = (_address, data) => transport.messageArrived(data)
-  }
-  return transport
 }
 
 export async function threads({
