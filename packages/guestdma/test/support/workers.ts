@@ -48,6 +48,8 @@ export interface Wanted {
   readonly config?: WorkerConfig
   /** For the machine's entry of the device. */
   readonly entry?: Partial<RemoteConfig>
+  /** Nobody is told of interrupts. */
+  readonly silent?: boolean
   readonly deadlineMs?: number
   /** Default: whether the scheme decides on addresses. */
   readonly translated?: boolean
@@ -94,6 +96,7 @@ export async function threads({
   pci,
   config = {},
   entry,
+  silent = false,
   deadlineMs,
   translated = isTranslated(scheme),
   others = [],
@@ -122,7 +125,7 @@ export async function threads({
     type: kind,
     name: 'far',
     transport,
-    listen,
+    ...(silent ? {} : { listen }),
     detach,
     enforcedBy,
     translations,
