@@ -6,5 +6,8 @@
  *
  * @packageDocumentation
  */
-export { DeviceWorker, type DeviceWorkerOptions, type WorkerLike } from './worker/device-worker.ts'
+export { DeviceWorker, type DeviceWorkerOptions } from './worker/device-worker.ts'
+export type { WorkerPciOptions } from './worker/messages.ts'
 export { serveDevice, type WorkerDeviceMaker, type WorkerDeviceSetup, type WorkerScope } from './worker/serve-device.ts'
+export type { WorkerFunction } from './worker/worker-function.ts'
+export type { WorkerLike } from './worker/worker-like.ts'

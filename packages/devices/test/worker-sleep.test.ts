@@ -13,6 +13,7 @@ import {
   REQUEST,
   ringBell,
 } from '../src/worker/mailbox.ts'
+import { MMIO_LAYOUT } from '../src/worker/register-layout.ts'
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -34,7 +35,8 @@ async function history(
 ): Promise<Int32Array> {
   const words = new Int32Array(new SharedArrayBuffer(MAILBOX_BYTES))
   const device = new NetDevice({ name: 'net', port: nothing('net') })
-  const loop = new DeviceLoop(words, device, { read: () => 0, write: () => {} })
+  const bus = { read: () => 0, write: () => {} }
+  const loop = new DeviceLoop(words, device, { spaces: [bus], doorbells: MMIO_LAYOUT.doorbells, reset: () => {} })
   const { load, store } = Atomics
   let step = Number.NEGATIVE_INFINITY
   const before = (): void => {

@@ -17,6 +17,8 @@ import {
   MMIO_MAGIC,
   MMIO_MAGIC_VALUE,
   MMIO_QUEUE_NOTIFY,
+  MMIO_QUEUE_SEL,
+  MMIO_QUEUE_SIZE_MAX,
   MMIO_STATUS,
   STATUS_ACKNOWLEDGE,
   STATUS_DEVICE_NEEDS_RESET,
@@ -25,7 +27,6 @@ import {
   STATUS_FEATURES_OK,
 } from '@guestdma/spec'
 import { afterEach, describe, expect, it, vi } from 'vitest'
-import type { WorkerRegisters } from '../src/worker/worker-registers.ts'
 
 const DISK = 1 << 16
 const open: DeviceWorker[] = []
@@ -39,10 +40,17 @@ const SCRIPT = new URL('./support/worker-device.ts', import.meta.url)
 const SCRIBBLER = new URL('./support/worker-scribbler.ts', import.meta.url)
 
 let latest: Worker
+/** The mailbox of the latest one. */
+let mailbox: Int32Array
 
 async function start(options: Partial<DeviceWorkerOptions> = {}): Promise<DeviceWorker> {
   const spawn = (): Worker => {
     latest = new Worker(SCRIPT)
+    const post = latest.postMessage.bind(latest)
+    latest.postMessage = (message) => {
+      if (message.mailbox !== undefined) mailbox = new Int32Array(message.mailbox)
+      post(message)
+    }
     return latest
   }
   const config = { disk: new SharedArrayBuffer(DISK) }
@@ -187,7 +195,7 @@ describe('what a worker is given', () => {
       'a type that the script does not make',
       { type: 'gpu' },
       'WORKER_FAILED',
-      /'gpu'; it makes: blk, net, busy, probe, broken/,
+      /'gpu'; it makes: blk, net, odd, busy, probe, broken/,
     ],
     ['a name that every object has', { type: 'toString' }, 'WORKER_FAILED', /no device of type 'toString'/],
     ['a device that cannot be made', { type: 'broken' }, 'WORKER_FAILED', /no such file/],
@@ -299,6 +307,17 @@ describe('the end of a worker', () => {
     }
   })
 
+  it('a reset of the machine resets registers and device, and leaves the worker', async () => {
+    const worker = await live()
+    worker.registers.write(MMIO_QUEUE_SEL, 4, 9)
+    const before = latest
+    worker.reset()
+    expect(worker.registers.read(MMIO_STATUS, 4)).toBe(0)
+    expect([worker.registers.read(MMIO_QUEUE_SIZE_MAX, 4), latest === before]).toEqual([256, true])
+    expect(worker.detach()).toBe(true)
+    expect(thrown(() => worker.reset())).toBe('WORKER_ENDED')
+  })
+
   it('restarts that are asked for at the same time follow each other, and leave one worker', async () => {
     let spawned = 0
     let ended = 0
@@ -326,7 +345,7 @@ describe('nonsense in the mailbox', () => {
     const { registers } = worker
     let state = 7
     for (let round = 0; round < 20; round++) {
-      const { words } = registers as WorkerRegisters
+      const words = mailbox
       for (let i = 0; i < 2000; i++) {
         state = (Math.imul(state, 1664525) + 1013904223) | 0
         const word = (state >>> 8) % words.length

@@ -1,4 +1,5 @@
 import { describe, expect, test } from 'vitest'
+import { BUSES, DOORBELL, reach } from './support/worker-bus.ts'
 
 describe('in a page', () => {
   test('memory can be shared with a worker', () => {
@@ -43,11 +44,10 @@ describe('in a page', () => {
     await machine.close()
   })
 
-  test('a disk works in a worker, which has the pool and nothing of the guest', async () => {
+  test.each(BUSES)('a disk works in a worker over %s, which has the pool and nothing of the guest', async (bus) => {
     const { createMachine, sharedPoolScheme } = await import('guestdma')
     const { DeviceWorker } = await import('@guestdma/devices/worker')
     const { deviceAddress, Region } = await import('@guestdma/memory')
-    const { MmioTransport } = await import('@guestdma/transport')
     const region = new Region(new SharedArrayBuffer(1 << 20), 'pool')
     const pool = { device: deviceAddress(0x4000_0000), window: { region, offset: 0, length: region.length } }
     const disk = new SharedArrayBuffer(1 << 16)
@@ -58,9 +58,9 @@ describe('in a page', () => {
       windows: [{ base: pool.device, ...pool.window }],
       spawn: () => new Worker(new URL('./support/page-worker.ts', import.meta.url), { type: 'module' }),
       deadlineMs: 200,
+      ...(bus === 'mmio' ? {} : { pci: { doorbell: DOORBELL } }),
     })
-    const transport = MmioTransport.probe(worker.registers, 'far')
-    if (transport === null) throw new Error('no device')
+    const transport = reach(worker, bus)
     const { listen, detach, enforcedBy } = worker
     expect(enforcedBy).toBe('construction')
     const machine = await createMachine({
@@ -88,42 +88,42 @@ describe('in a page', () => {
     await worker.close()
   })
 
-  test.each(['virtio-iommu', 'shared-pages'])(
-    'a disk works in a worker over %s, which translates by a copy there',
-    async (id) => {
-      const { createMachine, sharedPagesScheme, virtioIommuScheme } = await import('guestdma')
-      const { everything } = await import('@guestdma/devices')
-      const { DeviceWorker } = await import('@guestdma/devices/worker')
-      const { GuestMemory } = await import('@guestdma/memory')
-      const { MmioTransport } = await import('@guestdma/transport')
-      const bytes = 16 << 20
-      const memory = new GuestMemory([{ base: 0x8000_0000, length: bytes, memory: new SharedArrayBuffer(bytes) }])
-      const worker = await DeviceWorker.start({
-        name: 'far',
-        type: 'blk',
-        config: { disk: new SharedArrayBuffer(1 << 16) },
-        windows: everything(memory).windows,
-        translated: true,
-        spawn: () => new Worker(new URL('./support/page-worker.ts', import.meta.url), { type: 'module' }),
-      })
-      const transport = MmioTransport.probe(worker.registers, 'far')
-      if (transport === null) throw new Error('no device')
-      const { listen, detach, enforcedBy, translations } = worker
-      const machine = await createMachine({
-        memory,
-        schemes: [id === 'shared-pages' ? sharedPagesScheme() : virtioIommuScheme()],
-        devices: [{ type: 'blk', name: 'far', transport, listen, detach, enforcedBy, translations }],
-      })
-      expect(machine.device('far').negotiated.backend.traits.enforcedBy).toBe('trusted-code')
-      for (const value of [7, 9]) {
-        const written = new Uint8Array(4096).fill(value)
-        await machine.run(machine.blk('far').writeBytes(8, written))
-        expect(await machine.run(machine.blk('far').readBytes(8, 4096))).toEqual(written)
-        await worker.restart()
-        await machine.reset('far')
-      }
-      await machine.close()
-      await worker.close()
-    },
-  )
+  test.each([
+    ['virtio-iommu', 'mmio'],
+    ['virtio-iommu', 'msix'],
+    ['shared-pages', 'intx'],
+  ] as const)('a disk works in a worker over %s and %s, which translates by a copy there', async (id, bus) => {
+    const { createMachine, sharedPagesScheme, virtioIommuScheme } = await import('guestdma')
+    const { everything } = await import('@guestdma/devices')
+    const { DeviceWorker } = await import('@guestdma/devices/worker')
+    const { GuestMemory } = await import('@guestdma/memory')
+    const bytes = 16 << 20
+    const memory = new GuestMemory([{ base: 0x8000_0000, length: bytes, memory: new SharedArrayBuffer(bytes) }])
+    const worker = await DeviceWorker.start({
+      name: 'far',
+      type: 'blk',
+      config: { disk: new SharedArrayBuffer(1 << 16) },
+      windows: everything(memory).windows,
+      translated: true,
+      ...(bus === 'mmio' ? {} : { pci: { doorbell: DOORBELL } }),
+      spawn: () => new Worker(new URL('./support/page-worker.ts', import.meta.url), { type: 'module' }),
+    })
+    const transport = reach(worker, bus)
+    const { listen, detach, enforcedBy, translations } = worker
+    const machine = await createMachine({
+      memory,
+      schemes: [id === 'shared-pages' ? sharedPagesScheme() : virtioIommuScheme()],
+      devices: [{ type: 'blk', name: 'far', transport, listen, detach, enforcedBy, translations }],
+    })
+    expect(machine.device('far').negotiated.backend.traits.enforcedBy).toBe('trusted-code')
+    for (const value of [7, 9]) {
+      const written = new Uint8Array(4096).fill(value)
+      await machine.run(machine.blk('far').writeBytes(8, written))
+      expect(await machine.run(machine.blk('far').readBytes(8, 4096))).toEqual(written)
+      await worker.restart()
+      await machine.reset('far')
+    }
+    await machine.close()
+    await worker.close()
+  })
 })

@@ -2,6 +2,7 @@ import { STATUS_DRIVER_OK, STATUS_SUSPEND, VIRTIO_F_SUSPEND } from '@guestdma/sp
 import { describe, expect, it } from 'vitest'
 import { CASES, expectBroken, expectServed, heldDisk, sendEight, tokensOf, withDisk, withNet } from './support/held.ts'
 import { outcome, pattern, settled } from './support/machines.ts'
+import { BUSES } from './support/worker-bus.ts'
 import { threads } from './support/workers.ts'
 
 const BYTES = pattern(64 << 10)
@@ -116,8 +117,8 @@ describe('a driver suspends and resumes its device (virtio 1.4 §3.4)', () => {
     })
   })
 
-  it('a device in a worker completes what it took, suspends, and goes on', async () => {
-    const far = await threads({ type: 'blk', scheme: 'shared-pool', config: { writes: 'late' } })
+  it.each(BUSES)('a device in a worker completes what it took, suspends, and goes on: %s', async (bus) => {
+    const far = await threads({ type: 'blk', scheme: 'shared-pool', bus, config: { writes: 'late' } })
     const { machine: one } = far
     const disk = one.blk('far')
     for (let round = 0; round < 5; round++) {

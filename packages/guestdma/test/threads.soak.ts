@@ -1,5 +1,6 @@
 import { inject, test } from 'vitest'
 import { blkSoak, netSoak, type SoakGoal } from './support/threads-soak.ts'
+import { BUSES } from './support/worker-bus.ts'
 import { FORMATS, WORKER_SCHEMES } from './support/workers.ts'
 
 const { seed, milliseconds } = inject('soak')
@@ -9,7 +10,14 @@ const whole = process.env.SOAK_THREADS === 'whole'
 const PACKETS = 1e7
 const REQUESTS = 1e6
 
-const CASES = WORKER_SCHEMES.flatMap((scheme) => FORMATS.map((format) => [scheme, format] as const))
+// Every scheme with both formats; packets and requests together bring each scheme to each bus.
+const casesFrom = (first: number) =>
+  WORKER_SCHEMES.flatMap((scheme, i) =>
+    FORMATS.map((format, j) => [scheme, BUSES[(first + i + j) % BUSES.length], format] as const),
+  )
+const PACKET_CASES = casesFrom(0)
+const REQUEST_CASES = casesFrom(1)
+const COUNT = PACKET_CASES.length
 const WHOLE_MS = 600_000
 /** A wake-up that is lost shows in a test that never ends. */
 const TIMEOUT_MS = whole ? WHOLE_MS : milliseconds + 60_000
@@ -17,17 +25,19 @@ const TIMEOUT_MS = whole ? WHOLE_MS : milliseconds + 60_000
 // Half of the time is for packets.
 const goalOf = (count: number): SoakGoal =>
   whole
-    ? { count: Math.ceil(count / CASES.length), milliseconds: WHOLE_MS }
-    : { count: Infinity, milliseconds: milliseconds / CASES.length / 2 }
+    ? { count: Math.ceil(count / COUNT), milliseconds: WHOLE_MS }
+    : { count: Infinity, milliseconds: milliseconds / COUNT / 2 }
 
-test.each(CASES)(
-  'two threads, %s, %s: no packet is lost, comes twice or out of order',
-  async (scheme, format) => console.log(await netSoak(scheme, format === 'packed', goalOf(PACKETS), seed)),
+test.each(PACKET_CASES)(
+  'two threads, %s, %s, %s: no packet is lost, comes twice or out of order',
+  async (scheme, bus, format) =>
+    console.log(await netSoak({ scheme, bus, packed: format === 'packed' }, goalOf(PACKETS), seed)),
   TIMEOUT_MS,
 )
 
-test.each(CASES)(
-  'two threads, %s, %s: every block request is done once, or ends with an error',
-  async (scheme, format) => console.log(await blkSoak(scheme, format === 'packed', goalOf(REQUESTS), seed)),
+test.each(REQUEST_CASES)(
+  'two threads, %s, %s, %s: every block request is done once, or ends with an error',
+  async (scheme, bus, format) =>
+    console.log(await blkSoak({ scheme, bus, packed: format === 'packed' }, goalOf(REQUESTS), seed)),
   TIMEOUT_MS,
 )

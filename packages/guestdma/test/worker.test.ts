@@ -2,10 +2,17 @@ import { setImmediate as turn } from 'node:timers/promises'
 import { MemoryBlockStore } from '@guestdma/devices'
 import { TO_DEVICE } from '@guestdma/dma'
 import { guestAddress } from '@guestdma/memory'
-import { VIRTIO_F_IN_ORDER, VIRTIO_F_NOTIFICATION_DATA, VIRTIO_F_RING_PACKED } from '@guestdma/spec'
+import {
+  VIRTIO_F_IN_ORDER,
+  VIRTIO_F_NOTIF_CONFIG_DATA,
+  VIRTIO_F_NOTIFICATION_DATA,
+  VIRTIO_F_RING_PACKED,
+} from '@guestdma/spec'
+import type { PciTransport } from '@guestdma/transport'
 import type { RemoteConfig } from 'guestdma'
 import { afterEach, describe, expect, it } from 'vitest'
 import { BASE, pattern } from './support/machines.ts'
+import { BUSES, POOL_BYTES, POOL_DEVICE } from './support/worker-bus.ts'
 import type { Inventory, InventoryRequest } from './support/worker-device.ts'
 import { FORMATS, isTranslated, type Threads, threads, type Wanted, WORKER_SCHEMES } from './support/workers.ts'
 
@@ -50,12 +57,15 @@ async function framesComeBack({ machine }: Threads, frames: readonly Uint8Array[
   return got
 }
 
-const CASES = WORKER_SCHEMES.flatMap((scheme) => FORMATS.map((format) => [scheme, format] as const))
+// Every scheme on every bus; each has both formats in turn.
+const CASES = WORKER_SCHEMES.flatMap((scheme, i) =>
+  BUSES.map((bus, j) => [scheme, bus, FORMATS[(i + j) % FORMATS.length]] as const),
+)
 
 describe('a device in a worker', () => {
-  it.each(CASES)('a disk works over %s, %s', async (scheme, format) => {
+  it.each(CASES)('a disk works over %s, %s, %s', async (scheme, bus, format) => {
     const disk = new SharedArrayBuffer(1 << 20)
-    const far = await started({ type: 'blk', scheme, packed: format === 'packed', config: { disk } })
+    const far = await started({ type: 'blk', scheme, bus, packed: format === 'packed', config: { disk } })
     const { features, backend } = far.machine.device('far').negotiated
     expect([backend.name, features.has(VIRTIO_F_RING_PACKED)]).toEqual([scheme, format === 'packed'])
     await writesAndReads(far)
@@ -67,9 +77,9 @@ describe('a device in a worker', () => {
   })
 
   it.each(CASES)(
-    'a network device works over %s, %s: nothing lost, nothing twice, in order',
-    async (scheme, format) => {
-      const far = await started({ type: 'net', scheme, packed: format === 'packed' })
+    'a network device works over %s, %s, %s: nothing lost, nothing twice, in order',
+    async (scheme, bus, format) => {
+      const far = await started({ type: 'net', scheme, bus, packed: format === 'packed' })
       const frames = Array.from({ length: 2000 }, (_, i) => {
         const frame = pattern(60 + ((i * 37) % 1400), i)
         new DataView(frame.buffer).setUint32(14, i)
@@ -81,16 +91,47 @@ describe('a device in a worker', () => {
     },
   )
 
-  it.each(FORMATS)(
-    'a doorbell that carries a position works as well, and so do used buffers in order: %s',
-    async (format) => {
+  it.each(FORMATS.flatMap((format) => BUSES.map((bus) => [format, bus] as const)))(
+    'a doorbell that carries a position works as well, and so do used buffers in order: %s, %s',
+    async (format, bus) => {
       const offer = [VIRTIO_F_NOTIFICATION_DATA, VIRTIO_F_IN_ORDER]
-      const far = await started({ type: 'blk', scheme: 'direct', packed: format === 'packed', config: { offer } })
+      const far = await started({ type: 'blk', scheme: 'direct', bus, packed: format === 'packed', config: { offer } })
       const { features } = far.machine.device('far').negotiated
       expect(offer.filter((bit) => features.has(bit))).toEqual(offer)
       for (let round = 0; round < 5; round++) await writesAndReads(far, round)
     },
   )
+
+  it.each([
+    ['a doorbell for all queues', 0, []],
+    ['doorbells of 16 bits side by side', 2, []],
+    ['a page for each doorbell', 4096, []],
+    ['names of its own for the queues', 4, [VIRTIO_F_NOTIF_CONFIG_DATA]],
+    ['one doorbell, and names of its own', 0, [VIRTIO_F_NOTIF_CONFIG_DATA]],
+    ['names of its own beside positions', 4, [VIRTIO_F_NOTIF_CONFIG_DATA, VIRTIO_F_NOTIFICATION_DATA]],
+  ] as const)('over PCI, a function with %s works as well', async (_what, notifyMultiplier, offer) => {
+    const pci = { notifyMultiplier }
+    const far = await started({ type: 'net', scheme: 'shared-pool', bus: 'msix', pci, config: { offer } })
+    const { features } = far.machine.device('far').negotiated
+    expect(offer.filter((bit) => features.has(bit))).toEqual(offer)
+    const frames = Array.from({ length: 200 }, (_, i) => pattern(60 + i, i))
+    expect(await framesComeBack(far, frames)).toEqual(frames)
+  })
+
+  it('over PCI, a memory of its own is found where its function says', async () => {
+    const far = await started({ type: 'blk', scheme: 'on-device', bus: 'msix' })
+    const { transport } = far.machine.device('far')
+    expect((transport as PciTransport).swiotlb).toMatchObject({ address: POOL_DEVICE, length: POOL_BYTES })
+    await writesAndReads(far)
+  })
+
+  it('over PCI, its messages may be writes to memory that its backend allocates', async () => {
+    const entry = { messages: 'memory' } as const
+    // Nothing tells of a write to memory.
+    const far = await started({ type: 'blk', scheme: 'virtio-iommu', bus: 'intx', entry, silent: true })
+    for (let round = 0; round < 3; round++) await writesAndReads(far, round)
+    expect(far.worker.asserted).toBe(false)
+  })
 
   it.each([
     ['construction', 'shared-pool'],
@@ -103,8 +144,10 @@ describe('a device in a worker', () => {
     expect(machine.device('far').negotiated.backend.traits.enforcedBy).toBe(enforcedBy)
   })
 
-  it.each(WORKER_SCHEMES)('over %s, what it was given is looked through from inside', async (scheme) => {
-    const far = await started({ type: 'blk', scheme })
+  const INSIDE = WORKER_SCHEMES.flatMap((scheme) => (['mmio', 'msix'] as const).map((bus) => [scheme, bus] as const))
+
+  it.each(INSIDE)('over %s, %s, what it was given is looked through from inside', async (scheme, bus) => {
+    const far = await started({ type: 'blk', scheme, bus })
     await writesAndReads(far)
     const marker = new TextEncoder().encode('a secret of the guest, in its own memory')
     const secret = far.machine.ram.allocate(4096, 4096)
@@ -120,7 +163,7 @@ describe('a device in a worker', () => {
     const [direct, translated] = [scheme === 'direct', isTranslated(scheme)]
     // The mailbox, one buffer of memory, and the changes of translations where there are any.
     expect(inventory.map(({ path, bytes }) => [path, bytes])).toEqual([
-      ['messages.0.mailbox', 256],
+      ['messages.0.mailbox', 512],
       ['messages.0.windows.0.memory', direct || translated ? 8 << 20 : 2 << 20],
       ...(translated ? [['messages.0.translations', 42_752]] : []),
     ])
@@ -185,16 +228,17 @@ describe('a device whose worker dies is a device that needs a reset', { timeout:
     ['hangs', { writes: 'hang' }],
   ] as const
 
-  const DEATHS = (['shared-pool', 'virtio-iommu', 'virtio-iommu-lazy', 'shared-pages'] as const).flatMap((scheme) =>
-    ENDS.map(([how, config]) => [how, scheme, config] as const),
+  // Every end on every bus, and every scheme on every bus.
+  const DEATHS = (['shared-pool', 'virtio-iommu', 'virtio-iommu-lazy', 'shared-pages'] as const).flatMap((scheme, i) =>
+    ENDS.map(([how, config], j) => [how, scheme, BUSES[(i + j) % BUSES.length], config] as const),
   )
 
   it.each(DEATHS)(
-    'it %s, over %s: what is in flight ends with an error, and a restart and a reset bring it back',
-    async (how, scheme, config) => {
+    'it %s, over %s, %s: what is in flight ends with an error, and a restart and a reset bring it back',
+    async (how, scheme, bus, config) => {
       const disk = new SharedArrayBuffer(1 << 20)
       const entry = how === 'hangs' ? { requestDeadlineMs: 100 } : {}
-      const far = await started({ type: 'blk', scheme, config: { ...config, disk }, entry, deadlineMs: 1500 })
+      const far = await started({ type: 'blk', scheme, bus, config: { ...config, disk }, entry, deadlineMs: 1500 })
       const { machine, worker } = far
       const broken: string[] = []
       machine.events.on('needsReset', ({ error }) => broken.push(error.code))

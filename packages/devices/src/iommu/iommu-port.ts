@@ -7,7 +7,7 @@ import {
 } from '@guestdma/spec'
 import type { AccessFault, AccessFaultReason } from '../faults/access-fault.ts'
 import { DeviceError } from '../faults/errors.ts'
-import type { TranslationCopy, TranslationSource } from '../ports/translation-copy.ts'
+import type { DoorbellSpan, TranslationCopy, TranslationSource } from '../ports/translation-copy.ts'
 import type { IommuDeviceCounters, IommuRange } from './config.ts'
 import type { IommuDomain } from './domain.ts'
 import { MAPPING_CHUNK, MAPPING_CHUNK_MASK, MAPPING_END, MAPPING_FLAGS, MAPPING_PHYS } from './mapping-pool.ts'
@@ -28,8 +28,8 @@ export interface EndpointOptions {
   /** Not overlapping, and at most one of kind `msi` (§5.13.6.8.1.2). Defaults to none. */
   readonly reserved?: readonly ReservedRegion[]
   /**
-   * Of a device in a worker, which translates by a copy: `DeviceWorker.translations`. Such an endpoint has no reserved
-   * regions.
+   * Of a device in a worker, which translates by a copy: `DeviceWorker.translations`. The reserved regions of such an
+   * endpoint are the doorbell of its worker, where it has one.
    */
   readonly copy?: TranslationCopy
 }
@@ -45,6 +45,11 @@ export interface IommuOwner {
   begin?(): void
   /** Of an owner whose mappings are a copy: takes over what was added since. Returns whether there was anything. */
   catchUp?(): boolean
+}
+
+/** The reserved regions of a port that has a doorbell at `span` and nothing else. */
+export function doorbellRegions(span: DoorbellSpan | null): readonly ReservedRegion[] {
+  return span === null ? [] : [{ start: span.base, end: span.base + span.length - 1, kind: 'msi' }]
 }
 
 // Elements of `window`, and of an entry of recent translations.
@@ -112,13 +117,14 @@ export class IommuPort implements BusPort, TranslationSource {
 
   /** @throws DeviceError `DEVICE_OPTION` */
   constructor(endpoint: number, options: EndpointOptions, owner: IommuOwner) {
-    const { name, downstream, reserved = [], copy = null } = options
+    const { name, downstream, copy = null } = options
+    const { reserved = doorbellRegions(copy?.doorbell ?? null) } = options
     this.name = name
     this.endpoint = endpoint
     this.downstream = downstream
     this.reserved = sortedRegions(name, reserved)
-    if (copy !== null && reserved.length > 0) {
-      const message = 'a device in a worker has no reserved regions; leave them out'
+    if (copy !== null && (options.reserved?.length ?? 0) > 0) {
+      const message = 'a device in a worker has no reserved regions but the doorbell of its worker; leave them out'
       throw new DeviceError('DEVICE_OPTION', name, message, { reserved: reserved.length })
     }
     this.owner = owner

@@ -1,9 +1,8 @@
 import type { MemoryWindow, RegisterBus } from '@guestdma/memory'
 import { PCI_COMMAND_IO, PCI_COMMAND_MEMORY } from '@guestdma/spec'
 import { cut } from '../device/access-width.ts'
-import type { VirtioDevice } from '../device/virtio-device.ts'
 import type { PciConfigSpace } from './configuration-space.ts'
-import { pciFault } from './fault.ts'
+import { type FaultOwner, pciFault } from './fault.ts'
 
 /** A memory BAR is at least a page, so that each can be mapped by itself. */
 export const MIN_MEMORY_BAR = 4096
@@ -43,12 +42,12 @@ export class PciBar implements RegisterBus {
   declare readonly size: number
   declare private readonly wide: boolean
   declare private readonly inner: RegisterBus
-  declare private readonly device: VirtioDevice
+  declare private readonly device: FaultOwner
   declare private readonly config: PciConfigSpace
   declare private readonly enable: number
   declare private current: PciRange
 
-  constructor(device: VirtioDevice, config: PciConfigSpace, layout: BarLayout) {
+  constructor(device: FaultOwner, config: PciConfigSpace, layout: BarLayout) {
     const { index, kind, bytes, wide, prefetchable, inner } = layout
     let size = kind === 'io' ? 4 : MIN_MEMORY_BAR
     while (size < bytes) size *= 2
@@ -115,11 +114,11 @@ export interface PlacedWindow {
 
 /** Memory behind a BAR, in any width and at any alignment. Each access counts on the region's meter. */
 export class PciMemory implements RegisterBus {
-  declare private readonly device: VirtioDevice
+  declare private readonly device: FaultOwner
   declare private readonly bar: number
   declare private readonly placed: readonly PlacedWindow[]
 
-  constructor(device: VirtioDevice, bar: number, placed: readonly PlacedWindow[]) {
+  constructor(device: FaultOwner, bar: number, placed: readonly PlacedWindow[]) {
     this.device = device
     this.bar = bar
     this.placed = placed

@@ -32,9 +32,8 @@ import {
   VIRTIO_PCI_CAP_PCI_CFG,
 } from '@guestdma/spec'
 import { cut } from '../device/access-width.ts'
-import type { VirtioDevice } from '../device/virtio-device.ts'
 import { isVirtioCapability, layOut, type PciCapability } from './capabilities.ts'
-import { pciFault } from './fault.ts'
+import { type FaultOwner, pciFault } from './fault.ts'
 
 /** What a function tells of itself in its header. */
 export interface PciIdentity {
@@ -66,14 +65,14 @@ export class PciConfigSpace implements RegisterBus {
   declare readonly view: DataView
   /** Where each capability of the list is. */
   declare readonly positions: readonly number[]
-  declare private readonly device: VirtioDevice
+  declare private readonly device: FaultOwner
   declare private readonly hooks: PciConfigHooks
   private readonly guarded = new Uint8Array(PCI_CONFIG_SIZE)
   declare private readonly windows: readonly number[]
 
   /** @throws DeviceError `DEVICE_OPTION` where the capabilities do not fit */
   constructor(
-    device: VirtioDevice,
+    device: FaultOwner,
     identity: PciIdentity,
     capabilities: readonly PciCapability[],
     hooks: PciConfigHooks,

@@ -4,9 +4,12 @@ import type { RegisterFaultReason } from '../faults/faults.ts'
 /** A space of a PCI function: its configuration space, or a BAR. */
 type PciSpace = 'config' | number
 
+/** Whose faults they are. */
+export type FaultOwner = Pick<VirtioDevice, 'name' | 'faults'>
+
 /** Records a register fault at `offset` of a space; `value` is `null` for a read. Returns what the read gives. */
 export function pciFault(
-  device: VirtioDevice,
+  device: FaultOwner,
   reason: RegisterFaultReason,
   space: PciSpace,
   offset: number,

@@ -12,6 +12,17 @@ import { MIN_MEMORY_BAR, type PlacedWindow } from './bar.ts'
 import type { PciCapability } from './capabilities.ts'
 import type { PciIdentity } from './configuration-space.ts'
 
+// BARs. The two with memory are 64 bits wide and take two registers each.
+export const REGISTERS_BAR = 0
+export const MSIX_BAR = 1
+export const SWIOTLB_BAR = 2
+export const SHARED_BAR = 4
+/** Instead of shared memory. */
+export const PORT_BAR = 4
+
+/** The doorbells of neighbours, in bytes. */
+export const NOTIFY_MULTIPLIER = 4
+
 /** Options of a {@link PciFunction}. */
 export interface PciFunctionOptions {
   /**
@@ -107,7 +118,12 @@ const MAX_VECTORS = 2048
 /** Throws DeviceError `DEVICE_OPTION` where an option cannot be. */
 export function pciSettings(device: VirtioDevice, options: PciFunctionOptions): PciSettings {
   const queues = device.queues.length
-  const { notifyMultiplier = 4, msixVectors = Math.min(queues + 1, MAX_VECTORS), swiotlb, sharedMemory = [] } = options
+  const {
+    notifyMultiplier = NOTIFY_MULTIPLIER,
+    msixVectors = Math.min(queues + 1, MAX_VECTORS),
+    swiotlb,
+    sharedMemory = [],
+  } = options
   const { revision = 1, classCode = CLASS_CODES.get(device.deviceId) ?? CLASS_OTHER } = options
   const { subsystemVendorId = PCI_VENDOR_VIRTIO, subsystemId = PCI_DEVICE_MODERN_FIRST + device.deviceId } = options
   const wrong = (message: string, details: Readonly<Record<string, unknown>>): never => {

@@ -39,17 +39,17 @@ import { PciConfigSpace } from './configuration-space.ts'
 import { PciDeviceConfig } from './device-config.ts'
 import { pciFault } from './fault.ts'
 import { PciMsix } from './msix.ts'
-import { type PciFunctionOptions, pciSettings } from './options.ts'
+import {
+  MSIX_BAR,
+  type PciFunctionOptions,
+  PORT_BAR,
+  pciSettings,
+  REGISTERS_BAR,
+  SHARED_BAR,
+  SWIOTLB_BAR,
+} from './options.ts'
 import { CONFIG_OFFSET, doorbellOffset, ISR_BYTES, ISR_OFFSET, PciDoorbells, PciRegisters } from './registers.ts'
 import { type PciParts, type PciState, restorePci, restorePciConfig, savePci } from './state.ts'
-
-// BARs. The two with memory are 64 bits wide and take two registers each.
-const REGISTERS_BAR = 0
-const MSIX_BAR = 1
-const SWIOTLB_BAR = 2
-const SHARED_BAR = 4
-/** Instead of shared memory. */
-const PORT_BAR = 4
 
 /**
  * A virtio-pci function, not transitional: virtio 1.4 §4.1. It stands before a device as `MmioRegisters` does.
@@ -84,8 +84,8 @@ export class PciFunction {
   declare private readonly common: PciCommon
   declare private readonly deviceConfig: PciDeviceConfig
   declare private readonly msix: PciMsix
-  /** Where the MSI-X capability is, or 0. */
-  declare private readonly msixAt: number
+  /** Where the MSI-X capability is in configuration space; 0 where there is none. */
+  declare readonly msixAt: number
   declare private readonly onWindows: (() => void) | null
   private isr = 0
   // After `restore` nobody here knows how the platform restored the line: then both levels are told.

@@ -11,6 +11,8 @@ export type Reach = 'nothing' | 'all' | 'mapped'
  * that it is gone.
  */
 export interface TranslationCopy {
+  /** Where the device's message-signalled interrupts pass without translation, which nothing may be mapped at. */
+  readonly doorbell?: DoorbellSpan | null
   /** Whose copy it is, once and for all. Throws DeviceError `DEVICE_OPTION` where it is somebody's already. */
   follow(source: TranslationSource): void
   /** Takes all mappings away and changes what is reached; `granule`: bytes that mappings are aligned to. */
@@ -25,6 +27,12 @@ export interface TranslationCopy {
   readonly faultsLost: number
   /** Waits until {@link settled}. False: the device did not let go of it in time, and counts as lost. */
   settle(): boolean
+}
+
+/** Device addresses [base, base + length) that are a platform's doorbell. */
+export interface DoorbellSpan {
+  readonly base: number
+  readonly length: number
 }
 
 /** Who decides what a device in another thread reaches. */

@@ -1,8 +1,7 @@
-import type { RegisterBus } from '@guestdma/memory'
-import { MMIO_QUEUE_NOTIFY } from '@guestdma/spec'
 import type { VirtioDevice } from '../device/virtio-device.ts'
 import {
   ACCESS,
+  ACCESS_RESETS,
   ACCESS_STOPS,
   ACCESS_WRITES,
   ANSWER,
@@ -14,9 +13,12 @@ import {
   POSITIONS,
   REQUEST,
   ringBell,
+  SPACE,
   VALUE,
   WIDTH,
+  WIDTHS,
 } from './mailbox.ts'
+import type { ServedRegisters } from './served-registers.ts'
 import type { TranslationReader } from './translation-reader.ts'
 import { changed, nextTurn, pause } from './turns.ts'
 
@@ -36,7 +38,7 @@ const STEPS = 64
 export class DeviceLoop {
   private readonly words: Int32Array
   private readonly device: VirtioDevice
-  private readonly registers: RegisterBus
+  private readonly registers: ServedRegisters
   private readonly translations: TranslationReader | null
   private served = 0
   private due = true
@@ -45,7 +47,7 @@ export class DeviceLoop {
   constructor(
     words: Int32Array,
     device: VirtioDevice,
-    registers: RegisterBus,
+    registers: ServedRegisters,
     translations: TranslationReader | null = null,
   ) {
     this.words = words
@@ -123,14 +125,16 @@ export class DeviceLoop {
     const { words, registers } = this
     this.served = request
     const access = Atomics.load(words, ACCESS)
+    const space = registers.spaces[Atomics.load(words, SPACE)]
     const offset = Atomics.load(words, OFFSET) >>> 0
     const value = Atomics.load(words, VALUE) >>> 0
     const size = access & WIDTH
     let answer = 0
     if ((access & ACCESS_STOPS) !== 0) this.stop()
-    else if (size === 1 || size === 2 || size === 4) {
-      if ((access & ACCESS_WRITES) !== 0) registers.write(offset, size, value)
-      else answer = registers.read(offset, size)
+    else if ((access & ACCESS_RESETS) !== 0) registers.reset()
+    else if (isWidth(size) && space !== undefined && space !== null) {
+      if ((access & ACCESS_WRITES) !== 0) space.write(offset, size, value)
+      else answer = space.read(offset, size)
     }
     Atomics.store(words, ANSWER, answer)
     Atomics.store(words, ANSWERED, request)
@@ -138,12 +142,16 @@ export class DeviceLoop {
   }
 
   private takeDoorbells(): void {
-    const { words, registers } = this
+    const { words } = this
+    const { space, offset, stride } = this.registers.doorbells
+    const bus = this.registers.spaces[space]
     let bits = Atomics.exchange(words, DOORBELLS, 0)
     while (bits !== 0) {
       const queue = 31 - Math.clz32(bits)
       bits &= ~(1 << queue)
-      registers.write(MMIO_QUEUE_NOTIFY, 4, Atomics.load(words, POSITIONS + queue) >>> 0)
+      const width = Atomics.load(words, WIDTHS + queue)
+      const value = Atomics.load(words, POSITIONS + queue) >>> 0
+      if (isWidth(width)) bus?.write(offset + queue * stride, width, value)
     }
   }
 
@@ -152,4 +160,8 @@ export class DeviceLoop {
     this.due = false
     this.device.reset()
   }
+}
+
+function isWidth(size: number): size is 1 | 2 | 4 {
+  return size === 1 || size === 2 || size === 4
 }

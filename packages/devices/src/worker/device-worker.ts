@@ -1,20 +1,16 @@
-import { observe, type RegisterBus } from '@guestdma/memory'
+import { checkSpan, observe, type RegisterBus } from '@guestdma/memory'
 import { DeviceError } from '../faults/errors.ts'
 import { type BusWindow, BusWindows } from '../ports/bus-windows.ts'
-import type { TranslationCopy } from '../ports/translation-copy.ts'
-import { INTERRUPTS, ringBell } from './mailbox.ts'
-import { isOurs, type SentWindow, type SetupMessage, WORKER_FORMAT, type WorkerMessage } from './messages.ts'
-import { TranslationWriter } from './translation-writer.ts'
+import type { DoorbellSpan, TranslationCopy } from '../ports/translation-copy.ts'
+import { INTERRUPTS, LINE, ringBell } from './mailbox.ts'
+import { type SentWindow, type SetupMessage, WORKER_FORMAT, type WorkerPciOptions } from './messages.ts'
+import { MMIO_SPACE } from './register-layout.ts'
+import { coverBuffers, sent } from './sent-windows.ts'
+import { type TranslationWorker, TranslationWriter } from './translation-writer.ts'
 import { canWaitAsync, changed } from './turns.ts'
+import { WorkerFunction } from './worker-function.ts'
+import { hear, inWords, post, type WorkerLike } from './worker-like.ts'
 import { WorkerRegisters } from './worker-registers.ts'
-
-/** A worker of Node (`worker_threads`) or of a browser. */
-export interface WorkerLike {
-  postMessage(message: unknown): void
-  terminate(): unknown
-  on?(event: 'message' | 'error' | 'exit', listener: (value: unknown) => void): unknown
-  addEventListener?(event: 'message' | 'error', listener: (event: unknown) => void): unknown
-}
 
 export interface DeviceWorkerOptions {
   /** Names the device in errors and faults. */
@@ -33,6 +29,8 @@ export interface DeviceWorkerOptions {
    * {@link DeviceWorker.translations} say, and nothing before. Default false.
    */
   readonly translated?: boolean
+  /** The device is a PCI function, {@link DeviceWorker.pci}. Without it it is on mmio. */
+  readonly pci?: WorkerPciOptions
   /** Makes the worker, whose script calls `serveDevice`: at the start, and for each {@link DeviceWorker.restart}. */
   spawn(): WorkerLike
   /**
@@ -76,6 +74,8 @@ export class DeviceWorker {
   private readonly options: DeviceWorkerOptions
   private readonly windows: readonly SentWindow[]
   private readonly bus: WorkerRegisters
+  private readonly mmio: RegisterBus | null
+  private readonly function: WorkerFunction | null
   private readonly writer: TranslationWriter | null
   private worker: WorkerLike | null = null
   // Whether the worker is known to reach memory no more.
@@ -84,16 +84,24 @@ export class DeviceWorker {
   private turn: Promise<void> = Promise.resolve()
 
   private constructor(options: DeviceWorkerOptions) {
-    const { name, windows, translated = false, deadlineMs = 1000 } = options
+    const { name, windows, translated = false, pci, deadlineMs = 1000 } = options
+    const { doorbell = null, swiotlb = false } = pci ?? {}
     if (!(deadlineMs > 0 && deadlineMs < Infinity)) {
       const message = `deadlineMs ${deadlineMs} must be a positive and finite number of milliseconds`
       throw new DeviceError('WORKER_OPTION', name, message, { deadlineMs })
+    }
+    if (doorbell !== null) checkSpan(doorbell.base, doorbell.length, `${name} doorbell`)
+    if (swiotlb && (translated || windows.length !== 1)) {
+      const message = `with pci.swiotlb it reaches one window, the memory behind BAR 2, and not ${windows.length}${translated ? ', translated' : ''}`
+      throw new DeviceError('WORKER_OPTION', name, message, { windows: windows.length, translated })
     }
     this.options = options
     this.windows = new BusWindows(name, windows).windows.map((window) => sent(name, window))
     this.enforcedBy = translated ? 'trusted-code' : coverBuffers(this.windows) ? 'construction' : 'peer'
     this.bus = new WorkerRegisters(name, deadlineMs)
-    this.writer = translated ? this.translationWriter(name, deadlineMs) : null
+    this.mmio = pci === undefined ? this.bus.space(MMIO_SPACE) : null
+    this.function = pci === undefined ? null : new WorkerFunction(this.bus, pci)
+    this.writer = translated ? this.translationWriter(name, deadlineMs, doorbell) : null
     this.translations = this.writer
     this.bus.onLost = () => void this.worker?.terminate()
   }
@@ -113,10 +121,35 @@ export class DeviceWorker {
   /**
    * The device's registers, which `MmioTransport.probe` is given: the same ones after a restart. An access throws once the
    * worker is gone, `WORKER_ENDED` or `WORKER_FAILED`, and `WORKER_DEADLINE` where it does not answer; a transport makes a
-   * `TransportLostError` of that.
+   * `TransportLostError` of that. Throws `WORKER_OPTION` where the device is a PCI function.
    */
   get registers(): RegisterBus {
-    return this.bus
+    return this.mmio ?? this.not('on mmio', 'pci')
+  }
+
+  /**
+   * The device's PCI function, which `assignBars` and `PciTransport.probe` are given: the same one after a restart. Throws
+   * `WORKER_OPTION` where the device is on mmio.
+   */
+  get pci(): WorkerFunction {
+    return this.function ?? this.not('a PCI function', 'registers')
+  }
+
+  /**
+   * Whether the device's interrupt line is up: for a machine with an interrupt controller. `listen` tells when it rises;
+   * it falls within an access, or with the worker.
+   */
+  get asserted(): boolean {
+    return this.bus.lost === null && Atomics.load(this.bus.words, LINE) === 1
+  }
+
+  /**
+   * For the platform: what a reset of the machine does to registers and device, BARs and MSI-X of a function included.
+   * Throws as an access does.
+   */
+  reset(): void {
+    this.bus.reset()
+    this.function?.reset()
   }
 
   /**
@@ -204,9 +237,10 @@ export class DeviceWorker {
       mailbox: words.buffer as SharedArrayBuffer,
       windows: this.windows,
       ...(translations === undefined ? {} : { translations }),
+      ...(this.options.pci === undefined ? {} : { pci: this.options.pci }),
       interrupts: canWaitAsync() ? 'wait' : 'message',
     }
-    const ready = new Promise<void>((resolve, reject) => {
+    const ready = new Promise<unknown>((resolve, reject) => {
       const fail = (code: 'WORKER_FAILED' | 'WORKER_ENDED', text: string, cause?: unknown): void => {
         // Of a worker from before a restart nobody wants to know.
         if (this.worker !== worker) return
@@ -215,12 +249,13 @@ export class DeviceWorker {
         this.lose(error)
       }
       hear(worker, {
-        message: (event, text) => {
+        message: ({ event, text, described, address, data }) => {
           if (this.worker !== worker) return
           if (event === 'failed') fail('WORKER_FAILED', `the device in the worker failed: ${text}`)
           else if (event === 'interrupt') this.tell()
+          else if (event === 'message') this.message(address, data)
           else if (event === 'faults') this.writer?.takeFaults()
-          else if (event === 'ready') resolve()
+          else if (event === 'ready') resolve(described)
         },
         error: (error) => fail('WORKER_FAILED', `the worker failed: ${inWords(error)}`, error),
         exit: (code) => {
@@ -232,26 +267,33 @@ export class DeviceWorker {
     try {
       post(name, worker, setup)
       const message = `the worker did not say within ${START_MS} ms that its device is there; does its script call serveDevice?`
-      await within(START_MS, ready, () => new DeviceError('WORKER_DEADLINE', name, message, { deadlineMs: START_MS }))
+      const late = (): DeviceError => new DeviceError('WORKER_DEADLINE', name, message, { deadlineMs: START_MS })
+      const described = await within(START_MS, ready, late)
+      this.bus.lost = null
+      this.function?.begin(described)
     } catch (error) {
       ready.catch(() => {})
       this.lose(error as DeviceError)
       throw error
     }
-    this.bus.lost = null
     if (translations !== undefined) this.writer?.begin(translations)
     if (this.listener !== null) this.watch(words)
   }
 
-  private translationWriter(name: string, deadlineMs: number): TranslationWriter {
-    return new TranslationWriter({
+  private translationWriter(name: string, deadlineMs: number, doorbell: DoorbellSpan | null): TranslationWriter {
+    const worker: TranslationWorker = {
       name,
       deadlineMs,
       gone: () => this.gone,
       lost: () => this.bus.lost !== null,
       lose: (error) => this.lose(error),
       wake: () => ringBell(this.bus.words),
-    })
+    }
+    return new TranslationWriter(worker, doorbell)
+  }
+
+  private not(what: string, instead: string): never {
+    throw new DeviceError('WORKER_OPTION', this.options.name, `the device is not ${what}; take ${instead}`)
   }
 
   // The worker is gone for its driver. Who listens is to look, and who waits for the word stops.
@@ -262,8 +304,16 @@ export class DeviceWorker {
     this.tell()
   }
 
+  private message(address: unknown, data: unknown): void {
+    if (this.bus.lost !== null) return
+    this.bus.interrupted()
+    this.function?.message(address, data)
+    this.tell()
+  }
+
   // What it throws surfaces in a microtask.
   private tell(): void {
+    this.bus.interrupted()
     if (this.listener !== null) observe(this.listener, undefined)
   }
 
@@ -283,65 +333,13 @@ export class DeviceWorker {
   }
 }
 
-interface Heard {
-  message(event: unknown, text: unknown): void
-  error(error: unknown): void
-  exit(code: unknown): void
-}
-
-// A worker of Node is an emitter, and one of a browser a target of events that says nothing of its end.
-function hear(worker: WorkerLike, heard: Heard): void {
-  const told = (message: unknown): void => {
-    if (isOurs(message)) heard.message((message as WorkerMessage).event, (message as WorkerMessage).text)
-  }
-  if (worker.on !== undefined) {
-    worker.on('message', told)
-    worker.on('error', heard.error)
-    worker.on('exit', heard.exit)
-    return
-  }
-  worker.addEventListener?.('message', (event) => told((event as { readonly data: unknown }).data))
-  worker.addEventListener?.('error', heard.error)
-}
-
-function inWords(error: unknown): string {
-  return (error as Partial<Error> | null)?.message ?? String(error)
-}
-
-function post(name: string, worker: WorkerLike, setup: SetupMessage): void {
-  try {
-    worker.postMessage(setup)
-  } catch (cause) {
-    throw new DeviceError('WORKER_OPTION', name, `config cannot be sent to a worker: ${inWords(cause)}`, {}, { cause })
-  }
-}
-
-function sent(name: string, { region, ...window }: Required<BusWindow>): SentWindow {
-  const memory: unknown = region.u8.buffer
-  if (Object.prototype.toString.call(memory) === '[object SharedArrayBuffer]') {
-    return { ...window, memory: memory as SharedArrayBuffer }
-  }
-  const message = `${region.name} is no SharedArrayBuffer, so a worker would be given a copy of it`
-  throw new DeviceError('WORKER_MEMORY', name, message, { base: window.base, length: window.length })
-}
-
-/** Does each byte of the windows' buffers lie in one of the windows? */
-function coverBuffers(windows: readonly SentWindow[]): boolean {
-  const reached = new Map<SharedArrayBuffer, number>()
-  for (const { memory, offset, length } of [...windows].sort((a, b) => a.offset - b.offset)) {
-    const end = reached.get(memory) ?? 0
-    reached.set(memory, offset > end ? end : Math.max(end, offset + length))
-  }
-  return [...reached].every(([memory, end]) => end === memory.byteLength)
-}
-
-async function within(milliseconds: number, done: unknown, error: () => DeviceError): Promise<void> {
+async function within<T>(milliseconds: number, done: T, error: () => DeviceError): Promise<Awaited<T>> {
   let timer: ReturnType<typeof setTimeout> | undefined
   const late = new Promise<never>((_, reject) => {
     timer = setTimeout(() => reject(error()), milliseconds)
   })
   try {
-    await Promise.race([done, late])
+    return await Promise.race([done, late])
   } finally {
     clearTimeout(timer)
   }

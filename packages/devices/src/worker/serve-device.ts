@@ -1,12 +1,10 @@
-import { type BusPort, Region, type RegisterBus } from '@guestdma/memory'
-import { MMIO_INTERRUPT_ACK } from '@guestdma/spec'
+import { type BusPort, Region } from '@guestdma/memory'
 import type { VirtioDevice } from '../device/virtio-device.ts'
 import { DeviceError } from '../faults/errors.ts'
-import { MmioRegisters } from '../mmio/mmio-registers.ts'
 import { BusWindows } from '../ports/bus-windows.ts'
 import { DeviceLoop } from './device-loop.ts'
-import { INTERRUPTS } from './mailbox.ts'
 import { isOurs, type SetupMessage, WORKER_FORMAT, type WorkerMessage } from './messages.ts'
+import { serveMmio, servePci, WorkerLine } from './served-registers.ts'
 import { TranslationReader } from './translation-reader.ts'
 
 /** What a maker is given, in the worker. `Config` is what its script expects of the driver's side. */
@@ -47,21 +45,21 @@ export function serveDevice(scope: WorkerScope | null, makers: Readonly<Record<s
   if (scope === null) {
     throw new DeviceError('WORKER_OPTION', 'serveDevice', 'there is no scope to serve in: this thread is no worker')
   }
-  const say = (event: WorkerMessage['event'], text?: string): void => {
-    scope.postMessage({ format: WORKER_FORMAT, event, ...(text === undefined ? {} : { text }) })
-  }
+  const say: Say = (event, more) => scope.postMessage({ format: WORKER_FORMAT, event, ...more })
   let served = false
   scope.addEventListener('message', ({ data }) => {
     if (served || !isOurs(data)) return
     served = true
-    serve(data as SetupMessage, makers, say).catch((error: unknown) => say('failed', String(error)))
+    serve(data as SetupMessage, makers, say).catch((error: unknown) => say('failed', { text: String(error) }))
   })
 }
 
+type Say = (event: WorkerMessage['event'], more?: Omit<WorkerMessage, 'format' | 'event'>) => void
+
 async function serve(
-  { name, type, config, mailbox, windows, translations, interrupts }: SetupMessage,
+  { name, type, config, mailbox, windows, translations, pci, interrupts }: SetupMessage,
   makers: Readonly<Record<string, WorkerDeviceMaker>>,
-  say: (event: WorkerMessage['event']) => void,
+  say: Say,
 ): Promise<void> {
   const make = Object.hasOwn(makers, type) ? makers[type] : undefined
   if (make === undefined) {
@@ -76,30 +74,19 @@ async function serve(
     name,
     windows.map(({ memory, ...window }) => ({ ...window, region: regions.get(memory) as Region })),
   )
+  const doorbell = pci?.doorbell
+  if (doorbell !== undefined) {
+    const message = (address: number, data: number): void => say('message', { address, data })
+    given.setDoorbell(doorbell.base, doorbell.length, { level: () => {}, message })
+  }
   const reader =
-    translations === undefined ? null : new TranslationReader(name, translations, given, () => say('faults'))
+    translations === undefined ? null : new TranslationReader(name, translations, given, () => say('faults'), doorbell)
   const device = await make({ name, port: reader?.port ?? given, config: config as never })
   const words = new Int32Array(mailbox)
-  let line = false
-  const raise = (): void => {
-    Atomics.add(words, INTERRUPTS, 1)
-    if (interrupts === 'message') say('interrupt')
-    else Atomics.notify(words, INTERRUPTS)
-  }
-  const level = (asserted: boolean): void => {
-    line = asserted
-    if (asserted) raise()
-  }
-  const registers = new MmioRegisters(device, { interrupts: { level } })
-  const bus: RegisterBus = {
-    read: (offset, size) => registers.read(offset, size),
-    write(offset, size, value) {
-      registers.write(offset, size, value)
-      // A line that an acknowledgement leaves up stands for an event that came in between.
-      if (offset === MMIO_INTERRUPT_ACK && line) raise()
-    },
-  }
-  const loop = new DeviceLoop(words, device, bus, reader)
-  say('ready')
+  const line = new WorkerLine(words, interrupts === 'message' ? () => say('interrupt') : null)
+  const registers = pci === undefined ? serveMmio(device, line) : servePci(device, line, pci, given)
+  const loop = new DeviceLoop(words, device, registers, reader)
+  const { described } = registers
+  say('ready', described === undefined ? {} : { described })
   await loop.run()
 }

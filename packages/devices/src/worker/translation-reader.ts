@@ -3,9 +3,9 @@ import type { AccessFault } from '../faults/access-fault.ts'
 import { DeviceError } from '../faults/errors.ts'
 import { type IommuDeviceCounters, iommuCounters } from '../iommu/config.ts'
 import { IommuDomain } from '../iommu/domain.ts'
-import { type IommuOwner, IommuPort, NOT_REPORTED } from '../iommu/iommu-port.ts'
+import { doorbellRegions, type IommuOwner, IommuPort, NOT_REPORTED } from '../iommu/iommu-port.ts'
 import { MappingPool } from '../iommu/mapping-pool.ts'
-import type { Reach } from '../ports/translation-copy.ts'
+import type { DoorbellSpan, Reach } from '../ports/translation-copy.ts'
 import {
   APPLIED,
   AWAY,
@@ -52,12 +52,21 @@ export class TranslationReader implements IommuOwner {
   // The report of the fault that is recorded next.
   private report = NOT_REPORTED
 
-  /** `downstream`: where translated addresses go. `tell` says to the other thread that there are refused accesses. */
-  constructor(name: string, memory: SharedArrayBuffer, downstream: BusPort, tell: () => void) {
+  /**
+   * `downstream`: where translated addresses go. `tell` says to the other thread that there are refused accesses.
+   * `doorbell`: where messages pass without translation.
+   */
+  constructor(
+    name: string,
+    memory: SharedArrayBuffer,
+    downstream: BusPort,
+    tell: () => void,
+    doorbell: DoorbellSpan | null = null,
+  ) {
     this.name = name
     this.shared = translationsIn(memory)
     this.tell = tell
-    this.port = new IommuPort(0, { name, downstream }, this)
+    this.port = new IommuPort(0, { name, downstream, reserved: doorbellRegions(doorbell) }, this)
     this.port.faults.observer = (fault) => this.forward(fault)
   }
 

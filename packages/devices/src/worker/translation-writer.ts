@@ -1,6 +1,6 @@
 import type { AccessFault } from '../faults/access-fault.ts'
 import { DeviceError } from '../faults/errors.ts'
-import type { Reach, TranslationCopy, TranslationSource } from '../ports/translation-copy.ts'
+import type { DoorbellSpan, Reach, TranslationCopy, TranslationSource } from '../ports/translation-copy.ts'
 import {
   APPLIED,
   AWAY,
@@ -44,6 +44,7 @@ export class TranslationWriter implements TranslationCopy {
   /** Refused accesses of which nothing but their number came through. */
   faultsLost = 0
 
+  declare readonly doorbell: DoorbellSpan | null
   declare private readonly worker: TranslationWorker
   declare private readonly blocks: boolean
   private source: TranslationSource | null = null
@@ -55,8 +56,9 @@ export class TranslationWriter implements TranslationCopy {
   // A change found no room, so that the worker will not know of it.
   private dropped = false
 
-  constructor(worker: TranslationWorker) {
+  constructor(worker: TranslationWorker, doorbell: DoorbellSpan | null = null) {
     this.worker = worker
+    this.doorbell = doorbell
     this.blocks = mayBlock()
   }
 

@@ -1,36 +1,39 @@
 import { hex, type RegisterBus } from '@guestdma/memory'
-import { MMIO_QUEUE_NOTIFY, MMIO_STATUS, STATUS_DRIVER_OK } from '@guestdma/spec'
+import { STATUS_DRIVER_OK } from '@guestdma/spec'
 import { DeviceError } from '../faults/errors.ts'
 import {
   ACCESS,
   ACCESS_READS,
+  ACCESS_RESETS,
   ACCESS_STOPS,
   ACCESS_WRITES,
   ANSWER,
   ANSWERED,
   ASLEEP,
-  DOORBELL_QUEUES,
   DOORBELLS,
   MAILBOX_BYTES,
   OFFSET,
   POSITIONS,
   REQUEST,
   ringBell,
+  SPACE,
   VALUE,
+  WIDTHS,
 } from './mailbox.ts'
+import { doorbellOf, MMIO_LAYOUT, type RegisterLayout } from './register-layout.ts'
 import { awaitWord, mayBlock } from './turns.ts'
 
 /** How long the status of a live device counts as known: a driver that spins asks all the time. */
 const STATUS_MS = 1
 
 /**
- * The registers of a device in a worker, over its mailbox: what an `MmioTransport` is made over. An access waits for its
- * answer: the thread blocks, or spins where it may not block. A doorbell waits for nothing.
+ * The registers of a device in a worker, over its mailbox. An access waits for its answer: the thread blocks, or spins
+ * where it may not block. A doorbell waits for nothing.
  *
  * Every access throws once the worker is gone: `WORKER_ENDED`, or `WORKER_DEADLINE` where it did not answer in time. A
  * transport makes a `TransportLostError` of that.
  */
-export class WorkerRegisters implements RegisterBus {
+export class WorkerRegisters {
   declare readonly name: string
   declare readonly deadlineMs: number
   /** What every access throws; `null` while the worker is there. */
@@ -38,6 +41,7 @@ export class WorkerRegisters implements RegisterBus {
   /** Called once when {@link lost} is set by an access that got no answer. */
   onLost: (() => void) | null = null
   declare words: Int32Array
+  layout: RegisterLayout = MMIO_LAYOUT
 
   declare private readonly blocks: boolean
   private sequence = 0
@@ -52,28 +56,49 @@ export class WorkerRegisters implements RegisterBus {
     this.renew()
   }
 
-  read(offset: number, size: 1 | 2 | 4): number {
-    if (offset === MMIO_STATUS && this.statusUntil !== 0 && performance.now() < this.statusUntil) {
+  /** The registers of one space, as a bus. */
+  space(space: number): RegisterBus {
+    return {
+      read: (offset, size) => this.read(space, offset, size),
+      write: (offset, size, value) => this.write(space, offset, size, value),
+    }
+  }
+
+  read(space: number, offset: number, size: 1 | 2 | 4): number {
+    const { status } = this.layout
+    const isStatus = offset === status.offset && space === status.space && size === status.size
+    if (isStatus && this.statusUntil !== 0 && performance.now() < this.statusUntil) {
       if (this.lost !== null) throw this.lost
       return this.status
     }
-    const value = this.access(ACCESS_READS | size, offset, 0) >>> 0
-    if (offset === MMIO_STATUS && (value & STATUS_DRIVER_OK) !== 0) {
+    const value = this.access(ACCESS_READS | size, space, offset, 0) >>> 0
+    if (isStatus && (value & STATUS_DRIVER_OK) !== 0) {
       this.status = value
       this.statusUntil = performance.now() + STATUS_MS
     }
     return value
   }
 
-  write(offset: number, size: 1 | 2 | 4, value: number): void {
-    if (offset === MMIO_QUEUE_NOTIFY && (value & 0xffff) < DOORBELL_QUEUES) this.ring(value)
-    else this.access(ACCESS_WRITES | size, offset, value)
+  write(space: number, offset: number, size: 1 | 2 | 4, value: number): void {
+    const queue = doorbellOf(this.layout.doorbells, space, offset, value)
+    if (queue >= 0) this.ring(queue, size, value)
+    else this.access(ACCESS_WRITES | size, space, offset, value)
+  }
+
+  /** The device interrupts: its status may have changed. */
+  interrupted(): void {
+    this.statusUntil = 0
+  }
+
+  /** Resets registers and device, as a reset of the machine does. */
+  reset(): void {
+    this.access(ACCESS_RESETS, 0, 0, 0)
   }
 
   /** Resets the device and ends the worker's loop. Returns whether it said that it did. */
   stop(): boolean {
     try {
-      this.access(ACCESS_STOPS, 0, 0)
+      this.access(ACCESS_STOPS, 0, 0, 0)
       return true
     } catch {
       return false
@@ -87,17 +112,16 @@ export class WorkerRegisters implements RegisterBus {
     return this.words
   }
 
-  private ring(value: number): void {
+  private ring(queue: number, size: number, value: number): void {
     const { words, lost } = this
     if (lost !== null) throw lost
-    // With NOTIFICATION_DATA the upper half is the position, without it there is none.
-    const queue = value & 0xffff
+    words[WIDTHS + queue] = size
     Atomics.store(words, POSITIONS + queue, value)
     Atomics.or(words, DOORBELLS, 1 << queue)
     if (Atomics.load(words, ASLEEP) !== 0) ringBell(words)
   }
 
-  private access(kind: number, offset: number, value: number): number {
+  private access(kind: number, space: number, offset: number, value: number): number {
     const { words, lost } = this
     if (lost !== null) throw lost
     // Whoever does anything else, such as looking why the device interrupts, wants to know the status as it is then.
@@ -105,6 +129,7 @@ export class WorkerRegisters implements RegisterBus {
     const number = (this.sequence + 1) | 0
     this.sequence = number
     words[ACCESS] = kind
+    words[SPACE] = space
     words[OFFSET] = offset
     words[VALUE] = value
     Atomics.store(words, REQUEST, number)

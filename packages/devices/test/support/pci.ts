@@ -41,8 +41,11 @@ export interface FoundCapability {
   readonly length: number
 }
 
+/** A function, here or in a worker. */
+export type Reached = Pick<PciFunction, 'config' | 'bar'>
+
 /** The capability list, at most as long as the space can hold. */
-export function capabilities({ config }: PciFunction): FoundCapability[] {
+export function capabilities({ config }: Reached): FoundCapability[] {
   const found: FoundCapability[] = []
   for (let at = config.read(0x34, 1); at !== 0 && found.length < 48; at = config.read(at + 1, 1)) {
     found.push({
@@ -63,12 +66,12 @@ export const MASTER = 4
 export const INTX_DISABLE = 0x400
 
 /** Brings a function up and drives its device with INTx. */
-export class PciDriver extends GuestDriver {
-  readonly pci: PciFunction
+export class PciDriver<Function extends Reached = PciFunction> extends GuestDriver {
+  readonly pci: Function
   private readonly structures: ReadonlyMap<number, FoundCapability>
   private readonly multiplier: number
 
-  constructor(pci: PciFunction, command = MEMORY | MASTER) {
+  constructor(pci: Function, command = MEMORY | MASTER) {
     super()
     this.pci = pci
     // The first of each type is the one that the device prefers.

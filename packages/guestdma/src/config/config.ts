@@ -87,7 +87,8 @@ export interface RemoteConfig extends CommonConfig {
   listen?(interrupt: () => void): () => void
   /**
    * Over PCI: message-signalled interrupts are writes into memory that the device's backend allocates, and `pump` looks
-   * at it. So they work behind an IOMMU too, whose driver maps that memory.
+   * at it. So they work behind an IOMMU too, whose driver maps that memory. Leave {@link listen} out unless it tells of
+   * these writes as well.
    */
   readonly messages?: 'memory'
 }

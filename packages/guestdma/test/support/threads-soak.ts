@@ -2,7 +2,7 @@
 import { setImmediate as turn } from 'node:timers/promises'
 import { FrameBatch } from 'guestdma'
 import { expect } from 'vitest'
-import { type Threads, threads, type WorkerScheme } from './workers.ts'
+import { type Threads, threads, type Wanted } from './workers.ts'
 import { random } from './workload.ts'
 
 export interface SoakGoal {
@@ -10,6 +10,11 @@ export interface SoakGoal {
   readonly count: number
   readonly milliseconds: number
 }
+
+/** A device in a worker, and how it is reached. */
+type Soaked = Required<Pick<Wanted, 'scheme' | 'packed' | 'bus'>>
+
+const inWords = ({ scheme, packed, bus }: Soaked): string => `${scheme}, ${bus}, ${packed ? 'packed' : 'split'}`
 
 /** Packets or requests that each case moves at least. */
 const LEAST = 100
@@ -70,8 +75,8 @@ const lengthOf = (sequence: number): number => 60 + (mix(sequence) % 200)
  * Frames go out with numbers in them and come back over a loopback link. Sometimes the driver keeps the ring full, and
  * sometimes it waits asleep until all came back.
  */
-export async function netSoak(scheme: WorkerScheme, packed: boolean, goal: SoakGoal, seed: number): Promise<string> {
-  const far = await threads({ type: 'net', scheme, packed })
+export async function netSoak(wanted: Soaked, goal: SoakGoal, seed: number): Promise<string> {
+  const far = await threads({ type: 'net', ...wanted })
   const { machine } = far
   const deaths = new Deaths(far, goal)
   const next = random(seed)
@@ -141,16 +146,16 @@ export async function netSoak(scheme: WorkerScheme, packed: boolean, goal: SoakG
   expect(wrong).toBe(null)
   expect(received).toBeGreaterThan(LEAST)
   await far.close()
-  return `${scheme}, ${packed ? 'packed' : 'split'}: ${received} packets came back of ${sent}, ${deaths.count} workers died`
+  return `${inWords(wanted)}: ${received} packets came back of ${sent}, ${deaths.count} workers died`
 }
 
 const SECTORS = 2048
 const SECTOR = 512
 
 /** Random reads and writes, many at a time, beside a model of the disk. */
-export async function blkSoak(scheme: WorkerScheme, packed: boolean, goal: SoakGoal, seed: number): Promise<string> {
+export async function blkSoak(wanted: Soaked, goal: SoakGoal, seed: number): Promise<string> {
   const disk = new SharedArrayBuffer(SECTORS * SECTOR)
-  const far = await threads({ type: 'blk', scheme, packed, config: { disk } })
+  const far = await threads({ type: 'blk', ...wanted, config: { disk } })
   const { machine } = far
   const deaths = new Deaths(far, goal)
   const next = random(seed)
@@ -203,7 +208,7 @@ export async function blkSoak(scheme: WorkerScheme, packed: boolean, goal: SoakG
   }
   expect(done).toBeGreaterThan(LEAST)
   await far.close()
-  return `${scheme}, ${packed ? 'packed' : 'split'}: ${done} block requests, ${failed} cut off, ${deaths.count} workers died`
+  return `${inWords(wanted)}: ${done} block requests, ${failed} cut off, ${deaths.count} workers died`
 }
 
 // The worker is gone, so the disk does not change any more: each sector is as it was or as it should have become.

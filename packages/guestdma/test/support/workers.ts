@@ -1,10 +1,9 @@
 import { Worker } from 'node:worker_threads'
 import { type BusWindow, everything } from '@guestdma/devices'
-import { DeviceWorker, type DeviceWorkerOptions } from '@guestdma/devices/worker'
+import { DeviceWorker, type DeviceWorkerOptions, type WorkerPciOptions } from '@guestdma/devices/worker'
 import type { DmaScheme, PoolFact } from '@guestdma/dma'
 import { type DeviceAddress, GuestMemory, Region } from '@guestdma/memory'
 import { VIRTIO_F_RING_PACKED } from '@guestdma/spec'
-import { MmioTransport } from '@guestdma/transport'
 import {
   createMachine,
   type DeviceConfig,
@@ -17,6 +16,7 @@ import {
   virtioIommuScheme,
 } from 'guestdma'
 import { BASE } from './machines.ts'
+import { type Bus, DOORBELL, POOL_BYTES, POOL_DEVICE, reach } from './worker-bus.ts'
 import type { WorkerConfig } from './worker-device.ts'
 
 export const WORKER_SCHEMES = [
@@ -36,17 +36,20 @@ export const isTranslated = (scheme: WorkerScheme): boolean =>
   scheme.startsWith('virtio-iommu') || scheme === 'shared-pages'
 
 const RAM_BYTES = 8 << 20
-const POOL_BYTES = 2 << 20
-const POOL_DEVICE = 0x4000_0000
 
 export interface Wanted {
   /** `attack` is a network device. */
   readonly type: 'net' | 'blk' | 'attack'
   readonly scheme: WorkerScheme
   readonly packed?: boolean
+  /** Default: mmio. */
+  readonly bus?: Bus
+  readonly pci?: WorkerPciOptions
   readonly config?: WorkerConfig
   /** For the machine's entry of the device. */
   readonly entry?: Partial<RemoteConfig>
+  /** Nobody is told of interrupts. */
+  readonly silent?: boolean
   readonly deadlineMs?: number
   /** Default: whether the scheme decides on addresses. */
   readonly translated?: boolean
@@ -89,8 +92,11 @@ export async function threads({
   type,
   scheme,
   packed = false,
+  bus = 'mmio',
+  pci,
   config = {},
   entry,
+  silent = false,
   deadlineMs,
   translated = isTranslated(scheme),
   others = [],
@@ -104,6 +110,7 @@ export async function threads({
     windows,
     translated,
     config: { ...config, offer: [...(config.offer ?? []), ...(packed ? [VIRTIO_F_RING_PACKED] : [])] },
+    ...(bus === 'mmio' ? {} : { pci: { doorbell: DOORBELL, swiotlb: scheme === 'on-device', ...pci } }),
     spawn: () => {
       thread = new Worker(new URL('./worker-device.ts', import.meta.url))
       return thread
@@ -111,15 +118,14 @@ export async function threads({
     ...(deadlineMs === undefined ? {} : { deadlineMs }),
   }
   const worker = await DeviceWorker.start(options)
-  const transport = MmioTransport.probe(worker.registers, 'far')
-  if (transport === null) throw new Error('no device')
+  const transport = reach(worker, bus)
   const { listen, detach, enforcedBy, translations } = worker
   const kind = type === 'blk' ? 'blk' : 'net'
   const device: RemoteConfig = {
     type: kind,
     name: 'far',
     transport,
-    listen,
+    ...(silent ? {} : { listen }),
     detach,
     enforcedBy,
     translations,
