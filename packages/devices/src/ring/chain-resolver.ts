@@ -22,7 +22,7 @@ import {
   SEGMENT_OFFSET,
 } from './chain-table.ts'
 import type { DeviceRing, RingSetup } from './device-ring.ts'
-import { RingArea, type RingOwner } from './ring-area.ts'
+import { isReachable, RingArea, type RingOwner } from './ring-area.ts'
 import { CHAIN_BYTES, CHAIN_STEPS } from './work.ts'
 
 // The engine folds a module's own constants into its code; imported ones it loads at each use.
@@ -266,7 +266,8 @@ export class ChainResolver {
         }
         // The WRITE flag of this descriptor is ignored (§2.7.5.3.2).
         const area = this.tableArea
-        if (!area.resolve(port, low, high, length, READ_ACCESS)) {
+        port.request[0] = high * TWO_32 + low
+        if (!isReachable(port, low, high, length, READ_ACCESS) || !area.resolve(port, length, READ_ACCESS)) {
           this.owner.refused('indirect-unreachable', head, length)
           return false
         }
@@ -299,10 +300,8 @@ export class ChainResolver {
         }
       } else if (readableSegments >= 0) return this.reject('order', head, elements - 1, 0)
       total += length
-      if (high >= HIGH_LIMIT && length > 0) {
-        port.outOfReach?.(high, low, length, access)
+      if (length > 0 && !isReachable(port, low, high, length, access))
         return this.reject('buffer-unreachable', head, elements - 1, 0)
-      }
       const granted = length === 0 ? 0 : known !== UNASKED && elements === 1 ? known : this.locate(k, access)
       if (granted === length && length > 0) {
         if (segment === k) segment++

@@ -55,16 +55,15 @@ export class RingArea {
     this.region = nowhere
   }
 
-  /** False: the port refuses a part of it, or grants it in more pieces than anybody maps by the page. */
-  resolve(port: BusPort, low: number, high: number, length: number, access: 1 | 2): boolean {
+  /**
+   * The area is `length` bytes from device address `port.request[0]` on. (As an argument a large address would be an
+   * allocation.) False: the port refuses a part of it, or grants it in more pieces than anybody maps by the page.
+   */
+  resolve(port: BusPort, length: number, access: 1 | 2): boolean {
     this.scattered = false
     if (this.pieces.length > 0) this.pieces = []
-    if (high >= ADDRESS_HIGH_LIMIT) {
-      port.outOfReach?.(high, low, length, access)
-      return false
-    }
     const { request } = port
-    request[0] = high * TWO_32 + low
+    const address = request[0]
     let granted = port.resolve(length, access)
     if (granted <= 0) return false
     const region = port.region
@@ -78,7 +77,7 @@ export class RingArea {
       granted = port.resolve(length - have, access)
       if (granted <= 0) return false
       if (port.region !== region || port.offset !== offset + have) {
-        return this.resolvePieces(port, high * TWO_32 + low, length, access)
+        return this.resolvePieces(port, address, length, access)
       }
     }
     return true
@@ -180,11 +179,20 @@ export function resolveArea(
   needs: number,
   access: 1 | 2,
 ): boolean {
-  const low = halves[at]
-  if (low % align !== 0) owner.fail('ring-alignment', -1, low, align)
-  else if (!area.resolve(owner.port, low, halves[at + 1], bytes, access)) owner.refused('ring-unreachable', -1, bytes)
+  const { port } = owner
+  port.request[0] = halves[at + 1] * TWO_32 + halves[at]
+  if (halves[at] % align !== 0) owner.fail('ring-alignment', -1, halves[at], align)
+  else if (!isReachable(port, halves[at], halves[at + 1], bytes, access) || !area.resolve(port, bytes, access))
+    owner.refused('ring-unreachable', -1, bytes)
   else if (area.offset % needs !== 0) owner.fail('ring-alignment', -1, area.offset, needs)
   else return true
+  return false
+}
+
+/** Whether an address has no more bits than a port can reach. If not, the port is told of the attempt. */
+export function isReachable(port: BusPort, low: number, high: number, length: number, access: 1 | 2): boolean {
+  if (high < ADDRESS_HIGH_LIMIT) return true
+  port.outOfReach?.(high, low, length, access)
   return false
 }
 
