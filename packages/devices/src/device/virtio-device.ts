@@ -533,7 +533,7 @@ export abstract class VirtioDevice {
     if (epoch === this.epoch) return true
     let known = true
     for (const queue of this.queues) {
-      if (!queue.started || queue.walker.broken !== null) continue
+      if (!queue.started) continue
       if (!queue.walker.attach(queue.ring as RingSetup) && this.checkQueue(queue)) known = false
     }
     if (known) this.epoch = epoch
