@@ -11,9 +11,9 @@ import {
 } from '@guestdma/spec'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { BlkDevice, type BlockRequest, type BlockStore, everything, MmioRegisters } from '../src/index.ts'
+import { BlkDevice, type BlockRequest, type BlockStore, BusWindows, everything, MmioRegisters } from '../src/index.ts'
 import { header, status } from './support/devices.ts'
-import { Driver, type Element, Ram, type RingPlace } from './support/guest.ts'
+import { BASE, Driver, type Element, Ram, type RingPlace } from './support/guest.ts'
 import { type Guest, packedGuest, splitGuest } from './support/ring-guests.ts'
 
 const IN = 0
@@ -30,7 +30,17 @@ const IOERR = 1
 const UNSUPP = 2
 
 const HOW = ['now', 'error', 'later', 'throw', 'done and throw', 'twice', 'another', 'another and later'] as const
-const MEANWHILE = ['nothing', 'move', 'kick', 'poll', 'capacity', 'reset queue', 'reset device'] as const
+const MEANWHILE = [
+  'nothing',
+  'move',
+  'grow',
+  'forget',
+  'kick',
+  'poll',
+  'capacity',
+  'reset queue',
+  'reset device',
+] as const
 
 interface Behaviour {
   readonly how: (typeof HOW)[number]
@@ -41,7 +51,7 @@ const behaviour: fc.Arbitrary<Behaviour> = fc.record({
   how: fc.oneof({ weight: 4, arbitrary: fc.constantFrom('now' as const, 'later' as const) }, fc.constantFrom(...HOW)),
   meanwhile: fc.oneof(
     { weight: 8, arbitrary: fc.constant('nothing' as const) },
-    { weight: 3, arbitrary: fc.constantFrom('move' as const, 'kick' as const, 'poll' as const, 'capacity' as const) },
+    { weight: 3, arbitrary: fc.constantFrom(...MEANWHILE.slice(1, 7)) },
     { weight: 1, arbitrary: fc.constantFrom('reset queue' as const, 'reset device' as const) },
   ),
 })
@@ -59,7 +69,8 @@ const step = fc.oneof(
   { weight: 2, arbitrary: fc.record({ do: fc.constant('kick' as const), queue: fc.nat(QUEUES - 1) }) },
   { weight: 3, arbitrary: fc.record({ do: fc.constant('poll' as const), budget: fc.constantFrom(0, 1, 2, 3, 64) }) },
   { weight: 3, arbitrary: fc.record({ do: fc.constant('finish' as const), which: fc.nat(7) }) },
-  { weight: 1, arbitrary: fc.record({ do: fc.constant('move' as const) }) },
+  { weight: 1, arbitrary: fc.record({ do: fc.constantFrom('move' as const, 'grow' as const, 'forget' as const) }) },
+  { weight: 1, arbitrary: fc.record({ do: fc.constant('learn' as const) }) },
   { weight: 1, arbitrary: fc.record({ do: fc.constant('listen' as const), meanwhile: fc.constantFrom(...MEANWHILE) }) },
 )
 const scenario = fc.record({
@@ -86,10 +97,44 @@ interface Asked {
   void: Uint8Array | null
 }
 
+const PAGE = 4096
+
+/** Reaches all of RAM, once it was told where a page is. */
+class AskingPort extends BusWindows {
+  pending = false
+  readonly forgotten = new Set<number>()
+  private readonly asked = new Set<number>()
+
+  override resolve(length: number, access: 1 | 2): number {
+    const granted = super.resolve(length, access)
+    const first = Math.floor(this.request[0] / PAGE)
+    const last = Math.floor((this.request[0] + granted - 1) / PAGE)
+    this.pending = false
+    for (let page = first; page <= last; page++) {
+      if (!this.forgotten.has(page)) continue
+      this.asked.add(page)
+      this.pending = true
+    }
+    if (this.forgotten.size > 0) this.window[1] = 0
+    return this.pending ? 0 : granted
+  }
+
+  forget(from: number, to: number): void {
+    for (let page = Math.floor(from / PAGE); page * PAGE < to; page++) this.forgotten.add(page)
+    this.window.fill(0)
+    this.epoch++
+  }
+
+  learn(): void {
+    for (const page of this.asked) this.forgotten.delete(page)
+    this.asked.clear()
+  }
+}
+
 class World implements BlockStore {
   readonly capacity: number = SECTORS * 512
   readonly ram: Ram
-  readonly port
+  readonly port: AskingPort
   readonly device: BlkDevice
   readonly driver: Driver
   readonly guests: (Guest | null)[] = []
@@ -115,8 +160,8 @@ class World implements BlockStore {
   constructor(format: 'split' | 'packed', given: World['given']) {
     this.format = format
     this.given = given
-    this.ram = new Ram(0x80_0000)
-    this.port = everything(this.ram.memory)
+    this.ram = new Ram(0x10_0000, true)
+    this.port = new AskingPort('p', everything(this.ram.memory).windows)
     this.device = new BlkDevice({
       name: 'blk0',
       port: this.port,
@@ -141,6 +186,7 @@ class World implements BlockStore {
   }
 
   private start(): void {
+    this.port.forgotten.clear()
     for (let q = 0; q < QUEUES; q++) {
       this.guests[q] = this.guest()
       this.outstanding[q] = new Map()
@@ -182,10 +228,23 @@ class World implements BlockStore {
     this.start()
   }
 
+  // All of memory, or the rings alone.
+  private forget(): void {
+    if (this.turn % 2 === 0) this.port.forget(BASE, this.ram.alloc(0, 1))
+    else for (const guest of this.guests) if (guest !== null) this.port.forget(guest.areas[0], guest.areas[4] + 6)
+  }
+
+  private learn(): void {
+    this.port.learn()
+    for (const queue of this.device.queues) this.device.notify(queue)
+  }
+
   // A queue whose reset is complete is set up again.
   private enable(): void {
     for (let q = 0; q < QUEUES; q++) {
       if (this.guests[q] !== null || this.driver.queueReset(q)) continue
+      // A driver waits until it is ready.
+      this.port.forgotten.clear()
       const guest = this.guest()
       this.guests[q] = guest
       this.driver.queue(q, (guest as Guest & { ring: RingPlace }).ring)
@@ -196,6 +255,8 @@ class World implements BlockStore {
     if (this.inside) return
     this.inside = true
     if (what === 'move') this.port.setWindows(this.port.windows)
+    else if (what === 'grow') this.ram.wasm?.grow(1)
+    else if (what === 'forget') this.forget()
     else if (what === 'kick') for (let i = 0; i < QUEUES; i++) this.driver.kick(i)
     else if (what === 'poll') this.device.poll(64)
     else if (what === 'capacity') this.device.capacityChanged()
@@ -336,8 +397,9 @@ class World implements BlockStore {
       else if (at.do === 'kick') this.driver.kick(at.queue)
       else if (at.do === 'poll') this.device.poll(at.budget)
       else if (at.do === 'finish') this.finish(at.which)
-      else if (at.do === 'move') this.meddle('move', 0)
-      else this.listen(at.meanwhile)
+      else if (at.do === 'learn') this.learn()
+      else if (at.do === 'listen') this.listen(at.meanwhile)
+      else this.meddle(at.do, 0)
       for (let q = 0; q < QUEUES; q++) this.reap(q)
     }
     this.listening = 'nothing'
@@ -345,6 +407,7 @@ class World implements BlockStore {
       while (this.held.length > 0) this.finish(0)
       for (let q = 0; q < QUEUES; q++) this.driver.kick(q)
       const done = this.device.poll(64)
+      this.learn()
       this.enable()
       for (let q = 0; q < QUEUES; q++) this.reap(q)
       if (done === 0 && this.held.length === 0 && this.outstanding.every((all) => all.size === 0)) break
