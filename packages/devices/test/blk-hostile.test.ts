@@ -235,6 +235,20 @@ describe.each(FORMATS)('a batch of a %s ring', (format) => {
     expect((again as Guest | null)?.reap()).toHaveLength(1)
   })
 
+  test('what a listener makes available within a publication is served to the end', () => {
+    boot({}, VIRTIO_F_EVENT_IDX)
+    guest.offer([chain(IN, 1)])
+    ram.hook = () => {
+      const [address] = ram.writes.at(-1) as [number, number]
+      if (address >= ringEnd) return
+      ram.hook = null
+      guest.offer([chain(IN, 2), chain(IN, 3), chain(IN, 4)])
+    }
+    poll(2)
+    while (device.poll(2) > 0);
+    expect([store.sectors, guest.reap().length]).toEqual([[1, 2, 3, 4], 4])
+  })
+
   test("what a port's observer revokes for a later chain is not reached", () => {
     const request = chain(IN, 1)
     port.faults.observer = () => {

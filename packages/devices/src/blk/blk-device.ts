@@ -220,7 +220,7 @@ export class BlkDevice extends VirtioDevice {
       if (queue.generation !== generation || !this.live || this.suspending || !this.checkPort()) break
       const { epoch } = port
       const rows = walker.takeBatch(Math.min(budget - done, this.slots.length - this.taken))
-      // Whoever is told of an access that the port refused may have reset the queue.
+      // Whoever is told of an access that the port refused may have reset it.
       if (queue.generation !== generation) break
       if (rows === 0) {
         // Cleared first: whoever listens to the ring may ring the doorbell.
