@@ -4,6 +4,7 @@ import {
   STATUS_DRIVER_OK,
   STATUS_SUSPEND,
   VIRTIO_BLK_F_FLUSH,
+  VIRTIO_BLK_F_MQ,
   VIRTIO_F_EVENT_IDX,
   VIRTIO_F_IN_ORDER,
   VIRTIO_F_RING_PACKED,
@@ -213,6 +214,47 @@ describe.each(FORMATS)('a batch of a %s ring', (format) => {
     poll()
     expect(before.length).toBeGreaterThan(0)
     expect(ringBytes()).toEqual(before)
+  })
+
+  test("a listener of one queue may revoke another one's ring, which is not published then", () => {
+    const waiting: BlockRequest[] = []
+    ram = new Ram()
+    port = everything(ram.memory)
+    const disk = new MemoryBlockStore(new Uint8Array(DISK_BYTES))
+    const { read } = disk
+    disk.read = (request) => {
+      if (request.sector === 1) waiting.push(request)
+      else read.call(disk, request)
+    }
+    device = new BlkDevice({ name: 'blk0', port, store: disk, queues: 2, offer: [VIRTIO_F_RING_PACKED] })
+    driver = new Driver(new MmioRegisters(device, {}))
+    const begin = ram.alloc(0, 64)
+    const guests = [0, 1].map(() => (format === 'packed' ? packedGuest(ram, 32) : splitGuest(ram, 32)))
+    const [first, second] = guests.map((made) => made.ring)
+    driver.start([first, second], ...(format === 'packed' ? [VIRTIO_F_RING_PACKED] : []), VIRTIO_BLK_F_MQ)
+    const end = ram.alloc(0, 1)
+    guests[1].offer([chain(IN, 1)])
+    driver.kick(1)
+    device.poll(64)
+    waiting[0].done(0)
+    guests[0].offer([chain(IN, 2)])
+    driver.kick(0)
+    const bytes = (): Uint8Array => ram.bytes.slice(ram.at(second.desc), ram.at(end))
+    let before: Uint8Array = new Uint8Array(0)
+    ram.hook = () => {
+      const [address] = ram.writes.at(-1) as [number, number]
+      if (address < begin || address >= second.desc || before.length > 0) return
+      const [window] = port.windows
+      const skip = end - window.base
+      port.setWindows([
+        { ...window, length: second.desc - window.base },
+        { ...window, base: end, offset: window.offset + skip, length: window.length - skip },
+      ])
+      before = bytes()
+    }
+    device.poll(64)
+    expect(before.length).toBeGreaterThan(0)
+    expect(bytes()).toEqual(before)
   })
 
   test('a doorbell of a queue that was set up anew within a publication is not lost', () => {

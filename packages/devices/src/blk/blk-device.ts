@@ -200,6 +200,8 @@ export class BlkDevice extends VirtioDevice {
       const queue = queues[(this.turn + i) % count]
       if (!queue.started || !this.live) continue
       if (queue.marked && done < budget) done += this.serve(queue, budget - done)
+      // Whoever listens to another ring may have moved this one.
+      this.checkPort()
       if (this.checkQueue(queue)) this.publish(queue)
     }
     return done
@@ -217,7 +219,7 @@ export class BlkDevice extends VirtioDevice {
     while (done < budget && this.taken < this.slots.length) {
       // Foreign code, so nothing is taken meanwhile.
       if (walker.ready > 0) this.askCapacity()
-      if (queue.generation !== generation || !this.live || this.suspending || !this.checkPort()) break
+      if (queue.generation !== generation || !this.checkPort() || !this.live || this.suspending) break
       const { epoch } = port
       const rows = walker.takeBatch(Math.min(budget - done, this.slots.length - this.taken))
       // Whoever is told of an access that the port refused may have reset it.
