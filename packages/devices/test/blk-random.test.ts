@@ -2,6 +2,7 @@
 // do, each request is executed once, used once, answered as its store said, and in order where that was agreed on.
 import {
   STATUS_DRIVER_OK,
+  STATUS_SUSPEND,
   VIRTIO_BLK_F_CONFIG_WCE,
   VIRTIO_BLK_F_FLUSH,
   VIRTIO_BLK_F_MQ,
@@ -9,6 +10,7 @@ import {
   VIRTIO_F_IN_ORDER,
   VIRTIO_F_RING_PACKED,
   VIRTIO_F_RING_RESET,
+  VIRTIO_F_SUSPEND,
 } from '@guestdma/spec'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
@@ -39,6 +41,7 @@ const MEANWHILE = [
   'kick',
   'poll',
   'capacity',
+  'suspend',
   'reset queue',
   'reset device',
 ] as const
@@ -52,7 +55,7 @@ const behaviour: fc.Arbitrary<Behaviour> = fc.record({
   how: fc.oneof({ weight: 4, arbitrary: fc.constantFrom('now' as const, 'later' as const) }, fc.constantFrom(...HOW)),
   meanwhile: fc.oneof(
     { weight: 8, arbitrary: fc.constant('nothing' as const) },
-    { weight: 3, arbitrary: fc.constantFrom(...MEANWHILE.slice(1, 7)) },
+    { weight: 3, arbitrary: fc.constantFrom(...MEANWHILE.slice(1, 8)) },
     { weight: 1, arbitrary: fc.constantFrom('reset queue' as const, 'reset device' as const) },
   ),
 })
@@ -187,7 +190,13 @@ class World implements BlockStore {
       offer: [VIRTIO_F_IN_ORDER, VIRTIO_F_RING_PACKED],
     })
     this.driver = new Driver(new MmioRegisters(this.device, {}))
-    this.features = [VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_MQ, VIRTIO_F_RING_RESET, VIRTIO_BLK_F_CONFIG_WCE]
+    this.features = [
+      VIRTIO_BLK_F_FLUSH,
+      VIRTIO_BLK_F_MQ,
+      VIRTIO_F_RING_RESET,
+      VIRTIO_F_SUSPEND,
+      VIRTIO_BLK_F_CONFIG_WCE,
+    ]
     if (format === 'packed') this.features.push(VIRTIO_F_RING_PACKED)
     if (given.inOrder) this.features.push(VIRTIO_F_IN_ORDER)
     if (given.eventIndex) this.features.push(VIRTIO_F_EVENT_IDX)
@@ -229,7 +238,7 @@ class World implements BlockStore {
   }
 
   private resetQueue(q: number): void {
-    if (this.guests[q] === null) return
+    if (this.guests[q] === null || (this.driver.status & STATUS_SUSPEND) !== 0) return
     this.reap(q)
     this.driver.resetQueue(q)
     this.drop(q)
@@ -263,6 +272,8 @@ class World implements BlockStore {
 
   // A queue whose reset is complete is set up again.
   private enable(): void {
+    if (this.device.suspended) this.driver.status |= STATUS_DRIVER_OK
+    if ((this.driver.status & STATUS_SUSPEND) !== 0) return
     for (let q = 0; q < QUEUES; q++) {
       if (this.guests[q] !== null || this.driver.queueReset(q)) continue
       // A driver waits until it is ready.
@@ -273,15 +284,21 @@ class World implements BlockStore {
     }
   }
 
+  // Whoever resumes a device rings no doorbell before that.
+  private kick(q: number): void {
+    if (!this.device.suspended) this.driver.kick(q)
+  }
+
   meddle(what: Behaviour['meanwhile'], q: number): void {
     if (this.inside) return
     this.inside = true
     if (what === 'move') this.port.setWindows(this.port.windows)
     else if (what === 'grow') this.ram.wasm?.grow(1)
     else if (what === 'forget') this.forget()
-    else if (what === 'kick') for (let i = 0; i < QUEUES; i++) this.driver.kick(i)
+    else if (what === 'kick') for (let i = 0; i < QUEUES; i++) this.kick(i)
     else if (what === 'poll') this.device.poll(64)
     else if (what === 'capacity') this.device.capacityChanged()
+    else if (what === 'suspend') this.driver.status |= STATUS_SUSPEND
     else if (what === 'reset queue') this.resetQueue(q)
     else if (what === 'reset device') this.resetDevice()
     this.inside = false
@@ -416,7 +433,7 @@ class World implements BlockStore {
   run(steps: readonly (typeof step extends fc.Arbitrary<infer T> ? T : never)[]): void {
     for (const at of steps) {
       if (at.do === 'offer') this.offer(at.queue, at.type, at.sectors, at.cuts)
-      else if (at.do === 'kick') this.driver.kick(at.queue)
+      else if (at.do === 'kick') this.kick(at.queue)
       else if (at.do === 'poll') this.device.poll(at.budget)
       else if (at.do === 'finish') this.finish(at.which)
       else if (at.do === 'learn') this.learn()
@@ -425,7 +442,7 @@ class World implements BlockStore {
       for (let q = 0; q < QUEUES; q++) this.reap(q)
     }
     this.listening = 'nothing'
-    for (let q = 0; q < QUEUES; q++) this.driver.kick(q)
+    for (let q = 0; q < QUEUES; q++) this.kick(q)
     // From here on the device is polled when it asked for that, and not otherwise.
     for (let rounds = 0; this.goesOn(); rounds++) {
       expect(rounds).toBeLessThan(2000)
