@@ -107,6 +107,15 @@ describe('BusWindows', () => {
     expect(ask(port, 2 ** 53 - 1, 8)).toEqual([1, 0xfff])
   })
 
+  test('setWindows takes a window onto a memory that has grown since', () => {
+    const memory = new WebAssembly.Memory({ initial: 1 })
+    const grown = new Region(memory, 'wasm')
+    const port = oneWindow('wasm', { base: 0, length: 0x1000, region: grown })
+    memory.grow(1)
+    port.setWindows([{ base: 0, length: 0x2000, region: grown, offset: 0x1_0000 }])
+    expect(ask(port, 0x1000, 64)).toEqual([64, 0x1_1000])
+  })
+
   test('setWindows replaces the windows and bumps the epoch', () => {
     const memory = region()
     const port = oneWindow('pool', { base: 0x1000, length: 0x1000, region: memory })

@@ -178,6 +178,19 @@ describe.each(TRANSPORTS)('what follows a report of a write is not lost: over %s
     expect([m.rx.usedIndex, m.device.status]).toEqual([0, 0])
   })
 
+  test('the hook may reset the device when used elements are published: nobody is interrupted for them', () => {
+    const disk = blkMachineOver(transport, {}, 8, ram)
+    disk.driver.start([disk.ring], 9)
+    const cell = status(ram)
+    disk.ring.offer(disk.ring.chain(header(ram, 4), cell))
+    ram.hook = () => {
+      if (ram.writes.at(-1)?.[0] !== cell.address) disk.driver.status = 0
+    }
+    disk.driver.kick(0)
+    disk.device.poll(64)
+    expect([disk.driver.status, disk.driver.interrupting]).toEqual([0, false])
+  })
+
   test('the hook may call the device: it is refused, and the device is due', () => {
     let told = 0
     const m = net({ onWork: () => told++ })

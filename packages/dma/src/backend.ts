@@ -243,7 +243,7 @@ export interface DmaBackend {
   dispose(): void
   /**
    * After `dispose` threw: calls `release` once the device can reach nothing any more, and the backend has given its own
-   * memory back. Without it nobody ever knows that, and what was lent stays out of use.
+   * memory back; at once where that is so already. Without it nobody ever knows that, and what was lent stays out of use.
    */
   whenGone?(release: () => void): void
 }

@@ -460,6 +460,27 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       expect([rig.session.quarantined, released, rig.ram.live]).toEqual([false, true, 0])
     })
 
+    it('a backend that learns at once that the device is gone: all memory goes back before close ends', async () => {
+      const rig = await makeNet({ mode, queueSize: 8 })
+      rig.backend.refusals = 1
+      rig.backend.whenGone = (release) => {
+        rig.backend.dispose()
+        release()
+      }
+      await expect(rig.net.close()).rejects.toMatchObject({ code: 'DMA_STILL_REACHABLE' })
+      expect([rig.session.quarantined, rig.ram.live]).toEqual([false, 0])
+    })
+
+    it('a backend that throws where it is asked to tell: what it did not give back stays out of use', async () => {
+      const rig = await makeNet({ mode, queueSize: 8 })
+      rig.backend.refusals = 1
+      rig.backend.whenGone = () => {
+        throw new Error('it does not know how')
+      }
+      await expect(rig.net.close()).rejects.toMatchObject({ code: 'DMA_STILL_REACHABLE' })
+      expect(rig.session.quarantined).toBe(true)
+    })
+
     it('a transport whose other end is gone: the device is cut off, and all memory goes back', async () => {
       let detached = 0
       const rig = await makeNet({ mode, queueSize: 8, detach: () => ++detached > 0 })

@@ -1,4 +1,4 @@
-import { DMA_EXHAUSTED, DMA_UNMAPPABLE } from '@guestdma/dma'
+import { DMA_EXHAUSTED, DMA_OK, DMA_UNMAPPABLE } from '@guestdma/dma'
 import { FrameBatch, NetDriver } from '@guestdma/drivers'
 import { guestAddress } from '@guestdma/memory'
 import {
@@ -551,6 +551,38 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       batch.count = 2
       expect(rig.net.send(batch)).toBe(2)
       expect(transmitted(rig)).toEqual([pattern(80, 5), pattern(600, 4)])
+    })
+
+    it('go out as one piece too where there are more than the ring holds, and the backend takes but a part', async () => {
+      const rig = await makeNet({ queueSize: 4 })
+      const address = rig.ram.allocate(2000, 64)
+      const batch = new FrameBatch(6)
+      batch.headed = true
+      batch.address.fill(address + 12)
+      batch.length.fill(60)
+      batch.count = 6
+      rig.backend.commitMaps = () => {
+        rig.backend.commitMaps = () => DMA_OK
+        return DMA_EXHAUSTED
+      }
+      expect(rig.net.send(batch)).toBe(1)
+      expect([rig.net.sendStatus, batch.count]).toEqual([DMA_EXHAUSTED, 6])
+      expect(rig.device.take(1).map(({ segments }) => segments)).toEqual([[{ address, length: 72, writable: false }]])
+    })
+
+    it('says why for good where the backend refuses the rest for good', async () => {
+      const rig = await makeNet({ queueSize: 4 })
+      const batch = new FrameBatch(4)
+      batch.headed = true
+      batch.address.fill(rig.ram.allocate(2000, 64) + 12)
+      batch.length.fill(60)
+      batch.count = 4
+      rig.backend.commitMaps = () => {
+        rig.backend.commitStatus = DMA_UNMAPPABLE
+        rig.backend.commitMaps = () => rig.backend.commitStatus
+        return DMA_EXHAUSTED
+      }
+      expect([rig.net.send(batch), rig.net.sendStatus]).toEqual([0, DMA_UNMAPPABLE])
     })
 
     it('are unmappable where their header would lie before memory', async () => {

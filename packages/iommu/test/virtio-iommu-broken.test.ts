@@ -1,5 +1,5 @@
 import { DMA_EXHAUSTED, DMA_FAILED, DMA_OK } from '@guestdma/dma'
-import { describe, expect, test } from 'vitest'
+import { describe, expect, test, vi } from 'vitest'
 import { describeRequestStatus, IommuBackend, VirtioIommu } from '../src/index.ts'
 import { type Answer, type HandRequest, S, T } from './support/hand-iommu.ts'
 import { attached, BASE, BYTES, DEADLINE, driverRig, failure, map, started, unmap } from './support/iommu-rig.ts'
@@ -188,6 +188,47 @@ describe('requests that are refused', () => {
     }
     await iommu.close()
     expect(ram.available).toBe(BYTES)
+  })
+
+  test('a refused DETACH: who asks after the IOMMU was reset is told at once', async () => {
+    const { device, domain, iommu } = await attached()
+    device.misbehave = answers(T.DETACH, { status: S.DEVERR })
+    expect(await failure(() => domain.dispose())).toBe('IOMMU_DETACH')
+    await iommu.close()
+    let gone = 0
+    domain.whenGone(() => gone++)
+    expect(gone).toBe(1)
+  })
+
+  test('a refused DETACH: everybody is told of the reset, whatever another one throws', async () => {
+    const { device, domain, iommu } = await attached()
+    const other = iommu.attach(9, 'blk0')
+    device.misbehave = answers(T.DETACH, { status: S.DEVERR })
+    for (const each of [domain, other]) expect(await failure(() => each.dispose())).toBe('IOMMU_DETACH')
+    const told: string[] = []
+    domain.whenGone(() => {
+      throw new Error('a release that fails')
+    })
+    domain.whenGone(() => told.push('net0'))
+    other.whenGone(() => told.push('blk0'))
+    const surfaced = vi.spyOn(globalThis, 'queueMicrotask').mockImplementation(() => {})
+    await iommu.close()
+    expect(surfaced).toHaveBeenCalledTimes(1)
+    surfaced.mockRestore()
+    expect([told, iommu.endpoints.size]).toEqual([['net0', 'blk0'], 0])
+  })
+
+  test('a refused DETACH: memory goes back with a reset that was confirmed, also where something else fails then', async () => {
+    const { device, domain, iommu } = await attached()
+    device.misbehave = answers(T.DETACH, { status: S.DEVERR })
+    expect(await failure(() => domain.dispose())).toBe('IOMMU_DETACH')
+    let gone = 0
+    domain.whenGone(() => gone++)
+    iommu.session.onRelease(() => {
+      throw new Error('a release that fails')
+    })
+    await expect(iommu.close()).rejects.toThrow('a release that fails')
+    expect([device.status, gone]).toEqual([0, 1])
   })
 })
 

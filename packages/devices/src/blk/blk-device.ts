@@ -21,6 +21,7 @@ import {
 } from '@guestdma/spec'
 import type { DeviceQueue } from '../device/device-queue.ts'
 import { VirtioDevice } from '../device/virtio-device.ts'
+import type { RequestFaultReason } from '../faults/faults.ts'
 import { CHAIN_BYTES, CHAIN_STEPS } from '../ring/work.ts'
 import type { BlockStatus, BlockStore } from './block-store.ts'
 import {
@@ -91,6 +92,8 @@ export class BlkDevice extends VirtioDevice {
   private writeThrough = false
   // The capacity when it last changed.
   private sectors = 0
+  // Bytes, as the store said before the batch at hand.
+  private capacity = 0
   declare private readonly showCapacity: () => void
 
   constructor(options: BlkDeviceOptions) {
@@ -197,6 +200,8 @@ export class BlkDevice extends VirtioDevice {
       const queue = queues[(this.turn + i) % count]
       if (!queue.started || !this.live) continue
       if (queue.marked && done < budget) done += this.serve(queue, budget - done)
+      // Whoever listens to another ring may have moved this one.
+      this.checkPort()
       if (this.checkQueue(queue)) this.publish(queue)
     }
     return done
@@ -211,33 +216,43 @@ export class BlkDevice extends VirtioDevice {
     if (this.stagingUsed + this.wanted[queue.index] > this.stagingLimit) return 0
     this.wanted[queue.index] = 0
     walker.update()
-    while (done < budget && this.live && this.taken < this.slots.length) {
+    while (done < budget && this.taken < this.slots.length) {
+      // Foreign code, so nothing is taken meanwhile.
+      if (walker.ready > 0) this.askCapacity()
+      if (queue.generation !== generation || !this.checkPort() || !this.live || this.suspending) break
+      const { epoch } = port
       const rows = walker.takeBatch(Math.min(budget - done, this.slots.length - this.taken))
+      // Whoever is told of an access that the port refused may have reset it.
+      if (queue.generation !== generation) break
       if (rows === 0) {
-        if (this.publishAndRearm(queue)) continue
+        // Cleared first: whoever listens to the ring may ring the doorbell.
         queue.marked = false
-        break
+        if (!this.publishAndRearm(queue)) break
+        queue.marked = true
+        continue
       }
       // Of the last chain of the batch.
       const { extra } = walker
-      const { epoch } = port
       let row = 0
-      do {
+      while (row < rows && this.live && !this.suspending && port.epoch === epoch) {
         if (!this.request(queue, row)) {
           walker.untake(rows - row)
           // The walk counts, and is not made again before there is room.
           return done + row + extra
         }
+        row++
         // The store may have run code that reset the queue.
         if (queue.generation !== generation) return done + row
-        row++
-      } while (row < rows && this.live && port.epoch === epoch)
+      }
       done += row
       if (row === rows) done += extra
       else walker.untake(rows - row)
       // It may have moved memory: what it ended is answered first, and the rest is taken as the port grants it now.
       if (port.epoch !== epoch) done += this.completeFinished(0)
-      if (!this.checkPort()) break
+      if (row > 0) continue
+      // A port that is never the same again must not hold the poll.
+      this.wake()
+      break
     }
     return done
   }
@@ -249,15 +264,13 @@ export class BlkDevice extends VirtioDevice {
     const writable = chains.writable(row)
     const readable = chains.readable(row)
     if (writable === 0) {
-      this.badRequest(queue, 'no-status', chains.head(row), 0)
+      const head = chains.head(row)
       this.counters.failed++
-      walker.complete(chains.head(row), chains.position(row), 0, true)
+      walker.complete(head, chains.position(row), 0, true)
+      this.badRequest(queue, 'no-status', head, 0)
       return true
     }
-    if (readable < BLK_REQUEST_HEADER_SIZE) {
-      this.badRequest(queue, 'short-header', chains.head(row), readable)
-      return this.answerNow(queue, row, BLK_S_IOERR)
-    }
+    if (readable < BLK_REQUEST_HEADER_SIZE) return this.refuse(queue, row, 'short-header', readable)
     chains.gather(row, 0, this.scratch, 0, BLK_REQUEST_HEADER_SIZE)
     const header = this.scratch.u32
     const type = header[BLK_REQUEST_TYPE / 4]
@@ -274,12 +287,17 @@ export class BlkDevice extends VirtioDevice {
       case BLK_T_GET_ID:
         // §5.2.6.1: the length must be 20.
         if (writable !== BLK_ID_BYTES + 1) return this.answerNow(queue, row, BLK_S_IOERR)
-        chains.scatter(row, 0, this.scratch, SCRATCH_ID, BLK_ID_BYTES)
-        this.putStatus(queue, row, BLK_S_OK, BLK_ID_BYTES, chains.position(row))
-        return true
+        return this.giveId(queue, row)
       default:
         return this.answerNow(queue, row, BLK_S_UNSUPP)
     }
+  }
+
+  private giveId(queue: DeviceQueue, row: number): true {
+    const { chains } = queue.walker
+    const listened = chains.scatter(row, 0, this.scratch, SCRATCH_ID, BLK_ID_BYTES)
+    this.putStatus(queue, row, BLK_S_OK, BLK_ID_BYTES, chains.position(row), listened)
+    return true
   }
 
   private transfer(queue: DeviceQueue, row: number, phase: 'read' | 'write', sector: number, bytes: number): boolean {
@@ -287,19 +305,16 @@ export class BlkDevice extends VirtioDevice {
     if ((bytes & (SECTOR_SIZE - 1)) !== 0 || !inside) return this.answerNow(queue, row, BLK_S_IOERR)
     // Nothing to do is no error: 0 is a multiple of 512.
     if (bytes === 0) return this.answerNow(queue, row, BLK_S_OK)
-    if (bytes > this.longest) {
-      this.badRequest(queue, 'too-large', queue.walker.chains.head(row), bytes)
-      return this.answerNow(queue, row, BLK_S_IOERR)
-    }
+    if (bytes > this.longest) return this.refuse(queue, row, 'too-large', bytes)
     return this.start(queue, row, phase, sector, bytes)
   }
 
-  private get capacity(): number {
+  private askCapacity(): void {
+    this.capacity = 0
     try {
-      return this.store.capacity
+      this.capacity = this.store.capacity
     } catch (error) {
       this.hostThrew('store.capacity', error)
-      return 0
     }
   }
 
@@ -427,10 +442,12 @@ export class BlkDevice extends VirtioDevice {
     else if (phase === 'read') this.counters.reads++
     else if (phase === 'flush') this.counters.flushes++
     else this.counters.writes++
-    if (status === BLK_S_OK && phase === 'read') chains.scatter(row, 0, staging as Region, stagingOffset, dataBytes)
-    else this.zero(queue, row, dataBytes)
+    const delivered = status === BLK_S_OK && phase === 'read'
+    const listened = delivered
+      ? chains.scatter(row, 0, staging as Region, stagingOffset, dataBytes)
+      : this.zero(queue, row, dataBytes)
     this.free(slot)
-    this.putStatus(queue, row, status, dataBytes, slot.position)
+    this.putStatus(queue, row, status, dataBytes, slot.position, listened)
   }
 
   private answerNow(queue: DeviceQueue, row: number, status: BlockStatus): true {
@@ -438,26 +455,41 @@ export class BlkDevice extends VirtioDevice {
     if (status === BLK_S_UNSUPP) this.counters.unsupported++
     else if (status !== BLK_S_OK) this.counters.failed++
     const dataBytes = chains.writable(row) - 1
-    this.zero(queue, row, dataBytes)
-    this.putStatus(queue, row, status, dataBytes, chains.position(row))
+    const listened = this.zero(queue, row, dataBytes)
+    this.putStatus(queue, row, status, dataBytes, chains.position(row), listened)
+    return true
+  }
+
+  // The fault is recorded last: whoever is told of it may reset the device.
+  private refuse(queue: DeviceQueue, row: number, reason: RequestFaultReason, value: number): true {
+    const head = queue.walker.chains.head(row)
+    this.answerNow(queue, row, BLK_S_IOERR)
+    this.badRequest(queue, reason, head, value)
     return true
   }
 
   // Data that a failed request did not deliver. Beyond the longest request there is no point in writing gigabytes: the
   // used length is then 0.
-  private zero(queue: DeviceQueue, row: number, dataBytes: number): void {
-    if (dataBytes > 0 && dataBytes <= this.longest) queue.walker.chains.scatterZeros(row, 0, dataBytes)
+  private zero(queue: DeviceQueue, row: number, dataBytes: number): boolean {
+    return dataBytes <= this.longest && queue.walker.chains.scatterZeros(row, 0, dataBytes)
   }
 
-  // Ends the request in a row, whose data was written.
-  private putStatus(queue: DeviceQueue, row: number, status: BlockStatus, dataBytes: number, position: number): void {
+  // Ends the request in a row, whose data was written; `listened`: somebody wants to be told of that.
+  private putStatus(
+    queue: DeviceQueue,
+    row: number,
+    status: BlockStatus,
+    dataBytes: number,
+    position: number,
+    listened: boolean,
+  ): void {
     const { walker } = queue
     const { chains } = walker
     this.scratch.u8[SCRATCH_STATUS] = status
-    const listened = chains.scatter(row, dataBytes, this.scratch, SCRATCH_STATUS, 1)
+    const told = chains.scatter(row, dataBytes, this.scratch, SCRATCH_STATUS, 1) || listened
     const written = dataBytes > this.longest ? 0 : dataBytes + 1
     walker.complete(chains.head(row), position, written, written > 0)
-    if (listened) this.reportWritten(queue, row, written > 0 ? 0 : dataBytes, written > 0 ? written : 1)
+    if (told) this.reportWritten(queue, row, written > 0 ? 0 : dataBytes, written > 0 ? written : 1)
   }
 
   private remember(slot: BlkSlot, queue: DeviceQueue, row: number): void {

@@ -25,7 +25,7 @@ export interface BlockRequest {
  * `flush` ends once all writes that had ended before it are on stable storage.
  */
 export interface BlockStore {
-  /** Bytes; a multiple of 512. */
+  /** Bytes; a multiple of 512. Read before each batch of requests, which are checked against that. */
   readonly capacity: number
   read(request: BlockRequest): void
   write(request: BlockRequest): void

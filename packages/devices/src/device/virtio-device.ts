@@ -533,16 +533,17 @@ export abstract class VirtioDevice {
     if (epoch === this.epoch) return true
     let known = true
     for (const queue of this.queues) {
-      if (!queue.started || queue.walker.broken !== null) continue
+      if (!queue.started) continue
       if (!queue.walker.attach(queue.ring as RingSetup) && this.checkQueue(queue)) known = false
     }
     if (known) this.epoch = epoch
     return known
   }
 
-  /** Publishes a queue's used chains and passes the notification on. */
+  /** Publishes a queue's used chains and passes the notification on, unless who listens to the ring reset the queue. */
   protected publish(queue: DeviceQueue): void {
-    if (queue.walker.flush()) this.transport?.usedBuffers(queue.index)
+    const { generation } = queue
+    if (queue.walker.flush() && queue.generation === generation) this.transport?.usedBuffers(queue.index)
   }
 
   /**
@@ -550,7 +551,8 @@ export abstract class VirtioDevice {
    * one barrier for both. Returns whether chains came meanwhile.
    */
   protected publishAndRearm(queue: DeviceQueue): boolean {
-    if (queue.walker.flushAndRearm()) this.transport?.usedBuffers(queue.index)
+    const { generation } = queue
+    if (queue.walker.flushAndRearm() && queue.generation === generation) this.transport?.usedBuffers(queue.index)
     return queue.walker.more
   }
 

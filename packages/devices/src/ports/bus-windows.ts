@@ -96,6 +96,8 @@ export class BusWindows implements BusPort {
           access,
         })
       }
+      // Its memory may have grown.
+      region.refresh()
       if (!Number.isInteger(offset) || offset < 0 || offset + length > region.length) {
         const message = `offset ${offset} and length ${length} must lie inside the ${region.length} bytes of ${region.name}`
         throw new DeviceError('WINDOW_OUTSIDE', part, message, { base, offset, length, regionLength: region.length })

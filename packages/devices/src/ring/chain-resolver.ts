@@ -77,6 +77,8 @@ export class ChainResolver {
   declare private ring: DeviceRing
   private size = 1
   private indirect = false
+  // Chains of the same batch stand before the one that is looked at.
+  private behind = false
   // What lies in a window that the port showed needs no call: where it is, and in which region.
   private readonly seen = new Int32Array(6)
   declare private seenRegion: Region
@@ -149,7 +151,10 @@ export class ChainResolver {
       }
       if (taken === count) break
       const { segments } = chains
-      if (!this.other(from + taken)) {
+      this.behind = taken > 0
+      const resolved = this.other(from + taken)
+      this.behind = false
+      if (!resolved) {
         chains.unclaim(segments)
         break
       }
@@ -324,7 +329,7 @@ export class ChainResolver {
       segment -= first - table
       first = table
     }
-    if (chains.extra > MAX_SEGMENTS) return this.reject('segments', head, chains.extra, MAX_SEGMENTS)
+    if (chains.extra > MAX_SEGMENTS) return this.overflow(head)
     const write = readableSegments < 0 ? segment : first + readableSegments
     if (readableSegments < 0) readable = total
     this.extra += ((elements + copied + segment - first) / STEPS + total / BYTES) | 0
@@ -367,6 +372,11 @@ export class ChainResolver {
     area.offset = 0
   }
 
+  // A chain that has no room behind others is taken alone the next time.
+  private overflow(head: number): false {
+    return this.behind ? false : this.reject('segments', head, this.chains.extra, MAX_SEGMENTS)
+  }
+
   private reject(reason: QueueFaultReason, head: number, value: number, limit: number): false {
     this.owner.fail(reason, head, value, limit)
     return false
@@ -383,7 +393,7 @@ export class ChainResolver {
         this.owner.refused('buffer-unreachable', head, length)
         return false
       }
-      if (chains.extra >= MAX_SEGMENTS) return this.reject('segments', head, chains.extra, MAX_SEGMENTS)
+      if (chains.extra >= MAX_SEGMENTS) return this.overflow(head)
       chains.put(port, granted)
       length -= granted
       if (length <= 0) return true

@@ -49,6 +49,8 @@ export class RingWalker implements RingOwner {
   declare private readonly resolver: ChainResolver
   private inOrder = false
   private paused = false
+  // Counts stops.
+  private stops = 0
   // In order: number of the next chain to complete, modulo 2^16.
   private completed = 0
   // In order: completions by number, held until all earlier ones came. -1: it is not there.
@@ -92,6 +94,7 @@ export class RingWalker implements RingOwner {
 
   /** A queue that was reset or disabled: nothing is left to take or to publish. */
   stop(): void {
+    this.stops++
     this.chains.clear()
     this.ring.stop()
   }
@@ -281,10 +284,13 @@ export class RingWalker implements RingOwner {
     if (port.region.u8.length === 0) port.refresh()
     resolver.extra = ring.copies
     ring.copies = 0
+    const { stops } = this
     const from = chains.next
     const ready = chains.to - from
     const taken = resolver.resolve(from, ready < limit ? ready : limit)
     this.extra = resolver.extra
+    // Whoever is told of an access that the port refused may have reset the queue.
+    if (stops !== this.stops) return 0
     chains.next = from + taken
     return taken
   }

@@ -292,7 +292,7 @@ export class DeviceSession {
       safe = this.cutOff(errors)
     }
     if (safe) safe = this.takeBack(errors)
-    this.quarantined = !safe
+    else this.quarantined = true
     if (safe) this.releaseAll(errors)
     if (errors.length === 0) return
     const [first] = errors
@@ -316,11 +316,14 @@ export class DeviceSession {
       if (whole.length > 0) this.warnOf(whole[0])
     } else {
       errors.push(...single, ...whole)
-      backend.whenGone?.(() => {
+      // First: a backend may know at once.
+      this.quarantined = true
+      const release = (): void => {
         this.quarantined = false
         // What its owner's function throws must not unwind whoever brings the next driver up.
         this.releaseAll([])
-      })
+      }
+      attempt(errors, () => backend.whenGone?.(release))
     }
     return safe
   }

@@ -105,12 +105,12 @@ export class TransmitQueue {
     const { queue } = this
     const { count, length } = batch
     const borrowed = this.check(batch)
-    const framed = (borrowed === count || batch.headed) && count <= queue.size
+    const whole = borrowed === count || batch.headed
     let most = count
     let n: number
     do {
       this.status = OK
-      n = framed ? this.addFramed(batch, most, borrowed > 0) : this.addUnframed(batch, most)
+      n = whole && most <= queue.size ? this.addFramed(batch, most, borrowed > 0) : this.addUnframed(batch, most)
       const published = n === 0 ? OK : queue.publish()
       if (published === OK) break
       this.forget()

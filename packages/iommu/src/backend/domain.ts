@@ -82,7 +82,10 @@ export interface IommuDomain {
    * device never to come back.
    */
   dispose(): void
-  /** After `dispose` threw: calls `release` once the device cannot reach anything of the domain any more. */
+  /**
+   * After `dispose` threw: calls `release` once the device cannot reach anything of the domain any more, and at once where
+   * that is so already.
+   */
   whenGone?(release: () => void): void
 }
 

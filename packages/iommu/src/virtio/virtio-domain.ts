@@ -1,4 +1,5 @@
 import { DMA_FAILED, DMA_OK, type DmaStatus } from '@guestdma/dma'
+import { observe } from '@guestdma/memory'
 import { VIRTIO_IOMMU_S_OK } from '@guestdma/spec'
 import type { IommuDomain } from '../backend/domain.ts'
 import { describeRequestStatus, IommuError, NO_STATUS } from './errors.ts'
@@ -119,12 +120,14 @@ export class VirtioIommuDomain implements IommuDomain {
   }
 
   whenGone(release: () => void): void {
-    this.releases.push(release)
+    if (this.gone) release()
+    else this.releases.push(release)
   }
 
   /** The driver's: the endpoint cannot reach anything of this domain any more. */
   wentAway(): void {
     this.gone = true
-    for (const release of this.releases.splice(0)) release()
+    // One that throws keeps no other from its memory, nor the driver from its reset.
+    for (const release of this.releases.splice(0)) observe(release, undefined)
   }
 }

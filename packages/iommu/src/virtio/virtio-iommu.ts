@@ -14,7 +14,7 @@ import {
   TO_DEVICE,
 } from '@guestdma/dma'
 import { DeviceSession, QUEUE_FEATURES } from '@guestdma/drivers'
-import { type GuestMemory, hex, observe, type SpanAllocator } from '@guestdma/memory'
+import { attempt, type GuestMemory, hex, observe, type SpanAllocator } from '@guestdma/memory'
 import {
   DEVICE_ID_IOMMU,
   FeatureSet,
@@ -419,7 +419,13 @@ export class VirtioIommu {
   /** Resets the device, which detaches all endpoints, and gives its memory back. */
   async close(): Promise<void> {
     this.closed = true
-    await this.session.close()
+    try {
+      await this.session.close()
+    } catch (error) {
+      // It may have failed after the reset.
+      attempt([], () => this.confirmReset())
+      throw error
+    }
     this.noticeReset()
   }
 
