@@ -551,9 +551,15 @@ export abstract class VirtioDevice {
    * one barrier for both. Returns whether chains came meanwhile.
    */
   protected publishAndRearm(queue: DeviceQueue): boolean {
-    const { generation } = queue
-    if (queue.walker.flushAndRearm() && queue.generation === generation) this.transport?.usedBuffers(queue.index)
-    return queue.walker.more
+    const { generation, walker } = queue
+    if (walker.flushAndRearm() && queue.generation === generation) this.transport?.usedBuffers(queue.index)
+    if (queue.generation !== generation || !walker.more) return false
+    // Who listens may have moved the ring.
+    if (this.checkPort() && this.live && walker.update() > 0) return true
+    // What is not there yet, or not any more, is looked for in a poll of its own.
+    queue.marked = true
+    this.wake()
+    return false
   }
 
   /**

@@ -214,6 +214,8 @@ export class NetDevice extends VirtioDevice implements FrameReceiver {
       done += this.transmit(transmit, Math.max(1, budget - done))
     }
     this.publishReceived()
+    // Who listens may have moved the other ring.
+    this.checkPort()
     if (transmit.started && this.checkQueue(transmit)) this.publish(transmit)
     // Walking chains for a frame that is not there yet is work as well.
     return done === 0 && this.receiveWork >= RECEIVE_WORK ? 1 : done

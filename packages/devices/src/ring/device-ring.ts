@@ -60,7 +60,10 @@ export interface DeviceRing {
   flush(): boolean
   /** Asks for a notification at the next chain. Returns whether one came in the meantime. */
   rearm(): boolean
-  /** {@link flush} and then {@link rearm}: the answer to the latter is in {@link more}. */
+  /**
+   * {@link flush} and then {@link rearm}: the answer to the latter is in {@link more}. It is true as well where a listener
+   * moved the ring, which is then not touched any more.
+   */
   flushAndRearm(): boolean
   readonly more: boolean
   /** Chains that were pushed and not published. */

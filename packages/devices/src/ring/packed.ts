@@ -393,8 +393,11 @@ export class PackedDeviceRing implements DeviceRing {
   }
 
   flushAndRearm(): boolean {
+    const { port } = this.owner
+    const { epoch } = port
     const wanted = this.flush()
-    this.more = this.rearm()
+    // Where who listens moved the ring, the device looks once more when it has found it.
+    this.more = port.epoch !== epoch || this.rearm()
     return wanted
   }
 

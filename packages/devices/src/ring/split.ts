@@ -356,15 +356,18 @@ export class SplitDeviceRing implements DeviceRing {
       return wanted
     }
     const { available: seen, availableIndex, event } = this
+    const { port } = this.owner
+    const { epoch } = port
     const { region: usedRing } = event
     if (usedRing.u16.length === 0) usedRing.refresh()
     usedRing.storeAhead(event.half, seen)
     if (usedRing.meter !== null) usedRing.meter.store(2, 1)
     const wanted = this.flush()
-    this.more = false
     // What listens to writes may have stopped the queue, or grown its memory.
     if (usedRing.onDeviceWrite !== null) usedRing.onDeviceWrite(event.half * 2, 2)
-    if (!this.attached) return wanted
+    // Or moved the ring: then the device looks once more when it has found it.
+    this.more = port.epoch !== epoch
+    if (!this.attached || this.more) return wanted
     const { region: availableRing } = availableIndex
     if (availableRing.u16.length === 0) availableRing.refresh()
     // Behind the barrier of the used index.
