@@ -200,6 +200,18 @@ describe('requests that are refused', () => {
     expect(gone).toBe(1)
   })
 
+  test('a refused DETACH: where all domains are taken, those that were given up are asked once more', async () => {
+    const { device, iommu } = await started({ domains: [7, 7] })
+    const domain = iommu.attach(8, 'net0')
+    device.misbehave = answers(T.DETACH, { status: S.DEVERR })
+    expect(await failure(() => domain.dispose())).toBe('IOMMU_DETACH')
+    let gone = 0
+    domain.whenGone(() => gone++)
+    expect([await failure(() => iommu.attach(8, 'net0')), gone]).toEqual(['IOMMU_DOMAINS', 0])
+    device.misbehave = () => undefined
+    expect([iommu.attach(8, 'net0').id, gone]).toEqual([domain.id, 1])
+  })
+
   test('a refused DETACH: everybody is told of the reset, whatever another one throws', async () => {
     const { device, domain, iommu } = await attached()
     const other = iommu.attach(9, 'blk0')

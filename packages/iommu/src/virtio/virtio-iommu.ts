@@ -361,8 +361,11 @@ export class VirtioIommu {
   attach(endpoint: number, name: string): VirtioIommuDomain {
     this.refuseClosed()
     const reserved = this.probeSize > 0 ? this.probe(endpoint, name) : []
-    let index = this.domains.indexOf(undefined)
-    if (index < 0) index = this.domains.length
+    if (this.freeIndex > this.domainEnd - this.domainStart) {
+      // Domains that could not be left take places: their endpoints are asked to leave once more.
+      for (const other of [...this.domains]) if (other?.disposed === true) this.release(other)
+    }
+    const index = this.freeIndex
     if (this.domainStart + index > this.domainEnd)
       throw new IommuError('IOMMU_DOMAINS', this.name, `all ${index} domains are in use`, { domains: index })
     const id = this.domainStart + index
@@ -382,6 +385,11 @@ export class VirtioIommu {
     this.domains[index] = domain
     this.names.set(endpoint, name)
     return domain
+  }
+
+  private get freeIndex(): number {
+    const index = this.domains.indexOf(undefined)
+    return index < 0 ? this.domains.length : index
   }
 
   /** Reads fault reports. Returns how many there were. For whoever owns the loop. */
