@@ -33,7 +33,8 @@ import {
   DEFAULT_QUEUE_SIZE,
   idBytes,
 } from './config.ts'
-import { BlkSlot, BlkTicket, longestData, type SlotPhase, stagingSize } from './request-slot.ts'
+import { type BlkSlot, BlkTicket, longestData, type SlotPhase, stagingSize } from './request-slot.ts'
+import { BlkSlots } from './slots.ts'
 
 // Scratch: the request header, then GET_ID's answer, then the status byte.
 const SCRATCH_ID = BLK_REQUEST_HEADER_SIZE
@@ -69,23 +70,14 @@ export class BlkDevice extends VirtioDevice {
   /** What the device did since it was made. */
   declare readonly counters: { reads: number; writes: number; flushes: number; failed: number; unsupported: number }
 
-  declare private readonly slots: BlkSlot[]
+  declare private readonly slots: BlkSlots
+  // Requests that the store ended, and that were not answered yet.
   private finishedSlots: BlkSlot[] = []
   declare private readonly scratch: Region
   declare private readonly initialWriteback: boolean
-  declare private readonly stagingLimit: number
   declare private readonly longest: number
   private starting: BlkSlot | null = null
   declare private readonly endedAgain: (sector: number) => void
-  private taken = 0
-  // Requests that the store still holds after a reset or a halt, and the staging memory in them. Of those, what is waited
-  // for: by queue all that came from it, and after a reset of the device the writes from before.
-  private readonly orphans = new Set<BlkSlot>()
-  private orphanBytes = 0
-  private lateWrites = 0
-  declare private readonly orphansOf: Int32Array
-  declare private readonly ended: (slot: BlkSlot) => void
-  private stagingUsed = 0
   private turn = 0
   // By queue: bytes of staging memory that its next request waits for.
   declare private readonly wanted: Float64Array
@@ -109,10 +101,9 @@ export class BlkDevice extends VirtioDevice {
     this.store = options.store
     this.counters = { reads: 0, writes: 0, flushes: 0, failed: 0, unsupported: 0 }
     this.initialWriteback = options.writeback ?? true
-    this.stagingLimit = options.stagingBytes ?? 16 << 20
-    this.longest = longestData(this.stagingLimit)
+    const stagingLimit = options.stagingBytes ?? 16 << 20
+    this.longest = longestData(stagingLimit)
     this.wanted = new Float64Array(this.queues.length)
-    this.orphansOf = new Int32Array(this.queues.length)
     this.showCapacity = () => this.config.write64(BLK_CONFIG_CAPACITY, this.sectors)
     this.scratch = new Region(new ArrayBuffer(SCRATCH_BYTES), 'block header')
     this.scratch.u8.set(idBytes(options.id ?? options.name), SCRATCH_ID)
@@ -120,12 +111,12 @@ export class BlkDevice extends VirtioDevice {
       const message = `the request for sector ${sector} was ended already; a store calls done once`
       this.faults.record({ kind: 'host', device: this.name, reason: 'store.done', message })
     }
-    this.ended = (slot) => this.finished(slot)
-    this.slots = Array.from({ length: options.maxInFlight ?? 64 }, () => new BlkSlot(this.ended))
+    const ended = (slot: BlkSlot): void => this.finished(slot)
+    this.slots = new BlkSlots(options.maxInFlight ?? 64, stagingLimit, this.queues.length, ended)
   }
 
   override get inFlight(): number {
-    return this.taken + this.lateWrites + this.orphansOf.reduce((sum, count) => sum + count, 0)
+    return this.slots.inFlight
   }
 
   /** Reads the store's capacity again and tells the driver if it changed (§5.2.6.2). Throws `STORE_CAPACITY`. */
@@ -168,12 +159,7 @@ export class BlkDevice extends VirtioDevice {
   }
 
   protected override onReset(): void {
-    this.orphansOf.fill(0)
-    this.lateWrites = 0
-    for (const orphan of this.orphans) {
-      orphan.queue = -1
-      if (orphan.phase === 'write') this.lateWrites++
-    }
+    this.slots.keepLateWrites()
   }
 
   protected override onQueueReset(queue: DeviceQueue): void {
@@ -182,12 +168,11 @@ export class BlkDevice extends VirtioDevice {
   }
 
   protected override inFlightOf(queue: DeviceQueue): number {
-    return this.slots.filter(({ queue: of, state }) => of === queue.index && (state === 'pending' || state === 'done'))
-      .length
+    return this.slots.inFlightOf(queue.index)
   }
 
   protected override executing(queue: DeviceQueue): boolean {
-    return this.orphansOf[queue.index] > 0
+    return this.slots.executing(queue.index)
   }
 
   protected override work(budget: number): number {
@@ -208,20 +193,18 @@ export class BlkDevice extends VirtioDevice {
   }
 
   private serve(queue: DeviceQueue, budget: number): number {
-    const { port } = this
+    const { port, slots } = this
     const { walker, generation } = queue
     let done = 0
-    if (this.orphansOf[queue.index] > 0 || this.lateWrites > 0) return 0
-    if (this.orphans.size > this.slots.length || this.orphanBytes > this.stagingLimit) return 0
-    if (this.stagingUsed + this.wanted[queue.index] > this.stagingLimit) return 0
+    if (slots.holdsBack(queue.index, this.wanted[queue.index])) return 0
     this.wanted[queue.index] = 0
     walker.update()
-    while (done < budget && this.taken < this.slots.length) {
+    while (done < budget && slots.room > 0) {
       // Foreign code, so nothing is taken meanwhile.
       if (walker.ready > 0) this.askCapacity()
       if (queue.generation !== generation || !this.checkPort() || !this.live || this.suspending) break
       const { epoch } = port
-      const rows = walker.takeBatch(Math.min(budget - done, this.slots.length - this.taken))
+      const rows = walker.takeBatch(Math.min(budget - done, slots.room))
       // Whoever is told of an access that the port refused may have reset it.
       if (queue.generation !== generation) break
       if (rows === 0) {
@@ -320,25 +303,21 @@ export class BlkDevice extends VirtioDevice {
 
   private start(queue: DeviceQueue, row: number, phase: SlotPhase, sector: number, bytes: number): boolean {
     const { chains } = queue.walker
-    const slot = this.freeSlot(bytes)
+    const first = phase === 'read' ? chains.write(row) : chains.first(row)
+    // Data begins at the head of the first device-writable segment, or usually in the segment behind the header.
+    const after = phase === 'read' ? 0 : chains.length(first) === BLK_REQUEST_HEADER_SIZE ? 1 : 0
+    const skip = phase === 'write' && after === 0 ? BLK_REQUEST_HEADER_SIZE : 0
+    const slot = this.slots.take(bytes, chains.offset(first + after) + skip)
     if (slot === null) {
       this.wanted[queue.index] = stagingSize(bytes)
       return false
     }
-    const first = phase === 'read' ? chains.write(row) : chains.first(row)
-    // Data begins at the head of the first device-writable segment, or usually in the segment behind the header.
-    const after = phase === 'read' ? 0 : chains.length(first) === BLK_REQUEST_HEADER_SIZE ? 1 : 0
-    slot.stage(bytes, chains.offset(first + after) + (phase === 'write' && after === 0 ? BLK_REQUEST_HEADER_SIZE : 0))
-    slot.reserved = bytes > 0 ? slot.held : 0
-    this.stagingUsed += slot.reserved
     slot.sector = sector
     slot.phase = phase
     slot.queue = queue.index
     slot.head = chains.head(row)
     slot.position = chains.position(row)
     slot.through = phase === 'write' && this.isWriteThrough()
-    slot.state = 'pending'
-    this.taken++
     if (phase === 'write')
       chains.gather(row, BLK_REQUEST_HEADER_SIZE, slot.staging as Region, slot.stagingOffset, bytes)
     this.run(slot, queue, row)
@@ -394,11 +373,7 @@ export class BlkDevice extends VirtioDevice {
   // Called by BlkSlot.done, at any time.
   private finished(slot: BlkSlot): void {
     if (slot.state === 'orphan') {
-      slot.state = 'free'
-      this.orphans.delete(slot)
-      this.orphanBytes -= slot.reserved
-      if (slot.queue >= 0) this.orphansOf[slot.queue]--
-      else if (slot.phase === 'write') this.lateWrites--
+      this.slots.forget(slot)
       // What was held back meanwhile can begin now.
       this.wake()
       return
@@ -446,7 +421,7 @@ export class BlkDevice extends VirtioDevice {
     const listened = delivered
       ? chains.scatter(row, 0, staging as Region, stagingOffset, dataBytes)
       : this.zero(queue, row, dataBytes)
-    this.free(slot)
+    this.slots.free(slot)
     this.putStatus(queue, row, status, dataBytes, slot.position, listened)
   }
 
@@ -502,57 +477,9 @@ export class BlkDevice extends VirtioDevice {
     return this.negotiated.has(VIRTIO_BLK_F_CONFIG_WCE) && this.config.read(BLK_CONFIG_WRITEBACK, 1) === 0
   }
 
-  // A slot for `bytes` of staging within the limit; null while there is none. Buffers have sizes in powers of two: one
-  // of the right size is used again, and a larger one is not taken for a small request, which would starve others.
-  private freeSlot(bytes: number): BlkSlot | null {
-    const needed = bytes === 0 ? 0 : stagingSize(bytes)
-    if (this.stagingUsed + needed > this.stagingLimit) return null
-    let found: BlkSlot | null = null
-    for (const slot of this.slots) {
-      if (slot.state !== 'free') continue
-      if (needed === 0 || slot.held === needed) return slot
-      if (found === null || (found.held > 0 && slot.held === 0)) found = slot
-    }
-    if (found !== null) {
-      found.drop()
-      this.trim(needed)
-    }
-    return found
-  }
-
-  // Buffers that are kept for later may not take more than the limit either.
-  private trim(needed: number): void {
-    let kept = this.stagingUsed + needed
-    for (const slot of this.slots) {
-      if (slot.state !== 'free') continue
-      if (kept + slot.held > this.stagingLimit) slot.drop()
-      kept += slot.held
-    }
-  }
-
-  private free(slot: BlkSlot): void {
-    slot.state = 'free'
-    this.taken--
-    this.stagingUsed -= slot.reserved
-    slot.reserved = 0
-  }
-
-  // Requests of one queue (or all, -1) are void: what the store still holds becomes an orphan of its queue, and another
-  // slot takes its place.
+  // Requests of one queue (or all, -1) are void.
   private disown(queue: number): void {
-    this.slots.forEach((slot, i) => {
-      if (queue >= 0 && slot.queue !== queue) return
-      if (slot.state === 'done') this.free(slot)
-      if (slot.state !== 'pending') return
-      const { reserved } = slot
-      this.free(slot)
-      slot.state = 'orphan'
-      slot.reserved = reserved
-      this.orphans.add(slot)
-      this.orphanBytes += reserved
-      this.orphansOf[slot.queue]++
-      this.slots[i] = new BlkSlot(this.ended)
-    })
+    this.slots.disown(queue)
     this.finishedSlots = this.finishedSlots.filter((slot) => slot.state === 'done')
   }
 }
