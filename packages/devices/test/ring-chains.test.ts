@@ -260,6 +260,17 @@ describe.each(TRANSPORTS)('over %s', (name) => {
       ])
     })
 
+    test('an indirect table beyond 2^53: the port has the fault', () => {
+      m.tx.describe(0, 0, 64, INDIRECT, 0)
+      m.ram.set32(m.tx.desc, 0x10)
+      m.ram.set32(m.tx.desc + 4, 0x20_0000)
+      run(0)
+      expectBroken('indirect-unreachable')
+      expect((m.device.port as BusWindows).faults.last()).toMatchObject([
+        { address: { high: 0x20_0000, low: 0x10 }, length: 64, reason: 'range' },
+      ])
+    })
+
     test('the chains before a bad one are executed, none after it; a reset brings the queue back', () => {
       const frame = pattern(64)
       run(m.tx.chain(packet(m.ram, frame)), 8, m.tx.chain(packet(m.ram, frame)))
