@@ -54,8 +54,6 @@ export class TransmitQueue {
   declare private readonly memory: GuestMemory
   declare private readonly mtu: number
   declare private readonly maxFrame: number
-  // Whether somebody wants to be told of frames in the caller's memory.
-  private telling = false
   // The kind of a segment in a buffer of the driver's, and of one for the header of a frame in the caller's memory.
   declare private readonly place: number
   declare private readonly headers: number
@@ -101,7 +99,6 @@ export class TransmitQueue {
    * those that lie in the caller's memory.
    */
   send(batch: FrameBatch, telling: boolean): number {
-    this.telling = telling
     const { queue } = this
     const { count, length } = batch
     const borrowed = this.check(batch)
@@ -110,7 +107,10 @@ export class TransmitQueue {
     let n: number
     do {
       this.status = OK
-      n = whole && most <= queue.size ? this.addFramed(batch, most, borrowed > 0) : this.addUnframed(batch, most)
+      n =
+        whole && most <= queue.size
+          ? this.addFramed(batch, most, borrowed > 0, telling)
+          : this.addUnframed(batch, most, telling)
       const published = n === 0 ? OK : queue.publish()
       if (published === OK) break
       this.forget()
@@ -162,13 +162,18 @@ export class TransmitQueue {
   }
 
   // Frames with their header right before them, as in all buffers of the driver's: one segment.
-  private addFramed({ address, buffer, length, token }: FrameBatch, count: number, borrowed: boolean): number {
+  private addFramed(
+    { address, buffer, length, token }: FrameBatch,
+    count: number,
+    borrowed: boolean,
+    telling: boolean,
+  ): number {
     const { queue, sent, base, place, staged } = this
     if (borrowed) for (let i = 0; i < count; i++) staged[i] = buffer[i] === NONE ? address[i] : base[buffer[i]]
     const n = queue.addEach(count, borrowed ? staged : address, length, HEADER, place, false)
     this.status = queue.addStatus
     // Nothing to give back, nobody to tell: no account is kept, and completing the frame costs nothing either.
-    if (!borrowed && !this.telling) return n
+    if (!borrowed && !telling) return n
     const ids = queue.added
     for (let i = 0; i < n; i++) {
       const at = 2 * ids[i]
@@ -180,7 +185,7 @@ export class TransmitQueue {
   }
 
   // Frames some of which have no room for a header before them: it is a segment of its own.
-  private addUnframed({ address, buffer, length, token }: FrameBatch, count: number): number {
+  private addUnframed({ address, buffer, length, token }: FrameBatch, count: number, telling: boolean): number {
     const { queue, sent, base, headers, place } = this
     const { segments } = queue
     for (let i = 0; i < count; i++) {
@@ -202,7 +207,7 @@ export class TransmitQueue {
         this.status = id
         return i
       }
-      if (own === NONE && !this.telling) continue
+      if (own === NONE && !telling) continue
       sent[2 * id] = own === NONE ? CALLERS : own
       sent[2 * id + 1] = token[i]
       this.accounted++
